@@ -1,0 +1,1 @@
+"""How a function gets onto machines, and who is watching. Knows nothing of pruning."""

@@ -1,0 +1,1 @@
+"""What runs, and what came of it: configuration, DAG, keys, store, driver, command line."""

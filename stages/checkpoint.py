@@ -1,0 +1,149 @@
+"""Checkpoints within a stage: named whole tensors and where the stage stands, free of the world size.
+
+    <key>/checkpoints/step-00000123/part-0-of-2.safetensors, part-0-of-2.json, part-1-of-2...
+
+Each rank writes every world-th tensor, in the background. A part counts when its JSON is there and
+the hash in it is right; a checkpoint counts when all of its parts do. The newest two are kept, so
+that there is always a whole one.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from stages.engine import Engine
+from stages.files import Folder, sha256
+from stages.optimizer import STATE
+
+KEPT = 2
+
+
+@dataclass
+class Progress:
+    """Where a stage stands. All of it is in a checkpoint; nothing else but tensors is."""
+
+    stretch: int = 0
+    """Index into the stage's stretches (stages.train)."""
+    epoch: int = 0
+    """Epochs of the stretch that are over."""
+    step: int = 0
+    """Steps of the epoch that are over."""
+    steps: int = 0
+    """Optimizer steps since the stage began."""
+    seconds: float = 0.0
+    """Time since the stage began, over all attempts, without what was lost."""
+    loss: float = 0.0
+    """Sum of the epoch's losses so far."""
+    residual: dict[str, Any] | None = None
+    """That of the final projection, once it was made."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """One row an epoch."""
+
+
+class Checkpoints:
+    """The checkpoints of one stage, as one rank sees them."""
+
+    def __init__(self, artefact: Folder, rank: int, world: int) -> None:
+        self.folder = artefact / "checkpoints"
+        self.rank, self.world = rank, world
+        self._writer: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(self, engine: Engine, progress: Progress) -> None:
+        """Gather the state (on all ranks together), and write this rank's part of it in the background."""
+        self.wait()
+        tensors = {
+            name: value.cpu() for i, (name, value) in enumerate(_state(engine)) if i % self.world == self.rank
+        }
+        facts = {**asdict(progress), "inner_steps": engine.inner_steps()}
+        self._writer = threading.Thread(target=self._write, args=(tensors, facts), name="checkpoint")
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is written. Raises what its writing raised."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def newest(self) -> str | None:
+        """Name of the newest checkpoint that is whole, as `step-N/M` with its number of parts M, or None."""
+        for name in reversed(steps(self.folder)):
+            for parts in _worlds(self.folder.names(name)):
+                if all(self._part(name, part, parts) is not None for part in range(parts)):
+                    return f"{name}/{parts}"
+        return None
+
+    def load(self, checkpoint: str, engine: Engine) -> Progress:
+        """Put the engine where `checkpoint` (as `newest` gave it) says. On all ranks together."""
+        name, parts = checkpoint.split("/")
+        tensors: dict[str, Tensor] = {}
+        facts: dict[str, Any] = {}
+        for part in range(int(parts)):
+            found = self._part(name, part, int(parts))
+            if found is None:
+                raise FileNotFoundError(f"{self.folder.url}/{name}: part {part} of {parts} was whole and is not now")
+            tensors |= found[0]
+            facts = found[1] if part == 0 else facts
+        engine.load({n.removeprefix("network/"): t for n, t in tensors.items() if n.startswith("network/")})
+        for key, names in _state_names(engine):
+            for name in names:
+                engine.set(name, tensors[f"{key}/{name}"], key)
+        engine.set_inner_steps(facts.pop("inner_steps"))
+        return Progress(**facts)
+
+    def _write(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        try:
+            name = f"step-{facts['steps']:08d}"
+            stem = f"{name}/part-{self.rank}-of-{self.world}"
+            data = safetensors.torch.save(tensors)
+            self.folder.write(f"{stem}.safetensors", data)
+            self.folder.write_json(f"{stem}.json", {"sha256": sha256(data), "progress": facts})
+            if self.rank == 0:
+                for old in [s for s in steps(self.folder) if s < name][: -(KEPT - 1)]:
+                    self.folder.remove(old)
+        except BaseException as error:  # noqa: BLE001 - raised again by wait(), in the training thread
+            self._error = error
+
+    def _part(self, name: str, part: int, parts: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        stem = f"{name}/part-{part}-of-{parts}"
+        try:
+            facts = self.folder.read_json(f"{stem}.json")
+            data = self.folder.read(f"{stem}.safetensors")
+        except (FileNotFoundError, ValueError):
+            return None
+        return (safetensors.torch.load(data), facts["progress"]) if sha256(data) == facts["sha256"] else None
+
+
+def steps(folder: Folder) -> list[str]:
+    """Names of a stage's checkpoints, whole or not, oldest first."""
+    return [name for name in folder.names() if re.fullmatch(r"step-\d{8}", name)]
+
+
+def _worlds(files: list[str]) -> list[int]:
+    found = {int(match[1]) for file in files if (match := re.fullmatch(r"part-0-of-(\d+)\.json", file))}
+    return sorted(found)
+
+
+def _state_names(engine: Engine) -> Iterator[tuple[str, list[str]]]:
+    for key in engine.inner_states():
+        yield key, list(engine.parameters)
+    for key in STATE:
+        yield key, [name for name in engine.parameters if name in engine.held]
+
+
+def _state(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in engine.tensors():
+        yield f"network/{name}", tensor
+    for key, names in _state_names(engine):
+        for name in names:
+            yield f"{key}/{name}", engine.get(name, key)

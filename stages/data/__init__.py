@@ -1,0 +1,1 @@
+"""Data: shards written, shards read, which samples make up a step, augmentation."""

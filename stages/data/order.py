@@ -1,0 +1,50 @@
+"""Which samples make up global step n: a function of (seed, epoch, n) alone. Pure, NumPy only.
+
+The number of ranks only says how a global batch is shared out, so a run can go on at another number
+of ranks and see the same batches; and there is no generator whose state would have to be saved.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+
+def epoch_order(samples: int, seed: int, epoch: int) -> Indices:
+    """A permutation of range(samples). RandomState, because its stream is frozen across NumPy versions."""
+    bits = np.random.MT19937(np.random.SeedSequence([seed, epoch]))
+    return np.random.RandomState(bits).permutation(samples).astype(np.int64)
+
+
+def steps_per_epoch(samples: int, batch: int) -> int:
+    """Full global batches in an epoch; the incomplete last one is left out."""
+    return samples // batch
+
+
+def global_batch(order: Indices, batch: int, step: int) -> Indices:
+    """The samples of global step `step` of the epoch that `order` is of."""
+    return order[step * batch : (step + 1) * batch]
+
+
+def share(indices: Indices, rank: int, world: int) -> Indices:
+    """A rank's part of a batch: every world-th sample from the rank-th on. Sizes differ by one at most."""
+    return indices[rank::world]
+
+
+def micro_batches(indices: Indices, parts: int) -> list[Indices]:
+    """A rank's part of a batch in `parts` micro-batches of sizes that differ by one at most."""
+    return [np.asarray(part) for part in np.array_split(indices, parts)]
+
+
+def hashed(seed: int, epoch: int, indices: Indices, purpose: int) -> NDArray[np.uint64]:
+    """Random 64 bits per sample from (seed, epoch, sample, purpose), by splitmix64's finalizer."""
+    with np.errstate(over="ignore"):
+        x = indices.astype(np.uint64)
+        for word in (seed, epoch, purpose):
+            x = x + np.uint64((word * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64)
+            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            x = x ^ (x >> np.uint64(31))
+    return x

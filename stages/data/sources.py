@@ -1,0 +1,70 @@
+"""Data sets that dualprune writes as shards itself, with their splits. To add one: a function and a line in SOURCES.
+
+Each function takes the folder of the original files (or None) and returns, per split, pictures
+(uint8 [h, w] or [h, w, 3]) with labels. Validation is held out of the training pictures, always the same ones.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.data.shards import DataError
+from stages.data.order import epoch_order
+
+Samples = Iterable[tuple[NDArray[np.uint8], int]]
+
+
+def digits(folder: str | None) -> dict[str, Samples]:
+    """The 1,797 handwritten digits of scikit-learn, 8 x 8 grey: 1,077 train, 360 validation, 360 test."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    pictures = np.round(data.images * (255 / 16)).astype(np.uint8)
+    order = epoch_order(len(pictures), seed=1797, epoch=0)
+    parts = {"test": order[:360], "val": order[360:720], "train": order[720:]}
+    return {
+        split: [(pictures[i], int(data.target[i])) for i in parts[split]] for split in ("train", "val", "test")
+    }
+
+
+def mnist(folder: str | None) -> dict[str, Samples]:
+    """MNIST from its four idx files in `folder`, or through torchvision: 55,000 train, 5,000 validation, 10,000 test."""
+    train, train_labels = _idx(folder, "train")
+    test, test_labels = _idx(folder, "t10k")
+    order = epoch_order(len(train), seed=60000, epoch=0)
+    held, rest = np.sort(order[:5000]), np.sort(order[5000:])
+    return {
+        "train": [(train[i], int(train_labels[i])) for i in rest],
+        "val": [(train[i], int(train_labels[i])) for i in held],
+        "test": [(picture, int(label)) for picture, label in zip(test, test_labels, strict=True)],
+    }
+
+
+def _idx(folder: str | None, prefix: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    if folder is None:
+        from torchvision.datasets import MNIST
+
+        root = Path.home() / ".cache" / "dualprune"
+        try:
+            data = MNIST(str(root), train=prefix == "train", download=True)
+        except (RuntimeError, OSError) as error:
+            raise DataError(f"MNIST could not be downloaded ({error}); give `folder` its four idx files") from None
+        return data.data.numpy(), data.targets.numpy().astype(np.uint8)
+    arrays = []
+    for kind, header in (("images-idx3", 16), ("labels-idx1", 8)):
+        path = Path(folder) / f"{prefix}-{kind}-ubyte.gz"
+        plain = path.with_suffix("")
+        try:
+            raw = gzip.decompress(path.read_bytes()) if path.exists() else plain.read_bytes()
+        except OSError as error:
+            raise DataError(f"MNIST's {plain.name}[.gz] can't be read in {folder}: {error}") from None
+        arrays.append(np.frombuffer(raw, dtype=np.uint8, offset=header))
+    return arrays[0].reshape(-1, 28, 28), arrays[1]
+
+
+SOURCES: dict[str, Callable[[str | None], dict[str, Samples]]] = {"digits": digits, "mnist": mnist}

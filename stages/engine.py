@@ -1,0 +1,226 @@
+"""DeepSpeed's one door: an engine that trains, and gives and takes whole fp32 tensors by name.
+
+The same engine runs on one plain process and on many ranks, under ZeRO 0 to 3. All that the rest of
+`stages` knows of sharding is `get` and `set`, which every rank has to call in the same order.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from stages.optimizer import STATE, ProximalOptimizer
+from stages.spec import Engine as EngineSettings
+from stages.spec import Optimizer as OptimizerSettings
+
+
+def _deepspeed() -> Any:
+    """DeepSpeed, imported late and quietly. Its shared-memory operation would need a compiler on first use."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    import deepspeed
+    import deepspeed.ops
+
+    if not torch.cuda.is_available():
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    return deepspeed
+
+
+def join(threads: int | None = None) -> tuple[int, int, torch.device]:
+    """Rank, world size and device of this process; one that is in no process group becomes a group of one."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    cuda = torch.cuda.is_available()
+    if not dist.is_initialized():
+        store = dist.HashStore()
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=0, world_size=1)
+    rank, world = dist.get_rank(), dist.get_world_size()
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    os.environ.setdefault("LOCAL_RANK", str(local))
+    device = torch.device("cuda", local % torch.cuda.device_count()) if cuda else torch.device("cpu")
+    _deepspeed().init_distributed(dist_init_required=False, verbose=False)
+    return rank, world, device
+
+
+def make_optimizer(settings: OptimizerSettings) -> Callable[[list], torch.optim.Optimizer]:
+    """The inner optimizer that the settings describe, as a function of parameter groups."""
+    if settings.name == "sgd":
+        return lambda groups: torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, foreach=True)
+    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+    return lambda groups: kind(groups, lr=0.0, foreach=True)
+
+
+def parameter_groups(
+    model: nn.Module, penalised: set[str], held: set[str], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Groups by what is done to them: penalised, held only, other weights, and what is not decayed."""
+    groups: dict[str, dict[str, Any]] = {
+        "penalised": {"params": [], "weight_decay": weight_decay, "penalised": True, "held": True},
+        "held": {"params": [], "weight_decay": weight_decay, "penalised": False, "held": True},
+        "weights": {"params": [], "weight_decay": weight_decay, "penalised": False, "held": False},
+        "others": {"params": [], "weight_decay": 0.0, "penalised": False, "held": False},
+    }
+    for name, parameter in model.named_parameters():
+        if name in penalised or name in held:
+            kind = "penalised" if name in penalised else "held"
+        else:
+            kind = "weights" if parameter.ndim > 1 else "others"
+        groups[kind]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
+
+
+class Engine:
+    """A model on its ranks, with its optimizer.
+
+    `penalised` names the parameters under the ADMM penalty, `held` those that masks may be on.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        penalised: set[str],
+        held: set[str],
+        optimizer: OptimizerSettings,
+        precision: str,
+        settings: EngineSettings,
+    ) -> None:
+        deepspeed = _deepspeed()
+        groups = parameter_groups(model, penalised, held, optimizer.weight_decay)
+        self.optimizer = ProximalOptimizer(groups, make_optimizer(optimizer))
+        self.held = penalised | held
+        self.zero = settings.zero
+        self.accumulate = settings.accumulate
+        self.world = dist.get_world_size()
+        config = {
+            # Ranks may get batches of unequal size (stages.train weighs them); DeepSpeed needs some number.
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": settings.accumulate,
+            "zero_optimization": {"stage": settings.zero},
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "gradient_clipping": optimizer.clip,
+            "bf16": {"enabled": precision == "bf16"},
+            "wall_clock_breakdown": False,
+            "steps_per_print": 10**9,
+        }
+        self.engine, *_ = deepspeed.initialize(
+            model=model, optimizer=self.optimizer, config=config, dist_init_required=False
+        )
+        self.module: nn.Module = self.engine.module
+        self.parameters = dict(self.module.named_parameters())
+        self.buffers = {name: b for name, b in self.module.named_buffers() if name in self.module.state_dict()}
+        self.dtype = next(iter(self.parameters.values())).dtype
+        self.optimizer.prime()
+        if hasattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
+            # ZeRO 1 and 2 link state to parameters after their first step; prime() was one, behind their back.
+            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """The network's outputs for a batch, in fp32."""
+        return self.engine(pictures.to(self.dtype)).float()
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate gradients. DeepSpeed divides by the world size and by the number of micro-batches."""
+        self.engine.backward(loss)
+
+    def step(self, lr: float) -> None:
+        """Close a micro-batch; at the last one of a step, move the parameters."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.engine.step()
+
+    def grad_norm(self) -> float | None:
+        """Norm of the last step's averaged gradient before clipping, where DeepSpeed computed it."""
+        norm = self.engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def get(self, name: str, state: str | None = None) -> Tensor:
+        """The whole fp32 parameter `name`, or its optimizer state `state`, as a new tensor on every rank."""
+        parameter = self.parameters[name]
+        utils = _deepspeed().utils
+        if state is None:
+            value = utils.safe_get_full_fp32_param(parameter)
+            value = parameter.detach() if value is None else value
+        else:
+            value = utils.safe_get_full_optimizer_state(parameter, state)
+            value = self.optimizer.state[parameter][state] if value is None else value
+        return value.detach().float().clone().view(self._shape(name))
+
+    def set(self, name: str, value: Tensor, state: str | None = None) -> None:
+        """Put a whole fp32 tensor in the place of the parameter `name`, or of its optimizer state `state`."""
+        deepspeed = _deepspeed()
+        parameter = self.parameters[name]
+        value = value.to(device=self.engine.device, dtype=torch.float32)
+        sharded = hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
+        with torch.no_grad():
+            if state is not None:
+                if sharded:
+                    deepspeed.utils.safe_set_full_optimizer_state(parameter, value, state)
+                else:
+                    self.optimizer.state[parameter][state].copy_(value)
+                return
+            if sharded:
+                deepspeed.utils.safe_set_full_fp32_param(parameter, value)
+            if hasattr(parameter, "ds_id"):
+                with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                    parameter.copy_(value.view(parameter.shape))
+            else:
+                parameter.copy_(value)
+
+    def inner_states(self) -> list[str]:
+        """Names of the inner optimizer's tensor states of a parameter's own shape, the same on every rank."""
+        names = {
+            key
+            for p, state in self.optimizer.state.items()
+            for key, value in state.items()
+            if isinstance(value, Tensor) and value.shape == p.shape and key not in STATE
+        }
+        return sorted(names)
+
+    def inner_steps(self) -> float:
+        """The inner optimizer's step count since it was last reset, 0 where it keeps none."""
+        counts = [float(state["step"]) for state in self.optimizer.state.values() if "step" in state]
+        return counts[0] if counts else 0.0
+
+    def set_inner_steps(self, count: float) -> None:
+        """Put back what `inner_steps` gave."""
+        for state in self.optimizer.state.values():
+            if "step" in state:
+                state["step"].fill_(count)
+
+    def average_buffers(self) -> None:
+        """Average floating-point buffers (batch-norm statistics) over the ranks, the same bits everywhere."""
+        if self.world == 1:
+            return
+        for buffer in self.buffers.values():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= self.world
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The network's state, name by name: whole fp32 parameters, then buffers."""
+        for name in self.parameters:
+            yield name, self.get(name)
+        for name, buffer in self.buffers.items():
+            yield name, buffer.detach().clone()
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `tensors` gave. Raises KeyError for a name that is missing."""
+        for name in self.parameters:
+            self.set(name, tensors[name])
+        for name, buffer in self.buffers.items():
+            buffer.copy_(tensors[name])
+
+    def close(self) -> None:
+        """Let go of hooks and memory, so that another stage can follow in this process."""
+        self.engine.destroy()
+
+    def _shape(self, name: str) -> torch.Size:
+        parameter = self.parameters[name]
+        return parameter.ds_shape if hasattr(parameter, "ds_shape") else parameter.shape

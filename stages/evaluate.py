@@ -1,0 +1,55 @@
+"""Accuracy over a whole split: spread over the ranks, every sample counted exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+from stages.data.batches import Batches
+from stages.data.order import share
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a network does on a split."""
+
+    correct: int
+    samples: int
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1, in percent."""
+        return 100 * self.correct / self.samples
+
+
+@torch.no_grad()
+def evaluate(
+    forward: Callable[[Tensor], Tensor], batches: Batches, rank: int = 0, world: int = 1, size: int = 256
+) -> Score:
+    """Score `forward` (pictures to logits) on all of `batches`, `size` samples at a time on each rank.
+
+    All ranks run the same number of batches, as a sharded network needs; one that has run out of
+    samples repeats the first without counting it.
+    """
+    own = share(np.arange(len(batches)), rank, world)
+    rounds = -(-(-(-len(batches) // world)) // size)
+    correct, loss = 0, 0.0
+    for number in range(rounds):
+        part = own[number * size : (number + 1) * size]
+        pictures, labels = batches.plain(part if len(part) else np.zeros(1, dtype=np.int64))
+        logits = forward(pictures)
+        if len(part):
+            correct += int((logits.argmax(1) == labels).sum())
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+    if world > 1:
+        totals = torch.tensor([correct, loss], dtype=torch.float64, device=batches.device)
+        dist.all_reduce(totals)
+        correct, loss = int(totals[0]), float(totals[1])
+    return Score(correct, len(batches), loss / len(batches))

@@ -1,0 +1,91 @@
+"""Files on any fsspec filesystem: whole-file reads, and writes that are either there or not.
+
+A local file is written beside its place, synced, and renamed over it; on object stores a put is
+atomic by itself. Nothing here knows what the files hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+import uuid
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces: equal values, equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+class Folder:
+    """A folder on an fsspec filesystem. Paths are relative to it, with `/` between their parts."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/") or "/"
+        self.fs, self.root = fsspec.core.url_to_fs(self.url)
+        self.local = isinstance(self.fs, LocalFileSystem)
+
+    def __truediv__(self, path: str) -> Folder:
+        return Folder(f"{self.url}/{path}")
+
+    def path(self, path: str = "") -> str:
+        """The path as the filesystem itself names it."""
+        return posixpath.join(self.root, path) if path else self.root
+
+    def read(self, path: str) -> bytes:
+        """All of a file. Raises FileNotFoundError."""
+        data: bytes = self.fs.cat_file(self.path(path))
+        return data
+
+    def read_json(self, path: str) -> Any:
+        """A JSON file's value. Raises FileNotFoundError, and ValueError for what is not JSON."""
+        return json.loads(self.read(path))
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write all of a file, so that a reader sees the old one or the new one and never a part."""
+        target = self.path(path)
+        if not self.local:
+            self.fs.pipe_file(target, data)
+            return
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        aside = f"{target}.{uuid.uuid4().hex[:8]}.part"
+        try:
+            with open(aside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, target)
+        finally:
+            if os.path.exists(aside):
+                os.unlink(aside)
+
+    def write_json(self, path: str, value: Any) -> None:
+        """Write a value as indented JSON."""
+        self.write(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+    def exists(self, path: str = "") -> bool:
+        """Whether there is such a file or folder."""
+        return bool(self.fs.exists(self.path(path)))
+
+    def names(self, path: str = "") -> list[str]:
+        """Names of files and folders directly in a folder, sorted; none where there is no such folder."""
+        try:
+            entries = self.fs.ls(self.path(path), detail=False, refresh=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(posixpath.basename(entry.rstrip("/")) for entry in entries)
+
+    def remove(self, path: str) -> None:
+        """Remove a file or a folder with all in it; nothing where there is none."""
+        if self.exists(path):
+            self.fs.rm(self.path(path), recursive=True)

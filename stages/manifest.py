@@ -1,0 +1,41 @@
+"""An artefact's manifest, read and checked without torch: is this stage done?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stages.files import Folder, sha256
+
+MANIFEST = "manifest.json"
+
+
+class Damaged(Exception):
+    """An artefact whose files are not what its manifest says; it counts as absent."""
+
+
+def read(folder: Folder) -> dict[str, Any] | None:
+    """The manifest, or None where there is none: the stage is not done. Raises Damaged if it is no JSON."""
+    try:
+        manifest: dict[str, Any] = folder.read_json(MANIFEST)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise Damaged(f"{folder.url}/{MANIFEST} is no JSON: {error}") from None
+    return manifest
+
+
+def verify(folder: Folder) -> dict[str, Any] | None:
+    """The manifest after every file's hash was checked, or None where there is none. Raises Damaged."""
+    manifest = read(folder)
+    if manifest is None:
+        return None
+    try:
+        files = dict(manifest["files"])
+        for name, entry in files.items():
+            if sha256(folder.read(name)) != entry["sha256"]:
+                raise Damaged(f"{folder.url}/{name} has changed since it was written: its sha256 differs")
+    except FileNotFoundError as error:
+        raise Damaged(f"{folder.url} lacks a file that its manifest lists: {error}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{folder.url}/{MANIFEST} lacks {error}") from None
+    return manifest

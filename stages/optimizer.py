@@ -1,0 +1,104 @@
+"""The proximal wrapper: any torch optimizer, with ADMM's target and dual as state beside its own.
+
+W-update of ADMM in scaled form (Zhang et al. 2018, section 4.1): train on f(W) + rho/2 |W - Z + U|^2.
+The penalty's gradient is rho (W - target) with target = Z - U, constant between updates, so it is
+added to the gradient in place before the inner step, and costs no autograd graph. It is added once
+per optimizer step, after gradients were averaged over ranks and micro-batches and clipped.
+
+DeepSpeed hands an optimizer flat, sharded parameters, and shards, offloads and gathers whatever state
+it keeps for each. As long as `target`, `dual` and `hold` are such state, all ZeRO stages are right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STATE = ("target", "dual", "hold")
+"""State of each constrained parameter: Z - U, U, and the 0/1 mask of what may be non-zero."""
+
+
+class ProximalOptimizer(torch.optim.Optimizer):
+    """Wraps the optimizer that `make(groups)` builds.
+
+    A parameter group says whether it is `penalised` (pulled to its target with weight `rho`) and
+    whether it is `held` (masked while `holding`); each parameter of a held group has `STATE`, and a
+    penalised group is held too.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], make: Callable[[list], torch.optim.Optimizer]) -> None:
+        self.inner = make(list(groups))
+        self.defaults = self.inner.defaults
+        self.param_groups = self.inner.param_groups
+        self.state = self.inner.state
+        self.rho = 0.0
+        self.holding = False
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Add the penalty's gradient, step, and keep masked entries at zero."""
+        assert closure is None, "no optimizer that needs a closure can run under DeepSpeed"
+        for group in self.param_groups:
+            if not group["held"]:
+                continue
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            grads = [p.grad for p in params]
+            if self.rho and group["penalised"]:
+                torch._foreach_add_(grads, params, alpha=self.rho)
+                torch._foreach_sub_(grads, [self.state[p]["target"] for p in params], alpha=self.rho)
+            if self.holding:
+                torch._foreach_mul_(grads, [self.state[p]["hold"] for p in params])
+        self.inner.param_groups = self.param_groups
+        self.inner.step()
+        if self.holding:
+            for group in self.param_groups:
+                if group["held"] and group["params"]:
+                    torch._foreach_mul_(group["params"], [self.state[p]["hold"] for p in group["params"]])
+
+    @torch.no_grad()
+    def prime(self) -> None:
+        """Make all state exist, inner and proximal, without moving a parameter.
+
+        Checkpoints restore into state and ADMM writes to it, both before the first real step, while
+        torch optimizers make theirs in it. So: a step at zero gradient and zero learning rate.
+        """
+        lrs = [group["lr"] for group in self.param_groups]
+        saved = [(p, p.grad) for group in self.param_groups for p in group["params"]]
+        for group in self.param_groups:
+            group["lr"] = 0.0
+        for p, _ in saved:
+            p.grad = torch.zeros_like(p)
+        self.inner.step()
+        for p, grad in saved:
+            p.grad = grad
+        for group, lr in zip(self.param_groups, lrs, strict=True):
+            group["lr"] = lr
+            if group["held"]:
+                for p in group["params"]:
+                    self.state[p].update({name: torch.zeros_like(p) for name in STATE})
+        self.reset_inner()
+
+    @torch.no_grad()
+    def reset_inner(self) -> None:
+        """Forget momentum and step counts: what each phase of a stage begins with."""
+        for state in self.state.values():
+            for name, value in state.items():
+                if name not in STATE and isinstance(value, Tensor):
+                    value.zero_()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's."""
+        self.inner.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's."""
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's."""
+        self.inner.load_state_dict(state_dict)

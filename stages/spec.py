@@ -1,0 +1,212 @@
+"""Every setting of every kind of stage, as frozen, typed values. Nothing here imports torch.
+
+A stage's specification is what can change its result, and so what its key is made of (DESIGN: a
+stage is a function of its specification and its parents). What only says how the work is carried
+out (worker count, ZeRO stage, checkpoint cadence) is in `Engine` and is no part of a key.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+METHOD_VERSIONS = {"train": 1, "prune": 1}
+"""Raised when a kind of stage starts to give other results for the same settings: its keys change."""
+
+
+class SpecError(ValueError):
+    """Settings that can't work. `problems` lists (path within the specification, message)."""
+
+    def __init__(self, problems: list[tuple[tuple[str | int, ...], str]]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(f"{'.'.join(map(str, at))}: {text}" for at, text in problems))
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, strict about types, and no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Model(Settings):
+    """Which network is built."""
+
+    name: str
+    """A name from `stages.models.MODELS`."""
+    classes: int = Field(default=10, ge=2)
+    """Number of outputs."""
+
+
+class Data(Settings):
+    """Which shards are read, and what is done to their pictures."""
+
+    source: Literal["digits", "mnist"] | None = None
+    """A data set that dualprune writes as shards itself, once."""
+    folder: str | None = None
+    """Where a source's original files lie; without it `mnist` is downloaded through torchvision."""
+    shards: str | None = None
+    """A folder or fsspec URL of shards that were written before, with their manifest.json."""
+    mean: list[float] = [0.0]
+    """Per channel, of pixels in [0, 1]; subtracted first."""
+    std: list[Annotated[float, Field(gt=0)]] = [1.0]
+    """Per channel; divided by second."""
+    shift: int = Field(default=0, ge=0, le=8)
+    """Training pictures are moved by up to this many pixels in each direction, at random."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Data:
+        if (self.source is None) == (self.shards is None):
+            raise ValueError("give either `source` (a data set to write as shards) or `shards` (a folder of them)")
+        if self.folder is not None and self.source != "mnist":
+            raise ValueError("`folder` belongs to `source: mnist`")
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"`mean` has {len(self.mean)} values and `std` has {len(self.std)}: one per channel each")
+        return self
+
+
+class Optimizer(Settings):
+    """The inner optimizer; its state starts anew with each phase of a stage."""
+
+    name: Literal["sgd", "adam", "adamw"] = "adam"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of `sgd`."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Applied to tensors of two or more dimensions; biases and normalisation are left alone."""
+    clip: float = Field(default=0.0, ge=0)
+    """Largest norm of the loss's gradient (the ADMM penalty is not part of it); 0 does not clip."""
+
+
+class Phase(Settings):
+    """A stretch of plain training."""
+
+    epochs: int = Field(ge=0)
+    lr: float = Field(gt=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """`cosine` falls from `lr` to 0 over the phase, step by step."""
+
+
+class Admm(Settings):
+    """The ADMM phase (METHODS: Zhang et al. 2018, section 4): `updates` times, train, then update Z and U."""
+
+    updates: int = Field(ge=1)
+    """How often Z and U are updated (K)."""
+    epochs: int = Field(default=1, ge=1)
+    """Epochs of training before each update (E)."""
+    lr: float = Field(gt=0)
+    schedule: Literal["cosine", "constant"] = "constant"
+    """Over the epochs of one update, starting anew with the next."""
+    rho: float = Field(gt=0)
+    """Weight of the penalty rho/2 |W - Z + U|^2 before the first update."""
+    rho_growth: float = Field(default=1.0, ge=1)
+    """Factor on rho after each update; U is divided by it, so that the unscaled dual rho U stays."""
+
+
+class Cardinality(Settings):
+    """At most k entries of each matching tensor are not zero. Exactly one of rate, keep and count says k."""
+
+    set: Literal["cardinality"]
+    tensors: str
+    """Shell pattern over names of weights of two or more dimensions; `*` is all of them."""
+    rate: float | None = Field(default=None, ge=1)
+    """k = floor(size / rate)."""
+    keep: float | None = Field(default=None, gt=0, le=1)
+    """k = floor(size * keep)."""
+    count: int | None = Field(default=None, ge=1)
+    """k itself."""
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Cardinality:
+        if sum(value is not None for value in (self.rate, self.keep, self.count)) != 1:
+            raise ValueError("give exactly one of `rate`, `keep` and `count`")
+        return self
+
+    def entries(self, size: int) -> int:
+        """k for a tensor of `size` entries. A product that is whole but for rounding counts as whole."""
+        if self.count is not None:
+            return self.count
+        share = self.keep if self.keep is not None else 1 / (self.rate or 1)
+        return math.floor(size * share * (1 + 1e-12))
+
+
+class StageSpec(Settings):
+    """What every kind of stage has."""
+
+    model: Model
+    data: Data
+    seed: int = Field(default=0, ge=0)
+    """Of initial weights, sample order, augmentation and dropout."""
+    batch: int = Field(default=64, ge=1)
+    """Samples per optimizer step, over all ranks. An epoch's last incomplete batch is left out."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of forward and backward; weights, Z and U are kept in fp32 in any case."""
+    optimizer: Optimizer = Optimizer()
+
+
+class TrainSpec(StageSpec):
+    """Plain training, from scratch or from a parent; the parent's masks stay in force."""
+
+    kind: Literal["train"]
+    train: Phase
+
+
+class PruneSpec(StageSpec):
+    """ADMM training, one final projection, masked retraining (Ye et al. 2018, section 2)."""
+
+    kind: Literal["prune"]
+    constraints: list[Cardinality] = Field(min_length=1)
+    admm: Admm
+    retrain: Phase
+    regrow: bool = False
+    """Whether weights that the parent pruned may come back. The paper says no (masked ADMM)."""
+    duals: Literal["carry", "reset"] = "reset"
+    """`carry` starts from the parent's U, rescaled so that rho U is kept; `reset` starts from U = 0."""
+
+
+Spec = Annotated[TrainSpec | PruneSpec, Field(discriminator="kind")]
+KINDS: dict[str, type[StageSpec]] = {"train": TrainSpec, "prune": PruneSpec}
+
+
+class Engine(Settings):
+    """How a stage's work is carried out. Changing it changes no key and re-runs nothing."""
+
+    zero: Literal[0, 1, 2, 3] = 1
+    """DeepSpeed's ZeRO stage."""
+    accumulate: int = Field(default=1, ge=1)
+    """Micro-batches per optimizer step and rank: less memory, the same step."""
+    checkpoint_steps: int | None = Field(default=None, ge=1)
+    """Checkpoint also within epochs, every so many steps; each epoch ends with one in any case."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of each rank; by default what the rank was given."""
+
+
+class Parent(Settings):
+    """Where a parent's artefact lies."""
+
+    name: str
+    key: str
+
+
+class Task(Settings):
+    """One stage, ready to run: all that crosses from the driver to the ranks."""
+
+    name: str
+    key: str
+    store: str
+    """fsspec URL under which artefacts lie by key."""
+    spec: Spec
+    parents: list[Parent] = []
+    shards: str
+    """fsspec URL of the data that `spec.data` resolved to."""
+    data_digest: str
+    engine: Engine = Engine()
+
+
+def key_material(spec: StageSpec, data_digest: str, parents: list[str]) -> dict[str, Any]:
+    """What a stage's key is the hash of: settings, version of the method, data by content, parents' keys."""
+    settings = spec.model_dump(mode="json")
+    for place in ("source", "folder", "shards"):
+        del settings["data"][place]
+    kind = settings["kind"]
+    return {"spec": settings, "method": METHOD_VERSIONS[kind], "data": data_digest, "parents": parents}
