@@ -94,5 +94,3 @@ def _unpack(data: bytes) -> Tensors:
         flat = np.unpackbits(bits.numpy())[:size].astype(np.float32)
         masks[name] = torch.from_numpy(flat).view(shapes[name])
     return masks
-
-

@@ -59,9 +59,7 @@ class Checkpoints:
     def save(self, engine: Engine, progress: Progress) -> None:
         """Gather the state (on all ranks together), and write this rank's part of it in the background."""
         self.wait()
-        tensors = {
-            name: value.cpu() for i, (name, value) in enumerate(_state(engine)) if i % self.world == self.rank
-        }
+        tensors = {name: value.cpu() for i, (name, value) in enumerate(_state(engine)) if i % self.world == self.rank}
         facts = {**asdict(progress), "inner_steps": engine.inner_steps()}
         self._writer = threading.Thread(target=self._write, args=(tensors, facts), name="checkpoint")
         self._writer.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ def evaluate(
     samples repeats the first without counting it.
     """
     own = share(np.arange(len(batches)), rank, world)
-    rounds = -(-(-(-len(batches) // world)) // size)
+    rounds = math.ceil(math.ceil(len(batches) / world) / size)
     correct, loss = 0, 0.0
     for number in range(rounds):
         part = own[number * size : (number + 1) * size]

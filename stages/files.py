@@ -35,6 +35,11 @@ class Folder:
         self.fs, self.root = fsspec.core.url_to_fs(self.url)
         self.local = isinstance(self.fs, LocalFileSystem)
 
+    @property
+    def absolute(self) -> str:
+        """The URL, free of this process's working directory."""
+        return str(self.fs.unstrip_protocol(self.root)) if not self.local else self.root
+
     def __truediv__(self, path: str) -> Folder:
         return Folder(f"{self.url}/{path}")
 

@@ -69,7 +69,8 @@ def run_stage(task: Task, log: Log) -> dict[str, Any]:
         train(engine, spec, sets, data, validation, progress, checkpoints, task.engine.checkpoint_steps, log)
         engine.module.eval()
         scores = {
-            split: evaluate(engine.forward, batches, rank, world) for split, batches in (("val", validation), ("test", test))
+            split: evaluate(engine.forward, batches, rank, world)
+            for split, batches in (("val", validation), ("test", test))
         }
         network = {name: tensor.cpu() for name, tensor in engine.tensors()}
         duals = {name: engine.get(name, "dual").cpu() for name in sets}
@@ -169,5 +170,3 @@ def _agreed(value: Any) -> Any:
 
 def _silent(event: dict[str, Any]) -> None:
     """The log of ranks other than 0."""
-
-

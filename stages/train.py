@@ -104,7 +104,13 @@ def train(
                 checkpoints.save(engine, progress)
         engine.average_buffers()
         loss = _gathered(progress.loss, 0, engine) / (per_epoch * spec.batch)
-        row = {"epoch": epoch + 1, "phase": stretch.phase, "steps": progress.steps, "loss": loss, "lr": stretch.lr}
+        row = {
+            "epoch": epoch + 1,
+            "phase": stretch.phase,
+            "steps": progress.steps,
+            "loss": loss,
+            "lr": stretch.lr,
+        }
         progress.epoch, progress.step, progress.loss = progress.epoch + 1, 0, 0.0
         if progress.epoch == stretch.epochs:
             row |= _after(engine, stretch, sets, progress)
@@ -150,9 +156,7 @@ def _epoch(
         yield
 
 
-def _after(
-    engine: Engine, stretch: Stretch, sets: Mapping[str, Constraint], progress: Progress
-) -> dict[str, Any]:
+def _after(engine: Engine, stretch: Stretch, sets: Mapping[str, Constraint], progress: Progress) -> dict[str, Any]:
     """What stands at the end of a stretch; returns what it adds to the epoch's metrics."""
     if stretch.then == "nothing":
         return {}
@@ -173,5 +177,3 @@ def _gathered(value: float, rank: int, engine: Engine) -> float:
     total = torch.tensor([value], dtype=torch.float64, device=engine.engine.device)
     dist.all_reduce(total)
     return float(total[0]) if rank == 0 else 0.0
-
-

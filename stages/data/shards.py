@@ -18,18 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from webdataset.autodecode import Decoder, imagehandler
 
-from stages.files import Folder, canonical, sha256
-
-MANIFEST = "manifest.json"
-SPLITS = ("train", "val", "test")
-
-
-class DataError(ValueError):
-    """Shards that are missing, empty or not what their manifest says."""
+from stages.data.manifest import MANIFEST, DataError, read_manifest
+from stages.files import Folder, sha256
 
 
 def write(
-    url: str, name: str, splits: dict[str, Iterable[tuple[NDArray[np.uint8], int]]], shard_bytes: int = 64 << 20
+    url: str,
+    name: str,
+    splits: dict[str, Iterable[tuple[NDArray[np.uint8], int]]],
+    shard_bytes: int = 64 << 20,
 ) -> dict[str, Any]:
     """Write pictures (uint8 [h, w] or [h, w, 3]) and labels as lossless shards. Returns the manifest.
 
@@ -41,7 +38,7 @@ def write(
         files: list[dict[str, Any]] = []
         rows: list[NDArray[np.int64]] = []
         shape: list[int] = []
-        for data, shape in _pack(samples, shard_bytes):
+        for data, shape in _pack(samples, shard_bytes):  # noqa: B007 - the last one's shape is kept
             file = f"{split}-{len(files):06d}.tar"
             index = _scan(data, len(files))
             rows.append(index)
@@ -60,31 +57,6 @@ def write(
         }
     folder.write_json(MANIFEST, manifest)
     return manifest
-
-
-def read_manifest(url: str) -> dict[str, Any]:
-    """The manifest of a folder of shards, after a look at what must be there. Raises DataError."""
-    folder = Folder(url)
-    try:
-        manifest: dict[str, Any] = folder.read_json(MANIFEST)
-        splits = manifest["splits"]
-    except FileNotFoundError:
-        raise DataError(f"{url} holds no {MANIFEST}, so no shards that dualprune wrote") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{url}/{MANIFEST} can't be read: {error}") from None
-    present = set(folder.names())
-    for split in SPLITS:
-        if split not in splits or not splits[split]["samples"]:
-            raise DataError(f"{url} has no samples for the split {split}")
-        for entry in [*splits[split]["shards"], splits[split]["index"]]:
-            if entry["file"] not in present:
-                raise DataError(f"{url}/{entry['file']} is missing, though {MANIFEST} lists it")
-    return manifest
-
-
-def digest(manifest: dict[str, Any]) -> str:
-    """What a stage's key knows of its data: the hash of the manifest, and so of every shard's hash."""
-    return sha256(canonical(manifest["splits"]))
 
 
 class Split:
@@ -123,20 +95,17 @@ def _decoder(channels: int) -> Callable[[bytes], NDArray[np.uint8]]:
     return decode
 
 
-def _pack(
-    samples: Iterable[tuple[NDArray[np.uint8], int]], shard_bytes: int
-) -> Iterator[tuple[bytes, list[int]]]:
+def _pack(samples: Iterable[tuple[NDArray[np.uint8], int]], shard_bytes: int) -> Iterator[tuple[bytes, list[int]]]:
     """Tar files of about `shard_bytes` each, and the shape of their pictures."""
-    buffer, writer, number = io.BytesIO(), None, 0
+    buffer, writer = io.BytesIO(), None
     shape: list[int] = []
-    for pixels, label in samples:
+    for number, (pixels, label) in enumerate(samples):
         if writer is None:
             buffer = io.BytesIO()
             writer = webdataset.TarWriter(buffer, mtime=0)
         png = io.BytesIO()
         Image.fromarray(pixels).save(png, format="PNG")
         writer.write({"__key__": f"{number:08d}", "png": png.getvalue(), "cls": str(label).encode()})
-        number += 1
         shape = [1, *pixels.shape] if pixels.ndim == 2 else [pixels.shape[2], *pixels.shape[:2]]
         if buffer.tell() >= shard_bytes:
             writer.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.shards import DataError
+from stages.data.manifest import DataError
 from stages.data.order import epoch_order
 
 Samples = Iterable[tuple[NDArray[np.uint8], int]]
@@ -27,13 +27,11 @@ def digits(folder: str | None) -> dict[str, Samples]:
     pictures = np.round(data.images * (255 / 16)).astype(np.uint8)
     order = epoch_order(len(pictures), seed=1797, epoch=0)
     parts = {"test": order[:360], "val": order[360:720], "train": order[720:]}
-    return {
-        split: [(pictures[i], int(data.target[i])) for i in parts[split]] for split in ("train", "val", "test")
-    }
+    return {split: [(pictures[i], int(data.target[i])) for i in parts[split]] for split in ("train", "val", "test")}
 
 
 def mnist(folder: str | None) -> dict[str, Samples]:
-    """MNIST from its four idx files in `folder`, or through torchvision: 55,000 train, 5,000 validation, 10,000 test."""
+    """MNIST from idx files in `folder`, or through torchvision: 55,000 train, 5,000 validation, 10,000 test."""
     train, train_labels = _idx(folder, "train")
     test, test_labels = _idx(folder, "t10k")
     order = epoch_order(len(train), seed=60000, epoch=0)

@@ -1,0 +1,78 @@
+"""What to do about a failed task: a decision as a value, made from values. Pure.
+
+A task is *lost* when machines or processes under it die; that says nothing against the task, so it
+is tried again. An *error* is the task's own exception: it would come again, so it is not, unless it
+is one of the outside world's (a storage service that does not answer).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["lost", "error"]
+
+_PEER_GONE = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Socket closed",
+    "Timed out",
+)
+_PASSING = ("ConnectionError", "TimeoutError", "InterruptedError")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One failed attempt, as plain text, so that it can cross processes."""
+
+    kind: Kind
+    error: str
+    """Class name of the exception, and of its bases, most specific first, separated by spaces."""
+    message: str
+    trace: str = ""
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How often a task may be tried again."""
+
+    lost: int = 3
+    """After worker processes or machines died."""
+    passing: int = 3
+    """After errors of the outside world that tend to pass."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether to try again, and a sentence that says why."""
+
+    retry: bool
+    reason: str
+
+
+def failure(error: BaseException, trace: str, rank: int | None = None) -> Failure:
+    """Describe an exception. One that only says that a peer is gone is a loss, not an error."""
+    names = " ".join(cls.__name__ for cls in type(error).__mro__[:-2])
+    peer_gone = isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_GONE)
+    return Failure("lost" if peer_gone else "error", names, str(error), trace, rank)
+
+
+def decide(failures: list[Failure], policy: Policy) -> Decision:
+    """What to do after the last of `failures`, all of one task, oldest first."""
+    last = failures[-1]
+    if last.kind == "lost":
+        count, most, what = sum(f.kind == "lost" for f in failures), policy.lost, "its workers were lost"
+    elif _passing(last):
+        count, most = sum(_passing(f) for f in failures), policy.passing
+        what = f"{last.error.split()[0]}: {last.message}"
+    else:
+        return Decision(False, f"{last.error.split()[0]}: {last.message}")
+    if count > most:
+        return Decision(False, f"{what}, {count} times; the policy allows {most} retries")
+    return Decision(True, f"{what}; retry {count} of {most}")
+
+
+def _passing(failure: Failure) -> bool:
+    return failure.kind == "error" and any(name in failure.error.split() for name in _PASSING)

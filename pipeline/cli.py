@@ -1,0 +1,179 @@
+"""The command line: plan, run, status, evaluate."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pipeline import plan as planning
+from pipeline.config import Config, ConfigError, Problems, load
+from pipeline.results import Result, as_json, as_table, status
+from pipeline.store import Store
+from pipeline.view import View
+
+DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 a stage failed, 2 bad input, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    console = Console(stderr=bool(getattr(options, "json", False)))
+    try:
+        command: int = options.command(options, console)
+        return command
+    except ConfigError as error:
+        Console(stderr=True).print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from the last checkpoints", highlight=False)
+        return STOPPED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dualprune", description="Prunes networks in stages: a DAG of ADMM training stages on Ray and DeepSpeed."
+    )
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command, text in (
+        ("run", _run, "run the stages that are not done yet"),
+        ("plan", _plan, "say what a run would do, and why"),
+        ("status", _status, "show what the store has of a configuration's stages"),
+        ("evaluate", _evaluate, "measure finished networks anew, from their artefacts alone"),
+    ):
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of a recipe that comes along")
+        verb.add_argument(
+            "--set",
+            metavar="A.B=C",
+            action="append",
+            default=[],
+            help="override a setting, such as cluster.workers=1 or stages.NAME.retrain.epochs=3; may be repeated",
+        )
+        verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
+        verb.set_defaults(command=command)
+    return parser
+
+
+def _prepared(options: argparse.Namespace) -> tuple[Config, Problems, Store, list[planning.Planned]]:
+    config, problems = load(options.config, options.set)
+    _room(config, problems)
+    problems.stop()
+    store, plan = planning.make(config, problems)
+    return config, problems, store, plan
+
+
+def _room(config: Config, problems: Problems) -> None:
+    """Refuse what a local Ray can never hold; what another cluster holds, it knows itself."""
+    from cluster.lanes import cpus
+
+    settings = config.top.cluster
+    wanted, there = settings.workers * settings.cpus, cpus()
+    if settings.address is None and wanted > there:
+        text = f"{settings.workers} workers of {settings.cpus:g} CPUs need {wanted:g}, but this machine has {there}"
+        problems.add(("cluster", "workers"), f"{text}; use fewer workers, or give `cluster.address`")
+
+
+def _run(options: argparse.Namespace, console: Console) -> int:
+    from cluster.lanes import ClusterError
+    from pipeline import driver
+
+    config, problems, store, plan = _prepared(options)
+    waiting = [planned for planned in plan if planned.state != "cached"]
+    results: list[Result]
+    with View(console) as view:
+        logs = _logs(config, store)
+        view.note(f"{config.top.name}: {len(plan)} stages, {len(plan) - len(waiting)} of them done")
+        if waiting:
+            planning.record(config, store, plan)
+            _log_to(logs)
+            view.note(f"logs: {logs}")
+        for planned in waiting:
+            view.note(f"  {planned.node.name}: {planned.state} ({planned.why})")
+        try:
+            results = driver.run(config, plan, store, logs, view)
+        except ClusterError as error:
+            problems.add(("cluster",), str(error))
+            problems.stop()
+    _show(config, results, options, console)
+    failed = [row for row in results if row.state == "failed"]
+    for row in failed:
+        Console(stderr=True).print(f"{row.name} failed: {row.why}", style="red", highlight=False, markup=False)
+    return FAILED if failed else DONE
+
+
+def _plan(options: argparse.Namespace, console: Console) -> int:
+    config, _, _, plan = _prepared(options)
+    if options.json:
+        stages = [
+            {
+                "name": planned.node.name,
+                "key": planned.node.key,
+                "parents": list(planned.node.parents),
+                "state": planned.state,
+                "why": planned.why,
+            }
+            for planned in plan
+        ]
+        print(json.dumps({"run": config.top.name, "stages": stages}))
+        return DONE
+    width = max(len(planned.node.name) for planned in plan)
+    for planned in plan:
+        line = f"{planned.node.name:{width}}  {planned.node.key}  {planned.state:6}  {planned.why}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return DONE
+
+
+def _status(options: argparse.Namespace, console: Console) -> int:
+    config, _, store, plan = _prepared(options)
+    _show(config, status(plan, store), options, console)
+    return DONE
+
+
+def _evaluate(options: argparse.Namespace, console: Console) -> int:
+    from stages.measure import measure
+
+    config, _, store, plan = _prepared(options)
+    rows: list[dict[str, Any]] = []
+    for planned in plan:
+        if planned.state == "cached":
+            scores = measure(f"{store.url}/{planned.node.key}", planned.node.shards)
+            rows.append({"name": planned.node.name, "key": planned.node.key, **scores})
+            shown = "  ".join(f"{name} {value}" for name, value in scores.items())
+            console.print(f"{planned.node.name}: {shown}", highlight=False)
+    if options.json:
+        print(json.dumps({"run": config.top.name, "stages": rows}))
+    return DONE
+
+
+def _show(config: Config, results: list[Result], options: argparse.Namespace, console: Console) -> None:
+    # Where output is no terminal, rich would fold the table to 80 columns.
+    width = console.width if console.is_terminal else 200
+    console.print(as_table(results), width=max(width, 120), soft_wrap=True)
+    if options.json:
+        print(json.dumps(as_json(config.top.name, results)))
+
+
+def _logs(config: Config, store: Store) -> Path:
+    """A new folder for this run's logs: in the store where that is local, beside us otherwise."""
+    base = Path(store.folder.root) / "logs" if store.folder.local else Path.cwd() / "dualprune-logs"
+    return base / config.top.name / time.strftime("%Y%m%d-%H%M%S")
+
+
+def _log_to(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "driver.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

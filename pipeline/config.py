@@ -1,0 +1,363 @@
+"""From YAML to typed settings. All errors of a file are found at once, each with its place in it.
+
+What is said at the top of a file of a stage's settings (model, data, seed, ...) holds for every stage
+that does not say it itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from pipeline.dag import cycle
+from pipeline.yamlfile import Path, parse, scalar
+from stages.spec import KINDS, Engine, Settings, Spec, StageSpec
+
+RECIPES = [FilePath(__file__).parent / "_configs", FilePath(__file__).parent.parent / "configs"]
+"""Where named recipes lie: in an installed package, and in the source tree."""
+
+STAGE_WIDE = tuple(StageSpec.model_fields)
+"""Settings of a stage that may be given once for all of them."""
+
+
+class Cluster(Settings):
+    """Where the work runs. None of it is in a key: it changes no result."""
+
+    address: str | None = None
+    """A Ray cluster's address (`auto`, `host:port`); without one, a local Ray is started for the run."""
+    workers: int = Field(default=1, ge=1)
+    """Ranks of each stage."""
+    cpus: float = Field(default=1, gt=0)
+    """CPUs of each rank."""
+    gpus: float = Field(default=0, ge=0)
+    """GPUs of each rank."""
+    lanes: int | None = Field(default=None, ge=1)
+    """Most stages at a time; by default as many as find room."""
+
+
+class Retry(Settings):
+    """How often a stage is tried again, from its last checkpoint. Errors of its own are never retried."""
+
+    lost: int = Field(default=3, ge=0)
+    """After worker processes or machines died."""
+    passing: int = Field(default=3, ge=0)
+    """After connections or services failed."""
+
+
+class Monitor(Settings):
+    """Weights & Biases."""
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto` is online where there is an API key, and offline files elsewhere."""
+    project: str = "dualprune"
+
+
+class Top(Settings):
+    """Everything in a file but its stages and what holds for all of them."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Of the run: names its logs and its W&B group."""
+    store: str = "./runs"
+    """Folder or fsspec URL of artefacts, shards and logs."""
+    cluster: Cluster = Cluster()
+    engine: Engine = Engine()
+    retry: Retry = Retry()
+    monitor: Monitor = Monitor()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage as configured: its name, its parents' names, its specification."""
+
+    name: str
+    parents: tuple[str, ...]
+    spec: Spec
+
+
+@dataclass(frozen=True)
+class Config:
+    """A file's settings, found to be sound on their own."""
+
+    path: str
+    top: Top
+    stages: tuple[Stage, ...]
+    lines: Mapping[Path, int]
+
+
+class ConfigError(ValueError):
+    """What is wrong with a configuration: one line a problem, each with its place."""
+
+    def __init__(self, path: str, problems: list[str]) -> None:
+        self.problems = list(dict.fromkeys(problems))
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
+        super().__init__(f"{path}: {count}\n" + "\n".join(f"  {problem}" for problem in self.problems))
+
+
+class Problems:
+    """Collects what is wrong, by path within the file."""
+
+    def __init__(self, file: str, lines: Mapping[Path, int], overrides: Mapping[Path, str]) -> None:
+        self.file, self.lines, self.overrides = file, lines, overrides
+        self.found: list[str] = []
+
+    def add(self, path: Path, text: str) -> None:
+        """Note a problem at a path."""
+        self.found.append(f"{self.place(path)}: {text}")
+
+    def place(self, path: Path) -> str:
+        """`file.yaml:12: stages[2].rate`, from the deepest part of the path that the file has."""
+        dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.overrides:
+                return f"{self.overrides[path[:length]]}: {dotted}"
+            if path[:length] in self.lines:
+                return f"{FilePath(self.file).name}:{self.lines[path[:length]]}: {dotted or 'the file'}"
+        return dotted or "the file"
+
+    def stop(self) -> None:
+        """Raise ConfigError if anything was noted."""
+        if self.found:
+            raise ConfigError(self.file, self.found)
+
+
+def find(name: str) -> FilePath:
+    """A file by path, or a recipe by name. Raises ConfigError."""
+    path = FilePath(name)
+    if path.is_file():
+        return path
+    for folder in RECIPES:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = sorted({file.stem for folder in RECIPES for file in folder.glob("*.yaml")})
+    raise ConfigError(name, [f"there is no such file, and no such recipe (recipes: {', '.join(known)})"])
+
+
+def load(name: str, overrides: list[str] | None = None) -> tuple[Config, Problems]:
+    """Settings from a file or recipe and `a.b=c` overrides.
+
+    Raises ConfigError with everything that can be said without the data, the store or the cluster;
+    problems found later go to the returned `Problems`, for the same kind of message.
+    """
+    path = find(name)
+    try:
+        raw, lines = parse(path.read_text(encoding="utf-8"), str(path))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path.name}:{mark.line + 1}: " if mark else ""
+        raise ConfigError(str(path), [f"{where}{getattr(error, 'problem', None) or error}"]) from None
+    if not isinstance(raw, dict):
+        raise ConfigError(str(path), ["the file: a mapping is needed, with `name` and `stages`"])
+    named: dict[Path, str] = {}
+    for override in overrides or []:
+        named[_override(raw, override)] = f"--set {override}"
+    problems = Problems(str(path), lines, named)
+    top = _top(raw, problems)
+    stages = _stages(raw, problems)
+    for number, stage in stages.items():
+        _targets(number, stage, problems)
+    if not problems.found:
+        _shrinking(stages, problems)
+    problems.stop()
+    assert top is not None
+    return Config(str(path), top, tuple(stages.values()), lines), problems
+
+
+def _override(raw: dict[str, Any], override: str) -> Path:
+    """Apply `a.b=c` to the raw settings; a stage is named by its name or number. Returns the path."""
+    place, equals, text = override.partition("=")
+    if not equals or not place:
+        raise ConfigError("--set", [f"--set {override}: must read a.b=value"])
+    try:
+        value = scalar(text)
+    except yaml.YAMLError as error:
+        raise ConfigError("--set", [f"--set {override}: {text!r} is no YAML: {error}"]) from None
+    path: list[str | int] = []
+    node: Any = raw
+    parts = _dots(place, node)
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        if isinstance(node, list):
+            names = [entry.get("name") if isinstance(entry, dict) else None for entry in node]
+            if part in names:
+                key: str | int = names.index(part)
+            elif part.isdigit() and int(part) < len(node):
+                key = int(part)
+            else:
+                raise ConfigError("--set", [f"--set {override}: there is no {part!r} in {'.'.join(map(str, path))}"])
+        elif isinstance(node, dict):
+            key = part
+        else:
+            raise ConfigError("--set", [f"--set {override}: {'.'.join(map(str, path))} holds a value, not settings"])
+        path.append(key)
+        if last:
+            node[key] = value
+        elif isinstance(node, dict):
+            # A copy, because YAML anchors may let several stages share one mapping.
+            child = node.get(key)
+            node[key] = dict(child) if isinstance(child, dict) else list(child) if isinstance(child, list) else child
+            if node[key] is None:
+                node[key] = {}
+            node = node[key]
+        else:
+            assert isinstance(key, int)
+            node[key] = dict(node[key]) if isinstance(node[key], dict) else node[key]
+            node = node[key]
+    return tuple(path)
+
+
+def _dots(place: str, raw: dict[str, Any]) -> list[str]:
+    """Parts of a dotted path. A stage's name may have dots of its own: the longest name that fits is taken."""
+    parts = place.split(".")
+    if parts[0] != "stages" or not isinstance(raw.get("stages"), list):
+        return parts
+    names = sorted((s["name"] for s in raw["stages"] if isinstance(s, dict) and "name" in s), key=len, reverse=True)
+    rest = place[len("stages.") :]
+    for name in names:
+        if rest == name or rest.startswith(f"{name}."):
+            return ["stages", name, *filter(None, rest[len(name) + 1 :].split("."))]
+    return parts
+
+
+def _top(raw: dict[str, Any], problems: Problems) -> Top | None:
+    own = {key: value for key, value in raw.items() if key in Top.model_fields}
+    known = [*Top.model_fields, *STAGE_WIDE, "stages"]
+    for key in raw:
+        if key not in known:
+            problems.add((key,), f"unknown setting{_like(str(key), known)}")
+    try:
+        return Top.model_validate(own)
+    except ValidationError as error:
+        for path, text in _explained(error, Top):
+            problems.add(path, text)
+        return None
+
+
+def _stages(raw: dict[str, Any], problems: Problems) -> dict[int, Stage]:
+    """The stages that are sound on their own, by number in the file; graph errors are noted for all."""
+    entries = raw.get("stages")
+    if not isinstance(entries, list) or not entries:
+        problems.add(("stages",), "a list of stages is needed, with at least one")
+        return {}
+    wide = {key: raw[key] for key in STAGE_WIDE if key in raw}
+    stages: dict[int, Stage] = {}
+    parents: dict[str, tuple[str, ...]] = {}
+    numbers: dict[str, int] = {}
+    for number, entry in enumerate(entries):
+        at: Path = ("stages", number)
+        if not isinstance(entry, dict):
+            problems.add(at, "a stage is a mapping with `name` and `kind`")
+            continue
+        settings = {key: value for key, value in entry.items() if key not in ("name", "parent")}
+        name, parent = entry.get("name"), entry.get("parent")
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            problems.add((*at, "name"), f"a name of letters, digits, '.', '_' and '-' is needed, not {name!r}")
+            name = f"[{number}]"
+        elif name in numbers:
+            problems.add((*at, "name"), f"there is a stage {name!r} already, stages[{numbers[name]}]")
+            name = f"[{number}]"
+        if parent is not None and not isinstance(parent, str):
+            problems.add((*at, "parent"), f"the name of a stage is needed, not {parent!r}")
+            parent = None
+        numbers[name], parents[name] = number, (parent,) if parent else ()
+        spec = _spec({**wide, **settings}, set(settings), at, problems)
+        if entry.get("kind") == "prune" and "parent" not in entry:
+            problems.add(at, "a prune needs a `parent`: the stage whose network it starts from")
+        if spec is not None:
+            stages[number] = Stage(name, parents[name], spec)
+    for name, (parent, *_) in ((n, p) for n, p in parents.items() if p):
+        if parent not in parents:
+            known = [known for known in parents if known != name]
+            problems.add(("stages", numbers[name], "parent"), f"there is no stage {parent!r}{_like(parent, known)}")
+    loop = cycle({name: tuple(p for p in of if p in parents) for name, of in parents.items()})
+    if loop:
+        problems.add(("stages", numbers[loop[0]], "parent"), f"the stages form a cycle: {' -> '.join(loop)}")
+    return stages
+
+
+def _spec(settings: dict[str, Any], own: set[str], at: Path, problems: Problems) -> Spec | None:
+    kind = settings.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        problems.add((*at, "kind"), f"must be one of {', '.join(KINDS)}, not {kind!r}")
+        return None
+    try:
+        spec: Spec = TypeAdapter(Spec).validate_python(settings)
+    except ValidationError as error:
+        for path, text in _explained(error, KINDS[kind]):
+            # The discriminator's value leads each path; what all stages share is wrong at the top only.
+            inner = path[1:] if path[:1] == (kind,) else path
+            shared = inner and inner[0] in STAGE_WIDE and inner[0] not in own and text != "is missing"
+            problems.add(inner if shared else (*at, *inner), text)
+        return None
+    return spec
+
+
+def _targets(number: int, stage: Stage, problems: Problems) -> None:
+    from stages.spec import SpecError
+    from stages.targets import check
+
+    try:
+        check(stage.spec)
+    except SpecError as error:
+        for path, text in error.problems:
+            shared = path[0] in STAGE_WIDE and ("stages", number, path[0]) not in problems.lines
+            problems.add(path if shared else ("stages", number, *path), text)
+
+
+def _shrinking(stages: dict[int, Stage], problems: Problems) -> None:
+    """Without regrowth, a prune can't ask for more weights than its ancestors left."""
+    from stages.targets import check
+
+    left: dict[str, dict[str, int]] = {}
+    waiting = dict(stages)
+    while waiting:
+        for number, stage in list(waiting.items()):
+            if any(parent not in left for parent in stage.parents):
+                continue
+            del waiting[number]
+            before = left[stage.parents[0]] if stage.parents else {}
+            asked = check(stage.spec)
+            if stage.spec.kind == "prune" and not stage.spec.regrow:
+                for name, k in asked.items():
+                    if k > before.get(name, k):
+                        text = f"asks for {k} weights in {name}, but {stage.parents[0]} leaves only {before[name]}"
+                        problems.add(("stages", number, "constraints"), f"{text}; set `regrow: true` or keep fewer")
+            left[stage.name] = {**before, **asked}
+
+
+def _explained(error: ValidationError, model: type[Settings]) -> list[tuple[Path, str]]:
+    """pydantic's errors in our words."""
+    found = []
+    for entry in error.errors(include_url=False):
+        value = entry["input"]
+        if entry["type"] == "extra_forbidden":
+            text = f"unknown setting{_like(str(entry['loc'][-1]), _fields(model, entry['loc'][:-1]))}"
+        elif entry["type"] == "missing":
+            text = "is missing"
+        elif entry["type"] == "value_error":
+            text = str(entry["ctx"]["error"])
+        else:
+            shown = "" if isinstance(value, dict | list) else f", not {value!r}"
+            text = entry["msg"].removeprefix("Input ").replace("should be", "must be") + shown
+        found.append((tuple(entry["loc"]), text))
+    return found
+
+
+def _fields(model: Any, path: Path) -> list[str]:
+    for part in path:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            continue
+        model = field.annotation
+    return list(getattr(model, "model_fields", {}))
+
+
+def _like(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else (f"; there are {', '.join(known)}" if known else "")

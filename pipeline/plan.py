@@ -1,0 +1,113 @@
+"""What a run would do, and why: configuration, data and store brought together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline import dag
+from pipeline.config import Config, Problems
+from pipeline.store import Store
+from stages.data.manifest import DataError, digest, read_manifest
+from stages.spec import Data, Spec
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One stage of a plan."""
+
+    node: dag.Node
+    state: Literal["cached", "resume", "run"]
+    why: str
+    manifest: Mapping[str, Any] | None
+    """Of its artefact, if it is `cached`."""
+
+
+def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
+    """The plan of a configuration. Writes shards of built-in data sets that are not there yet.
+
+    Raises ConfigError for a store that can't be written and for data that is missing or damaged.
+    """
+    store = Store(config.top.store)
+    try:
+        store.probe()
+    except Exception as error:  # noqa: BLE001 - each filesystem has errors of its own; all mean the same here
+        problems.add(("store",), f"{config.top.store} can't be written: {error}")
+        problems.stop()
+    found = {}
+    for stage in config.stages:
+        data = stage.spec.data
+        if _origin(data) not in found:
+            try:
+                found[_origin(data)] = _resolve(data, store)
+            except DataError as error:
+                problems.add(_place(config, stage.name), str(error))
+    problems.stop()
+
+    def data_of(spec: Spec) -> tuple[str, str]:
+        return found[_origin(spec.data)]
+
+    nodes = dag.build(config.stages, data_of)
+    before = store.last_plan(config.top.name)
+    plan: dict[str, Planned] = {}
+    for node in nodes:
+        plan[node.name] = _planned(node, store, before.get(node.name), plan)
+    return store, list(plan.values())
+
+
+def record(config: Config, store: Store, plan: list[Planned]) -> None:
+    """Leave what was planned, for the next plan to say what has changed."""
+    store.note_plan(config.top.name, {p.node.name: {"key": p.node.key, **p.node.material} for p in plan})
+
+
+def _planned(node: dag.Node, store: Store, before: Mapping[str, Any] | None, plan: Mapping[str, Planned]) -> Planned:
+    manifest = store.artefact(node.key)
+    if manifest is not None:
+        return Planned(node, "cached", "done", manifest)
+    steps = store.checkpoint_steps(node.key)
+    if steps is not None:
+        return Planned(node, "resume", f"goes on after step {steps}, its last checkpoint", None)
+    return Planned(node, "run", _why(node, before, plan), None)
+
+
+def _why(node: dag.Node, before: Mapping[str, Any] | None, plan: Mapping[str, Planned]) -> str:
+    again = [parent for parent in node.parents if plan[parent].state != "cached"]
+    if before is None:
+        return "not run yet"
+    reasons = dag.differences(before.get("spec", {}), node.material["spec"])
+    reasons = [f"changed {reason}" for reason in reasons]
+    if before.get("data") != node.data_digest:
+        reasons.append("its data changed")
+    if before.get("method") != node.material["method"]:
+        reasons.append("its method has a new version")
+    if len(before.get("parents", [])) != len(node.parents):
+        reasons.append("it has another parent")
+    elif again and before.get("key") != node.key:
+        reasons.append(f"its parent {', '.join(again)} runs again")
+    elif before.get("parents") != node.material["parents"]:
+        reasons.append(f"its parent {', '.join(node.parents)} is another one than before")
+    return "; ".join(reasons) or "not finished yet, or its artefact is gone"
+
+
+def _origin(data: Data) -> tuple[str | None, str | None, str | None]:
+    return data.source, data.folder, data.shards
+
+
+def _resolve(data: Data, store: Store) -> tuple[str, str]:
+    """URL and digest of the shards; a built-in data set is written first if it is not there. Raises DataError."""
+    if data.shards is not None:
+        return data.shards, digest(read_manifest(data.shards))
+    assert data.source is not None
+    url = f"{store.url}/data/{data.source}"
+    if not store.folder.exists(f"data/{data.source}/manifest.json"):
+        from stages.data.shards import write
+        from stages.data.sources import SOURCES
+
+        write(url, data.source, SOURCES[data.source](data.folder))
+    return url, digest(read_manifest(url))
+
+
+def _place(config: Config, name: str) -> tuple[str | int, ...]:
+    number = [stage.name for stage in config.stages].index(name)
+    return ("stages", number, "data") if ("stages", number, "data") in config.lines else ("data",)

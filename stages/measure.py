@@ -1,0 +1,24 @@
+"""A finished network measured from its artefact alone, in one plain process."""
+
+from __future__ import annotations
+
+import torch
+
+from stages import artefact
+from stages.data.batches import Batches
+from stages.data.shards import Split
+from stages.evaluate import evaluate
+from stages.files import Folder
+from stages.spec import Data
+
+
+def measure(url: str, shards: str) -> dict[str, float]:
+    """Top-1 accuracy in percent on `val` and `test` of the artefact at `url`, on the shards at `shards`."""
+    loaded = artefact.load(Folder(url))
+    model = artefact.network(loaded)
+    data = Data.model_validate(loaded.manifest["spec"]["data"])
+    scores = {}
+    for split in ("val", "test"):
+        batches = Batches(Split(shards, split), data, seed=0, device=torch.device("cpu"))
+        scores[f"{split}_accuracy"] = evaluate(model, batches).accuracy
+    return scores
