@@ -134,7 +134,10 @@ def _lane(config: dict[str, Any]) -> None:
         mailbox.tell.remote(("log", config["lane"], attempt, task, row))
 
     while True:
-        order = ray.get(mailbox.order.remote(attempt, number))
+        try:
+            order = ray.get(mailbox.order.remote(attempt, number))
+        except ray.exceptions.RayError:
+            return  # the driver is gone, and its mailbox with it
         number += 1
         if order is None:
             return
@@ -147,6 +150,13 @@ def _lane(config: dict[str, Any]) -> None:
             raise
         if rank == 0:
             mailbox.tell.remote(("done", config["lane"], attempt, task, result))
+
+
+def _imported(work: Callable[[], Work]) -> Work:
+    """The work, and with it all modules that lanes need on this side."""
+    import ray.train.torch  # noqa: F401
+
+    return work()
 
 
 def _redirect(path: Path) -> None:
@@ -177,9 +187,9 @@ class Lanes:
     ) -> None:
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
-        # torch's import on this side takes as long as Ray's processes take to start: let them overlap.
+        # Imports on this side take about as long as Ray's processes take to start: let them overlap.
         imported: list[Work] = []
-        importing = threading.Thread(target=lambda: imported.append(work()), name="import")
+        importing = threading.Thread(target=lambda: imported.append(_imported(work)), name="import")
         importing.start()
         self._ray = _start(address, modules or [])
         self._local = address is None

@@ -10,8 +10,10 @@ import logging
 import os
 import queue
 import threading
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
@@ -69,7 +71,7 @@ class Monitor:
     def _start(self, task: str, identity: str, kind: str, config: dict[str, Any]) -> None:
         import wandb
 
-        mode = _available(wandb) if self.mode == "auto" else self.mode
+        mode = _available() if self.mode == "auto" else self.mode
         self.folder.mkdir(parents=True, exist_ok=True)
         self._runs[task] = wandb.init(
             project=self.project,
@@ -94,8 +96,13 @@ class Monitor:
         run.finish(exit_code=int(failed))
 
 
-def _available(wandb: Any) -> Literal["online", "offline"]:
-    """`online` where there is a key and nothing says otherwise."""
+def _available() -> Literal["online", "offline"]:
+    """`online` where there is a key, in the environment or left by `wandb login`, and nothing says otherwise."""
     if os.environ.get("WANDB_MODE") in ("offline", "dryrun"):
         return "offline"
-    return "online" if os.environ.get("WANDB_API_KEY") or wandb.api.api_key else "offline"
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        logged_in = netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, NetrcParseError):
+        logged_in = False
+    return "online" if os.environ.get("WANDB_API_KEY") or logged_in else "offline"

@@ -154,9 +154,8 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
 
 
 def _show(config: Config, results: list[Result], options: argparse.Namespace, console: Console) -> None:
-    # Where output is no terminal, rich would fold the table to 80 columns.
-    width = console.width if console.is_terminal else 200
-    console.print(as_table(results), width=max(width, 120), soft_wrap=True)
+    # Wide enough for every row: rich would cut columns where output is no terminal or a narrow one.
+    Console(stderr=console.stderr, width=160).print(as_table(results))
     if options.json:
         print(json.dumps(as_json(config.top.name, results)))
 

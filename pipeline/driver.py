@@ -140,7 +140,9 @@ class _Run:
             self.view.waiting(name, f"goes on after step {row['steps']}" if kind == "resumed" else "training")
             return
         self.view.epoch(name, row)
-        numbers = {key: row[key] for key in ("epoch", "loss", "lr", "val_accuracy", "residual", "rho") if key in row}
+        numbers: dict[str, Any] = {
+            key: row[key] for key in ("epoch", "loss", "lr", "val_accuracy", "residual", "rho") if key in row
+        }
         self.monitor.log(name, numbers, row["steps"])
 
     def _failed(self, name: str, failure: Failure) -> None:

@@ -19,7 +19,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
-            name = self.construct_object(key, deep=True)  # type: ignore[no-untyped-call]
+            name = self.construct_object(key, deep=True)
             if name in seen:
                 line = seen[name].start_mark.line + 1
                 raise yaml.constructor.ConstructorError(
@@ -48,7 +48,7 @@ def parse(text: str, name: str) -> tuple[Any, dict[Path, int]]:
             return None, {}
         lines: dict[Path, int] = {}
         _places(node, (), lines)
-        return loader.construct_document(node), lines  # type: ignore[no-untyped-call]
+        return loader.construct_document(node), lines
     finally:
         loader.dispose()
 
@@ -64,12 +64,13 @@ def _places(node: yaml.Node, path: Path, lines: dict[Path, int]) -> None:
         for number, child in enumerate(node.value):
             _places(child, (*path, number), lines)
     elif isinstance(node, yaml.MappingNode):
-        merged = []
+        merged: list[yaml.Node] = []
         for key, child in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
                 merged += child.value if isinstance(child, yaml.SequenceNode) else [child]
                 continue
-            lines[(*path, key.value)] = key.start_mark.line + 1
-            _places(child, (*path, key.value), lines)
+            here = (*path, key.value)
+            lines[here] = key.start_mark.line + 1
+            _places(child, here, lines)
         for child in merged:
             _places(child, path, lines)

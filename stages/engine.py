@@ -38,7 +38,7 @@ def join(threads: int | None = None) -> tuple[int, int, torch.device]:
         torch.set_num_threads(threads)
     cuda = torch.cuda.is_available()
     if not dist.is_initialized():
-        store = dist.HashStore()
+        store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=0, world_size=1)
     rank, world = dist.get_rank(), dist.get_world_size()
     local = int(os.environ.get("LOCAL_RANK", 0))
@@ -123,7 +123,8 @@ class Engine:
 
     def forward(self, pictures: Tensor) -> Tensor:
         """The network's outputs for a batch, in fp32."""
-        return self.engine(pictures.to(self.dtype)).float()
+        logits: Tensor = self.engine(pictures.to(self.dtype))
+        return logits.float()
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients. DeepSpeed divides by the world size and by the number of micro-batches."""
@@ -150,7 +151,8 @@ class Engine:
         else:
             value = utils.safe_get_full_optimizer_state(parameter, state)
             value = self.optimizer.state[parameter][state] if value is None else value
-        return value.detach().float().clone().view(self._shape(name))
+        whole: Tensor = value.detach().float().clone()
+        return whole.view(self._shape(name))
 
     def set(self, name: str, value: Tensor, state: str | None = None) -> None:
         """Put a whole fp32 tensor in the place of the parameter `name`, or of its optimizer state `state`."""
@@ -223,4 +225,5 @@ class Engine:
 
     def _shape(self, name: str) -> torch.Size:
         parameter = self.parameters[name]
-        return parameter.ds_shape if hasattr(parameter, "ds_shape") else parameter.shape
+        shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+        return shape

@@ -35,7 +35,7 @@ def run_stage(task: Task, log: Log) -> dict[str, Any]:
     rank, world, device = join(task.engine.threads)
     log = log if rank == 0 else _silent
     folder = Folder(task.store) / task.key
-    finished = _agreed(_finished(folder) if rank == 0 else None)
+    finished: dict[str, Any] | None = _agreed(_finished(folder) if rank == 0 else None)
     if finished is not None:
         return finished
     spec = task.spec
@@ -80,7 +80,8 @@ def run_stage(task: Task, log: Log) -> dict[str, Any]:
             manifest = _manifest(task, progress, network, sets, scores, world)
             manifest = artefact.commit(folder, manifest, network, final_holds, duals)
             checkpoints.folder.remove("")
-        return _agreed(manifest)
+        manifest = _agreed(manifest)
+        return manifest
     finally:
         engine.close()
 

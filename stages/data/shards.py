@@ -89,7 +89,7 @@ def _decoder(channels: int) -> Callable[[bytes], NDArray[np.uint8]]:
     decoder = Decoder([imagehandler("l8" if channels == 1 else "rgb8")])
 
     def decode(picture: bytes) -> NDArray[np.uint8]:
-        pixels = decoder({"__key__": "", "png": picture})["png"]
+        pixels: NDArray[np.uint8] = decoder({"__key__": "", "png": picture})["png"]
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
     return decode

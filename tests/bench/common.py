@@ -1,0 +1,120 @@
+"""What every benchmark shares: its two options, fair timing on a machine that drifts, and its output."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line said."""
+
+    quick: bool
+    json: Path | None
+
+
+def options(about: str, arguments: Sequence[str] | None = None) -> Options:
+    """Read the options that all benchmarks take."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--quick", action="store_true", help="measure less, in about half a minute: rougher numbers")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the rows and the machine's facts there too")
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+def machine() -> dict[str, Any]:
+    """What a number has to be read with."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "processor": _processor(),
+    }
+
+
+def interleaved(
+    variants: Mapping[str, Callable[[], object]], rounds: int, block: int, warmup: int = 1
+) -> dict[str, list[float]]:
+    """Milliseconds per call of each variant: one number a round, the median over a block of calls.
+
+    A shared machine's speed drifts over minutes, so numbers are comparable within a round only. The
+    variants take turns, each in every place of the order equally often, and the first call of a block
+    is not counted: it finds the caches full of the previous variant's tensors.
+    """
+    for call in variants.values():
+        for _ in range(warmup):
+            call()
+    names = list(variants)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        turn = number % len(names)
+        order = names[turn:] + names[:turn]
+        # Reversed every other cycle, so that no variant always follows the same one.
+        for name in order if number // len(names) % 2 == 0 else reversed(order):
+            variants[name]()
+            times[name].append(statistics.median(_milliseconds(variants[name]) for _ in range(block)))
+    return times
+
+
+def ratios(times: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile of the per-round ratios."""
+    low, middle, high = statistics.quantiles([a / b for a, b in zip(times, base, strict=True)], n=4, method="inclusive")
+    return low, middle, high
+
+
+def report(title: str, rows: Sequence[Row], asked: Options) -> None:
+    """Print the rows as a table, and write them as JSON where that was asked for."""
+    facts = machine()
+    table = Table(
+        title=title,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        caption=", ".join(f"{name} {value}" for name, value in facts.items()),
+    )
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console().print(table)
+    if asked.json is not None:
+        asked.json.parent.mkdir(parents=True, exist_ok=True)
+        asked.json.write_text(
+            json.dumps({"title": title, "quick": asked.quick, "rows": rows, "machine": facts}, indent=2)
+        )
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return (time.perf_counter() - began) * 1000
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "-".join(_cell(part) for part in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
