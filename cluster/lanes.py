@@ -19,6 +19,7 @@ import queue
 import sys
 import tempfile
 import threading
+import time
 import traceback
 import uuid
 from collections import deque
@@ -33,15 +34,19 @@ Log = Callable[[dict[str, Any]], None]
 Work = Callable[[Any, Log], Any]
 
 _SETTINGS = {
-    # Parts of Ray Train that look at a dashboard, which a local Ray is started without.
+    # Parts of Ray Train that look at a dashboard, or print to a terminal that is not theirs.
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+
+
+CLOSING = 10.0
+"""Seconds that idle lanes get to end in order."""
 
 
 class ClusterError(RuntimeError):
@@ -143,7 +148,9 @@ def _lane(config: dict[str, Any]) -> None:
             return
         task, payload = order
         try:
+            logging.info("%s begins on rank %d of %s", task, rank, config["lane"])
             result = work(payload, log)
+            logging.info("%s is done", task)
         except Exception as error:
             report = failure(error, traceback.format_exc(), rank)
             ray.get(mailbox.tell.remote(("failed", config["lane"], attempt, task, report)))
@@ -166,7 +173,9 @@ def _redirect(path: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
 
 
 class Lanes:
@@ -185,14 +194,15 @@ class Lanes:
         logs: Path | None = None,
         most: int | None = None,
     ) -> None:
-        for name, value in _SETTINGS.items():
+        # On one machine there is nobody to announce a preemption: one process less to start.
+        local = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"} if address is None else {}
+        for name, value in (_SETTINGS | local).items():
             os.environ.setdefault(name, value)
         # Imports on this side take about as long as Ray's processes take to start: let them overlap.
         imported: list[Work] = []
         importing = threading.Thread(target=lambda: imported.append(_imported(work)), name="import")
         importing.start()
         self._ray = _start(address, modules or [])
-        self._local = address is None
         self.shape, self._logs = shape, logs
         self._mailbox = self._ray.remote(num_cpus=0)(Mailbox).remote()
         self._waiting: deque[tuple[str, Any]] = deque()
@@ -225,7 +235,14 @@ class Lanes:
         return events
 
     def close(self) -> None:
-        """Let go of all lanes at once, busy or not, and of a local Ray with all its processes."""
+        """End idle lanes in order, let go of busy ones, and end a local Ray with all its processes."""
+        limit = time.monotonic() + CLOSING
+        for lane in self._lanes.values():
+            if lane.attempt is not None and lane.task is None:
+                self._mailbox.give.remote(lane.attempt, None)
+        for lane in self._lanes.values():
+            if lane.attempt is not None and lane.task is None and lane.thread is not None:
+                lane.thread.join(max(0.0, limit - time.monotonic()))
         self._ray.shutdown()
 
     def _handle(self, kind: str, name: str, attempt: str, task: str, data: Any) -> list[Event]:

@@ -6,7 +6,7 @@
     Z:  Z = Proj(W + U)
     U:  U = U + W - Z
 
-Zhang et al. 2018, eqs. 3 to 5; the start is Z = Proj(W + U) with U = 0 or carried from the parent.
+Zhang et al. 2018, eqs. 3 to 5; the start is Z = Proj(W), with U = 0 or carried from the parent.
 Tensors are walked one at a time, so that no rank holds more than one of them whole.
 """
 
@@ -30,11 +30,11 @@ class Residual:
 
 
 def start(engine: Engine, sets: Mapping[str, Constraint], duals: Mapping[str, torch.Tensor]) -> None:
-    """Z = Proj(W + U) with U from `duals`, or 0 where it has none."""
+    """Z = Proj(W), and U from `duals`, or 0 where it has none."""
     for name, constraint in sets.items():
         w = engine.get(name)
         u = duals[name].to(w) if name in duals else torch.zeros_like(w)
-        z = constraint.project(w + u)
+        z = constraint.project(w)
         engine.set(name, z - u, "target")
         engine.set(name, u, "dual")
 

@@ -204,9 +204,13 @@ class Task(Settings):
 
 
 def key_material(spec: StageSpec, data_digest: str, parents: list[str]) -> dict[str, Any]:
-    """What a stage's key is the hash of: settings, version of the method, data by content, parents' keys."""
-    settings = spec.model_dump(mode="json")
+    """What a stage's key is the hash of: settings, version of the method, data by content, parents' keys.
+
+    Settings that have their default are left out, so that a new setting does not change old keys; a
+    changed default is a change of method, and its version says so.
+    """
+    settings = spec.model_dump(mode="json", exclude_defaults=True)
     for place in ("source", "folder", "shards"):
-        del settings["data"][place]
+        settings["data"].pop(place, None)
     kind = settings["kind"]
     return {"spec": settings, "method": METHOD_VERSIONS[kind], "data": data_digest, "parents": parents}

@@ -49,17 +49,18 @@ def machine() -> dict[str, Any]:
 
 
 def interleaved(
-    variants: Mapping[str, Callable[[], object]], rounds: int, block: int, warmup: int = 1
+    variants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    block: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Milliseconds per call of each variant: one number a round, the median over a block of calls.
 
     A shared machine's speed drifts over minutes, so numbers are comparable within a round only. The
     variants take turns, each in every place of the order equally often, and the first call of a block
-    is not counted: it finds the caches full of the previous variant's tensors.
+    is not counted: it finds the caches full of the previous variant's tensors. What runs on one thread
+    and never waits is better timed by `time.process_time`, which stands still while others have the core.
     """
-    for call in variants.values():
-        for _ in range(warmup):
-            call()
     names = list(variants)
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
@@ -68,7 +69,7 @@ def interleaved(
         # Reversed every other cycle, so that no variant always follows the same one.
         for name in order if number // len(names) % 2 == 0 else reversed(order):
             variants[name]()
-            times[name].append(statistics.median(_milliseconds(variants[name]) for _ in range(block)))
+            times[name].append(statistics.median(_milliseconds(variants[name], clock) for _ in range(block)))
     return times
 
 
@@ -88,10 +89,13 @@ def report(title: str, rows: Sequence[Row], asked: Options) -> None:
         caption=", ".join(f"{name} {value}" for name, value in facts.items()),
     )
     for name in rows[0]:
-        table.add_column(name.replace("_", " "), justify="left" if isinstance(rows[0][name], str) else "right")
+        widest = max(len(_cell(row[name])) for row in rows)
+        side = "left" if isinstance(rows[0][name], str) else "right"
+        table.add_column(name.replace("_", " "), justify=side, min_width=widest)
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console().print(table)
+    # Where there is no terminal, rich would squeeze the table into 80 columns.
+    Console(width=max(Console().width, 110)).print(table)
     if asked.json is not None:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
         asked.json.write_text(
@@ -99,10 +103,10 @@ def report(title: str, rows: Sequence[Row], asked: Options) -> None:
         )
 
 
-def _milliseconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def _milliseconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    began = clock()
     call()
-    return (time.perf_counter() - began) * 1000
+    return (clock() - began) * 1000
 
 
 def _cell(value: Any) -> str:

@@ -1,0 +1,78 @@
+"""Failures: what an exception is, and what is done about it."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.failures import Decision, Failure, Policy, decide, failure
+
+LOST = Failure("lost", "", "a worker process or its machine died")
+ERROR = Failure("error", "ValueError Exception", "no such tensor")
+PASSING = Failure("error", "ConnectionResetError ConnectionError OSError Exception", "reset")
+
+
+class StorageTimeout(TimeoutError):
+    """A library's own exception of a passing kind."""
+
+
+class BackendError(RuntimeError):
+    """What torch raises from a collective."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "names"),
+    [
+        (ValueError("x"), "error", "ValueError Exception"),
+        (KeyError("x"), "error", "KeyError LookupError Exception"),
+        (ConnectionResetError("reset"), "error", "ConnectionResetError ConnectionError OSError Exception"),
+        (StorageTimeout(), "error", "StorageTimeout TimeoutError OSError Exception"),
+        (RuntimeError("CUDA out of memory"), "error", "RuntimeError Exception"),
+        (RuntimeError("[gloo] Connection closed by peer [10.0.0.1]:1"), "lost", "RuntimeError Exception"),
+        (RuntimeError("Connection reset by peer"), "lost", "RuntimeError Exception"),
+        (RuntimeError("write: Broken pipe"), "lost", "RuntimeError Exception"),
+        (RuntimeError("Socket closed"), "lost", "RuntimeError Exception"),
+        (BackendError("Timed out waiting 1800000ms for recv"), "lost", "BackendError RuntimeError Exception"),
+        (ValueError("Connection reset by peer"), "error", "ValueError Exception"),
+    ],
+)
+def test_an_exception_becomes_plain_text(error: Exception, kind: str, names: str) -> None:
+    """Only a runtime error that says that a peer is gone is a loss; class names are kept, bases too."""
+    assert failure(error, "trace", 3) == Failure(kind, names, str(error), "trace", 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("failures", "retry", "reason"),
+    [
+        ([LOST], True, "its workers were lost; retry 1 of 2"),
+        ([LOST] * 2, True, "its workers were lost; retry 2 of 2"),
+        ([LOST] * 3, False, "its workers were lost, 3 times; the policy allows 2 retries"),
+        ([PASSING], True, "ConnectionResetError: reset; retry 1 of 1"),
+        ([PASSING] * 2, False, "ConnectionResetError: reset, 2 times; the policy allows 1 retries"),
+        ([ERROR], False, "ValueError: no such tensor"),
+        ([LOST, ERROR], False, "ValueError: no such tensor"),
+        ([PASSING, LOST], True, "its workers were lost; retry 1 of 2"),
+        ([LOST, PASSING, LOST], True, "its workers were lost; retry 2 of 2"),
+        ([LOST, LOST, PASSING], True, "ConnectionResetError: reset; retry 1 of 1"),
+        ([PASSING, LOST, PASSING], False, "ConnectionResetError: reset, 2 times; the policy allows 1 retries"),
+    ],
+)
+def test_decisions(failures: list[Failure], retry: bool, reason: str) -> None:
+    """Losses and passing errors are counted apart; an error of the task's own ends it at once."""
+    assert decide(failures, Policy(lost=2, passing=1)) == Decision(retry, reason)
+
+
+def test_nothing_is_retried_without_leave() -> None:
+    """A policy of zeros gives up at the first failure."""
+    assert not any(decide([one], Policy(lost=0, passing=0)).retry for one in (LOST, PASSING, ERROR))
+
+
+@pytest.mark.parametrize("error", [ConnectionError(), TimeoutError(), InterruptedError(), StorageTimeout()])
+def test_errors_of_the_world_pass(error: Exception) -> None:
+    """By the class's name or a base's, as it crosses processes."""
+    assert decide([failure(error, "")], Policy()).retry
+
+
+@pytest.mark.parametrize("error", [ValueError(), OSError(), FileNotFoundError(), MemoryError(), AssertionError()])
+def test_errors_of_its_own_stay(error: Exception) -> None:
+    """They would come again."""
+    assert not decide([failure(error, "")], Policy()).retry

@@ -1,0 +1,220 @@
+"""Weights & Biases: what is mirrored is read back from its offline files; what is broken harms nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import monitor as module
+from cluster.monitor import Monitor
+
+LOSSES = {"half": [0.5, 0.25, 0.125], "other": [1.5, 1.25]}
+RESIDUALS = {"half": [0.3, 0.2, 0.1], "other": [0.9, 0.7]}
+
+
+@pytest.fixture
+def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No account, no network, and nothing written but below `tmp_path`."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    for name in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "wandb-own"))
+
+
+def records(path: Path) -> Iterator[Any]:
+    """The records of a .wandb file: LevelDB's log format after a header of seven bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, parts = path.read_bytes(), 7, b""
+    assert data[:4] == b":W&B"
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        _, size, kind = struct.unpack("<IHB", data[at : at + 7])
+        parts += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):
+            record = Record()
+            record.ParseFromString(parts)
+            parts = b""
+            yield record
+
+
+def runs(folder: Path) -> dict[str, tuple[Any, list[dict[str, Any]], dict[str, Any], int | None]]:
+    """Of each run by name: its description, its rows, its summary's changes, its exit code."""
+    found = {}
+    for path in folder.rglob("*.wandb"):
+        run, rows, summary, code = None, [], {}, None
+        for record in records(path):
+            kind = record.WhichOneof("record_type")
+            if kind == "run":
+                run = record.run
+            elif kind == "history":
+                rows.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in record.history.item})
+            elif kind == "summary":
+                summary |= {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in record.summary.update}
+            elif kind == "exit":
+                code = record.exit.exit_code
+        assert run is not None
+        found[run.display_name] = (run, rows, summary, code)
+    return found
+
+
+@pytest.mark.usefixtures("_offline")
+def test_two_tasks_at_once_are_mirrored(tmp_path: Path) -> None:
+    """Each has a run of its own, all in one group, with just the rows and the summary that were given."""
+    monitor = Monitor("auto", "project", "group", tmp_path / "logs")
+    monitor.start("half", "tiny-0123", "prune", {"spec": {"admm": {"rho": 0.003}}})
+    monitor.start("other", "tiny-4567", "train", {})
+    for epoch in range(3):
+        for task in ("half", "other"):
+            if epoch < len(LOSSES[task]):
+                row = {"epoch": epoch, "loss": LOSSES[task][epoch], "residual": RESIDUALS[task][epoch]}
+                monitor.log(task, row, 10 * (epoch + 1))
+    monitor.finish("half", {"val_accuracy": 97.5, "rate": None}, failed=False)
+    monitor.finish("other", {}, failed=True)
+    monitor.close(60.0)
+    found = runs(tmp_path / "logs")
+    assert sorted(found) == ["half", "other"]
+    for task, (run, rows, _, _) in found.items():
+        assert (run.project, run.run_group) == ("project", "group")
+        assert [row["loss"] for row in rows] == LOSSES[task]
+        assert [row["residual"] for row in rows] == RESIDUALS[task]
+        assert [row["_step"] for row in rows] == [10 * (n + 1) for n in range(len(rows))]
+    (half, _, summary, code), (other, _, _, failed) = found["half"], found["other"]
+    assert (half.run_id, half.job_type, other.run_id, other.job_type) == ("tiny-0123", "prune", "tiny-4567", "train")
+    config = {item.key: json.loads(item.value_json) for item in half.config.update}
+    assert config["spec"] == {"admm": {"rho": 0.003}}
+    assert summary["val_accuracy"] == 97.5
+    assert (code, failed) == (0, 1)
+
+
+@pytest.mark.usefixtures("_offline")
+def test_close_finishes_what_is_open(tmp_path: Path) -> None:
+    """As failed: nobody said that it came to a good end."""
+    monitor = Monitor("offline", "project", "group", tmp_path / "logs")
+    monitor.start("half", "tiny-0123", "prune", {})
+    monitor.log("half", {"loss": math.inf}, 1)
+    monitor.close(60.0)
+    assert runs(tmp_path / "logs")["half"][3] == 1
+
+
+def test_a_broken_wandb_harms_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every call returns; what went wrong is in the log."""
+    import wandb
+
+    def init(**_: Any) -> None:
+        raise OSError("no service")
+
+    monkeypatch.setattr(wandb, "init", init)
+    with caplog.at_level(logging.WARNING):
+        monitor = Monitor("offline", "project", "group", tmp_path / "logs")
+        monitor.start("half", "tiny-0123", "prune", {})
+        monitor.log("half", {"loss": 1.0}, 1)
+        monitor.finish("half", {}, failed=False)
+        monitor.close()
+    assert not monitor._thread.is_alive()
+    messages = [record.getMessage() for record in caplog.records if record.name == "cluster.monitor"]
+    assert messages[0] == "W&B: start failed; training goes on"
+    assert all(message.endswith("training goes on") for message in messages)
+
+
+def test_a_run_that_breaks_later_harms_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that can't be logged is lost; the rows of other tasks are not."""
+    import wandb
+
+    class Run:
+        def __init__(self, name: str) -> None:
+            self.name, self.rows, self.summary, self.code = name, [], {}, -1
+
+        def log(self, row: dict[str, Any], step: int) -> None:
+            if self.name == "half":
+                raise RuntimeError("broken")
+            self.rows.append((row, step))
+
+        def finish(self, exit_code: int) -> None:
+            self.code = exit_code
+
+    made: dict[str, Run] = {}
+    monkeypatch.setattr(wandb, "init", lambda name, **_: made.setdefault(name, Run(name)))
+    monitor = Monitor("offline", "project", "group", tmp_path / "logs")
+    for task in ("half", "other"):
+        monitor.start(task, task, "prune", {})
+        monitor.log(task, {"loss": 1.0}, 1)
+        monitor.finish(task, {"rate": 2.0}, failed=False)
+    monitor.close()
+    assert made["other"].rows == [({"loss": 1.0}, 1)]
+    assert [(run.code, run.summary) for run in made.values()] == [(0, {"rate": 2.0})] * 2
+
+
+def test_a_slow_wandb_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No call waits for it, and `close` no longer than it is told to."""
+    import wandb
+
+    released = threading.Event()
+    monkeypatch.setattr(wandb, "init", lambda **_: released.wait(30.0))
+    monitor = Monitor("offline", "project", "group", tmp_path / "logs")
+    began = time.monotonic()
+    monitor.start("half", "tiny-0123", "prune", {})
+    monitor.log("half", {"loss": 1.0}, 1)
+    monitor.close(0.1)
+    assert time.monotonic() - began < 10.0
+    assert "left behind" in caplog.text
+    released.set()
+    monitor._thread.join()
+
+
+def test_disabled_is_nothing_at_all(tmp_path: Path) -> None:
+    """No thread, no files, and nothing waits."""
+    monitor = Monitor("disabled", "project", "group", tmp_path / "logs")
+    monitor.start("half", "tiny-0123", "prune", {})
+    monitor.log("half", {}, 1)
+    monitor.finish("half", {}, failed=False)
+    monitor.close()
+    assert not monitor._thread.is_alive()
+    assert list(tmp_path.iterdir()) == []
+
+
+LOGIN = "machine {host} login user password 0123456789"
+
+
+@pytest.mark.parametrize(
+    ("environment", "login", "mode"),
+    [
+        ({}, None, "offline"),
+        ({"WANDB_API_KEY": "key"}, None, "online"),
+        ({"WANDB_API_KEY": "key", "WANDB_MODE": "offline"}, None, "offline"),
+        ({}, LOGIN.format(host="api.wandb.ai"), "online"),
+        ({}, LOGIN.format(host="example.org"), "offline"),
+        ({"WANDB_BASE_URL": "https://example.org:8080"}, LOGIN.format(host="example.org"), "online"),
+        ({"WANDB_MODE": "dryrun"}, LOGIN.format(host="api.wandb.ai"), "offline"),
+        ({}, "not a netrc file", "offline"),
+    ],
+)
+@pytest.mark.usefixtures("_offline")
+def test_auto_is_online_where_there_is_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], login: str | None, mode: str
+) -> None:
+    """In the environment or left by a login, unless W&B's own variable says otherwise."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if login is not None:
+        (tmp_path / "no-netrc").write_text(login)
+        (tmp_path / "no-netrc").chmod(0o600)
+    assert module._available() == mode

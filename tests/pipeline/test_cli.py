@@ -1,0 +1,253 @@
+"""The command line: verbs, flags, exit codes, and what is printed where."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cluster.lanes
+from cluster.failures import Failure
+from cluster.lanes import ClusterError
+from pipeline import cli, driver
+from pipeline import plan as planning
+from tests.pipeline.common import artefact, config, loaded
+from tests.pipeline.test_driver import Scripted
+from tests.pipeline.test_results import FIELDS
+
+VERBS = ["run", "plan", "status", "evaluate"]
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """A run sends logging to its own file; what was before comes back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def finished(folder: Path, *names: str) -> None:
+    """Put artefacts of CONFIG's stages into its store."""
+    settings, problems = loaded(folder)
+    for p in planning.make(settings, problems)[1]:
+        if p.node.name in names:
+            artefact(settings.top.store, p.node.key)
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, script: dict[str, Any]) -> None:
+    """Runs follow a script."""
+    monkeypatch.setattr(driver, "Lanes", lambda *_: Scripted(script))
+
+
+def test_the_flags_are_these() -> None:
+    """A setting belongs in the configuration; a new flag is a decision that changes this list."""
+    (verbs,) = [a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    flags = {
+        verb: [" ".join(action.option_strings) or action.dest for action in parser._actions]
+        for verb, parser in verbs.choices.items()
+    }
+    assert flags == {verb: ["-h --help", "config", "--set", "--json"] for verb in VERBS}
+
+
+def test_help_lists_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    """With a line for each, and exit code 0."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(any(row.split()[:1] == [verb] for row in printed.splitlines()) for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """That names its arguments."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([verb, "--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in (f"dualprune {verb}", "CONFIG", "--set", "--json"))
+
+
+@pytest.mark.parametrize("arguments", [[], ["prune"], ["run"], ["run", "x", "--fast"], ["plan", "x", "--set"]])
+def test_a_wrong_command_line_is_bad_input(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2, with the usage."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == cli.BAD_INPUT
+    assert "usage: dualprune" in capsys.readouterr().err
+
+
+WRONG: dict[str, Callable[[Path], list[str]]] = {
+    "no such file": lambda folder: ["nowhere.yaml"],
+    "a folder": lambda folder: [str(folder)],
+    "broken yaml": lambda folder: [str(config(folder, ("name: tiny", "name: [")))],
+    "a wrong setting": lambda folder: [str(config(folder, ("rate: 2", "rate: 0.5")))],
+    "a bad override": lambda folder: [str(config(folder)), "--set", "seed"],
+    "an unwritable store": lambda folder: [str(config(folder)), "--set", "store=/dev/null/x"],
+    "a store of no kind": lambda folder: [str(config(folder)), "--set", "store=nowhere://x"],
+    "no shards": lambda folder: [str(config(folder)), "--set", "data={shards: /nowhere}"],
+    "shards of no kind": lambda folder: [str(config(folder)), "--set", "data={shards: nowhere://x}"],
+    "more workers than CPUs": lambda folder: [str(config(folder)), "--set", "cluster.workers=999999"],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("wrong", WRONG)
+def test_bad_input_ends_with_2_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str, wrong: str
+) -> None:
+    """Whatever is wrong, for every verb: the problem on stderr, nothing on stdout."""
+    assert cli.main([verb, *WRONG[wrong](tmp_path)]) == cli.BAD_INPUT
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "1 problem" in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_problems_are_printed_with_their_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each, unbroken, and square brackets stay."""
+    path = config(tmp_path, ("rate: 2", "rate: 0.5"), ("epochs: 2", "epochs: 2.5"))
+    cli.main(["plan", str(path)])
+    rows = capsys.readouterr().err.splitlines()
+    assert rows[0] == f"{path}: 2 problems"
+    assert rows[1].startswith("  file.yaml:11: stages[0].train.epochs: ")
+    assert rows[2].startswith("  file.yaml:16: stages[1].constraints[0].rate: ")
+
+
+def test_workers_beyond_this_machine_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By CPUs of all workers together; another cluster's size is not ours to know."""
+    monkeypatch.setattr(cluster.lanes, "cpus", lambda: 4)
+    path = str(config(tmp_path))
+    assert cli.main(["plan", path, "--set", "cluster={workers: 8, cpus: 0.5}"]) == cli.DONE
+    assert cli.main(["plan", path, "--set", "cluster={workers: 5, address: auto}"]) == cli.DONE
+    capsys.readouterr()
+    assert cli.main(["plan", path, "--set", "cluster={workers: 3, cpus: 1.5}"]) == cli.BAD_INPUT
+    found = capsys.readouterr().err
+    assert "cluster.workers: 3 workers of 1.5 CPUs need 4.5, but this machine has 4" in found
+
+
+def test_a_plan_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One object on stdout: the run's name, and for each stage what would be done and why."""
+    finished(tmp_path, "dense")
+    assert cli.main(["plan", str(config(tmp_path)), "--json"]) == cli.DONE
+    value = json.loads(capsys.readouterr().out)
+    assert list(value) == ["run", "stages"]
+    assert value["run"] == "tiny"
+    assert all(list(stage) == ["name", "key", "parents", "state", "why"] for stage in value["stages"])
+    by_name = {stage["name"]: stage for stage in value["stages"]}
+    assert sorted(by_name) == ["dense", "half", "other", "v1.5-quarter"]
+    assert (by_name["dense"]["state"], by_name["dense"]["why"]) == ("cached", "done")
+    assert (by_name["half"]["parents"], by_name["half"]["state"]) == (["dense"], "run")
+
+
+def test_a_plan_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line a stage: name, key, state, reason."""
+    finished(tmp_path, "dense")
+    assert cli.main(["plan", str(config(tmp_path))]) == cli.DONE
+    rows = [row.split(maxsplit=3) for row in capsys.readouterr().out.splitlines()]
+    assert {row[0]: (row[2], row[3]) for row in rows} == {
+        "dense": ("cached", "done"),
+        "half": ("run", "not run yet"),
+        "v1.5-quarter": ("run", "not run yet"),
+        "other": ("run", "not run yet"),
+    }
+
+
+def test_a_status_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last line of stdout is one object; the table goes to stderr."""
+    finished(tmp_path, "dense")
+    assert cli.main(["status", str(config(tmp_path)), "--json"]) == cli.DONE
+    printed = capsys.readouterr()
+    value = json.loads(printed.out)
+    assert all(list(stage) == FIELDS for stage in value["stages"])
+    assert {stage["name"]: stage["state"] for stage in value["stages"]}["dense"] == "done"
+    assert "weights left" in printed.err
+
+
+def test_a_status_shows_why_a_stage_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As it was said, all of it, brackets included."""
+    settings, problems = loaded(tmp_path)
+    store, plan = planning.make(settings, problems)
+    reason = "RuntimeError: [/x] " + "mat1 and mat2 shapes cannot be multiplied (64x512 and 800x500) " * 3
+    store.note_failure(plan[0].node.key, reason + "[red] end")
+    assert cli.main(["status", str(config(tmp_path))]) == cli.DONE
+    printed = "".join(capsys.readouterr().out.split())
+    assert "".join(f"{reason}[red] end".split()) in printed
+
+
+@pytest.mark.parametrize("names", [["dense", "half", "other", "v1.5-quarter"], ["dense"], []])
+def test_a_run_of_good_stages_ends_with_0(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, names: list[str]
+) -> None:
+    """Rows of all stages, done now or before, on stdout's last line."""
+    finished(tmp_path, *names)
+    scripted(monkeypatch, {})
+    assert cli.main(["run", str(config(tmp_path)), "--json"]) == cli.DONE
+    value = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert all(list(stage) == FIELDS for stage in value["stages"])
+    states = {stage["name"]: stage["state"] for stage in value["stages"]}
+    assert sorted(name for name, state in states.items() if state == "cached") == names
+    assert set(states.values()) <= {"cached", "done"}
+
+
+def test_a_run_records_its_plan_and_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the store, so that the next plan can say what has changed."""
+    scripted(monkeypatch, {"half": [Failure("error", "ValueError Exception", "broke", "Traceback of it")]})
+    cli.main(["run", str(config(tmp_path))])
+    assert set(json.loads((tmp_path / "store/plans/tiny.json").read_text())) >= {"dense", "half"}
+    (log,) = (tmp_path / "store" / "logs" / "tiny").glob("*/driver.log")
+    assert "Traceback of it" in log.read_text()
+
+
+def test_a_failed_stage_ends_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its reason on stderr."""
+    scripted(monkeypatch, {"half": [Failure("error", "ValueError Exception", "[/x] broke")]})
+    assert cli.main(["run", str(config(tmp_path)), "--json"]) == cli.FAILED
+    printed = capsys.readouterr()
+    assert "half failed: ValueError: [/x] broke" in printed.err
+    states = {stage["name"]: stage["state"] for stage in json.loads(printed.out.splitlines()[-1])["stages"]}
+    assert (states["half"], states["v1.5-quarter"]) == ("failed", "skipped")
+
+
+def test_a_cluster_that_does_not_answer_is_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reported at `cluster`."""
+
+    def lanes(*_: Any) -> None:
+        raise ClusterError("no Ray cluster answers at host:1")
+
+    monkeypatch.setattr(driver, "Lanes", lanes)
+    assert cli.main(["run", str(config(tmp_path)), "--set", "cluster.address=host:1"]) == cli.BAD_INPUT
+    assert "cluster: no Ray cluster answers at host:1" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_ends_with_130(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says how to go on."""
+    lanes = Scripted({})
+
+    def take(timeout: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lanes, "take", take)
+    monkeypatch.setattr(driver, "Lanes", lambda *_: lanes)
+    assert cli.main(["run", str(config(tmp_path))]) == cli.STOPPED
+    assert lanes.closed
+    assert "goes on from the last checkpoints" in capsys.readouterr().out

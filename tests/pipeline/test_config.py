@@ -1,0 +1,328 @@
+"""Configuration: what is wrong is found all at once, each with its place; overrides; recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pipeline.config import RECIPES, ConfigError, load
+from tests.pipeline.common import config, line, loaded, problems
+
+HALF = '{set: cardinality, tensors: "*", rate: 2}'
+TRAIN = "    train: {epochs: 2, lr: 4e-3}\n"
+ONE_AMOUNT = "give exactly one of `rate`, `keep` and `count`"
+
+
+def test_settings_are_typed(tmp_path: Path) -> None:
+    """What is not said has its default; what holds for all stages is in each of them."""
+    settings, _ = loaded(tmp_path)
+    assert [stage.name for stage in settings.stages] == ["dense", "half", "v1.5-quarter", "other"]
+    assert [stage.parents for stage in settings.stages] == [(), ("dense",), ("half",), ("dense",)]
+    assert {stage.spec.model.name for stage in settings.stages} == {"digits_cnn"}
+    assert settings.top.engine.zero == 1
+    quarter = settings.stages[2].spec
+    assert quarter.kind == "prune"
+    assert quarter.admm.rho == 3e-3
+
+
+def test_a_stage_may_say_differently_what_holds_for_all(tmp_path: Path) -> None:
+    """Its own value takes the place of the common one."""
+    settings, _ = loaded(tmp_path, ("kind: train", "kind: train\n    batch: 32\n    optimizer: {name: sgd}"))
+    assert [stage.spec.batch for stage in settings.stages] == [32, 64, 64, 64]
+    assert [stage.spec.optimizer.name for stage in settings.stages] == ["sgd", "adam", "adam", "adam"]
+
+
+class Bad(NamedTuple):
+    """One mistake: a change to CONFIG, text of the line at fault, the dotted path, and words of the message."""
+
+    old: str
+    new: str
+    at: str
+    path: str
+    words: str
+
+
+UNKNOWN = {
+    "at the top": Bad("cluster:", "clutser:", "clutser", "clutser", "did you mean 'cluster'?"),
+    "in a top block": Bad("workers: 1", "wrokers: 1", "wrokers", "cluster.wrokers", "did you mean 'workers'?"),
+    "in a common block": Bad(
+        "{name: dig", "{clases: 2, name: dig", "clases", "model.clases", "did you mean 'classes'?"
+    ),
+    "of a stage": Bad(TRAIN, TRAIN + "    sede: 1\n", "sede", "stages[0].sede", "did you mean 'seed'?"),
+    "in a block": Bad("epochs: 2,", "epochs: 2, lrs: 1,", "lrs", "stages[0].train.lrs", "did you mean 'lr'?"),
+    "of a set": Bad(HALF, "{kep: 1, " + HALF[1:], "kep", "stages[1].constraints[0].kep", "did you mean 'keep'?"),
+    "of another kind": Bad(TRAIN, TRAIN + "    regrow: true\n", "regrow", "stages[0].regrow", "unknown setting"),
+    "parent misspelt": Bad(TRAIN, TRAIN + "    parnet: x\n", "parnet", "stages[0].parnet", "did you mean 'parent'?"),
+}
+TYPES = {
+    "text, not int": Bad("workers: 1", "workers: many", "many", "cluster.workers", "valid integer, not 'many'"),
+    "float, not int": Bad("epochs: 2", "epochs: 2.5", "2.5", "stages[0].train.epochs", "not 2.5"),
+    "bool, not float": Bad("lr: 4e-3", "lr: true", "lr: true", "stages[0].train.lr", "not True"),
+    "text, not float": Bad("lr: 4e-3", "lr: '4e-3'", "'4e-3'", "stages[0].train.lr", "not '4e-3'"),
+    "int, not text": Bad("name: tiny", "name: 12", "name: 12", "name", "not 12"),
+    "a value, not settings": Bad(TRAIN, "    train: 5\n", "train: 5", "stages[0].train", "not 5"),
+    "empty settings": Bad("{workers: 1}", "", "cluster:", "cluster", "not None"),
+    "no choice of these": Bad("wandb: disabled", "wandb: now and then", "now and", "monitor.wandb", "'offline'"),
+    "not there": Bad("epochs: 2, ", "", "lr: 4e-3", "stages[0].train.epochs", "is missing"),
+    "no block": Bad(TRAIN, "", "name: dense", "stages[0].train", "is missing"),
+    "not a stage": Bad("  - name: dense", "  - words\n  - name: dense", "words", "stages[0]", "a stage is a mapping"),
+}
+VALUES = {
+    "infinite": Bad("lr: 4e-3", "lr: .inf", ".inf", "stages[0].train.lr", "finite"),
+    "no number": Bad("lr: 4e-3", "lr: .nan", ".nan", "stages[0].train.lr", "not nan"),
+    "negative": Bad("lr: 4e-3", "lr: -4e-3", "-4e-3", "stages[0].train.lr", "greater than 0, not -0.004"),
+    "rate < 1": Bad("rate: 2", "rate: 0.5", "rate: 0.5", "stages[1].constraints[0].rate", "or equal to 1, not 0.5"),
+    "two amounts": Bad("rate: 2", "rate: 2, keep: 0.5", "keep", "stages[1].constraints[0]", ONE_AMOUNT),
+    "no amount": Bad(", rate: 2", "", '"*"}', "stages[1].constraints[0]", ONE_AMOUNT),
+    "no set": Bad("set: cardinality", "set: ball", "ball", "stages[1].constraints[0].set", "'cardinality', not 'ball'"),
+    "no constraints": Bad("\n      - " + HALF, " []", "constraints: []", "stages[1].constraints", "at least 1"),
+    "two origins": Bad("{shards:", "{source: digits, shards:", "source", "data", "give either `source`"),
+    "unknown data set": Bad("{shards:", "{source: nist, shards:", "nist", "data.source", "'digits' or 'mnist'"),
+    "unknown model": Bad("digits_cnn", "digits", "name: digits}", "model.name", "there are digits_cnn, lenet5"),
+    "a stage's unknown model": Bad(
+        TRAIN, TRAIN + "    model: {name: nonet}\n", "nonet", "stages[0].model.name", "there is no model 'nonet'"
+    ),
+    "no tensor": Bad('"*"', '"conv*"', "conv*", "stages[1].constraints[0].tensors", "'conv*' matches no tensor of"),
+    "only biases": Bad('"*"', '"*.bias"', "*.bias", "stages[1].constraints[0].tensors", "matches only biases"),
+    "overlap": Bad(
+        HALF,
+        HALF + '\n      - {set: cardinality, tensors: "0.*", rate: 2}',
+        '"0.*"',
+        "stages[1].constraints[1].tensors",
+        "0.weight is constrained by constraints[0] already",
+    ),
+    "nothing left": Bad("rate: 2", "rate: 1e9", "1e9", "stages[1].constraints[0]", "at least one must stay"),
+    "too many": Bad("rate: 2", "count: 145", "count", "stages[1].constraints[0]", "but the tensor has 144"),
+}
+GRAPH = {
+    "unknown kind": Bad("kind: train", "kind: trane", "trane", "stages[0].kind", "one of train, prune, not 'trane'"),
+    "no kind": Bad("    kind: train\n", "", "name: dense", "stages[0].kind", "must be one of train, prune, not None"),
+    "no such parent": Bad("parent: half", "parent: hafl", "hafl", "stages[2].parent", "did you mean 'half'?"),
+    "parent no name": Bad("parent: half", "parent: [half]", "[half]", "stages[2].parent", "not ['half']"),
+    "no parent": Bad("    parent: half\n", "", "v1.5-quarter", "stages[2]", "a prune needs a `parent`"),
+    "empty parent": Bad("parent: half", "parent: null", "v1.5-quarter", "stages[2]", "a prune needs a `parent`"),
+    "own parent": Bad("parent: half", "parent: v1.5-quarter", "parent: v1", "stages[2].parent", "v1.5-quarter -> v1.5"),
+    "name twice": Bad("name: other", "name: half", "the fourth", "stages[3].name", "'half' already, stages[1]"),
+    "name no file's": Bad("name: other", "name: a/b", "a/b", "stages[3].name", "not 'a/b'"),
+    "run's name no file's": Bad("name: tiny", "name: ../tiny", "../tiny", "name", "not '../tiny'"),
+    "no name": Bad("name: other", "seed: 1", "the fourth", "stages[3].name", "not None"),
+    "another model than the parent's": Bad(
+        "    parent: half\n", "    parent: half\n    model: {name: lenet5}\n", "lenet5", "stages[2].model", "half"
+    ),
+    "more than the parent leaves": Bad(
+        "rate: 2",
+        "rate: 8",
+        "of the third",
+        "stages[2].constraints",
+        "asks for 36 weights in 0.weight, but half leaves only 18; set `regrow: true` or keep fewer",
+    ),
+}
+BAD = {
+    f"{what}: {case}": bad
+    for what, cases in (("unknown", UNKNOWN), ("type", TYPES), ("value", VALUES), ("graph", GRAPH))
+    for case, bad in cases.items()
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_bad_input_is_refused_with_its_place(tmp_path: Path, bad: Bad) -> None:
+    """`file.yaml:LINE: dotted.path: message`, and one mistake gives no messages about other places."""
+    path = config(tmp_path, (bad.old, bad.new))
+    found = problems(path)
+    head = f"file.yaml:{line(path, bad.at)}: {bad.path}"
+    assert any(problem.startswith(f"{head}: ") and bad.words in problem for problem in found), found
+    assert all(problem.startswith(head) for problem in found), found
+
+
+def test_all_problems_of_a_file_are_found_at_once(tmp_path: Path) -> None:
+    """Top level, several stages, types, sets and graph: one message for each, in one error."""
+    path = config(
+        tmp_path,
+        ("workers: 1", "workers: 0"),
+        ("epochs: 2", "epochs: two"),
+        ("rate: 2", "rate: 0.5"),
+        ("parent: half", "parent: none"),
+        ('"8.*"', '"9.*"'),
+    )
+    found = problems(path)
+    places = ("cluster.workers", "stages[0].train.epochs", "stages[1].constraints[0].rate")
+    places += ("stages[2].parent", "stages[3].constraints[0].tensors")
+    assert sorted(problem.split(": ")[1] for problem in found) == sorted(places)
+
+
+def test_the_error_counts_and_lists_its_problems(tmp_path: Path) -> None:
+    """What a person sees is the file, the number of problems, and a line for each."""
+    path = config(tmp_path, ("workers: 1", "workers: 0"), ("epochs: 2", "epochs: two"))
+    with pytest.raises(ConfigError) as caught:
+        load(str(path))
+    head, *rows = str(caught.value).splitlines()
+    assert head == f"{path}: 2 problems"
+    assert rows == [f"  {problem}" for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ("batch: 64", "batch: 0", "batch"),
+        ("{name: dig", "{classes: 1, name: dig", "model.classes"),
+        ("{name: dig", "{clases: 2, name: dig", "model.clases"),
+        ("{shards:", "{shift: 9, shards:", "data.shift"),
+        ("digits_cnn", "digits", "model.name"),
+    ],
+)
+def test_what_holds_for_all_stages_is_wrong_once(tmp_path: Path, old: str, new: str, place: str) -> None:
+    """A common setting is reported where it stands, not once for each stage that takes it."""
+    found = problems(config(tmp_path, (old, new)))
+    assert [problem.split(": ")[1] for problem in found] == [place]
+
+
+def test_a_cycle_is_named(tmp_path: Path) -> None:
+    """The stages along it, in order, at one of them."""
+    found = problems(config(tmp_path, ("parent: dense", "parent: v1.5-quarter")))
+    assert len(found) == 1
+    assert "the stages form a cycle: " in found[0]
+    assert found[0].split("cycle: ")[1] in ("half -> v1.5-quarter -> half", "v1.5-quarter -> half -> v1.5-quarter")
+
+
+def test_regrowth_lets_a_child_ask_for_more(tmp_path: Path) -> None:
+    """With `regrow` the parent's masks set no bound; its own children have its."""
+    settings, _ = loaded(tmp_path, ("rate: 2", "rate: 8"), ("parent: half", "parent: half\n    regrow: true"))
+    assert settings.stages[2].spec.kind == "prune"
+
+
+def test_masks_bound_grandchildren_through_plain_training(tmp_path: Path) -> None:
+    """A stage of training keeps its parent's masks, so what comes after it can't grow back either."""
+    between = "  - name: tuned\n    kind: train\n    parent: half\n    train: {epochs: 1, lr: 1}\n"
+    path = config(
+        tmp_path,
+        ("rate: 2", "rate: 8"),
+        ("parent: half", "parent: tuned"),
+        ("  - name: v1.5", between + "  - name: v1.5"),
+    )
+    assert all("stages[3].constraints: asks for" in problem for problem in problems(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "words"),
+    [
+        ("name: x\nname: y\n", ":2: ", "the key 'name' was given on line 1 already"),
+        ("name: [x\nstages: 1\n", ":2: ", "expected"),
+        ("name: x\n\tstages: 1\n", ":2: ", "cannot start any token"),
+        ("name: x\nstore: *nowhere\n", ":2: ", "undefined alias"),
+        ("name: !!python/name:os.system x\n", ":1: ", "could not determine a constructor"),
+        ("name: x\nstore: {{ store }}\n", ":2: ", ""),
+        ("when: 2024-13-45\n", "", ""),
+        ("a: 1\n---\nb: 1\n", ":2: ", "another document"),
+        ("a: &a {b: *a}\n", "", ""),
+        ("", "", "a mapping is needed"),
+        ("- a\n- b\n", "", "a mapping is needed"),
+    ],
+)
+def test_what_is_no_settings_at_all_is_refused(tmp_path: Path, text: str, at: str, words: str) -> None:
+    """Broken YAML is a ConfigError, with the line where there is one."""
+    (tmp_path / "file.yaml").write_text(text)
+    (found,) = problems(tmp_path / "file.yaml")
+    assert found.startswith(f"file.yaml{at}" if at else "")
+    assert words in found
+
+
+def test_text_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    """A file of other bytes is bad input."""
+    (tmp_path / "file.yaml").write_bytes(b"name: \xff\xfe")
+    assert len(problems(tmp_path / "file.yaml")) == 1
+
+
+def test_every_recipe_loads_by_name() -> None:
+    """The files that come along are sound."""
+    names = {file.stem for folder in RECIPES for file in folder.glob("*.yaml")}
+    assert "digits" in names
+    for name in names:
+        settings, _ = load(name)
+        assert settings.stages
+
+
+def test_a_name_that_is_nothing_lists_the_recipes() -> None:
+    """No file and no recipe: say which recipes there are."""
+    (found,) = problems(Path("no-such-recipe"))
+    assert "no such file, and no such recipe" in found
+    assert "digits" in found
+
+
+def test_overrides_reach_top_and_stages(tmp_path: Path) -> None:
+    """Values are YAML; a stage is named by its name, whatever dots and dashes are in it, or by its number."""
+    settings, _ = loaded(
+        tmp_path,
+        overrides=[
+            "name=again",
+            "cluster.cpus=0.5",
+            "engine.zero=3",
+            "model={name: digits_cnn, classes: 12}",
+            "seed=7",
+            "stages.v1.5-quarter.retrain.epochs=9",
+            "stages.0.train.lr=1e-3",
+            "stages.other.constraints.0.rate=3",
+            "stages.half.regrow=true",
+        ],
+    )
+    assert settings.top.name == "again"
+    assert (settings.top.cluster.cpus, settings.top.engine.zero) == (0.5, 3)
+    dense, half, quarter, other = (stage.spec for stage in settings.stages)
+    assert {spec.model.classes for spec in (dense, half, quarter, other)} == {12}
+    assert {spec.seed for spec in (dense, half, quarter, other)} == {7}
+    assert dense.kind == "train"
+    assert dense.train.lr == 1e-3
+    assert half.kind == quarter.kind == other.kind == "prune"
+    assert (quarter.retrain.epochs, other.constraints[0].rate, half.regrow) == (9, 3, True)
+
+
+def test_an_override_of_a_shared_block_is_one_stages_alone(tmp_path: Path) -> None:
+    """YAML anchors share a mapping between stages; an override of one leaves the others as they were."""
+    settings, _ = loaded(tmp_path, overrides=["stages.half.admm.rho=0.5", "stages.v1.5-quarter.retrain.epochs=4"])
+    specs = [stage.spec for stage in settings.stages[1:]]
+    assert [spec.admm.rho for spec in specs if spec.kind == "prune"] == [0.5, 3e-3, 3e-3]
+    assert [spec.retrain.epochs for spec in specs if spec.kind == "prune"] == [1, 4, 1]
+
+
+def test_a_later_override_wins(tmp_path: Path) -> None:
+    """In the order they are given."""
+    assert loaded(tmp_path, overrides=["seed=1", "seed=2"])[0].stages[0].spec.seed == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("cluster.workers", "must read a.b=value"),
+        ("=3", "must read a.b=value"),
+        ("seed=[1", "is no YAML"),
+        ("seed=2024-13-45", "is no YAML"),
+        ("seed={{ seed }}", "is no YAML"),
+        ("stages.nowhere.seed=1", "there is no 'nowhere' in stages"),
+        ("stages.9.seed=1", "there is no '9' in stages"),
+        ("name.first=1", "name holds a value, not settings"),
+        ("stages.half.constraints.x.rate=3", "there is no 'x' in stages.1.constraints"),
+        ("seed=-1", "seed: must be greater than or equal to 0, not -1"),
+        ("cluster.workers=two", "cluster.workers: must be a valid integer, not 'two'"),
+        ("clutser.workers=2", "did you mean 'cluster'?"),
+        ("cluster.wrokers=2", "cluster.wrokers: unknown setting; did you mean 'workers'?"),
+        ("stages.half.constraints.0.rate=0.5", "stages[1].constraints[0].rate: must be greater than or equal to 1"),
+        ("stages.half.parent=hafl", "stages[1].parent: there is no stage 'hafl'"),
+        ("model={name: nonet}", "model.name: there is no model 'nonet'"),
+        ("stages.half.model.name=nonet", "stages[1].model.name: there is no model 'nonet'"),
+        ("data={source: nist}", "data.source: must be 'digits' or 'mnist'"),
+        ("stages=3", "a list of stages is needed"),
+        ("stages.other=3", "stages[3]: a stage is a mapping"),
+    ],
+)
+def test_a_bad_override_is_blamed_itself(tmp_path: Path, override: str, words: str) -> None:
+    """The message names the override, not the line of the file that it replaces."""
+    found = problems(config(tmp_path), override)
+    assert all(problem.startswith(f"--set {override}: ") for problem in found), found
+    assert any(words in problem for problem in found), found
+
+
+def test_an_override_of_a_stage_beside_one_without_a_good_name(tmp_path: Path) -> None:
+    """A stage's bad name is the problem that is told, not a failure of the override's."""
+    found = problems(config(tmp_path, ("name: other", "name: 5")), "stages.half.seed=1")
+    assert [problem.split(": ")[1] for problem in found] == ["stages[3].name"]

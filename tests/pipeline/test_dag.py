@@ -1,0 +1,190 @@
+"""The DAG: keys, what is ready, what is blocked, what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import dag
+from pipeline.config import load
+from stages.spec import Spec
+from tests.pipeline.common import config, loaded
+
+NAMES = ["dense", "half", "v1.5-quarter", "other"]
+
+
+def data(_: Spec) -> tuple[str, str]:
+    """Shards that need not be there."""
+    return "shards", "digest"
+
+
+def keys(folder: Path, *overrides: str) -> dict[str, str]:
+    """Keys by name of CONFIG's stages."""
+    return {node.name: node.key for node in dag.build(loaded(folder, overrides=list(overrides))[0].stages, data)}
+
+
+def test_nodes_come_parents_first(tmp_path: Path) -> None:
+    """In an order in which they can run, whatever the file's."""
+    stages = loaded(tmp_path)[0].stages
+    for given in (stages, stages[::-1]):
+        names = [node.name for node in dag.build(given, data)]
+        assert sorted(names) == sorted(NAMES)
+        assert names.index("dense") < names.index("half") < names.index("v1.5-quarter")
+        assert names.index("dense") < names.index("other")
+
+
+def test_keys_are_short_hashes_and_differ(tmp_path: Path) -> None:
+    """16 hex digits each."""
+    found = keys(tmp_path)
+    assert len(set(found.values())) == len(NAMES)
+    assert all(len(key) == dag.KEY_LENGTH and int(key, 16) >= 0 for key in found.values())
+
+
+def test_keys_do_not_depend_on_the_order_of_a_file(tmp_path: Path) -> None:
+    """Neither on the order of settings, nor of stages, nor on where a common setting is said."""
+    before = keys(tmp_path)
+    raw = yaml.safe_load(config(tmp_path).read_text().replace("e-3", ".0e-3"))
+
+    def reversed_(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: reversed_(entry) for key, entry in reversed(value.items())}
+        return [reversed_(entry) for entry in value] if isinstance(value, list) else value
+
+    other = reversed_(raw)
+    assert isinstance(other, dict)
+    batch = other.pop("batch")
+    other["stages"] = [{**stage, "batch": batch} for stage in reversed(other["stages"])]
+    path = tmp_path / "other.yaml"
+    path.write_text(yaml.safe_dump(other, sort_keys=False))
+    assert {node.name: node.key for node in dag.build(load(str(path))[0].stages, data)} == before
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "name=another",
+        "store=elsewhere",
+        "cluster={workers: 8, cpus: 0.5, gpus: 1, lanes: 2, address: auto}",
+        "engine={zero: 3, accumulate: 2, checkpoint_steps: 5, threads: 1}",
+        "retry={lost: 0, passing: 9}",
+        "monitor={wandb: online, project: x}",
+        "seed=0",
+        "batch=64",
+        "stages.half.constraints.0.rate=2.0",
+        "data.shards=elsewhere",
+    ],
+)
+def test_keys_do_not_depend_on_how_the_work_is_done(tmp_path: Path, override: str) -> None:
+    """Machines, sharding, retries, monitoring, the place of the same data and defaults spelt out change nothing."""
+    assert keys(tmp_path, override) == keys(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("seed=1", NAMES),
+        ("batch=32", NAMES),
+        ("precision=bf16", NAMES),
+        ("optimizer.name=sgd", NAMES),
+        ("data.shift=1", NAMES),
+        ("model.classes=11", NAMES),
+        ("stages.dense.train.lr=1e-3", NAMES),
+        ("stages.half.admm.rho=0.5", ["half", "v1.5-quarter"]),
+        ("stages.half.constraints.0.rate=3", ["half", "v1.5-quarter"]),
+        ("stages.half.duals=carry", ["half", "v1.5-quarter"]),
+        ("stages.v1.5-quarter.retrain.epochs=2", ["v1.5-quarter"]),
+        ("stages.v1.5-quarter.parent=dense", ["v1.5-quarter"]),
+        ("stages.other.regrow=true", ["other"]),
+    ],
+)
+def test_a_setting_changes_its_stages_and_what_comes_after(
+    tmp_path: Path, override: str, changed: Sequence[str]
+) -> None:
+    """The key of a stage and of its descendants; all others stay."""
+    before, after = keys(tmp_path), keys(tmp_path, override)
+    assert [name for name in NAMES if before[name] != after[name]] == changed
+
+
+def test_data_is_in_the_key_by_content(tmp_path: Path) -> None:
+    """Another digest, another key, for all that reads it."""
+    stages = loaded(tmp_path)[0].stages
+    before = {node.key for node in dag.build(stages, data)}
+    assert before.isdisjoint(node.key for node in dag.build(stages, lambda _: ("shards", "another digest")))
+
+
+def test_a_new_version_of_a_method_changes_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only those of its kind of stage, and of what comes after."""
+    before = keys(tmp_path)
+    monkeypatch.setitem(dag.key_material.__globals__["METHOD_VERSIONS"], "prune", 99)
+    after = keys(tmp_path)
+    assert [name for name in NAMES if before[name] != after[name]] == NAMES[1:]
+
+
+@pytest.mark.parametrize(
+    ("done", "begun", "ready"),
+    [
+        ([], [], ["dense"]),
+        ([], ["dense"], []),
+        (["dense"], ["dense"], ["half", "other"]),
+        (["dense"], ["dense", "half"], ["other"]),
+        (["dense", "half"], ["dense", "half"], ["other", "v1.5-quarter"]),
+        (["half"], ["half"], ["dense", "v1.5-quarter"]),
+        (NAMES, NAMES, []),
+    ],
+)
+def test_ready_is_what_waits_for_nothing(tmp_path: Path, done: list[str], begun: list[str], ready: list[str]) -> None:
+    """All parents done, and not begun."""
+    nodes = dag.build(loaded(tmp_path)[0].stages, data)
+    assert sorted(node.name for node in dag.ready(nodes, done, begun)) == ready
+
+
+@pytest.mark.parametrize(
+    ("failed", "blocked"),
+    [
+        ([], []),
+        (["dense"], ["half", "other", "v1.5-quarter"]),
+        (["half"], ["v1.5-quarter"]),
+        (["other"], []),
+        (["half", "other"], ["v1.5-quarter"]),
+    ],
+)
+def test_blocked_is_what_comes_after_a_failure(tmp_path: Path, failed: list[str], blocked: list[str]) -> None:
+    """At any distance; a failed stage itself is not blocked."""
+    nodes = dag.build(loaded(tmp_path)[0].stages, data)
+    assert sorted(node.name for node in dag.blocked(nodes, failed)) == blocked
+
+
+@pytest.mark.parametrize(
+    ("parents", "names"),
+    [
+        ({"a": (), "b": ("a",), "c": ("a", "b")}, set()),
+        ({"a": ("a",)}, {"a"}),
+        ({"a": ("c",), "b": ("a",), "c": ("b",), "d": ("a",)}, {"a", "b", "c"}),
+    ],
+)
+def test_a_cycle_is_found(parents: dict[str, tuple[str, ...]], names: set[str]) -> None:
+    """Its members, the first one again at the end."""
+    found = dag.cycle(parents)
+    assert set(found) == names
+    assert not found or (found[0] == found[-1] and len(found) == len(names) + 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ({}, {}, []),
+        ({"a": 1}, {"a": 1}, []),
+        ({"a": 1}, {"a": 2}, ["a: 1 -> 2"]),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, ["a.c: 2 -> 3"]),
+        ({"a": 1}, {}, ["a: 1 -> None"]),
+        ({}, {"a": {"b": 1}}, ["a: None -> {'b': 1}"]),
+        ({"a": [1]}, {"a": [1, 2]}, ["a: [1] -> [1, 2]"]),
+        ({"a": 1, "b": {"c": {"d": 1}}}, {"b": {"c": {"d": 2}}, "a": 0}, ["a: 1 -> 0", "b.c.d: 1 -> 2"]),
+    ],
+)
+def test_differences_name_place_and_values(old: dict[str, object], new: dict[str, object], found: list[str]) -> None:
+    """Dotted paths, old and new value, for what differs only."""
+    assert dag.differences(old, new) == found

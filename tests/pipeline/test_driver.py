@@ -1,0 +1,264 @@
+"""The driver against lanes that follow a script: retries, giving up, branches, notes, mirrored rows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cluster.failures import Failure
+from cluster.lanes import Event
+from pipeline import driver
+from pipeline import plan as planning
+from pipeline.results import Result
+from pipeline.view import View
+from stages.files import Folder
+from stages.manifest import MANIFEST
+from stages.spec import Task
+from tests.pipeline.common import artefact, loaded, manifest
+
+LOST = Failure("lost", "", "a worker process or its machine died")
+ERROR = Failure("error", "ValueError Exception", "the tensor is gone", "Traceback ...")
+PASSING = Failure("error", "ConnectionResetError ConnectionError OSError Exception", "reset")
+
+Script = dict[str, list[Failure | None]]
+"""How each attempt of each stage ends; None is done. What is not listed is done at once."""
+
+
+class Scripted:
+    """Stands in for cluster.lanes.Lanes."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = {name: list(endings) for name, endings in script.items()}
+        self.submitted: list[str] = []
+        self.payloads: dict[str, Task] = {}
+        self.finished: list[str] = []
+        self.running: list[str] = []
+        self.closed = False
+
+    def submit(self, task: str, payload: Any) -> None:
+        """Note a task, and that it and its parents are what they should be."""
+        self.payloads[task] = Task.model_validate(payload)
+        assert task not in self.running
+        for parent in self.payloads[task].parents:
+            assert parent.name in self.finished or (Folder(self.payloads[task].store) / parent.key).exists(MANIFEST)
+        assert self.payloads[task].key not in {self.payloads[name].key for name in self.running}
+        self.submitted.append(task)
+        self.running.append(task)
+
+    def take(self, timeout: float) -> list[Event]:
+        """The oldest running task's attempt, from its first row to its end."""
+        assert self.running, "the driver waits though nothing runs"
+        task = self.running.pop(0)
+        rows = [{"event": "training", "steps": 0}, {**EPOCH}]
+        events = [Event("log", task, row) for row in rows]
+        ending = self.script.get(task, [None]).pop(0)
+        if ending is not None:
+            return [*events, Event("failed", task, ending)]
+        self.finished.append(task)
+        return [*events, Event("done", task, manifest())]
+
+    def close(self) -> None:
+        """Note that it was called."""
+        self.closed = True
+
+
+EPOCH = {
+    "event": "epoch",
+    "phase": "admm",
+    "epoch": 1,
+    "epochs": 2,
+    "loss": 0.5,
+    "lr": 0.1,
+    "val_accuracy": 90.0,
+    "residual": 0.25,
+    "rho": 0.003,
+    "steps": 20,
+    "seconds": 1.0,
+    "seconds_left": 1.0,
+}
+
+
+class Recorder:
+    """Stands in for cluster.monitor.Monitor."""
+
+    def __init__(self, *_: Any) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: self.calls.append((name, *args, *kwargs.values()))
+
+
+class Ran:
+    """What came of one run of CONFIG."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, script: Script, *overrides: str) -> None:
+        self.lanes, self.monitor = Scripted(script), Recorder()
+        patch.setattr(driver, "Lanes", lambda *_: self.lanes)
+        patch.setattr(driver, "Monitor", lambda *_: self.monitor)
+        settings, problems = loaded(folder, overrides=list(overrides))
+        self.store, self.plan = planning.make(settings, problems)
+        self.keys = {p.node.name: p.node.key for p in self.plan}
+        self.file = io.StringIO()
+        view = View(Console(file=self.file))
+        self.rows: list[Result] = driver.run(settings, self.plan, self.store, folder / "logs", view)
+
+    @property
+    def states(self) -> dict[str, str]:
+        """State by name."""
+        return {row.name: row.state for row in self.rows}
+
+    def why(self, name: str) -> str | None:
+        """Of a stage."""
+        return next(row.why for row in self.rows if row.name == name)
+
+
+@pytest.fixture
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Runs CONFIG by a script."""
+    return lambda script, *overrides: Ran(tmp_path, monkeypatch, script, *overrides)
+
+
+def test_all_stages_are_done_parents_first(ran: Callable[..., Ran]) -> None:
+    """Each once, its row from its manifest; lanes are closed."""
+    run = ran({})
+    assert set(run.states.values()) == {"done"}
+    assert sorted(run.lanes.submitted) == ["dense", "half", "other", "v1.5-quarter"]
+    assert run.lanes.closed
+    assert run.rows[0].val_accuracy == 97.5
+    assert [row.name for row in run.rows] == [p.node.name for p in run.plan]
+
+
+def test_a_task_is_all_that_a_rank_needs(ran: Callable[..., Ran], tmp_path: Path) -> None:
+    """Store and data by absolute place, parents by key, the engine's settings."""
+    run = ran({}, "engine.zero=2")
+    task = run.lanes.payloads["half"]
+    assert (task.key, task.store) == (run.keys["half"], str(tmp_path / "store"))
+    assert [(parent.name, parent.key) for parent in task.parents] == [("dense", run.keys["dense"])]
+    assert (task.shards, task.engine.zero) == (str(tmp_path / "shards"), 2)
+    assert task.data_digest == run.plan[0].node.data_digest
+    assert task.spec == next(p.node.spec for p in run.plan if p.node.name == "half")
+
+
+def test_a_lost_stage_is_tried_again(ran: Callable[..., Ran]) -> None:
+    """As often as the policy allows, and its branch goes on after it."""
+    run = ran({"half": [LOST, LOST, LOST, None]})
+    assert set(run.states.values()) == {"done"}
+    assert run.lanes.submitted.count("half") == 4
+    assert run.store.failure(run.keys["half"]) is None
+    assert "its workers were lost; retry 3 of 3" in run.file.getvalue()
+
+
+def test_a_stage_lost_too_often_is_given_up(ran: Callable[..., Ran]) -> None:
+    """One time more than the policy allows."""
+    run = ran({"half": [LOST, LOST]}, "retry.lost=1")
+    assert run.states == {"dense": "done", "half": "failed", "v1.5-quarter": "skipped", "other": "done"}
+    assert run.why("half") == "its workers were lost, 2 times; the policy allows 1 retries"
+
+
+def test_an_error_of_its_own_is_not_tried_again(ran: Callable[..., Ran]) -> None:
+    """It would come again; what depends on it is skipped; the other branch goes on."""
+    run = ran({"half": [ERROR]})
+    assert run.states == {"dense": "done", "half": "failed", "v1.5-quarter": "skipped", "other": "done"}
+    assert run.why("half") == "ValueError: the tensor is gone"
+    assert run.why("v1.5-quarter") == "a stage before it failed"
+    assert run.lanes.submitted.count("half") == 1
+    assert "v1.5-quarter" not in run.lanes.submitted
+    assert run.lanes.closed
+
+
+def test_an_error_of_the_world_is_tried_again(ran: Callable[..., Ran]) -> None:
+    """Counted apart from losses."""
+    run = ran({"half": [PASSING, LOST, PASSING, LOST, None]}, "retry={lost: 2, passing: 2}")
+    assert run.states["half"] == "done"
+
+
+def test_all_comes_to_an_end_when_the_first_stage_fails(ran: Callable[..., Ran]) -> None:
+    """At any distance, what comes after it is skipped."""
+    run = ran({"dense": [ERROR]})
+    assert run.states == {"dense": "failed", "half": "skipped", "v1.5-quarter": "skipped", "other": "skipped"}
+    assert run.lanes.submitted == ["dense"]
+
+
+def test_two_branches_may_fail(ran: Callable[..., Ran]) -> None:
+    """Each with its own reason."""
+    run = ran({"half": [ERROR], "other": [LOST]}, "retry.lost=0")
+    assert run.states["half"] == run.states["other"] == "failed"
+    assert run.why("half") != run.why("other")
+
+
+def test_failures_are_noted_in_the_store_until_the_next_try(ran: Callable[..., Ran]) -> None:
+    """A skipped stage has no note; a stage that runs again loses its."""
+    run = ran({"half": [ERROR]})
+    notes = {name: run.store.failure(key) for name, key in run.keys.items()}
+    assert {name for name, note in notes.items() if note} == {"half"}
+    assert notes["half"] == "ValueError: the tensor is gone"
+    again = ran({})
+    assert again.store.failure(again.keys["half"]) is None
+
+
+def test_what_is_done_is_not_run(ran: Callable[..., Ran], tmp_path: Path) -> None:
+    """Its children start at once; its row says `cached`."""
+    store, plan = planning.make(*loaded(tmp_path))
+    artefact(store.url, plan[0].node.key)
+    run = ran({"dense": []}, "stages.dense.train.lr=4e-3")
+    assert run.states == {"dense": "cached", "half": "done", "v1.5-quarter": "done", "other": "done"}
+    assert "dense" not in run.lanes.submitted
+
+
+def test_a_plan_that_is_all_done_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither lanes nor W&B."""
+    settings, problems = loaded(tmp_path)
+    for p in planning.make(settings, problems)[1]:
+        artefact(settings.top.store, p.node.key)
+    monkeypatch.setattr(driver, "Lanes", None)
+    monkeypatch.setattr(driver, "Monitor", None)
+    store, plan = planning.make(settings, problems)
+    rows = driver.run(settings, plan, store, tmp_path, View(Console(file=io.StringIO())))
+    assert {row.state for row in rows} == {"cached"}
+
+
+def test_two_stages_of_one_key_do_not_run_at_once(ran: Callable[..., Ran], tmp_path: Path) -> None:
+    """They would write the same artefact; the second finds it there."""
+    same = "stages.other.constraints=[{set: cardinality, tensors: '*', rate: 2}]"
+    run = ran({}, same)
+    assert run.keys["half"] == run.keys["other"]
+    assert set(run.states.values()) == {"done"}
+
+
+def test_rows_are_mirrored(ran: Callable[..., Ran]) -> None:
+    """Each stage is opened under its key, has its epochs' numbers by step, and is closed once."""
+    run = ran({"half": [LOST, ERROR]})
+    of_half = [call for call in run.monitor.calls if call[1:2] == ("half",)]
+    start, first, second, finish = of_half
+    assert start[:4] == ("start", "half", f"tiny-{run.keys['half']}", "prune")
+    assert start[4]["spec"]["admm"]["rho"] == 3e-3
+    numbers = {"epoch": 1, "loss": 0.5, "lr": 0.1, "val_accuracy": 90.0, "residual": 0.25, "rho": 0.003}
+    assert first == second == ("log", "half", numbers, 20)
+    assert finish == ("finish", "half", {}, True)
+    assert ("finish", "other", manifest()["metrics"], False) in run.monitor.calls
+    assert run.monitor.calls[-1] == ("close",)
+
+
+def test_lanes_and_monitor_are_closed_when_the_cluster_goes_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is the caller's to tell."""
+    lanes, monitor = Scripted({}), Recorder()
+
+    def take(timeout: float) -> list[Event]:
+        raise OSError("gone")
+
+    monkeypatch.setattr(lanes, "take", take)
+    monkeypatch.setattr(driver, "Lanes", lambda *_: lanes)
+    monkeypatch.setattr(driver, "Monitor", lambda *_: monitor)
+    settings, problems = loaded(tmp_path)
+    store, plan = planning.make(settings, problems)
+    with pytest.raises(OSError, match="gone"):
+        driver.run(settings, plan, store, tmp_path, View(Console(file=io.StringIO())))
+    assert lanes.closed
+    assert monitor.calls[-1] == ("close",)

@@ -1,0 +1,230 @@
+"""What a run would do, and why."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import plan as planning
+from pipeline.config import ConfigError, load
+from pipeline.plan import Planned
+from stages.data import sources
+from stages.files import Folder
+from tests.pipeline.common import artefact, config, line, loaded, manifest, shards
+
+
+def planned(folder: Path, *overrides: str) -> dict[str, Planned]:
+    """CONFIG's plan by stage name."""
+    return {p.node.name: p for p in planning.make(*loaded(folder, overrides=list(overrides)))[1]}
+
+
+def recorded(folder: Path, *done: str) -> None:
+    """Leave a plan as a run does, and finished artefacts for some of its stages."""
+    settings, problems = loaded(folder)
+    store, plan = planning.make(settings, problems)
+    planning.record(settings, store, plan)
+    for p in plan:
+        if p.node.name in done:
+            artefact(store.url, p.node.key)
+
+
+ALL = ("dense", "half", "v1.5-quarter", "other")
+
+
+def test_a_first_plan_runs_all(tmp_path: Path) -> None:
+    """Nothing is in the store; planning leaves no plan behind either."""
+    plan = planned(tmp_path)
+    assert {(p.state, p.why, p.manifest) for p in plan.values()} == {("run", "not run yet", None)}
+    assert Folder(str(tmp_path / "store")).names() == []
+
+
+def test_an_artefact_with_right_hashes_is_done(tmp_path: Path) -> None:
+    """Whoever put it there; its manifest comes along."""
+    artefact(str(tmp_path / "store"), planned(tmp_path)["dense"].node.key)
+    plan = planned(tmp_path)
+    assert plan["dense"].state == "cached"
+    assert plan["dense"].manifest == manifest()
+    assert [p.state for p in plan.values()].count("run") == 3
+
+
+def test_an_unchanged_plan_is_all_done(tmp_path: Path) -> None:
+    """Nothing runs twice."""
+    recorded(tmp_path, *ALL)
+    assert {p.state for p in planned(tmp_path).values()} == {"cached"}
+
+
+def test_a_changed_setting_is_named_with_both_values(tmp_path: Path) -> None:
+    """At the stage it is of; its descendants run again for its sake; nothing else does."""
+    recorded(tmp_path, *ALL)
+    plan = planned(tmp_path, "stages.half.admm.rho=0.5")
+    assert {name: (p.state, p.why) for name, p in plan.items()} == {
+        "dense": ("cached", "done"),
+        "half": ("run", "changed admm.rho: 0.003 -> 0.5"),
+        "v1.5-quarter": ("run", "its parent half runs again"),
+        "other": ("cached", "done"),
+    }
+
+
+def test_both_reasons_are_given(tmp_path: Path) -> None:
+    """An own change and the parent's."""
+    recorded(tmp_path, *ALL)
+    plan = planned(tmp_path, "stages.half.seed=1", "stages.v1.5-quarter.batch=32")
+    assert plan["v1.5-quarter"].why == "changed batch: 64 -> 32; its parent half runs again"
+
+
+def test_changed_data_is_named(tmp_path: Path) -> None:
+    """Other shards at the same place."""
+    recorded(tmp_path, *ALL)
+    settings, problems = load(str(config(tmp_path)))
+    shards(tmp_path / "shards", content="b")
+    plan = {p.node.name: p for p in planning.make(settings, problems)[1]}
+    assert plan["dense"].why == "its data changed"
+    assert plan["half"].why == "its data changed; its parent dense runs again"
+
+
+def test_moved_data_changes_nothing(tmp_path: Path) -> None:
+    """The same shards at another place."""
+    recorded(tmp_path, *ALL)
+    shards(tmp_path / "elsewhere")
+    assert {p.state for p in planned(tmp_path, f"data.shards={tmp_path / 'elsewhere'}").values()} == {"cached"}
+
+
+def test_another_parent_is_named(tmp_path: Path) -> None:
+    """Also where that one is done."""
+    recorded(tmp_path, *ALL)
+    plan = planned(tmp_path, "stages.v1.5-quarter.parent=dense")
+    assert plan["v1.5-quarter"].why == "its parent dense is another one than before"
+
+
+def test_a_new_parent_and_none_is_named(tmp_path: Path) -> None:
+    """A stage that had no parent and has one now."""
+    recorded(tmp_path, *ALL)
+    change = ("kind: train", "kind: train\n    parent: first")
+    first = ("stages:\n", "stages:\n  - {name: first, kind: train, train: {epochs: 1, lr: 1}}\n")
+    plan = {p.node.name: p for p in planning.make(*loaded(tmp_path, change, first))[1]}
+    assert plan["first"].why == "not run yet"
+    assert plan["dense"].why == "it has another parent"
+
+
+def test_a_lost_artefact_is_run_again(tmp_path: Path) -> None:
+    """Its children, whose key is the same, are done as they are."""
+    recorded(tmp_path, "half", "v1.5-quarter", "other")
+    plan = planned(tmp_path)
+    assert (plan["dense"].state, plan["dense"].why) == ("run", "not finished yet, or its artefact is gone")
+    assert plan["half"].state == plan["v1.5-quarter"].state == "cached"
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "no json", "other json", "a file unlisted"])
+def test_a_damaged_artefact_counts_as_absent(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
+    """With a warning that names it."""
+    recorded(tmp_path, *ALL)
+    key = planned(tmp_path)["half"].node.key
+    folder = tmp_path / "store" / key
+    if damage == "changed":
+        (folder / "model.safetensors").write_bytes(b"weightz")
+    elif damage == "missing":
+        (folder / "model.safetensors").unlink()
+    elif damage == "no json":
+        (folder / "manifest.json").write_bytes(b"{")
+    elif damage == "other json":
+        (folder / "manifest.json").write_bytes(b"[]")
+    else:
+        (folder / "manifest.json").write_bytes(b"{}")
+    with caplog.at_level(logging.WARNING):
+        plan = planned(tmp_path)
+    assert {name: p.state for name, p in plan.items()}["half"] == "run"
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "pipeline.store"]
+    assert key in warning
+    assert "counts as absent" in warning
+
+
+def test_a_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
+    """The newest one's steps are in the reason; an artefact outweighs it."""
+    recorded(tmp_path, "dense")
+    key = planned(tmp_path)["half"].node.key
+    for step in (9, 120):
+        Folder(str(tmp_path / "store")).write(f"{key}/checkpoints/step-{step:08d}/part-0-of-1.json", b"{}")
+    plan = planned(tmp_path)
+    assert (plan["half"].state, plan["half"].why) == ("resume", "goes on after step 120, its last checkpoint")
+    artefact(str(tmp_path / "store"), key)
+    assert planned(tmp_path)["half"].state == "cached"
+
+
+def refused(folder: Path, *changes: tuple[str, str]) -> list[str]:
+    """What `make` finds wrong."""
+    settings, problems = loaded(folder, *changes)
+    if not changes:
+        for file in (folder / "shards").iterdir():
+            file.unlink()
+    with pytest.raises(ConfigError) as caught:
+        planning.make(settings, problems)
+    return caught.value.problems
+
+
+def test_a_store_that_can_not_be_written_is_refused(tmp_path: Path) -> None:
+    """A file stands where its folder should."""
+    (tmp_path / "store").write_text("in the way")
+    (found,) = refused(tmp_path, ("batch: 64", "batch: 64"))
+    path = tmp_path / "file.yaml"
+    assert found.startswith(f"file.yaml:{line(path, 'store: ')}: store: {tmp_path / 'store'} can't be written: ")
+
+
+def test_a_store_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    """A URL that no filesystem answers to is bad input."""
+    (found,) = refused(tmp_path, (f"store: {tmp_path / 'store'}", "store: nowhere://x"))
+    assert found.startswith("file.yaml:2: store: nowhere://x can't be written: ")
+
+
+def test_missing_shards_are_refused(tmp_path: Path) -> None:
+    """Once, where all stages take them from one place."""
+    (found,) = refused(tmp_path)
+    at = line(tmp_path / "file.yaml", "data: ")
+    assert (
+        found
+        == f"file.yaml:{at}: data: {tmp_path / 'shards'} holds no manifest.json, so no shards that dualprune wrote"
+    )
+
+
+@pytest.mark.parametrize("where", ["/nowhere/at/all", "nowhere://x", "/etc/hosts"])
+def test_a_stages_own_missing_shards_are_refused_there(tmp_path: Path, where: str) -> None:
+    """No such folder, no such kind of filesystem, or no folder: at the stage's own `data`."""
+    (found,) = refused(tmp_path, ("kind: train", f"kind: train\n    data: {{shards: '{where}'}}"))
+    assert found.startswith(f"file.yaml:{line(tmp_path / 'file.yaml', where)}: stages[0].data: {where}")
+
+
+@pytest.mark.parametrize(
+    ("splits", "words"),
+    [
+        ("[]", "no samples for the split train"),
+        ('{"train": {"samples": 0}}', "no samples for the split train"),
+        ('{"train": {"samples": 5}}', "can't be read"),
+        ('{"train": {"samples": 5, "shards": [{"file": "train-000000.tar"}], "index": {"file": "i"}}}', "i is missing"),
+    ],
+)
+def test_empty_and_damaged_shards_are_refused(tmp_path: Path, splits: str, words: str) -> None:
+    """A manifest that lists no samples, or files that are not there, or makes no sense."""
+    settings, problems = loaded(tmp_path)
+    (tmp_path / "shards" / "manifest.json").write_text(f'{{"splits": {splits}}}')
+    with pytest.raises(ConfigError) as caught:
+        planning.make(settings, problems)
+    assert words in caught.value.problems[0]
+
+
+def test_a_built_in_data_set_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into the store, by the first plan that needs it; the next one finds it there."""
+    calls = []
+
+    def pictures(folder: str | None) -> dict[str, list[tuple[np.ndarray, int]]]:
+        calls.append(folder)
+        return {split: [(np.zeros((8, 8), np.uint8), 1)] for split in ("train", "val", "test")}
+
+    monkeypatch.setitem(sources.SOURCES, "digits", pictures)
+    settings, problems = loaded(tmp_path, (f"{{shards: {tmp_path / 'shards'}}}", "{source: digits}"))
+    before, after = (planning.make(settings, problems)[1] for _ in range(2))
+    assert calls == [None]
+    assert (tmp_path / "store" / "data" / "digits" / "manifest.json").is_file()
+    assert before[0].node.shards == str(tmp_path / "store" / "data" / "digits")
+    assert [p.node.key for p in before] == [p.node.key for p in after]

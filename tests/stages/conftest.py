@@ -1,0 +1,135 @@
+"""What the tests of `stages` share: this process as a group of one rank, real shards, engines that are closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from stages.data.manifest import digest, read_manifest
+from stages.data.shards import write
+from stages.data.sources import digits
+from stages.engine import Engine, join
+from stages.models import MODELS
+from stages.spec import Engine as EngineSettings
+from stages.spec import Optimizer, Task
+
+MakeEngine = Callable[..., Engine]
+MakeTask = Callable[..., Task]
+
+
+def small_net(seed: int = 0) -> nn.Module:
+    """Two linear layers with batch normalisation between them: weights, biases and buffers.
+
+    No bias before the normalisation: its gradient is rounding error, which Adam would blow up to full steps.
+    """
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+
+
+def noisy_net(classes: int) -> nn.Module:
+    """For 8 x 8 pictures, with what makes a resumed run hard to get right: batch normalisation and dropout."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(0.2), nn.Linear(24, classes)
+    )
+
+
+def random_pictures(n: int, shape: tuple[int, ...], seed: int) -> list[tuple[np.ndarray, int]]:
+    """Pictures of uniformly random bytes, labelled 0, 1, 2, 0, 1, ..."""
+    rng = np.random.default_rng(seed)
+    return [(rng.integers(0, 256, shape, dtype=np.uint8), i % 3) for i in range(n)]
+
+
+def step(engine: Engine, number: int, lr: float = 0.05, samples: int = 12) -> None:
+    """One optimizer step on a batch that only `number` decides; micro-batches as the engine wants them."""
+    generator = torch.Generator().manual_seed(number)
+    x, y = torch.randn(samples, 6, generator=generator), torch.randint(0, 3, (samples,), generator=generator)
+    for part, labels in zip(x.chunk(engine.accumulate), y.chunk(engine.accumulate), strict=True):
+        loss = nn.functional.cross_entropy(engine.forward(part), labels, reduction="sum")
+        engine.backward(loss * engine.accumulate / samples)
+        engine.step(lr)
+
+
+@pytest.fixture(scope="session")
+def one_rank() -> None:
+    """This process is a process group of one rank with one thread."""
+    join(threads=1)
+
+
+@pytest.fixture
+def make_engine(one_rank: None) -> Iterator[MakeEngine]:
+    """A function that builds engines, by default of `small_net` with its weights penalised; all are closed after."""
+    engines: list[Engine] = []
+
+    def make(
+        model: nn.Module | None = None,
+        penalised: set[str] | None = None,
+        held: set[str] | None = None,
+        optimizer: Optimizer | None = None,
+        precision: str = "fp32",
+        **settings: Any,
+    ) -> Engine:
+        names = {"0.weight", "3.weight"} if penalised is None else penalised
+        engines.append(
+            Engine(
+                model or small_net(),
+                names,
+                held or set(),
+                optimizer or Optimizer(),
+                precision,
+                EngineSettings.model_validate(settings),
+            )
+        )
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of shards of the handwritten digits: 320 to train on, 100 each to validate and test."""
+    url = str(tmp_path_factory.mktemp("digits"))
+    few = {"train": 320, "val": 100, "test": 100}
+    write(url, "digits", {split: list(samples)[: few[split]] for split, samples in digits(None).items()})
+    return url
+
+
+@pytest.fixture
+def make_task(shards: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> MakeTask:
+    """A function that describes stages on those shards; the store is in tmp_path unless told. `noisy` is a model."""
+    monkeypatch.setitem(MODELS, "noisy", noisy_net)
+    data_digest = digest(read_manifest(shards))
+
+    def make(
+        spec: dict[str, Any],
+        key: str = "key",
+        parent: str | None = None,
+        store: str = "store",
+        model: str = "noisy",
+        **engine: Any,
+    ) -> Task:
+        common = {
+            "model": {"name": model},
+            "data": {"source": "digits", "mean": [0.3], "std": [0.38], "shift": 1},
+            "batch": 32,
+        }
+        return Task.model_validate(
+            {
+                "name": key,
+                "key": key,
+                "store": str(tmp_path / store),
+                "spec": common | spec,
+                "parents": [{"name": parent, "key": parent}] if parent else [],
+                "shards": shards,
+                "data_digest": data_digest,
+                "engine": {"threads": 1} | engine,
+            }
+        )
+
+    return make

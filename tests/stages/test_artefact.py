@@ -1,0 +1,145 @@
+"""Artefacts: what is committed is read back, every byte is checked, and nothing counts without its manifest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stages import artefact
+from stages.files import Folder, sha256
+from stages.manifest import Damaged, read, verify
+from stages.models import MODELS
+from tests.stages.conftest import noisy_net
+
+FILES = ["model.safetensors", "holds.safetensors", "duals.safetensors", "metrics.jsonl"]
+
+
+def contents() -> tuple[dict[str, Any], artefact.Tensors, artefact.Tensors, artefact.Tensors]:
+    """A manifest's facts, weights (one not contiguous, one of whole numbers), masks of odd sizes, and duals."""
+    generator = torch.Generator().manual_seed(0)
+    manifest = {"name": "x", "metrics": {"rate": 2.5}, "rows": [{"loss": 0.1, "epoch": 1}, {"epoch": 2, "loss": 0.05}]}
+    network = {
+        "b": torch.randn(4, 3, generator=generator).t(),
+        "a": torch.randn(2, 3, 5, generator=generator),
+        "count": torch.tensor(7),
+    }
+    holds = {
+        "b": (torch.randn(3, 4, generator=generator) > 0).float(),
+        "a": (torch.randn(3, 3, 5, generator=generator) > 0).float(),
+        "all": torch.ones(8),
+    }
+    return manifest, network, holds, {"a": torch.randn(2, 3, 5, generator=generator)}
+
+
+def committed(path: Path) -> Folder:
+    """A folder with that artefact."""
+    folder = Folder(str(path))
+    artefact.commit(folder, *contents())
+    return folder
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    loaded = artefact.load(committed(tmp_path))
+    _, *expected = contents()
+    for got, want in zip((loaded.network, loaded.holds, loaded.duals), expected, strict=True):
+        assert got.keys() == want.keys()
+        for name, tensor in want.items():
+            assert torch.equal(got[name], tensor), name
+            assert got[name].dtype == tensor.dtype
+    assert loaded.manifest["metrics"] == {"rate": 2.5}
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == contents()[0]["rows"]
+    assert "rows" not in loaded.manifest
+
+
+def test_the_manifest_lists_every_file_with_its_hash_and_size(tmp_path: Path) -> None:
+    manifest = verify(committed(tmp_path))
+    assert manifest is not None
+    assert sorted(manifest["files"]) == sorted(FILES)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*FILES, "manifest.json"])
+    for name, entry in manifest["files"].items():
+        data = (tmp_path / name).read_bytes()
+        assert entry == {"sha256": sha256(data), "bytes": len(data)}
+
+
+def test_masks_take_a_bit_an_entry(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    mask = (torch.arange(80_001) % 3 == 0).float()
+    artefact.commit(folder, {"rows": []}, {}, {"w": mask}, {})
+    assert 10_001 <= (tmp_path / "holds.safetensors").stat().st_size < 10_500
+    assert torch.equal(artefact.load(folder).holds["w"], mask)
+
+
+def test_same_content_same_bytes(tmp_path: Path) -> None:
+    committed(tmp_path / "a")
+    committed(tmp_path / "b")
+    for name in [*FILES, "manifest.json"]:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("place", [0, 0.5, -1])
+def test_a_flipped_byte_is_damage(tmp_path: Path, name: str, place: float) -> None:
+    folder = committed(tmp_path)
+    data = bytearray((tmp_path / name).read_bytes())
+    data[int(place * len(data)) if place >= 0 else -1] ^= 1
+    (tmp_path / name).write_bytes(bytes(data))
+    for attempt in (verify, artefact.load):
+        with pytest.raises(Damaged, match=name):
+            attempt(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_damage(tmp_path: Path, name: str) -> None:
+    folder = committed(tmp_path)
+    (tmp_path / name).unlink()
+    for attempt in (verify, artefact.load):
+        with pytest.raises(Damaged, match=name):
+            attempt(folder)
+
+
+@pytest.mark.parametrize("text", [b"{", b"\xff{}", b"", b"[]", b"3", b"{}", b'{"files": {"metrics.jsonl": {}}}'])
+def test_a_manifest_that_is_none_is_damage(tmp_path: Path, text: bytes) -> None:
+    folder = committed(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(text)
+    with pytest.raises(Damaged, match=r"manifest\.json"):
+        verify(folder)
+
+
+def test_without_a_manifest_there_is_no_artefact(tmp_path: Path) -> None:
+    folder = committed(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    assert read(folder) is None
+    assert verify(folder) is None
+    for at in (folder, folder / "nowhere"):
+        with pytest.raises(FileNotFoundError, match="no finished artefact"):
+            artefact.load(at)
+
+
+def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit that stops at any file leaves nothing that counts."""
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(OSError, match="metrics"):
+        committed(tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
+    assert verify(Folder(str(tmp_path))) is None
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_network_is_built_from_the_artefact_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "noisy", noisy_net)
+    torch.manual_seed(3)
+    model = noisy_net(4)
+    model.train()
+    model(torch.randn(8, 1, 8, 8))
+    folder = Folder(str(tmp_path))
+    spec = {"model": {"name": "noisy", "classes": 4}}
+    artefact.commit(folder, {"spec": spec, "rows": []}, dict(model.state_dict()), {}, {})
+    built = artefact.network(artefact.load(folder))
+    x = torch.randn(5, 1, 8, 8)
+    assert not built.training
+    assert torch.equal(built(x), model.eval()(x))

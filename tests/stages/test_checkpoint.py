@@ -1,0 +1,198 @@
+"""Checkpoints within a stage: all of the state comes back, and one that is not whole does not count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from stages.checkpoint import Checkpoints, Progress, steps
+from stages.engine import Engine
+from stages.files import Folder
+from stages.optimizer import STATE
+from stages.spec import Optimizer
+from tests.stages.conftest import MakeEngine, small_net, step
+
+SGD = Optimizer(name="sgd", momentum=0.9)
+ADAM = Optimizer(name="adam", weight_decay=0.01)
+PROGRESS = Progress(
+    stretch=2,
+    epoch=1,
+    step=7,
+    steps=40,
+    seconds=1.25,
+    loss=0.1 + 0.2,
+    residual={"total": 0.5, "tensors": {"0.weight": 0.5}},
+    metrics=[{"epoch": 1, "phase": "admm", "loss": 1 / 3}],
+)
+
+
+def everything(engine: Engine) -> dict[str, Tensor]:
+    """All tensors that decide how an engine goes on."""
+    state = dict(engine.tensors())
+    for key in engine.inner_states():
+        state |= {f"{key}/{name}": engine.get(name, key) for name in engine.parameters}
+    for key in STATE:
+        state |= {f"{key}/{name}": engine.get(name, key) for name in sorted(engine.held)}
+    return state | {"count": torch.tensor(engine.inner_steps())}
+
+
+def prepare(engine: Engine) -> None:
+    """Random ADMM state, and three steps."""
+    generator = torch.Generator().manual_seed(5)
+    for name in sorted(engine.held):
+        for key in ("target", "dual"):
+            engine.set(name, torch.randn(engine.get(name).shape, generator=generator), key)
+        engine.set(name, torch.ones(engine.get(name).shape), "hold")
+    engine.optimizer.rho = 0.1
+    for number in range(3):
+        step(engine, number)
+
+
+def save(engine: Engine, folder: Path, *numbers: int, world: int = 1) -> None:
+    """Checkpoints at the given steps, an optimizer step after each; all ranks of `world` in turn."""
+    ranks = [Checkpoints(Folder(str(folder)), rank, world) for rank in range(world)]
+    for number in numbers:
+        for rank in ranks:
+            rank.save(engine, Progress(steps=number))
+        for rank in ranks:
+            rank.wait()
+        step(engine, number)
+
+
+def newest(folder: Path, rank: int = 0, world: int = 1) -> str | None:
+    """What a fresh process would go on from."""
+    return Checkpoints(Folder(str(folder)), rank, world).newest()
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=["sgd", "adam"])
+def test_a_new_engine_goes_on_to_the_same_bits(
+    make_engine: MakeEngine, tmp_path: Path, zero: int, optimizer: Optimizer
+) -> None:
+    first = make_engine(optimizer=optimizer, zero=zero)
+    prepare(first)
+    checkpoints = Checkpoints(Folder(str(tmp_path)), 0, 1)
+    checkpoints.save(first, PROGRESS)
+    saved = everything(first)
+    assert int(saved["count"]) == (3 if optimizer.name == "adam" else 0)
+    step(first, 50)  # while the checkpoint is being written
+    checkpoints.wait()
+    second = make_engine(small_net(seed=9), optimizer=optimizer, zero=zero)
+    found = newest(tmp_path)
+    assert found == "step-00000040/1"
+    assert Checkpoints(Folder(str(tmp_path)), 0, 1).load(found, second) == PROGRESS
+    loaded = everything(second)
+    assert loaded.keys() == saved.keys()
+    for name, value in saved.items():
+        assert torch.equal(loaded[name], value), name
+    second.optimizer.rho = 0.1
+    step(second, 50)
+    after, expected = everything(second), everything(first)
+    for name, value in expected.items():
+        assert torch.equal(after[name], value), name
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_checkpoint_is_free_of_the_world_size(make_engine: MakeEngine, tmp_path: Path, world: int) -> None:
+    """Parts of several ranks make one checkpoint, which one rank, under another ZeRO stage, takes up."""
+    first = make_engine(optimizer=ADAM, zero=1)
+    prepare(first)
+    saved = everything(first)
+    save(first, tmp_path, 40, world=world)
+    assert newest(tmp_path) == f"step-00000040/{world}"
+    second = make_engine(small_net(seed=9), optimizer=ADAM, zero=2)
+    Checkpoints(Folder(str(tmp_path)), 0, 1).load(f"step-00000040/{world}", second)
+    for name, value in everything(second).items():
+        assert torch.equal(value, saved[name]), name
+    (tmp_path / f"checkpoints/step-00000040/part-{world - 1}-of-{world}.json").unlink()
+    assert newest(tmp_path) is None
+
+
+def test_nothing_saved_is_none(tmp_path: Path) -> None:
+    assert newest(tmp_path / "nowhere") is None
+
+
+def cut(file: Path) -> None:
+    """Lose a file's last ten bytes."""
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def flip_last(file: Path) -> None:
+    """Change a byte of a tensor."""
+    data = file.read_bytes()
+    file.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+
+
+def other_count(file: Path) -> None:
+    """Change a digit of the number of steps."""
+    text = file.read_text()
+    assert '"steps": 20' in text
+    file.write_text(text.replace('"steps": 20', '"steps": 21'))
+
+
+def other_key(file: Path) -> None:
+    """Change a letter of a key."""
+    file.write_text(file.read_text().replace('"sha256"', '"sha25v"'))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("part-0-of-1.safetensors", cut),
+        ("part-0-of-1.safetensors", flip_last),
+        ("part-0-of-1.safetensors", Path.unlink),
+        ("part-0-of-1.json", cut),
+        ("part-0-of-1.json", other_count),
+        ("part-0-of-1.json", other_key),
+        ("part-0-of-1.json", Path.unlink),
+    ],
+)
+def test_a_damaged_newest_gives_way_to_the_one_before(
+    make_engine: MakeEngine, tmp_path: Path, file: str, damage
+) -> None:  # noqa: ANN001
+    engine = make_engine()
+    save(engine, tmp_path, 10, 20)
+    assert newest(tmp_path) == "step-00000020/1"
+    damage(tmp_path / "checkpoints" / "step-00000020" / file)
+    assert newest(tmp_path) == "step-00000010/1"
+
+
+def test_leftovers_of_another_world_size_do_not_count(make_engine: MakeEngine, tmp_path: Path) -> None:
+    """A newer step that two ranks never finished, and a part of theirs beside a whole checkpoint."""
+    engine = make_engine()
+    save(engine, tmp_path, 10)
+    two = Checkpoints(Folder(str(tmp_path)), 0, 2)
+    for number in (10, 15):
+        two.save(engine, Progress(steps=number))
+        two.wait()
+    assert (tmp_path / "checkpoints/step-00000015/part-0-of-2.json").exists()
+    assert newest(tmp_path) == "step-00000010/1"
+    # The stage goes on alone and comes by step 15 itself.
+    save(engine, tmp_path, 15)
+    assert newest(tmp_path) == "step-00000015/1"
+
+
+def test_the_newest_two_are_kept(make_engine: MakeEngine, tmp_path: Path) -> None:
+    engine = make_engine()
+    save(engine, tmp_path, 10, 20, 30, 40)
+    assert steps(Folder(str(tmp_path)) / "checkpoints") == ["step-00000030", "step-00000040"]
+    assert newest(tmp_path) == "step-00000040/1"
+
+
+def test_what_writing_raised_is_raised_to_the_caller(make_engine: MakeEngine, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file is in the way")
+    checkpoints = Checkpoints(Folder(str(tmp_path)), 0, 1)
+    checkpoints.save(make_engine(), Progress())
+    with pytest.raises(OSError, match="checkpoints"):
+        checkpoints.wait()
+    checkpoints.wait()
+
+
+def test_a_checkpoint_that_vanished_is_said_so(make_engine: MakeEngine, tmp_path: Path) -> None:
+    engine = make_engine()
+    save(engine, tmp_path, 10)
+    with pytest.raises(FileNotFoundError, match="part 0 of 1"):
+        Checkpoints(Folder(str(tmp_path)), 0, 1).load("step-00000011/1", engine)

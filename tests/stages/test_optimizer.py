@@ -1,0 +1,173 @@
+"""The proximal wrapper: its penalty is that of the loss, its zeros stay zero, and priming it does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stages.optimizer import STATE, ProximalOptimizer
+
+Make = Callable[[list], torch.optim.Optimizer]
+INNER: dict[str, Make] = {
+    "sgd": lambda groups: torch.optim.SGD(groups, lr=0.05, momentum=0.9, foreach=True),
+    "plain sgd": lambda groups: torch.optim.SGD(groups, lr=0.05, foreach=True),
+    "adam": lambda groups: torch.optim.Adam(groups, lr=0.01, foreach=True),
+    "adamw": lambda groups: torch.optim.AdamW(groups, lr=0.01, foreach=True),
+}
+
+
+def groups(penalised: list[Tensor], held: list[Tensor], others: list[Tensor], decay: float = 0.01) -> list[dict]:
+    """Parameter groups with the flags that the wrapper reads."""
+
+    def group(params: list[Tensor], is_penalised: bool, is_held: bool) -> dict[str, Any]:
+        return {"params": params, "weight_decay": decay, "penalised": is_penalised, "held": is_held}
+
+    return [group(penalised, True, True), group(held, False, True), group(others, False, False)]
+
+
+def parameters(seed: int = 0) -> list[Tensor]:
+    """Three parameters of different shapes."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(s, generator=generator).requires_grad_() for s in ((4, 3), (5,), (2, 2, 2))]
+
+
+def loss(params: list[Tensor], number: int) -> Tensor:
+    """A function of all parameters that changes from step to step and is no quadratic."""
+    generator = torch.Generator().manual_seed(100 + number)
+    return sum((p * torch.randn(p.shape, generator=generator)).sin().sum() + p.pow(4).mean() for p in params)
+
+
+def wrapped(params: list[Tensor], make: Make) -> ProximalOptimizer:
+    """A primed wrapper: the first parameter penalised, the second only held, the third free."""
+    optimizer = ProximalOptimizer(groups(params[:1], params[1:2], params[2:]), make)
+    optimizer.prime()
+    return optimizer
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_the_penalty_is_that_of_an_explicit_term_in_the_loss(name: str) -> None:
+    mine, theirs = parameters(), parameters()
+    optimizer = wrapped(mine, INNER[name])
+    reference = INNER[name]([{"params": theirs, "weight_decay": 0.01}])
+    target = torch.randn(4, 3, generator=torch.Generator().manual_seed(9))
+    optimizer.state[mine[0]]["target"].copy_(target)
+    for number in range(12):
+        rho = 0.3 * 1.3 ** (number // 4)
+        optimizer.rho = rho
+        optimizer.zero_grad()
+        loss(mine, number).backward()
+        optimizer.step()
+        reference.zero_grad()
+        (loss(theirs, number) + rho / 2 * (theirs[0] - target).square().sum()).backward()
+        reference.step()
+        for a, b in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(optimizer.state[mine[0]]["target"], target, rtol=0, atol=0)
+
+
+def test_only_penalised_groups_are_pulled() -> None:
+    params = parameters()
+    optimizer = wrapped(params, lambda g: torch.optim.SGD(g, lr=0.1, foreach=True))
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0
+    before = [p.detach().clone() for p in params]
+    optimizer.state[params[1]]["target"].fill_(100.0)
+    optimizer.rho = 0.5
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    torch.testing.assert_close(params[0].detach(), before[0] * (1 - 0.1 * 0.5))
+    assert torch.equal(params[1].detach(), before[1])
+    assert torch.equal(params[2].detach(), before[2])
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_holding_keeps_exact_zeros(name: str) -> None:
+    """Though momentum was gathered before, weights decay, and the penalty pulls elsewhere."""
+    params = parameters()
+    optimizer = wrapped(params, INNER[name])
+    for number in range(3):
+        optimizer.zero_grad()
+        loss(params, number).backward()
+        optimizer.step()
+    masks = [
+        torch.rand(p.shape, generator=torch.Generator().manual_seed(i)).lt(0.5).float() for i, p in enumerate(params)
+    ]
+    for p, mask in zip(params[:2], masks, strict=False):
+        p.data.mul_(mask)
+        optimizer.state[p]["hold"].copy_(mask)
+        optimizer.state[p]["target"].fill_(3.0)
+    optimizer.rho, optimizer.holding = 0.5, True
+    for number in range(3, 10):
+        optimizer.zero_grad()
+        loss(params, number).backward()
+        before = [p.detach().clone() for p in params]
+        optimizer.step()
+        for p, mask in zip(params[:2], masks, strict=False):
+            assert int(p[mask == 0].count_nonzero()) == 0
+            assert int(p[mask == 1].count_nonzero()) == int(mask.sum())
+        assert all(not torch.equal(p, b) for p, b in zip(params, before, strict=True))
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_priming_moves_nothing_and_leaves_no_trace(name: str) -> None:
+    """After it, a run of steps equals that of the bare inner optimizer, to the bit."""
+    mine, theirs = parameters(), parameters()
+    start = [p.detach().clone() for p in mine]
+    grads = [torch.full_like(p, 7.0) for p in mine]
+    for p, grad in zip(mine, grads, strict=True):
+        p.grad = grad
+    optimizer = wrapped(mine, INNER[name])
+    for p, was, grad in zip(mine, start, grads, strict=True):
+        assert torch.equal(p, was)
+        assert p.grad is grad
+    assert [group["lr"] for group in optimizer.param_groups] == [optimizer.defaults["lr"]] * 3
+    for p in mine[:2]:
+        assert {key: float(optimizer.state[p][key].abs().sum()) for key in STATE} == dict.fromkeys(STATE, 0.0)
+        assert all(optimizer.state[p][key].shape == p.shape for key in STATE)
+    assert not set(STATE) & set(optimizer.state[mine[2]])
+    reference = INNER[name]([{"params": theirs, "weight_decay": 0.01}])
+    for number in range(5):
+        for params, each in ((mine, optimizer), (theirs, reference)):
+            each.zero_grad()
+            loss(params, number).backward()
+            each.step()
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_reset_forgets_momentum_and_step_counts_but_not_admm(name: str) -> None:
+    """After a reset, steps are those of a new optimizer from the same place."""
+    mine = parameters()
+    optimizer = wrapped(mine, INNER[name])
+    for number in range(3):
+        optimizer.zero_grad()
+        loss(mine, number).backward()
+        optimizer.step()
+    for key in STATE:
+        optimizer.state[mine[0]][key].fill_(2.0)
+    optimizer.reset_inner()
+    assert all(bool((optimizer.state[mine[0]][key] == 2.0).all()) for key in STATE)
+    theirs = [p.detach().clone().requires_grad_() for p in mine]
+    reference = INNER[name]([{"params": theirs, "weight_decay": 0.01}])
+    for number in range(5):
+        for params, each in ((mine, optimizer), (theirs, reference)):
+            each.zero_grad()
+            loss(params, number).backward()
+            each.step()
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_parameters_without_gradient_stay() -> None:
+    params = parameters()
+    optimizer = wrapped(params, INNER["sgd"])
+    before = params[0].detach().clone()
+    optimizer.rho, optimizer.holding = 1.0, False
+    for p in params:
+        p.grad = None
+    optimizer.step()
+    assert torch.equal(params[0], before)

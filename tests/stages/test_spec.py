@@ -1,0 +1,154 @@
+"""Settings: frozen, strict, and amounts that mean the same number of weights everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from stages.spec import (
+    Admm,
+    Cardinality,
+    Data,
+    Engine,
+    Optimizer,
+    Phase,
+    PruneSpec,
+    Spec,
+    Task,
+    TrainSpec,
+    key_material,
+)
+
+PRUNE: dict[str, Any] = {
+    "kind": "prune",
+    "model": {"name": "lenet5"},
+    "data": {"source": "digits"},
+    "constraints": [{"set": "cardinality", "tensors": "*", "rate": 4.0}],
+    "admm": {"updates": 2, "lr": 0.1, "rho": 0.01},
+    "retrain": {"epochs": 1, "lr": 0.1},
+}
+
+
+def cardinality(**amount: Any) -> Cardinality:
+    """Settings of a cardinality constraint on every tensor."""
+    return Cardinality.model_validate({"set": "cardinality", "tensors": "*"} | amount)
+
+
+@pytest.mark.parametrize(
+    ("amount", "size", "k"),
+    [
+        ({"keep": 0.2}, 500, 100),
+        ({"keep": 0.053}, 25_000, 1325),
+        ({"keep": 0.002}, 400_000, 800),
+        ({"keep": 0.07}, 5_000, 350),
+        ({"rate": 4.0}, 10, 2),
+        ({"rate": 4.0}, 7, 1),
+        ({"rate": 3.0}, 9, 3),
+        ({"rate": 49.0}, 49, 1),
+        ({"rate": 1.0}, 12, 12),
+        ({"keep": 1.0}, 12, 12),
+        ({"keep": 0.29}, 100, 29),
+        ({"keep": 0.999}, 1000, 999),
+        ({"keep": 0.1999}, 10, 1),
+        ({"rate": 11.0}, 10, 0),
+        ({"count": 5}, 3, 5),
+    ],
+)
+def test_entries(amount: dict[str, Any], size: int, k: int) -> None:
+    """The first four are the layer table of the 167x LeNet-5."""
+    assert cardinality(**amount).entries(size) == k
+
+
+def test_whole_rates_and_percentages_are_floored_without_rounding_error() -> None:
+    """Against division of whole numbers."""
+    for rate in range(1, 200):
+        for size in (rate, 7 * rate, 7 * rate - 1, 430_500, 11_678_912):
+            assert cardinality(rate=float(rate)).entries(size) == size // rate, (size, rate)
+    for percent in range(1, 101):
+        for size in (100, 500, 1234, 400_000):
+            assert cardinality(keep=percent / 100).entries(size) == size * percent // 100, (size, percent)
+
+
+@pytest.mark.parametrize(
+    "amount",
+    [{}, {"rate": 2.0, "keep": 0.5}, {"rate": 2.0, "count": 3}, {"rate": 2.0, "keep": 0.5, "count": 3}],
+)
+def test_exactly_one_amount(amount: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="exactly one of"):
+        cardinality(**amount)
+
+
+@pytest.mark.parametrize("amount", [{"rate": 0.5}, {"keep": 0.0}, {"keep": 1.5}, {"count": 0}, {"rate": "4"}])
+def test_impossible_amounts_are_refused(amount: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        cardinality(**amount)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Optimizer(),
+        Phase(epochs=1, lr=0.1),
+        Admm(updates=1, lr=0.1, rho=0.1),
+        Data(source="digits"),
+        Engine(),
+        cardinality(rate=2.0),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_frozen_and_no_unknown_keys(settings: Any) -> None:
+    field = next(iter(type(settings).model_fields))
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(settings, field, getattr(settings, field))
+    given = settings.model_dump(exclude_none=True)
+    assert type(settings).model_validate(given) == settings
+    with pytest.raises(ValidationError, match=r"surprise\s+Extra inputs are not permitted"):
+        type(settings).model_validate(given | {"surprise": 1})
+
+
+def test_an_unknown_key_is_refused_at_its_place() -> None:
+    with pytest.raises(ValidationError) as caught:
+        PruneSpec.model_validate(PRUNE | {"admm": PRUNE["admm"] | {"roh": 1.0}})
+    assert [error["loc"] for error in caught.value.errors()] == [("admm", "roh")]
+
+
+@pytest.mark.parametrize("kind", ["train", "prune"])
+def test_the_kind_decides_the_class(kind: str) -> None:
+    given = PRUNE if kind == "prune" else {**{k: PRUNE[k] for k in ("model", "data")}, "kind": "train"}
+    given = given if kind == "prune" else given | {"train": {"epochs": 1, "lr": 0.1}}
+    assert isinstance(TypeAdapter(Spec).validate_python(given), PruneSpec if kind == "prune" else TrainSpec)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({}, "either `source`"),
+        ({"source": "digits", "shards": "x"}, "either `source`"),
+        ({"source": "digits", "folder": "x"}, "`folder` belongs to"),
+        ({"source": "digits", "mean": [0.1, 0.2]}, "2 values and `std` has 1"),
+        ({"source": "digits", "std": [0.0]}, "greater than 0"),
+    ],
+)
+def test_data_settings_that_contradict_are_refused(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Data.model_validate(data)
+
+
+def test_a_task_survives_json() -> None:
+    task = Task.model_validate(
+        {"name": "n", "key": "k", "store": "s", "spec": PRUNE, "shards": "x", "data_digest": "d", "engine": {"zero": 3}}
+    )
+    assert Task.model_validate_json(task.model_dump_json()) == task
+
+
+def test_the_key_knows_results_and_not_places() -> None:
+    def key(**change: Any) -> dict[str, Any]:
+        return key_material(PruneSpec.model_validate(PRUNE | change), "digest", ["parent"])
+
+    assert key() == key(data={"shards": "/elsewhere"}) == key(data={"source": "mnist", "folder": "x"})
+    for change in ({"seed": 1}, {"batch": 32}, {"duals": "carry"}, {"data": {"source": "digits", "shift": 1}}):
+        assert key(**change) != key()
+    assert key_material(PruneSpec.model_validate(PRUNE), "other", ["parent"]) != key()
+    assert key_material(PruneSpec.model_validate(PRUNE), "digest", ["other"]) != key()

@@ -1,0 +1,57 @@
+"""The tree's contracts: who imports whom (pyproject.toml, tool.importlinter), and what importing costs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "torchvision", "ray", "deepspeed", "webdataset", "wandb")
+
+
+def test_the_contracts_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    """import-linter finds nothing."""
+    broken = lint_imports(str(ROOT / "pyproject.toml"), no_cache=True, no_logo=True)
+    assert broken == 0, capsys.readouterr().out
+
+
+BREACHES = {
+    "stages/files.py": ("import cluster.failures", "stages knows nothing of pipeline and cluster"),
+    "cluster/monitor.py": ("import stages.spec", "cluster knows nothing of pipeline and stages"),
+    "pipeline/driver.py": ("import ray", "ray has one door"),
+    "stages/train.py": ("import deepspeed.comm", "deepspeed has one door"),
+    "stages/data/batches.py": ("import webdataset", "webdataset has one door"),
+    "pipeline/view.py": ("import wandb", "wandb has one door"),
+    "pipeline/results.py": ("import torch", "pipeline holds no tensors"),
+    "stages/spec.py": ("import stages.models", "what is pure stays light"),
+}
+
+
+def test_a_breach_of_each_contract_is_found(tmp_path: Path) -> None:
+    """Also by an import within a function: in a copy of the tree where each is broken once, each is reported."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for package in ("pipeline", "stages", "cluster"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for file, (line, _) in BREACHES.items():
+        path = tmp_path / file
+        path.write_text(f"{path.read_text()}\n\ndef _breach() -> None:\n    {line}\n")
+    call = (
+        "import sys; sys.path.insert(0, '.'); from importlinter import cli; sys.exit(cli.lint_imports(no_cache=True))"
+    )
+    done = subprocess.run([sys.executable, "-c", call], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    for _, contract in BREACHES.values():
+        assert f"{contract} BROKEN" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("module", ["pipeline.cli", "pipeline.driver", "stages", "cluster.lanes", "cluster.monitor"])
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    """So that bad input is refused, and help is printed, at once."""
+    call = f"import sys, {module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", call], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -1,0 +1,310 @@
+"""Whole runs as a user starts them: the command line, real Ray processes, real DeepSpeed, real shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from stages import artefact
+from stages.files import Folder
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+name: small
+cluster: {workers: 2}
+model: {name: digits_cnn}
+data: {source: digits, mean: [0.3], std: [0.38], shift: 1}
+monitor: {wandb: offline}
+stages:
+  - name: dense
+    kind: train
+    train: {epochs: 4, lr: 0.004}
+  - name: prune-4x
+    kind: prune
+    parent: dense
+    duals: carry
+    constraints:
+      - {set: cardinality, tensors: "[02].weight", rate: 2}
+      - {set: cardinality, tensors: "[68].weight", rate: 4}
+    admm: {updates: 4, epochs: 2, lr: 0.002, rho: 0.01, rho_growth: 1.6}
+    retrain: {epochs: 6, lr: 0.002}
+  - name: prune-8x
+    kind: prune
+    parent: prune-4x
+    constraints:
+      - {set: cardinality, tensors: "0.weight", count: 50}
+      - {set: cardinality, tensors: "[268].weight", keep: 0.125}
+    admm: {updates: 2, epochs: 1, lr: 0.002, rho: 0.01}
+    retrain: {epochs: 2, lr: 0.002}
+"""
+LEFT = {
+    "prune-4x": {"0.weight": 72, "2.weight": 2304, "6.weight": 16384, "8.weight": 320},
+    "prune-8x": {"0.weight": 50, "2.weight": 576, "6.weight": 8192, "8.weight": 160},
+}
+
+
+class Running:
+    """`dualprune ...` in a process of its own, its output read as it comes."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "RAY_"))}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", *arguments],
+            cwd=folder,
+            env=environment | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    def wait_for(self, text: str, seconds: float = 180) -> None:
+        """Return once a line of output holds `text`."""
+        limit = time.monotonic() + seconds
+        while not any(text in line for line in self.lines):
+            assert self.process.poll() is None, f"ended without {text!r}:\n" + "\n".join(self.lines)
+            assert time.monotonic() < limit, f"no {text!r} in time:\n" + "\n".join(self.lines)
+            time.sleep(0.02)
+
+    def wait_for_checkpoint(self, artefact: Path) -> None:
+        """Return once a stage has written its first checkpoint."""
+        limit = time.monotonic() + 180
+        while not list(artefact.glob("checkpoints/step-*/part-1-of-2.json")):
+            assert time.monotonic() < limit, "\n".join(self.lines)
+            time.sleep(0.02)
+
+    def end(self) -> tuple[int, list[str]]:
+        """Wait for its end; exit code and output."""
+        code = self.process.wait(timeout=400)
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code, self.lines
+
+
+def dualprune(folder: Path, *arguments: str) -> tuple[int, list[str]]:
+    """Run the command line to its end."""
+    return Running(folder, *arguments).end()
+
+
+def json_of(lines: list[str]) -> dict[str, Any]:
+    """What `--json` printed last."""
+    value: dict[str, Any] = json.loads(lines[-1])
+    return value
+
+
+def stage(lines: list[str], name: str) -> dict[str, Any]:
+    """One stage of what `--json` printed."""
+    return next(row for row in json_of(lines)["stages"] if row["name"] == name)
+
+
+def bits(folder: Path) -> dict[str, str]:
+    """Hashes of all that must not depend on what happened on the way."""
+    return {
+        f"{file.parent.name}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest()
+        for pattern in ("*/*.safetensors", "*/metrics.jsonl")
+        for file in (folder / "runs").glob(pattern)
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A finished run and its output."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "small.yaml").write_text(CONFIG)
+    code, lines = dualprune(folder, "run", "small.yaml", "--json")
+    assert code == 0, "\n".join(lines)
+    return folder, lines
+
+
+def test_states_and_numbers(undisturbed: tuple[Path, list[str]]) -> None:
+    """Each stage is done, with all that the JSON promises."""
+    rows = json_of(undisturbed[1])["stages"]
+    assert [row["state"] for row in rows] == ["done"] * 3
+    assert [row["kind"] for row in rows] == ["train", "prune", "prune"]
+    assert rows[0]["rate"] == 1.0
+    assert rows[0]["residual"] is None
+    for row in rows[1:]:
+        assert row["nonzeros"] == sum(LEFT[row["name"]].values())
+        assert row["rate"] == pytest.approx(71568 / row["nonzeros"])
+        assert 0 < row["residual"] < 1
+    assert all(row["val_accuracy"] > 80 and row["test_accuracy"] > 80 and row["seconds"] > 0 for row in rows)
+
+
+def test_no_log_spam(undisturbed: tuple[Path, list[str]]) -> None:
+    """The terminal holds our own lines only; where the rest went is named, and it is there."""
+    folder, lines = undisturbed
+    assert not [
+        line for line in lines if any(word in line.lower() for word in ("warning", "deepspeed", "raylet", "info"))
+    ]
+    logs = Path(next(line for line in lines if line.startswith("logs: ")).removeprefix("logs: "))
+    assert (folder / logs / "lane-0-rank-1.log").stat().st_size > 0
+
+
+def test_weights_left_and_lineage(undisturbed: tuple[Path, list[str]]) -> None:
+    """Every constrained tensor holds exactly what was asked for; masks shrink from parent to child."""
+    folder, lines = undisturbed
+    found = {}
+    for name, left in LEFT.items():
+        found[name] = artefact.load(Folder(str(folder / "runs" / stage(lines, name)["key"])))
+        assert {n: int(found[name].network[n].count_nonzero()) for n in left} == left
+        assert {n: int(m.sum()) for n, m in found[name].holds.items()} == left
+    child, parent = found["prune-8x"], found["prune-4x"]
+    assert child.manifest["parents"] == [{"name": "prune-4x", "key": stage(lines, "prune-4x")["key"]}]
+    assert parent.manifest["parents"] == [{"name": "dense", "key": stage(lines, "dense")["key"]}]
+    for name, mask in child.holds.items():
+        assert bool((mask <= parent.holds[name]).all())
+
+
+def test_evaluation_from_the_artefact_alone(undisturbed: tuple[Path, list[str]]) -> None:
+    """A new process that reads nothing but the artefact and the shards finds the table's accuracies."""
+    folder, lines = undisturbed
+    code, output = dualprune(folder, "evaluate", "small.yaml", "--json")
+    assert code == 0
+    for row in json_of(output)["stages"]:
+        shown = stage(lines, row["name"])
+        assert row["test_accuracy"] == pytest.approx(shown["test_accuracy"], abs=1e-9)
+        assert row["val_accuracy"] == pytest.approx(shown["val_accuracy"], abs=1e-9)
+
+
+def test_again_runs_nothing(undisturbed: tuple[Path, list[str]]) -> None:
+    """The same command runs nothing and prints the same table, whatever the number of workers; so does `status`."""
+    folder, lines = undisturbed
+
+    def table(output: list[str]) -> list[str]:
+        start = next(i for i, line in enumerate(output) if line.startswith("stage "))
+        return output[start : start + 4]
+
+    for extra in ([], ["--set", "cluster.workers=1"], ["--set", "engine.zero=2"]):
+        code, output = dualprune(folder, "run", "small.yaml", "--json", *extra)
+        assert code == 0
+        assert [row["state"] for row in json_of(output)["stages"]] == ["cached"] * 3
+        assert table(output) == table(lines)
+    code, output = dualprune(folder, "status", "small.yaml", "--json")
+    assert code == 0
+    assert json_of(output) == json_of(lines)
+
+
+def test_plan_says_what_a_change_re_runs(undisturbed: tuple[Path, list[str]]) -> None:
+    """Changing one stage's setting re-runs it and what comes after it, and the plan says why."""
+    folder, _ = undisturbed
+    code, output = dualprune(folder, "plan", "small.yaml", "--json", "--set", "stages.prune-4x.retrain.epochs=7")
+    assert code == 0
+    plan = json_of(output)["stages"]
+    assert [(row["state"], row["parents"]) for row in plan] == [
+        ("cached", []),
+        ("run", ["dense"]),
+        ("run", ["prune-4x"]),
+    ]
+    assert "retrain.epochs: 6 -> 7" in plan[1]["why"]
+    assert "prune-4x runs again" in plan[2]["why"]
+
+
+def test_wandb_holds_what_was_logged(undisturbed: tuple[Path, list[str]]) -> None:
+    """Each stage is one offline W&B run in one group, with the losses and residuals of its metrics file."""
+    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.sdk.internal.datastore import DataStore
+
+    folder, lines = undisturbed
+    runs = {}
+    for file in folder.glob("runs/logs/small/*/wandb/**/*.wandb"):
+        store, rows, info = DataStore(), [], None
+        store.open_for_scan(str(file))
+        while (data := store.scan_data()) is not None:
+            record = Record()
+            record.ParseFromString(data)
+            if record.HasField("run"):
+                info = record.run
+            if record.HasField("history"):
+                items = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
+                rows.append({key: json.loads(value) for key, value in items.items()})
+        assert info is not None
+        runs[info.display_name] = (info.run_group, info.job_type, rows)
+    assert set(runs) == {"dense", "prune-4x", "prune-8x"}
+    for name, (group, kind, rows) in runs.items():
+        assert group == "small"
+        assert kind == stage(lines, name)["kind"]
+        metrics = (folder / "runs" / stage(lines, name)["key"] / "metrics.jsonl").read_text().splitlines()
+        for key in ("loss", "residual", "val_accuracy"):
+            logged = [row[key] for row in rows if key in row]
+            assert logged == pytest.approx([r[key] for r in map(json.loads, metrics) if key in r])
+
+
+@pytest.mark.parametrize("victim", ["driver", "worker"])
+def test_kill_and_resume(undisturbed: tuple[Path, list[str]], tmp_path: Path, victim: str) -> None:
+    """kill -9 in the middle of a stage: it goes on from its checkpoint, and ends with the undisturbed run's bits."""
+    reference, lines = undisturbed
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    run = Running(tmp_path, "run", "small.yaml", "--json")
+    run.wait_for("prune-4x: training")
+    run.wait_for_checkpoint(tmp_path / "runs" / stage(lines, "prune-4x")["key"])
+    children = psutil.Process(run.process.pid).children(recursive=True)
+    if victim == "worker":
+        workers = [child for child in children if "RayTrainWorker" in _title(child)]
+        assert len(workers) == 2
+        workers[1].send_signal(signal.SIGKILL)
+        code, output = run.end()
+        assert code == 0, "\n".join(output)
+        assert any("prune-4x: its workers were lost; retry 1 of 3" in line for line in output)
+    else:
+        run.process.send_signal(signal.SIGKILL)
+        run.end()
+        _, plan = dualprune(tmp_path, "plan", "small.yaml", "--json")
+        assert [row["state"] for row in json_of(plan)["stages"]] == ["cached", "resume", "run"]
+        code, output = dualprune(tmp_path, "run", "small.yaml", "--json")
+        assert code == 0, "\n".join(output)
+        assert stage(output, "dense")["state"] == "cached"
+        assert [child for child in children if _alive(child)] == []
+    assert any("prune-4x: goes on after step" in line for line in output)
+    assert bits(tmp_path) == bits(reference)
+
+
+def test_failing_stage(tmp_path: Path) -> None:
+    """A stage that fails gives exit code 1, a clear reason and skipped descendants; `status` still knows it."""
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    arguments = ["small.yaml", "--json", "--set", "stages.dense.train.lr=1e30", "--set", "cluster.workers=1"]
+    code, output = dualprune(tmp_path, "run", *arguments)
+    assert code == 1, "\n".join(output)
+    row = next(line for line in output if line.startswith("{"))
+    states = [(row["state"], row["why"]) for row in json.loads(row)["stages"]]
+    assert [state for state, _ in states] == ["failed", "skipped", "skipped"]
+    assert "the loss is" in states[0][1]
+    assert "Traceback" not in "\n".join(output)
+    code, output = dualprune(tmp_path, "status", *arguments)
+    assert json_of(output)["stages"][0]["state"] == "failed"
+    assert "the loss is" in json_of(output)["stages"][0]["why"]
+
+
+def _title(process: psutil.Process) -> str:
+    return _or_gone(lambda: " ".join(process.cmdline()), "")
+
+
+def _alive(process: psutil.Process) -> bool:
+    return _or_gone(lambda: process.is_running() and process.status() != psutil.STATUS_ZOMBIE, False)
+
+
+def _or_gone(ask: Callable[[], Any], otherwise: Any) -> Any:
+    try:
+        return ask()
+    except psutil.NoSuchProcess:
+        return otherwise
