@@ -24,7 +24,7 @@ import traceback
 import uuid
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,8 +81,6 @@ class _Lane:
     """The worker group's present incarnation; None while there is none that asks for work."""
     given: int = 0
     task: str | None = None
-    failed: list[str] = field(default_factory=list)
-    """Attempts that have reported a failure; later reports of theirs are echoes of it."""
 
 
 class Mailbox:
@@ -246,18 +244,19 @@ class Lanes:
         self._ray.shutdown()
 
     def _handle(self, kind: str, name: str, attempt: str, task: str, data: Any) -> list[Event]:
-        lane = self._lanes[name]
+        lane = self._lanes.get(name)
+        if lane is None:
+            return []  # it has ended
         if kind == "ready":
             lost = lane.task
             lane.attempt, lane.given, lane.task = attempt, 0, None
             if lost is not None:
                 return [Event("failed", lost, Failure("lost", "", "a worker process or its machine died"))]
             return []
-        if lane.task != task or attempt in lane.failed:
-            return []
+        if lane.task != task or lane.attempt != attempt:
+            return []  # an echo of a failure that was told
         if kind == "failed":
             # The group is coming down; it will be ready again with another attempt.
-            lane.failed.append(attempt)
             lane.attempt, lane.task = None, None
         elif kind == "done":
             lane.task = None

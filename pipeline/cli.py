@@ -138,9 +138,9 @@ def _status(options: argparse.Namespace, console: Console) -> int:
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> int:
+    config, _, store, plan = _prepared(options)
     from stages.measure import measure
 
-    config, _, store, plan = _prepared(options)
     rows: list[dict[str, Any]] = []
     for planned in plan:
         if planned.state == "cached":

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
@@ -114,9 +114,10 @@ class Problems:
     def place(self, path: Path) -> str:
         """`file.yaml:12: stages[2].rate`, from the deepest part of the path that the file has."""
         dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+        for override, said in reversed(list(self.overrides.items())):
+            if path[: len(override)] == override or (path not in self.lines and override[: len(path)] == path):
+                return f"{said}: {dotted}"
         for length in range(len(path), -1, -1):
-            if path[:length] in self.overrides:
-                return f"{self.overrides[path[:length]]}: {dotted}"
             if path[:length] in self.lines:
                 return f"{FilePath(self.file).name}:{self.lines[path[:length]]}: {dotted or 'the file'}"
         return dotted or "the file"
@@ -161,7 +162,9 @@ def load(name: str, overrides: list[str] | None = None) -> tuple[Config, Problem
     top = _top(raw, problems)
     stages = _stages(raw, problems)
     for number, stage in stages.items():
-        _targets(number, stage, problems)
+        _targets(number, stage, set(raw["stages"][number]), problems)
+    if not problems.found:
+        _networks(stages, problems)
     if not problems.found:
         _shrinking(stages, problems)
     problems.stop()
@@ -217,7 +220,11 @@ def _dots(place: str, raw: dict[str, Any]) -> list[str]:
     parts = place.split(".")
     if parts[0] != "stages" or not isinstance(raw.get("stages"), list):
         return parts
-    names = sorted((s["name"] for s in raw["stages"] if isinstance(s, dict) and "name" in s), key=len, reverse=True)
+    names = sorted(
+        (s["name"] for s in raw["stages"] if isinstance(s, dict) and isinstance(s.get("name"), str)),
+        key=len,
+        reverse=True,
+    )
     rest = place[len("stages.") :]
     for name in names:
         if rest == name or rest.startswith(f"{name}."):
@@ -267,7 +274,7 @@ def _stages(raw: dict[str, Any], problems: Problems) -> dict[int, Stage]:
             parent = None
         numbers[name], parents[name] = number, (parent,) if parent else ()
         spec = _spec({**wide, **settings}, set(settings), at, problems)
-        if entry.get("kind") == "prune" and "parent" not in entry:
+        if entry.get("kind") == "prune" and entry.get("parent") in (None, ""):
             problems.add(at, "a prune needs a `parent`: the stage whose network it starts from")
         if spec is not None:
             stages[number] = Stage(name, parents[name], spec)
@@ -289,16 +296,15 @@ def _spec(settings: dict[str, Any], own: set[str], at: Path, problems: Problems)
     try:
         spec: Spec = TypeAdapter(Spec).validate_python(settings)
     except ValidationError as error:
-        for path, text in _explained(error, KINDS[kind]):
-            # The discriminator's value leads each path; what all stages share is wrong at the top only.
-            inner = path[1:] if path[:1] == (kind,) else path
+        # The discriminator's value leads each path; what all stages share is wrong at the top only.
+        for inner, text in _explained(error, KINDS[kind], skip=1, also=("name", "parent")):
             shared = inner and inner[0] in STAGE_WIDE and inner[0] not in own and text != "is missing"
             problems.add(inner if shared else (*at, *inner), text)
         return None
     return spec
 
 
-def _targets(number: int, stage: Stage, problems: Problems) -> None:
+def _targets(number: int, stage: Stage, own: set[str], problems: Problems) -> None:
     from stages.spec import SpecError
     from stages.targets import check
 
@@ -306,8 +312,18 @@ def _targets(number: int, stage: Stage, problems: Problems) -> None:
         check(stage.spec)
     except SpecError as error:
         for path, text in error.problems:
-            shared = path[0] in STAGE_WIDE and ("stages", number, path[0]) not in problems.lines
+            shared = path[0] in STAGE_WIDE and path[0] not in own
             problems.add(path if shared else ("stages", number, *path), text)
+
+
+def _networks(stages: dict[int, Stage], problems: Problems) -> None:
+    """A stage starts from its parent's network, so it can't name another."""
+    models = {stage.name: stage.spec.model for stage in stages.values()}
+    for number, stage in stages.items():
+        for parent in stage.parents:
+            if stage.spec.model != models[parent]:
+                text = f"its parent {parent} has another: {models[parent].name}, {models[parent].classes} classes"
+                problems.add(("stages", number, "model"), text)
 
 
 def _shrinking(stages: dict[int, Stage], problems: Problems) -> None:
@@ -331,13 +347,16 @@ def _shrinking(stages: dict[int, Stage], problems: Problems) -> None:
             left[stage.name] = {**before, **asked}
 
 
-def _explained(error: ValidationError, model: type[Settings]) -> list[tuple[Path, str]]:
-    """pydantic's errors in our words."""
+def _explained(
+    error: ValidationError, model: type[Settings], skip: int = 0, also: tuple[str, ...] = ()
+) -> list[tuple[Path, str]]:
+    """pydantic's errors in our words, `skip` parts of their paths left out; `also` may stand at the model's top."""
     found = []
     for entry in error.errors(include_url=False):
-        value = entry["input"]
+        value, path = entry["input"], tuple(entry["loc"])[skip:]
         if entry["type"] == "extra_forbidden":
-            text = f"unknown setting{_like(str(entry['loc'][-1]), _fields(model, entry['loc'][:-1]))}"
+            known = [*_fields(model, path[:-1]), *(also if len(path) == 1 else ())]
+            text = f"unknown setting{_like(str(path[-1]), known)}"
         elif entry["type"] == "missing":
             text = "is missing"
         elif entry["type"] == "value_error":
@@ -345,16 +364,16 @@ def _explained(error: ValidationError, model: type[Settings]) -> list[tuple[Path
         else:
             shown = "" if isinstance(value, dict | list) else f", not {value!r}"
             text = entry["msg"].removeprefix("Input ").replace("should be", "must be") + shown
-        found.append((tuple(entry["loc"]), text))
+        found.append((path, text))
     return found
 
 
 def _fields(model: Any, path: Path) -> list[str]:
     for part in path:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            continue
-        model = field.annotation
+        if isinstance(part, int):
+            (model,) = get_args(model)
+        elif part in getattr(model, "model_fields", {}):
+            model = model.model_fields[part].annotation
     return list(getattr(model, "model_fields", {}))
 
 

@@ -101,7 +101,11 @@ class _Run:
         return rows
 
     def _launch(self) -> None:
+        at_work = {self.nodes[name].key for name in self.begun - set(self.done) - set(self.failed)}
         for node in dag.ready(self.nodes.values(), self.done, self.begun):
+            if node.key in at_work:
+                continue  # the same stage by another name: it will find this one's artefact
+            at_work.add(node.key)
             self.begun.add(node.name)
             self.store.note_failure(node.key, None)
             self.monitor.start(node.name, f"{self.config.top.name}-{node.key}", node.spec.kind, dict(node.material))

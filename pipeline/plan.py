@@ -29,8 +29,8 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
 
     Raises ConfigError for a store that can't be written and for data that is missing or damaged.
     """
-    store = Store(config.top.store)
     try:
+        store = Store(config.top.store)
         store.probe()
     except Exception as error:  # noqa: BLE001 - each filesystem has errors of its own; all mean the same here
         problems.add(("store",), f"{config.top.store} can't be written: {error}")
@@ -58,7 +58,9 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
 
 def record(config: Config, store: Store, plan: list[Planned]) -> None:
     """Leave what was planned, for the next plan to say what has changed."""
-    store.note_plan(config.top.name, {p.node.name: {"key": p.node.key, **p.node.material} for p in plan})
+    store.note_plan(
+        config.top.name, {p.node.name: {"key": p.node.key, **p.node.material, "spec": _settings(p.node)} for p in plan}
+    )
 
 
 def _planned(node: dag.Node, store: Store, before: Mapping[str, Any] | None, plan: Mapping[str, Planned]) -> Planned:
@@ -75,7 +77,7 @@ def _why(node: dag.Node, before: Mapping[str, Any] | None, plan: Mapping[str, Pl
     again = [parent for parent in node.parents if plan[parent].state != "cached"]
     if before is None:
         return "not run yet"
-    reasons = dag.differences(before.get("spec", {}), node.material["spec"])
+    reasons = dag.differences(before.get("spec", {}), _settings(node))
     reasons = [f"changed {reason}" for reason in reasons]
     if before.get("data") != node.data_digest:
         reasons.append("its data changed")
@@ -88,6 +90,11 @@ def _why(node: dag.Node, before: Mapping[str, Any] | None, plan: Mapping[str, Pl
     elif before.get("parents") != node.material["parents"]:
         reasons.append(f"its parent {', '.join(node.parents)} is another one than before")
     return "; ".join(reasons) or "not finished yet, or its artefact is gone"
+
+
+def _settings(node: dag.Node) -> dict[str, Any]:
+    """All that a stage's key is made from, defaults spelt out: where its data lies is left aside."""
+    return node.spec.model_dump(mode="json", exclude={"data": {"source", "folder", "shards"}})
 
 
 def _origin(data: Data) -> tuple[str | None, str | None, str | None]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.dag import Node
@@ -69,11 +70,12 @@ def as_json(run: str, results: Iterable[Result]) -> dict[str, Any]:
 def as_table(results: Iterable[Result]) -> Table:
     """The table at the end of a run."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("stage", "rate", "weights left", "val %", "test %", "residual", "seconds", "artefact"):
-        table.add_column(title, justify="left" if title in ("stage", "artefact") else "right", no_wrap=True)
+    for title in ("stage", "rate", "weights left", "val %", "test %", "residual", "seconds"):
+        table.add_column(title, justify="left" if title == "stage" else "right", no_wrap=True)
+    table.add_column("artefact", overflow="fold")
     for row in results:
         if row.artefact is None:
-            table.add_row(row.name, "", "", "", "", "", "", f"{row.key} ({row.state}: {row.why})")
+            table.add_row(row.name, "", "", "", "", "", "", escape(f"{row.key} ({row.state}: {row.why})"))
             continue
         table.add_row(
             row.name,

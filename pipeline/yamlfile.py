@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
 from typing import Any
 
 import yaml
@@ -14,25 +13,29 @@ Path = tuple[str | int, ...]
 class _Loader(yaml.SafeLoader):
     """SafeLoader that reads 1e-3 as a number, as YAML 1.2 does, and refuses a key that is given twice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Here and not when values are made: merges have put other mappings' keys in by then.
+        node = super().compose_mapping_node(anchor)
         seen: dict[Any, yaml.Node] = {}
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.composer.ComposerError(None, None, "a key must be a plain value", key.start_mark)
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
-            name = self.construct_object(key, deep=True)
+            name = self.construct_object(key)
             if name in seen:
                 line = seen[name].start_mark.line + 1
-                raise yaml.constructor.ConstructorError(
+                raise yaml.composer.ComposerError(
                     None, None, f"the key {name!r} was given on line {line} already", key.start_mark
                 )
             seen[name] = key
-        return super().construct_mapping(node, deep)
+        return node
 
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
-        r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)$|^[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]+)$|^[-+]?\.(inf|Inf)$"
+        r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)$|^[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*)$|^[-+]?\.(inf|Inf)$"
     ),
     list("-+0123456789."),
 )
@@ -49,13 +52,16 @@ def parse(text: str, name: str) -> tuple[Any, dict[Path, int]]:
         lines: dict[Path, int] = {}
         _places(node, (), lines)
         return loader.construct_document(node), lines
+    except (ValueError, RecursionError) as error:
+        # A date that is none, or a mapping that holds itself.
+        raise yaml.YAMLError(str(error)) from None
     finally:
         loader.dispose()
 
 
 def scalar(text: str) -> Any:
     """The value of one piece of YAML, such as `--set` takes. Raises yaml.YAMLError."""
-    return yaml.load(text, Loader=_Loader)
+    return parse(text, "")[0]
 
 
 def _places(node: yaml.Node, path: Path, lines: dict[Path, int]) -> None:
@@ -70,7 +76,7 @@ def _places(node: yaml.Node, path: Path, lines: dict[Path, int]) -> None:
                 merged += child.value if isinstance(child, yaml.SequenceNode) else [child]
                 continue
             here = (*path, key.value)
-            lines[here] = key.start_mark.line + 1
+            lines.setdefault(here, key.start_mark.line + 1)
             _places(child, here, lines)
         for child in merged:
             _places(child, path, lines)

@@ -27,7 +27,9 @@ class SpecError(ValueError):
 class Settings(BaseModel):
     """Base of all settings: frozen, strict about types, and no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Model(Settings):

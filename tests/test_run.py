@@ -19,6 +19,7 @@ import pytest
 
 from stages import artefact
 from stages.files import Folder
+from tests.cluster.test_monitor import runs
 
 pytestmark = pytest.mark.slow
 
@@ -222,28 +223,11 @@ def test_plan_says_what_a_change_re_runs(undisturbed: tuple[Path, list[str]]) ->
 
 def test_wandb_holds_what_was_logged(undisturbed: tuple[Path, list[str]]) -> None:
     """Each stage is one offline W&B run in one group, with the losses and residuals of its metrics file."""
-    from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
-
     folder, lines = undisturbed
-    runs = {}
-    for file in folder.glob("runs/logs/small/*/wandb/**/*.wandb"):
-        store, rows, info = DataStore(), [], None
-        store.open_for_scan(str(file))
-        while (data := store.scan_data()) is not None:
-            record = Record()
-            record.ParseFromString(data)
-            if record.HasField("run"):
-                info = record.run
-            if record.HasField("history"):
-                items = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
-                rows.append({key: json.loads(value) for key, value in items.items()})
-        assert info is not None
-        runs[info.display_name] = (info.run_group, info.job_type, rows)
-    assert set(runs) == {"dense", "prune-4x", "prune-8x"}
-    for name, (group, kind, rows) in runs.items():
-        assert group == "small"
-        assert kind == stage(lines, name)["kind"]
+    found = runs(folder / "runs" / "logs")
+    assert set(found) == {"dense", "prune-4x", "prune-8x"}
+    for name, (run, rows, _, code) in found.items():
+        assert (run.run_group, run.job_type, code) == ("small", stage(lines, name)["kind"], 0)
         metrics = (folder / "runs" / stage(lines, name)["key"] / "metrics.jsonl").read_text().splitlines()
         for key in ("loss", "residual", "val_accuracy"):
             logged = [row[key] for row in rows if key in row]

@@ -16,21 +16,23 @@ class DataError(ValueError):
 
 def read_manifest(url: str) -> dict[str, Any]:
     """The manifest of a folder of shards, after a look at what must be there. Raises DataError."""
-    folder = Folder(url)
     try:
+        folder = Folder(url)
         manifest: dict[str, Any] = folder.read_json(MANIFEST)
         splits = manifest["splits"]
+        present = set(folder.names())
+        for split in SPLITS:
+            if split not in splits or not splits[split]["samples"]:
+                raise DataError(f"{url} has no samples for the split {split}")
+            for entry in [*splits[split]["shards"], splits[split]["index"]]:
+                if entry["file"] not in present:
+                    raise DataError(f"{url}/{entry['file']} is missing, though {MANIFEST} lists it")
     except FileNotFoundError:
         raise DataError(f"{url} holds no {MANIFEST}, so no shards that dualprune wrote") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{url}/{MANIFEST} can't be read: {error}") from None
-    present = set(folder.names())
-    for split in SPLITS:
-        if split not in splits or not splits[split]["samples"]:
-            raise DataError(f"{url} has no samples for the split {split}")
-        for entry in [*splits[split]["shards"], splits[split]["index"]]:
-            if entry["file"] not in present:
-                raise DataError(f"{url}/{entry['file']} is missing, though {MANIFEST} lists it")
+    except DataError:
+        raise
+    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
+        raise DataError(f"{url}/{MANIFEST} can't be read: {error!r}") from None
     return manifest
 
 

@@ -33,7 +33,7 @@ def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def records(path: Path) -> Iterator[Any]:
-    """The records of a .wandb file: LevelDB's log format after a header of seven bytes."""
+    """The whole records of a .wandb file: LevelDB's log format after a header of seven bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, at, parts = path.read_bytes(), 7, b""
@@ -43,6 +43,8 @@ def records(path: Path) -> Iterator[Any]:
             at += 32768 - at % 32768
             continue
         _, size, kind = struct.unpack("<IHB", data[at : at + 7])
+        if at + 7 + size > len(data):
+            return
         parts += data[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in (1, 4):
@@ -56,6 +58,10 @@ def runs(folder: Path) -> dict[str, tuple[Any, list[dict[str, Any]], dict[str, A
     """Of each run by name: its description, its rows, its summary's changes, its exit code."""
     found = {}
     for path in folder.rglob("*.wandb"):
+        # W&B's own process may write a moment after the run was finished.
+        limit = time.monotonic() + 20.0
+        while not any(r.WhichOneof("record_type") == "exit" for r in records(path)) and time.monotonic() < limit:
+            time.sleep(0.05)
         run, rows, summary, code = None, [], {}, None
         for record in records(path):
             kind = record.WhichOneof("record_type")

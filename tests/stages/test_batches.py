@@ -110,7 +110,7 @@ def test_normalisation_is_per_channel(rgb: Split) -> None:
 def test_one_mean_serves_all_channels_and_two_are_refused_for_three(rgb: Split) -> None:
     pictures, _ = Batches(rgb, settings(mean=[0.5], std=[0.5]), 0, CPU).plain(np.array([0]))
     np.testing.assert_allclose(pictures[0].numpy(), (rgb.pictures[0] / 255 - 0.5) / 0.5, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="mean has 2 values.* 3 channels"):
+    with pytest.raises(ValueError, match=r"mean has 2 values.* 3 channels"):
         Batches(rgb, settings(mean=[0.5, 0.5], std=[1.0, 1.0]), 0, CPU)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -151,8 +152,8 @@ def other_key(file: Path) -> None:
     ],
 )
 def test_a_damaged_newest_gives_way_to_the_one_before(
-    make_engine: MakeEngine, tmp_path: Path, file: str, damage
-) -> None:  # noqa: ANN001
+    make_engine: MakeEngine, tmp_path: Path, file: str, damage: Callable[[Path], None]
+) -> None:
     engine = make_engine()
     save(engine, tmp_path, 10, 20)
     assert newest(tmp_path) == "step-00000020/1"
