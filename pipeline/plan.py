@@ -35,18 +35,24 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     except Exception as error:  # noqa: BLE001 - each filesystem has errors of its own; all mean the same here
         problems.add(("store",), f"{config.top.store} can't be written: {error}")
         problems.stop()
-    found = {}
+    found: dict[tuple[str | None, ...], tuple[str, dict[str, Any]]] = {}
     for stage in config.stages:
-        data = stage.spec.data
-        if _origin(data) not in found:
-            try:
-                found[_origin(data)] = _resolve(data, store)
-            except DataError as error:
-                problems.add(_place(config, stage.name), str(error))
+        origin = _origin(stage.spec.data)
+        try:
+            if origin not in found:
+                found[origin] = _resolve(stage.spec.data, store)
+        except DataError as error:
+            problems.add(_place(config, stage.name, "data"), str(error))
+            continue
+        samples = found[origin][1]["splits"]["train"]["samples"]
+        if stage.spec.batch > samples:
+            text = f"a batch of {stage.spec.batch} is larger than the {samples} training samples"
+            problems.add(_place(config, stage.name, "batch"), text)
     problems.stop()
 
     def data_of(spec: Spec) -> tuple[str, str]:
-        return found[_origin(spec.data)]
+        shards, manifest = found[_origin(spec.data)]
+        return shards, digest(manifest)
 
     nodes = dag.build(config.stages, data_of)
     before = store.last_plan(config.top.name)
@@ -101,10 +107,10 @@ def _origin(data: Data) -> tuple[str | None, str | None, str | None]:
     return data.source, data.folder, data.shards
 
 
-def _resolve(data: Data, store: Store) -> tuple[str, str]:
-    """URL and digest of the shards; a built-in data set is written first if it is not there. Raises DataError."""
+def _resolve(data: Data, store: Store) -> tuple[str, dict[str, Any]]:
+    """URL and manifest of the shards; a built-in data set is written first if it is not there. Raises DataError."""
     if data.shards is not None:
-        return data.shards, digest(read_manifest(data.shards))
+        return data.shards, read_manifest(data.shards)
     assert data.source is not None
     url = f"{store.url}/data/{data.source}"
     if not store.folder.exists(f"data/{data.source}/manifest.json"):
@@ -112,9 +118,10 @@ def _resolve(data: Data, store: Store) -> tuple[str, str]:
         from stages.data.sources import SOURCES
 
         write(url, data.source, SOURCES[data.source](data.folder))
-    return url, digest(read_manifest(url))
+    return url, read_manifest(url)
 
 
-def _place(config: Config, name: str) -> tuple[str | int, ...]:
-    number = [stage.name for stage in config.stages].index(name)
-    return ("stages", number, "data") if ("stages", number, "data") in config.lines else ("data",)
+def _place(config: Config, name: str, setting: str) -> tuple[str | int, ...]:
+    """Where a stage's setting was given: by the stage itself or for all."""
+    at = ("stages", [stage.name for stage in config.stages].index(name), setting)
+    return at if at in config.lines else (setting,)

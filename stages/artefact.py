@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.files import Folder, sha256
-from stages.manifest import MANIFEST, verify
+from stages.manifest import MANIFEST, own_hash, verify
 from stages.spec import Model
 from stages.targets import build_model
 
@@ -52,6 +52,7 @@ def commit(
     for name, data in files.items():
         folder.write(name, data)
     manifest["files"] = {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in files.items()}
+    manifest["sha256"] = own_hash(manifest)
     folder.write_json(MANIFEST, manifest)
     return manifest
 

@@ -16,10 +16,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import safetensors.torch
+import torch.distributed as dist
 from torch import Tensor
 
 from stages.engine import Engine
-from stages.files import Folder, sha256
+from stages.files import Folder, canonical, sha256
 from stages.optimizer import STATE
 
 KEPT = 2
@@ -59,6 +60,8 @@ class Checkpoints:
     def save(self, engine: Engine, progress: Progress) -> None:
         """Gather the state (on all ranks together), and write this rank's part of it in the background."""
         self.wait()
+        if self.world > 1:
+            dist.barrier()  # each rank's last part is written, so what is older may go
         tensors = {name: value.cpu() for i, (name, value) in enumerate(_state(engine)) if i % self.world == self.rank}
         facts = {**asdict(progress), "inner_steps": engine.inner_steps()}
         self._writer = threading.Thread(target=self._write, args=(tensors, facts), name="checkpoint")
@@ -72,6 +75,11 @@ class Checkpoints:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+    def abandon(self) -> None:
+        """After a failure elsewhere: let the writing end, so that nothing writes behind the next attempt's back."""
+        if self._writer is not None:
+            self._writer.join()
 
     def newest(self) -> str | None:
         """Name of the newest checkpoint that is whole, as `step-N/M` with its number of parts M, or None."""
@@ -105,7 +113,7 @@ class Checkpoints:
             stem = f"{name}/part-{self.rank}-of-{self.world}"
             data = safetensors.torch.save(tensors)
             self.folder.write(f"{stem}.safetensors", data)
-            self.folder.write_json(f"{stem}.json", {"sha256": sha256(data), "progress": facts})
+            self.folder.write_json(f"{stem}.json", {"sha256": sha256(data + canonical(facts)), "progress": facts})
             if self.rank == 0:
                 for old in [s for s in steps(self.folder) if s < name][: -(KEPT - 1)]:
                     self.folder.remove(old)
@@ -117,9 +125,10 @@ class Checkpoints:
         try:
             facts = self.folder.read_json(f"{stem}.json")
             data = self.folder.read(f"{stem}.safetensors")
-        except (FileNotFoundError, ValueError):
+            whole = sha256(data + canonical(facts["progress"])) == facts["sha256"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        return (safetensors.torch.load(data), facts["progress"]) if sha256(data) == facts["sha256"] else None
+        return (safetensors.torch.load(data), facts["progress"]) if whole else None
 
 
 def steps(folder: Folder) -> list[str]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -20,15 +22,21 @@ from stages.spec import Engine as EngineSettings
 from stages.spec import Optimizer as OptimizerSettings
 
 
+@cache
 def _deepspeed() -> Any:
-    """DeepSpeed, imported late and quietly. Its shared-memory operation would need a compiler on first use."""
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    import deepspeed
-    import deepspeed.ops
+    """DeepSpeed, imported late, quietly, and without what only compiling needs.
 
+    Its shared-memory operation would want a compiler on first use. Its Muon optimizer, which it
+    imports to ask whether ours is one, calls torch.compile at import: seconds of every rank's start.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    with patch.object(torch, "compile", lambda model=None, **_: model or (lambda function: function)):
+        import deepspeed
+        import deepspeed.ops
+        import deepspeed.runtime.zero.muon.muon_optimizer
     if not torch.cuda.is_available():
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     return deepspeed
 
 
@@ -105,7 +113,8 @@ class Engine:
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
             "gradient_clipping": optimizer.clip,
-            "bf16": {"enabled": precision == "bf16"},
+            # DeepSpeed's own bf16 mode casts weights and breaks batch norm on the CPU; autocast keeps them in fp32.
+            "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"},
             "wall_clock_breakdown": False,
             "steps_per_print": 10**9,
         }
@@ -116,10 +125,21 @@ class Engine:
         self.parameters = dict(self.module.named_parameters())
         self.buffers = {name: b for name, b in self.module.named_buffers() if name in self.module.state_dict()}
         self.dtype = next(iter(self.parameters.values())).dtype
-        self.optimizer.prime()
+        self._prime()
         if hasattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
             # ZeRO 1 and 2 link state to parameters after their first step; prime() was one, behind their back.
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _prime(self) -> None:
+        """Make all optimizer state exist. ZeRO 3 shows its flat parameters to the optimizer only within a step."""
+        sharded = self.engine.optimizer
+        flat = getattr(sharded, "fp32_partitioned_groups_flat", [])
+        for number, parameter in enumerate(flat):
+            self.optimizer.param_groups[sharded.sub_group_to_group_id[number]]["params"].append(parameter)
+        self.optimizer.prime()
+        if flat:
+            for group in self.optimizer.param_groups:
+                group["params"] = []
 
     def forward(self, pictures: Tensor) -> Tensor:
         """The network's outputs for a batch, in fp32."""
@@ -155,7 +175,7 @@ class Engine:
             value = utils.safe_get_full_optimizer_state(parameter, state)
             value = self.optimizer.state[parameter][state] if value is None else value
         whole: Tensor = value.detach().float().clone()
-        return whole.view(self._shape(name))
+        return whole.view(self.shape(name))
 
     def set(self, name: str, value: Tensor, state: str | None = None) -> None:
         """Put a whole fp32 tensor in the place of the parameter `name`, or of its optimizer state `state`."""
@@ -226,7 +246,8 @@ class Engine:
         """Let go of hooks and memory, so that another stage can follow in this process."""
         self.engine.destroy()
 
-    def _shape(self, name: str) -> torch.Size:
+    def shape(self, name: str) -> torch.Size:
+        """The whole parameter's shape, sharded or not."""
         parameter = self.parameters[name]
         shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
         return shape

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.files import Folder, sha256
+from stages.files import Folder, canonical, sha256
 
 MANIFEST = "manifest.json"
 
 
 class Damaged(Exception):
     """An artefact whose files are not what its manifest says; it counts as absent."""
+
+
+def own_hash(manifest: dict[str, Any]) -> str:
+    """The hash of all of a manifest but the hash itself."""
+    return sha256(canonical({key: value for key, value in manifest.items() if key != "sha256"}))
 
 
 def read(folder: Folder) -> dict[str, Any] | None:
@@ -30,6 +35,8 @@ def verify(folder: Folder) -> dict[str, Any] | None:
     if manifest is None:
         return None
     try:
+        if own_hash(manifest) != manifest["sha256"]:
+            raise Damaged(f"{folder.url}/{MANIFEST} has changed since it was written: its sha256 differs")
         files = dict(manifest["files"])
         for name, entry in files.items():
             if sha256(folder.read(name)) != entry["sha256"]:

@@ -58,7 +58,7 @@ def run_stage(task: Task, log: Log) -> dict[str, Any]:
         newest = _agreed(checkpoints.newest() if rank == 0 else None)
         if newest is None:
             for name in engine.held:
-                engine.set(name, holds.get(name, torch.ones(engine.parameters[name].shape)), "hold")
+                engine.set(name, holds.get(name, torch.ones(engine.shape(name))), "hold")
             admm.start(engine, sets, _duals(spec, parent, holds))
             progress = Progress()
         else:
@@ -83,6 +83,7 @@ def run_stage(task: Task, log: Log) -> dict[str, Any]:
         manifest = _agreed(manifest)
         return manifest
     finally:
+        checkpoints.abandon()
         engine.close()
 
 
@@ -121,7 +122,7 @@ def _manifest(
         for name in counted
     }
     size, nonzeros = (sum(t[what] for t in tensors.values()) for what in ("size", "nonzeros"))
-    last = stretches(task.spec)[-2] if isinstance(task.spec, PruneSpec) and task.spec.retrain.epochs else None
+    last = next((s for s in reversed(stretches(task.spec)) if s.phase == "admm"), None)
     return {
         "name": task.name,
         "kind": task.spec.kind,

@@ -219,7 +219,7 @@ def test_a_built_in_data_set_is_written_once(tmp_path: Path, monkeypatch: pytest
 
     def pictures(folder: str | None) -> dict[str, list[tuple[np.ndarray, int]]]:
         calls.append(folder)
-        return {split: [(np.zeros((8, 8), np.uint8), 1)] for split in ("train", "val", "test")}
+        return {split: [(np.zeros((8, 8), np.uint8), 1)] * 64 for split in ("train", "val", "test")}
 
     monkeypatch.setitem(sources.SOURCES, "digits", pictures)
     settings, problems = loaded(tmp_path, (f"{{shards: {tmp_path / 'shards'}}}", "{source: digits}"))

@@ -106,8 +106,8 @@ def test_start_takes_duals_over_and_zero_where_there_are_none(make_engine: MakeE
     assert torch.equal(engine.get("w", "dual"), torch.zeros(2, 3))
     u = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.0, 0.0]])
     admm.start(engine, sets, {"w": u})
-    # W + U = [[1.9, ...], [-0.6, ...]]: now the first entry is the largest.
-    z = torch.tensor([[1.9, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    # Z is Proj(W), though W + U = [[1.9, ...], [-0.6, ...]] has another largest entry.
+    z = expected
     torch.testing.assert_close(engine.get("w", "target"), z - u)
     assert torch.equal(engine.get("w", "dual"), u)
     torch.testing.assert_close(engine.get("w"), torch.tensor(W0, dtype=torch.float32), rtol=0, atol=0)

@@ -143,3 +143,13 @@ def test_the_network_is_built_from_the_artefact_alone(tmp_path: Path, monkeypatc
     x = torch.randn(5, 1, 8, 8)
     assert not built.training
     assert torch.equal(built(x), model.eval()(x))
+
+
+def test_a_flipped_figure_in_the_manifest_is_noticed(tmp_path: Path) -> None:
+    """The manifest carries a hash of itself: a changed metric is damage, not a result."""
+    folder = Folder(str(tmp_path / "key"))
+    artefact.commit(folder, {"metrics": {"val_accuracy": 97.5}, "rows": []}, {}, {}, {})
+    path = tmp_path / "key" / "manifest.json"
+    path.write_text(path.read_text().replace("97.5", "98.5"))
+    with pytest.raises(Damaged, match="has changed"):
+        verify(folder)
