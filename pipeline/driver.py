@@ -110,6 +110,7 @@ class _Run:
             self.store.note_failure(node.key, None)
             self.monitor.start(node.name, f"{self.config.top.name}-{node.key}", node.spec.kind, dict(node.material))
             self.lanes.submit(node.name, self._task(node).model_dump())
+            _log.info("%s: ready", node.name)
             self.view.waiting(node.name, "waits for its workers")
 
     def _task(self, node: dag.Node) -> Task:
@@ -129,6 +130,7 @@ class _Run:
         if event.kind == "log":
             self._row(name, event.data)
         elif event.kind == "done":
+            _log.info("%s: committed", name)
             self.done[name] = event.data
             self.ran.add(name)
             metrics = event.data["metrics"]
@@ -141,6 +143,7 @@ class _Run:
     def _row(self, name: str, row: dict[str, Any]) -> None:
         kind = row["event"]
         if kind != "epoch":
+            _log.info("%s: trains from step %d on", name, row["steps"])
             self.view.waiting(name, f"goes on after step {row['steps']}" if kind == "resumed" else "training")
             return
         self.view.epoch(name, row)
