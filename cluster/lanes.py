@@ -334,6 +334,9 @@ class Lanes:
 def _start(address: str | None, modules: list[Path]) -> Any:
     """Ray, connected to `address` or started here."""
     logging.getLogger("ray").setLevel(logging.ERROR)
+    if address is not None and _has_token():
+        # `ray start` asks for a token where one exists; a client offers it only if told to.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
     options: dict[str, Any] = {
@@ -353,6 +356,12 @@ def _start(address: str | None, modules: list[Path]) -> Any:
         where = "a local Ray could not be started" if address is None else f"no Ray cluster answers at {address}"
         raise ClusterError(f"{where}: {error}") from error
     return ray
+
+
+def _has_token() -> bool:
+    """Whether this machine has a token for Ray clusters, in one of the places that Ray looks at."""
+    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    return named or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def cpus() -> int:
