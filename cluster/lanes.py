@@ -201,7 +201,7 @@ class Lanes:
         importing = threading.Thread(target=lambda: imported.append(_imported(work)), name="import")
         importing.start()
         self._ray = _start(address, modules or [])
-        self.shape, self._logs = shape, logs
+        self.shape, self._logs, self._local = shape, logs, address is None
         self._mailbox = self._ray.remote(num_cpus=0)(Mailbox).remote()
         self._waiting: deque[tuple[str, Any]] = deque()
         self._payloads: dict[str, Any] = {}
@@ -303,7 +303,6 @@ class Lanes:
     def _run(self, name: str) -> None:
         """A lane's life, in a thread of the driver's."""
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
 
         resources = {"CPU": self.shape.cpus} | ({"GPU": self.shape.gpus} if self.shape.gpus else {})
         config = {
@@ -314,7 +313,7 @@ class Lanes:
         }
         try:
             with tempfile.TemporaryDirectory(prefix="dualprune-") as folder:
-                TorchTrainer(
+                _trainer(self._local)(
                     _lane,
                     train_loop_config=config,
                     scaling_config=ScalingConfig(
@@ -329,6 +328,18 @@ class Lanes:
             self._ended.put((name, error))
         else:
             self._ended.put((name, None))
+
+
+def _trainer(local: bool) -> Any:
+    """Ray's TorchTrainer; without a dashboard, also without the actor that asks it each second whether we live."""
+    from ray.train.torch import TorchTrainer
+
+    class LocalTrainer(TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
+
+    return LocalTrainer if local else TorchTrainer
 
 
 def _start(address: str | None, modules: list[Path]) -> Any:
