@@ -192,9 +192,14 @@ class Lanes:
         logs: Path | None = None,
         most: int | None = None,
     ) -> None:
-        # On one machine there is nobody to announce a preemption: one process less to start.
-        local = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"} if address is None else {}
-        for name, value in (_SETTINGS | local).items():
+        settings = dict(_SETTINGS)
+        if address is None:
+            # On one machine there is nobody to announce a preemption: one process less to start.
+            settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+        elif _has_token():
+            # `ray start` asks for a token where one exists; a client offers it only if told to, before its import.
+            settings["RAY_AUTH_MODE"] = "token"
+        for name, value in settings.items():
             os.environ.setdefault(name, value)
         # Imports on this side take about as long as Ray's processes take to start: let them overlap.
         imported: list[Work] = []
@@ -345,9 +350,6 @@ def _trainer(local: bool) -> Any:
 def _start(address: str | None, modules: list[Path]) -> Any:
     """Ray, connected to `address` or started here."""
     logging.getLogger("ray").setLevel(logging.ERROR)
-    if address is not None and _has_token():
-        # `ray start` asks for a token where one exists; a client offers it only if told to.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
     options: dict[str, Any] = {
