@@ -42,6 +42,8 @@ class Policy:
     """After worker processes or machines died."""
     passing: int = 3
     """After errors of the outside world that tend to pass."""
+    nonfinite: int = 0
+    """After numbers that overflowed: on the same machine, from the same checkpoint, they mostly do so again."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,19 @@ def decide(failures: list[Failure], policy: Policy) -> Decision:
     elif _passing(last):
         count, most = sum(_passing(f) for f in failures), policy.passing
         what = f"{last.error.split()[0]}: {last.message}"
+    elif _nonfinite(last):
+        count, most = sum(_nonfinite(f) for f in failures), policy.nonfinite
+        what = last.message
     else:
         return Decision(False, f"{last.error.split()[0]}: {last.message}")
     if count > most:
-        return Decision(False, f"{what}, {count} times; the policy allows {most} retries")
+        return Decision(False, f"{what}, {count} times; the policy allows {most} retries" if most else what)
     return Decision(True, f"{what}; retry {count} of {most}")
 
 
 def _passing(failure: Failure) -> bool:
     return failure.kind == "error" and any(name in failure.error.split() for name in _PASSING)
+
+
+def _nonfinite(failure: Failure) -> bool:
+    return failure.kind == "error" and "ArithmeticError" in failure.error.split()

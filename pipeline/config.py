@@ -11,17 +11,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.dag import cycle
 from pipeline.yamlfile import Path, parse, scalar
-from stages.spec import KINDS, Engine, Settings, Spec, StageSpec
+from stages.spec import KINDS, SETS, Engine, Settings, Spec, StageSpec
 
 RECIPES = [FilePath(__file__).parent / "_configs", FilePath(__file__).parent.parent / "configs"]
 """Where named recipes lie: in an installed package, and in the source tree."""
+
+STAGE_OWN = ("name", "parent", "teacher")
+"""What a stage's entry says beside its settings; `teacher` is what `distill` learns from, if not the parent."""
 
 STAGE_WIDE = tuple(StageSpec.model_fields)
 """Settings of a stage that may be given once for all of them."""
@@ -49,6 +52,8 @@ class Retry(Settings):
     """After worker processes or machines died."""
     passing: int = Field(default=3, ge=0)
     """After connections or services failed."""
+    nonfinite: int = Field(default=0, ge=0)
+    """After a loss or gradient that was not finite."""
 
 
 class Monitor(Settings):
@@ -261,31 +266,43 @@ def _stages(raw: dict[str, Any], problems: Problems) -> dict[int, Stage]:
         if not isinstance(entry, dict):
             problems.add(at, "a stage is a mapping with `name` and `kind`")
             continue
-        settings = {key: value for key, value in entry.items() if key not in ("name", "parent")}
-        name, parent = entry.get("name"), entry.get("parent")
+        settings = {key: value for key, value in entry.items() if key not in STAGE_OWN}
+        name = entry.get("name")
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             problems.add((*at, "name"), f"a name of letters, digits, '.', '_' and '-' is needed, not {name!r}")
             name = f"[{number}]"
         elif name in numbers:
             problems.add((*at, "name"), f"there is a stage {name!r} already, stages[{numbers[name]}]")
             name = f"[{number}]"
-        if parent is not None and not isinstance(parent, str):
-            problems.add((*at, "parent"), f"the name of a stage is needed, not {parent!r}")
-            parent = None
-        numbers[name], parents[name] = number, (parent,) if parent else ()
+        numbers[name], parents[name] = number, _parents(entry, at, problems)
         spec = _spec({**wide, **settings}, set(settings), at, problems)
-        if entry.get("kind") == "prune" and entry.get("parent") in (None, ""):
-            problems.add(at, "a prune needs a `parent`: the stage whose network it starts from")
         if spec is not None:
             stages[number] = Stage(name, parents[name], spec)
-    for name, (parent, *_) in ((n, p) for n, p in parents.items() if p):
-        if parent not in parents:
-            known = [known for known in parents if known != name]
-            problems.add(("stages", numbers[name], "parent"), f"there is no stage {parent!r}{_like(parent, known)}")
+    for name, given in parents.items():
+        for role, parent in zip(("parent", "teacher"), given, strict=False):
+            if parent not in parents:
+                known = [known for known in parents if known != name]
+                problems.add(("stages", numbers[name], role), f"there is no stage {parent!r}{_like(parent, known)}")
     loop = cycle({name: tuple(p for p in of if p in parents) for name, of in parents.items()})
     if loop:
         problems.add(("stages", numbers[loop[0]], "parent"), f"the stages form a cycle: {' -> '.join(loop)}")
     return stages
+
+
+def _parents(entry: dict[str, Any], at: Path, problems: Problems) -> tuple[str, ...]:
+    """The parent and, if there is one, the teacher; what is wrong with them is noted."""
+    given = {role: entry.get(role) for role in ("parent", "teacher")}
+    for role, name in given.items():
+        if name is not None and not isinstance(name, str):
+            problems.add((*at, role), f"the name of a stage is needed, not {name!r}")
+            given[role] = None
+    if entry.get("kind") in ("prune", "quantize") and entry.get("parent") in (None, ""):
+        problems.add(at, f"a {entry['kind']} needs a `parent`: the stage whose network it starts from")
+    if given["teacher"] and not entry.get("distill"):
+        problems.add((*at, "teacher"), "a teacher is for a stage with `distill`, and this one has none")
+    if not given["parent"]:
+        return ()
+    return (given["parent"], given["teacher"]) if given["teacher"] else (given["parent"],)
 
 
 def _spec(settings: dict[str, Any], own: set[str], at: Path, problems: Problems) -> Spec | None:
@@ -297,7 +314,7 @@ def _spec(settings: dict[str, Any], own: set[str], at: Path, problems: Problems)
         spec: Spec = TypeAdapter(Spec).validate_python(settings)
     except ValidationError as error:
         # The discriminator's value leads each path; what all stages share is wrong at the top only.
-        for inner, text in _explained(error, KINDS[kind], skip=1, also=("name", "parent")):
+        for inner, text in _explained(error, KINDS[kind], skip=1, also=STAGE_OWN):
             shared = inner and inner[0] in STAGE_WIDE and inner[0] not in own and text != "is missing"
             problems.add(inner if shared else (*at, *inner), text)
         return None
@@ -338,13 +355,22 @@ def _shrinking(stages: dict[int, Stage], problems: Problems) -> None:
                 continue
             del waiting[number]
             before = left[stage.parents[0]] if stage.parents else {}
-            asked = check(stage.spec)
+            room = check(stage.spec)
             if stage.spec.kind == "prune" and not stage.spec.regrow:
-                for name, k in asked.items():
-                    if k > before.get(name, k):
-                        text = f"asks for {k} weights in {name}, but {stage.parents[0]} leaves only {before[name]}"
+                asked = [((name,), room.tensors[name]) for name in sorted(room.exact)] + list(room.budgets)
+                for names, k in asked:
+                    there = sum(before.get(name, k) for name in names)
+                    if k > there:
+                        text = f"asks for {k} weights in {', '.join(names)}, but {stage.parents[0]} leaves only {there}"
                         problems.add(("stages", number, "constraints"), f"{text}; set `regrow: true` or keep fewer")
-            left[stage.name] = {**before, **asked}
+                for name in sorted(n for n in room.filled if before.get(n, room.tensors[n]) < room.tensors[n]):
+                    text = f"low rank would fill the zeros that {stage.parents[0]} left in {name}"
+                    problems.add(("stages", number, "constraints"), f"{text}; leave it out, or set `regrow: true`")
+            bounds = dict(room.tensors) | {name: k for names, k in room.budgets for name in names}
+            if stage.spec.kind == "prune" and stage.spec.regrow:
+                left[stage.name] = {**before, **bounds}
+            else:
+                left[stage.name] = before | {name: min(k, before.get(name, k)) for name, k in bounds.items()}
 
 
 def _explained(
@@ -361,17 +387,26 @@ def _explained(
             text = "is missing"
         elif entry["type"] == "value_error":
             text = str(entry["ctx"]["error"])
+        elif entry["type"] == "union_tag_invalid":
+            path = (*path, "set")
+            text = f"there is no set {entry['ctx']['tag']!r}; there are {entry['ctx']['expected_tags']}"
+        elif entry["type"] == "union_tag_not_found":
+            path, text = (*path, "set"), "is missing"
         else:
             shown = "" if isinstance(value, dict | list) else f", not {value!r}"
             text = entry["msg"].removeprefix("Input ").replace("should be", "must be") + shown
-        found.append((path, text))
+        # pydantic names the chosen member of a union as a part of the path; the file has no such part.
+        found.append(
+            (tuple(p for i, p in enumerate(path) if not (i and isinstance(path[i - 1], int) and p in SETS)), text)
+        )
     return found
 
 
 def _fields(model: Any, path: Path) -> list[str]:
+    """The settings that there are at a path; of a constraint, those of its set."""
     for part in path:
-        if isinstance(part, int):
-            (model,) = get_args(model)
+        if part in SETS:
+            model = SETS[str(part)]
         elif part in getattr(model, "model_fields", {}):
             model = model.model_fields[part].annotation
     return list(getattr(model, "model_fields", {}))

@@ -42,8 +42,16 @@ class Progress:
     """Time since the stage began, over all attempts, without what was lost."""
     loss: float = 0.0
     """Sum of the epoch's losses so far."""
+    rho: float = 0.0
+    """The penalty's present weight."""
     residual: dict[str, Any] | None = None
     """That of the final projection, once it was made."""
+    values: dict[str, list[float]] = field(default_factory=dict)
+    """Shared values of quantised tensors, once they were fitted."""
+    sharing: int = 0
+    """Clusters that train together; 0 while none do."""
+    budget: dict[str, Any] = field(default_factory=dict)
+    """What sharing out global budgets gave each tensor at the last update, and took of memory."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     """One row an epoch."""
 

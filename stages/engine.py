@@ -153,11 +153,21 @@ class Engine:
         """Accumulate gradients. DeepSpeed divides by the world size and by the number of micro-batches."""
         self.engine.backward(loss)
 
-    def step(self, lr: float) -> None:
-        """Close a micro-batch; at the last one of a step, move the parameters."""
+    def step(self, lr: float) -> bool:
+        """Close a micro-batch; at the last one of a step, move the parameters.
+
+        False, on every rank alike and with nothing moved, if the averaged gradient is not finite.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        if self.zero == 0 and self.engine.is_gradient_accumulation_boundary():
+            # Without ZeRO nobody looks; gradients are the same on all ranks already.
+            norms = torch._foreach_norm([p.grad for p in self.parameters.values() if p.grad is not None])
+            if not bool(torch.isfinite(torch.stack(norms).sum())):
+                return False
+        skipped = self.engine.skipped_steps
         self.engine.step()
+        return bool(self.engine.skipped_steps == skipped)
 
     def grad_norm(self) -> float | None:
         """Norm of the last step's averaged gradient before clipping, where DeepSpeed computed it."""
@@ -185,18 +195,27 @@ class Engine:
         sharded = hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
         with torch.no_grad():
             if state is not None:
-                if sharded:
+                if hasattr(parameter, "ds_id"):
+                    deepspeed.utils.safe_set_local_optimizer_state(parameter, self._own(parameter, value), state)
+                elif sharded:
                     deepspeed.utils.safe_set_full_optimizer_state(parameter, value, state)
                 else:
                     self.optimizer.state[parameter][state].copy_(value)
                 return
-            if sharded:
-                deepspeed.utils.safe_set_full_fp32_param(parameter, value)
             if hasattr(parameter, "ds_id"):
+                deepspeed.utils.safe_set_local_fp32_param(parameter, self._own(parameter, value))
                 with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
                     parameter.copy_(value.view(parameter.shape))
             else:
+                if sharded:
+                    deepspeed.utils.safe_set_full_fp32_param(parameter, value)
                 parameter.copy_(value)
+
+    def _own(self, parameter: Any, value: Tensor) -> Tensor:
+        """This rank's slice under ZeRO 3, the last one padded: DeepSpeed's own setter fails where slices are uneven."""
+        size: int = parameter.ds_tensor.ds_numel
+        padded = torch.nn.functional.pad(value.flatten(), (0, size * self.world - value.numel()))
+        return padded.narrow(0, size * dist.get_rank(), size)
 
     def inner_states(self) -> list[str]:
         """Names of the inner optimizer's tensor states of a parameter's own shape, the same on every rank."""

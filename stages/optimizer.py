@@ -15,18 +15,23 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 STATE = ("target", "dual", "hold")
-"""State of each constrained parameter: Z - U, U, and the 0/1 mask of what may be non-zero."""
+"""State of each constrained parameter: Z - U, U, and the hold.
+
+A hold is 1 where an entry may move and 0 where it stays what it is: at zero if it was pruned, on its
+level if it was quantised. While values are shared, holds number the clusters instead (from 1 on).
+"""
 
 
 class ProximalOptimizer(torch.optim.Optimizer):
     """Wraps the optimizer that `make(groups)` builds.
 
     A parameter group says whether it is `penalised` (pulled to its target with weight `rho`) and
-    whether it is `held` (masked while `holding`); each parameter of a held group has `STATE`, and a
-    penalised group is held too.
+    whether it is `held`; each parameter of a held group has `STATE`, and a penalised group is held too.
+    `holding` puts the holds in force. `sharing`, a number of clusters, makes the members of each move together.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], make: Callable[[list], torch.optim.Optimizer]) -> None:
@@ -36,29 +41,51 @@ class ProximalOptimizer(torch.optim.Optimizer):
         self.state = self.inner.state
         self.rho = 0.0
         self.holding = False
+        self.sharing = 0
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Add the penalty's gradient, step, and keep masked entries at zero."""
+        """Add the penalty's gradient, take what is held out of it, step."""
         assert closure is None, "no optimizer that needs a closure can run under DeepSpeed"
+        before: list[tuple[list[Tensor], list[Tensor]]] = []
         for group in self.param_groups:
             if not group["held"]:
                 continue
             params = [p for p in group["params"] if p.grad is not None]
+            grads = [p.grad for p in params]
+            if self.sharing and group["penalised"]:
+                self._share(params)
+                continue
             if not params:
                 continue
-            grads = [p.grad for p in params]
             if self.rho and group["penalised"]:
                 torch._foreach_add_(grads, params, alpha=self.rho)
                 torch._foreach_sub_(grads, [self.state[p]["target"] for p in params], alpha=self.rho)
             if self.holding:
                 torch._foreach_mul_(grads, [self.state[p]["hold"] for p in params])
+                if group["weight_decay"]:
+                    before.append((params, [p.clone() for p in params]))
         self.inner.param_groups = self.param_groups
         self.inner.step()
-        if self.holding:
-            for group in self.param_groups:
-                if group["held"] and group["params"]:
-                    torch._foreach_mul_(group["params"], [self.state[p]["hold"] for p in group["params"]])
+        # Without a gradient and without momentum only weight decay moves a held entry: put it back.
+        for params, values in before:
+            for p, value in zip(params, values, strict=True):
+                torch.where(self.state[p]["hold"] != 0, p, value, out=p)
+
+    def _share(self, params: list[Tensor]) -> None:
+        """Replace each gradient by its cluster's mean over all ranks: the projection onto what may move."""
+        sums = torch.zeros(2, self.sharing + 1, device=params[0].device if params else None)
+        codes = [self.state[p]["hold"].long() for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
+        for grad, code in zip(grads, codes, strict=True):
+            sums[0].index_add_(0, code.flatten(), grad.flatten())
+            sums[1].index_add_(0, code.flatten(), torch.ones_like(grad).flatten())
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(sums)
+        means = sums[0] / sums[1].clamp(min=1)
+        means[0] = 0.0
+        for grad, code in zip(grads, codes, strict=True):
+            grad.copy_(means[code])
 
     @torch.no_grad()
     def prime(self) -> None:

@@ -11,8 +11,9 @@ import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
 
-METHOD_VERSIONS = {"train": 1, "prune": 1}
+METHOD_VERSIONS = {"train": 1, "prune": 1, "quantize": 1}
 """Raised when a kind of stage starts to give other results for the same settings: its keys change."""
 
 
@@ -93,24 +94,32 @@ class Admm(Settings):
     """The ADMM phase (METHODS: Zhang et al. 2018, section 4): `updates` times, train, then update Z and U."""
 
     updates: int = Field(ge=1)
-    """How often Z and U are updated (K)."""
+    """How often Z and U are updated at most (K)."""
     epochs: int = Field(default=1, ge=1)
     """Epochs of training before each update (E)."""
     lr: float = Field(gt=0)
     schedule: Literal["cosine", "constant"] = "constant"
-    """Over the epochs of one update, starting anew with the next."""
+    lr_restart: bool = True
+    """Whether the schedule starts anew with each update, or runs once over all of them."""
     rho: float = Field(gt=0)
     """Weight of the penalty rho/2 |W - Z + U|^2 before the first update."""
     rho_growth: float = Field(default=1.0, ge=1)
     """Factor on rho after each update; U is divided by it, so that the unscaled dual rho U stays."""
+    rho_balance: bool = False
+    """Instead: double rho while |W - Z| > 10 |Z - Z before|, halve it in the opposite case (Boyd 2011, 3.4.1)."""
+    tolerance: float = Field(default=0.0, ge=0)
+    """End ADMM early once |W - Z| and |Z - Z before| are both at most so many times |W|."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Admm:
+        if self.rho_balance and self.rho_growth != 1.0:
+            raise ValueError("`rho_balance` and `rho_growth` both set rho: use one of them")
+        return self
 
 
-class Cardinality(Settings):
-    """At most k entries of each matching tensor are not zero. Exactly one of rate, keep and count says k."""
+class Amount(Settings):
+    """How much stays. Exactly one of rate, keep and count says it."""
 
-    set: Literal["cardinality"]
-    tensors: str
-    """Shell pattern over names of weights of two or more dimensions; `*` is all of them."""
     rate: float | None = Field(default=None, ge=1)
     """k = floor(size / rate)."""
     keep: float | None = Field(default=None, gt=0, le=1)
@@ -119,17 +128,139 @@ class Cardinality(Settings):
     """k itself."""
 
     @model_validator(mode="after")
-    def _one_amount(self) -> Cardinality:
+    def _one_amount(self) -> Self:
         if sum(value is not None for value in (self.rate, self.keep, self.count)) != 1:
             raise ValueError("give exactly one of `rate`, `keep` and `count`")
         return self
 
     def entries(self, size: int) -> int:
-        """k for a tensor of `size` entries. A product that is whole but for rounding counts as whole."""
+        """k of `size`. A product that is whole but for rounding counts as whole."""
         if self.count is not None:
             return self.count
         share = self.keep if self.keep is not None else 1 / (self.rate or 1)
         return math.floor(size * share * (1 + 1e-12))
+
+
+class Pattern(Settings):
+    """Which tensors a constraint is for."""
+
+    tensors: str
+    """Shell pattern over names of weights of two or more dimensions; `*` is all of them."""
+
+
+class Cardinality(Pattern, Amount):
+    """At most k entries are not zero: of each matching tensor, or of all of them together."""
+
+    set: Literal["cardinality"]
+    scope: Literal["tensor", "global"] = "tensor"
+    """`global`: one budget for all matching tensors; the largest magnitudes of all of them stay."""
+    floor: int = Field(default=1, ge=0)
+    """With `global`: so many of each tensor stay in any case, so that no layer dies."""
+    scale: Literal["none", "rms"] = "none"
+    """With `global`: compare magnitudes as they are, or divided by their tensor's root mean square, so that a
+    layer of small weights (many inputs) is not emptied in favour of one of large weights."""
+
+
+class Structured(Pattern, Amount):
+    """At most k filters (outputs), channels (inputs), columns (of the matrix form) or rows (of linear layers)."""
+
+    set: Literal["filter", "channel", "column", "row"]
+
+
+class Head(Pattern, Amount):
+    """At most k attention heads of a projection."""
+
+    set: Literal["head"]
+    heads: int = Field(ge=1)
+    parts: int = Field(default=1, ge=1)
+    """Projections stacked in one tensor: 3 for fused query, key and value."""
+
+
+class Block(Pattern, Amount):
+    """At most k tiles of p x q of the matrix form; its sides must divide."""
+
+    set: Literal["block"]
+    p: int = Field(ge=1)
+    q: int = Field(ge=1)
+
+
+class NM(Pattern):
+    """At most n of every m consecutive inputs; the number of inputs must divide by m."""
+
+    set: Literal["nm"]
+    n: int = Field(ge=1)
+    m: int = Field(ge=2)
+
+    @model_validator(mode="after")
+    def _fewer(self) -> NM:
+        if self.n >= self.m:
+            raise ValueError(f"{self.n} of {self.m} prunes nothing; n must be less than m")
+        return self
+
+
+class LowRank(Pattern):
+    """Rank at most `rank`, or the least that leaves out at most the share `energy` of squared singular values."""
+
+    set: Literal["lowrank"]
+    rank: int | None = Field(default=None, ge=1)
+    energy: float | None = Field(default=None, gt=0, lt=1)
+    view: Literal["channel", "spatial"] = "channel"
+    """The matrix: outputs x (inputs, kernel), or (inputs, kernel height) x (outputs, kernel width)."""
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> LowRank:
+        if (self.rank is None) == (self.energy is None):
+            raise ValueError("give either `rank` or `energy`")
+        return self
+
+
+class Levels(Pattern):
+    """Non-zeros on quantisation levels; zeros (pruned weights) stay."""
+
+    set: Literal["levels"]
+    levels: Literal["equidistant", "power", "ternary", "binary"] = "equidistant"
+    bits: int | None = Field(default=None, ge=1, le=8)
+    """Of `equidistant` and `power`: 2^bits levels."""
+
+    @model_validator(mode="after")
+    def _bits(self) -> Levels:
+        if (self.levels in ("equidistant", "power")) != (self.bits is not None):
+            raise ValueError("`bits` belongs to `levels: equidistant` and `levels: power`, which need it")
+        return self
+
+
+class Clusters(Pattern):
+    """Non-zeros share at most `count` values."""
+
+    set: Literal["clusters"]
+    count: int = Field(ge=1, le=4096)
+
+
+Support = Annotated[Cardinality | Structured | Head | Block | NM | LowRank, Field(discriminator="set")]
+AnySet = Annotated[
+    Cardinality | Structured | Head | Block | NM | LowRank | Levels | Clusters, Field(discriminator="set")
+]
+
+
+SETS: dict[str, type[Pattern]] = {
+    "cardinality": Cardinality,
+    **dict.fromkeys(("filter", "channel", "column", "row"), Structured),
+    "head": Head,
+    "block": Block,
+    "nm": NM,
+    "lowrank": LowRank,
+    "levels": Levels,
+    "clusters": Clusters,
+}
+"""The settings of each set by its name; `stages.constraints.SETS` makes the sets."""
+
+
+class Distill(Settings):
+    """Learn from another stage's outputs too, the parent's if no teacher is named (Hinton et al. 2015)."""
+
+    weight: float = Field(gt=0, le=1)
+    """Share of the distillation loss; the labels have the rest."""
+    temperature: float = Field(default=2.0, gt=0)
 
 
 class StageSpec(Settings):
@@ -157,17 +288,45 @@ class PruneSpec(StageSpec):
     """ADMM training, one final projection, masked retraining (Ye et al. 2018, section 2)."""
 
     kind: Literal["prune"]
-    constraints: list[Cardinality] = Field(min_length=1)
+    constraints: list[Support] = Field(min_length=1)
     admm: Admm
     retrain: Phase
     regrow: bool = False
     """Whether weights that the parent pruned may come back. The paper says no (masked ADMM)."""
     duals: Literal["carry", "reset"] = "reset"
     """`carry` starts from the parent's U, rescaled so that rho U is kept; `reset` starts from U = 0."""
+    distill: Distill | None = None
 
 
-Spec = Annotated[TrainSpec | PruneSpec, Field(discriminator="kind")]
-KINDS: dict[str, type[StageSpec]] = {"train": TrainSpec, "prune": PruneSpec}
+class Snap(Settings):
+    """Iterative quantise-and-retrain (Ye et al. 2018b, Alg. 2): the rest of the weights adapts to those snapped."""
+
+    rounds: int = Field(ge=1)
+    """Then what is still free is snapped too."""
+    share: float = Field(default=0.3, gt=0, lt=1)
+    """Of the still free weights nearest to each level, those closest to it are snapped and frozen."""
+    epochs: int = Field(default=1, ge=1)
+    """Of training after each round."""
+    lr: float = Field(gt=0)
+
+
+class QuantizeSpec(StageSpec):
+    """Shared values for the non-zeros: ADMM, then `snap` for levels or `centroids` for clusters."""
+
+    kind: Literal["quantize"]
+    constraints: list[AnySet] = Field(min_length=1)
+    admm: Admm
+    snap: Snap | None = None
+    """For levels; without it all weights are snapped at once."""
+    centroids: Phase | None = None
+    """For clusters: train the shared values, each weight held to its cluster."""
+    retrain: Phase = Phase(epochs=0, lr=1e-3)
+    """Last, of what is not quantised: biases and normalisation."""
+    distill: Distill | None = None
+
+
+Spec = Annotated[TrainSpec | PruneSpec | QuantizeSpec, Field(discriminator="kind")]
+KINDS: dict[str, type[StageSpec]] = {"train": TrainSpec, "prune": PruneSpec, "quantize": QuantizeSpec}
 
 
 class Engine(Settings):
@@ -199,6 +358,7 @@ class Task(Settings):
     """fsspec URL under which artefacts lie by key."""
     spec: Spec
     parents: list[Parent] = []
+    """The stage to start from and, if it is another one, the stage to learn from."""
     shards: str
     """fsspec URL of the data that `spec.data` resolved to."""
     data_digest: str

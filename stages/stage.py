@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from stages import admm, artefact
+from stages import admm, artefact, quantize
 from stages.checkpoint import Checkpoints, Progress
-from stages.constraints import Constraint
 from stages.data.batches import Batches, load_split
 from stages.engine import Engine, join
 from stages.evaluate import evaluate
 from stages.files import Folder
 from stages.manifest import Damaged, verify
-from stages.spec import PruneSpec, Task
-from stages.targets import build_model, constraints, weights
-from stages.train import Log, stretches, train
+from stages.spec import PruneSpec, Spec, Task, TrainSpec
+from stages.targets import Targets, build_model, targets, weights
+from stages.train import Log, train
 
 
 def run_stage(task: Task, log: Log) -> dict[str, Any]:
@@ -50,34 +48,35 @@ def run_stage(task: Task, log: Log) -> dict[str, Any]:
     model = build_model(spec.model)
     if parent is not None:
         model.load_state_dict(parent.network)
-    sets = constraints(spec, {name: p.shape for name, p in model.named_parameters()})
-    holds = _inherited(spec, sets, parent.holds if parent else {})
-    engine = Engine(model, set(sets), set(holds), spec.optimizer, spec.precision, task.engine)
+    teacher = _teacher(task, device)
+    aims = targets(spec, {name: p.shape for name, p in model.named_parameters()})
+    holds = _inherited(spec, aims.names, parent.holds if parent else {})
+    engine = Engine(model, set(aims.names), set(holds), spec.optimizer, spec.precision, task.engine)
     checkpoints = Checkpoints(folder, rank, world)
     try:
         newest = _agreed(checkpoints.newest() if rank == 0 else None)
         if newest is None:
             for name in engine.held:
                 engine.set(name, holds.get(name, torch.ones(engine.shape(name))), "hold")
-            admm.start(engine, sets, _duals(spec, parent, holds))
-            progress = Progress()
+            admm.start(engine, aims, _duals(spec, parent, holds))
+            progress = Progress(rho=0.0 if isinstance(spec, TrainSpec) else spec.admm.rho)
         else:
             progress = checkpoints.load(newest, engine)
-        projected = progress.residual is not None
-        engine.optimizer.holding = projected or bool(holds)
+        engine.optimizer.holding = progress.residual is not None or bool(holds)
         log({"event": "resumed" if newest else "training", "steps": progress.steps})
-        train(engine, spec, sets, data, validation, progress, checkpoints, task.engine.checkpoint_steps, log)
+        every = task.engine.checkpoint_steps
+        train(engine, spec, aims, data, validation, teacher, progress, checkpoints, every, log)
         engine.module.eval()
         scores = {
             split: evaluate(engine.forward, batches, rank, world)
             for split, batches in (("val", validation), ("test", test))
         }
         network = {name: tensor.cpu() for name, tensor in engine.tensors()}
-        duals = {name: engine.get(name, "dual").cpu() for name in sets}
-        final_holds = {name: engine.get(name, "hold").cpu() for name in sorted(engine.held)}
+        duals = {name: engine.get(name, "dual").cpu() for name in aims.names}
+        final_holds = _support(engine, aims, network, holds)
         manifest: dict[str, Any] = {}
         if rank == 0:
-            manifest = _manifest(task, progress, network, sets, scores, world)
+            manifest = _manifest(task, progress, network, aims, scores, world)
             manifest = artefact.commit(folder, manifest, network, final_holds, duals)
             checkpoints.folder.remove("")
         manifest = _agreed(manifest)
@@ -87,14 +86,42 @@ def run_stage(task: Task, log: Log) -> dict[str, Any]:
         engine.close()
 
 
-def _inherited(spec: Any, sets: Mapping[str, Constraint], holds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _inherited(spec: Spec, constrained: list[str], holds: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parent's masks that stay in force: all, but for constrained tensors whose weights may come back."""
     if isinstance(spec, PruneSpec) and spec.regrow:
-        return {name: mask for name, mask in holds.items() if name not in sets}
+        return {name: mask for name, mask in holds.items() if name not in constrained}
     return dict(holds)
 
 
-def _duals(spec: Any, parent: artefact.Artefact | None, holds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _support(
+    engine: Engine, aims: Targets, network: Mapping[str, Tensor], holds: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Masks of what may be non-zero, for the stages after this one.
+
+    A prune's are its holds. Quantising holds weights on their values, not at zero: what was pruned before it is
+    what is zero after it. Of a low-rank tensor every entry may be non-zero.
+    """
+    masks = {}
+    for name in sorted(engine.held):
+        kinds = aims.kinds.get(name, ())
+        if "lowrank" in kinds:
+            continue
+        if kinds and kinds[-1] in ("levels", "clusters"):
+            if name in holds or len(kinds) > 1:
+                masks[name] = (network[name] != 0).float()
+            continue
+        masks[name] = engine.get(name, "hold").cpu()
+    return masks
+
+
+def _teacher(task: Task, device: torch.device) -> nn.Module | None:
+    """The network that the stage learns from, if it does: its second parent's, or its only one's."""
+    if isinstance(task.spec, TrainSpec) or task.spec.distill is None or not task.parents:
+        return None
+    return artefact.network(artefact.load(Folder(task.store) / task.parents[-1].key)).to(device)
+
+
+def _duals(spec: Spec, parent: artefact.Artefact | None, holds: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """U to start from. The unscaled dual rho U is what carries over, so U is rescaled to the new rho."""
     if not isinstance(spec, PruneSpec) or spec.duals == "reset" or parent is None or not parent.duals:
         return {}
@@ -106,23 +133,22 @@ def _manifest(
     task: Task,
     progress: Progress,
     network: Mapping[str, Tensor],
-    sets: Mapping[str, Constraint],
+    aims: Targets,
     scores: Mapping[str, Any],
     world: int,
 ) -> dict[str, Any]:
     shapes = {name: tensor.shape for name, tensor in network.items()}
-    counted = sorted(sets) or sorted(weights(shapes))
-    tensors = {
+    counted = sorted(aims.names) or sorted(weights(shapes))
+    tensors: dict[str, dict[str, Any]] = {
         name: {
             "shape": list(network[name].shape),
             "size": network[name].numel(),
             "nonzeros": int(torch.count_nonzero(network[name])),
-            **({"set": type(sets[name]).__name__.lower(), **asdict(sets[name])} if name in sets else {}),  # type: ignore[call-overload]
+            "sets": list(aims.kinds.get(name, ())),
         }
         for name in counted
     }
     size, nonzeros = (sum(t[what] for t in tensors.values()) for what in ("size", "nonzeros"))
-    last = next((s for s in reversed(stretches(task.spec)) if s.phase == "admm"), None)
     return {
         "name": task.name,
         "kind": task.spec.kind,
@@ -131,7 +157,7 @@ def _manifest(
         "data": task.data_digest,
         "parents": [parent.model_dump() for parent in task.parents],
         "tensors": tensors,
-        "rho": last.rho * last.growth if last else 0.0,
+        "rho": progress.rho,
         "residuals": (progress.residual or {}).get("tensors", {}),
         "metrics": {
             "rate": size / nonzeros if nonzeros else None,
@@ -146,6 +172,9 @@ def _manifest(
             "seconds": round(progress.seconds, 3),
         },
         "rows": progress.metrics,
+        "budget": progress.budget,
+        "values": progress.values,
+        "storage": quantize.storage(network, aims) if aims.names else None,
         "world": world,
         "engine": task.engine.model_dump(),
         "versions": {

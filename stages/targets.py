@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Size, nn
 
-from stages.constraints import Constraint, build
+from stages.budget import Budget
+from stages.constraints import SETS, Constraint
+from stages.constraints.combined import Combined, refusal
 from stages.models import MODELS
-from stages.spec import Model, PruneSpec, SpecError, StageSpec
+from stages.spec import Cardinality, Model, PruneSpec, QuantizeSpec, SpecError, StageSpec
+
+Problem = tuple[tuple[str | int, ...], str]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The sets that tensors are held to, and budgets over several tensors."""
+
+    sets: Mapping[str, Constraint]
+    """By tensor; those under a budget are not in it."""
+    budgets: tuple[Budget, ...]
+    kinds: Mapping[str, tuple[str, ...]]
+    """Names of the sets of each constrained tensor, budgets' among them."""
+
+    @property
+    def names(self) -> list[str]:
+        """All constrained tensors."""
+        return list(self.kinds)
 
 
 def build_model(settings: Model, device: str = "cpu") -> nn.Module:
@@ -27,42 +49,102 @@ def weights(shapes: Mapping[str, Size]) -> dict[str, Size]:
     return {name: shape for name, shape in shapes.items() if len(shape) > 1}
 
 
-def constraints(spec: StageSpec, shapes: Mapping[str, Size]) -> dict[str, Constraint]:
-    """The set that each constrained tensor is held to, by parameter name. Raises SpecError with all that is wrong."""
-    if not isinstance(spec, PruneSpec):
-        return {}
+def targets(spec: StageSpec, shapes: Mapping[str, Size]) -> Targets:
+    """What each constrained tensor is held to. Raises SpecError with all that is wrong."""
+    if not isinstance(spec, PruneSpec | QuantizeSpec):
+        return Targets({}, (), {})
     able = weights(shapes)
-    sets: dict[str, Constraint] = {}
-    claimed: dict[str, int] = {}
-    problems: list[tuple[tuple[str | int, ...], str]] = []
+    problems: list[Problem] = []
+    made: dict[str, list[Any]] = {}
+    kinds: dict[str, list[str]] = {}
+    budgets: list[Budget] = []
     for number, settings in enumerate(spec.constraints):
         at = ("constraints", number)
         matching = [name for name in able if fnmatchcase(name, settings.tensors)]
         if not matching:
-            others = [name for name in shapes if fnmatchcase(name, settings.tensors)]
-            hint = f"matches only biases or normalisation ({', '.join(others)})" if others else "matches no tensor"
-            text = f"{settings.tensors!r} {hint} of {spec.model.name}; its weights are {', '.join(able)}"
-            problems.append(((*at, "tensors"), text))
+            problems.append(((*at, "tensors"), _unmatched(settings.tensors, shapes, able, spec.model.name)))
+        budgeted = isinstance(settings, Cardinality) and settings.scope == "global"
         for name in matching:
-            if name in claimed:
-                text = f"{name} is constrained by constraints[{claimed[name]}] already; let patterns not overlap"
-                problems.append(((*at, "tensors"), text))
-                continue
-            claimed[name] = number
-            try:
-                sets[name] = build(settings, able[name].numel())
-            except ValueError as error:
-                problems.append((at, f"{name} of shape {tuple(able[name])}: {error}"))
+            kinds.setdefault(name, []).append(settings.set)
+            reason = _clash(name, kinds[name], budgets, budgeted)
+            if reason is not None:
+                problems.append((at, f"{name} of shape {tuple(able[name])}: {reason}"))
+            elif not budgeted:
+                try:
+                    made.setdefault(name, []).append(SETS[settings.set](settings, tuple(able[name])))
+                except ValueError as error:
+                    problems.append((at, f"{name} of shape {tuple(able[name])}: {error}"))
+        if budgeted and matching:
+            assert isinstance(settings, Cardinality)
+            size = sum(able[name].numel() for name in matching)
+            total = settings.entries(size)
+            floors = sum(min(settings.floor, able[name].numel()) for name in matching)
+            if not max(1, floors) <= total <= size:
+                text = f"asks for {total} of {size} weights, with at least {floors} for the floor of {settings.floor}"
+                problems.append((at, f"{text} in each of {len(matching)} tensors"))
+            budgets.append(Budget(tuple(matching), total, settings.floor, settings.scale))
+    if isinstance(spec, QuantizeSpec):
+        problems += _valueless(spec, kinds)
     if problems:
         raise SpecError(problems)
-    return sets
+    sets = {name: one[0] if len(one) == 1 else Combined(tuple(one)) for name, one in made.items()}
+    return Targets(sets, tuple(budgets), {name: tuple(of) for name, of in kinds.items()})
 
 
-def check(spec: StageSpec) -> dict[str, int]:
-    """Everything that can be said of a stage's settings without data. Returns k per constrained tensor.
+@dataclass(frozen=True)
+class Room:
+    """How many weights a stage lets stay at most."""
 
-    Raises SpecError. The network is built without memory for its weights.
+    tensors: Mapping[str, int]
+    """In each constrained tensor that has a bound of its own."""
+    exact: frozenset[str]
+    """Those of them that are to hold just as many: under `cardinality` alone."""
+    budgets: tuple[tuple[tuple[str, ...], int], ...]
+    """Over several tensors together."""
+    filled: frozenset[str]
+    """Tensors whose set fills zeros again: those of low rank."""
+
+
+def check(spec: StageSpec) -> Room:
+    """Everything that can be said of a stage's settings without data. Raises SpecError.
+
+    The network is built without memory for its weights.
     """
     model = build_model(spec.model, device="meta")
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    return {name: constraint.k for name, constraint in constraints(spec, shapes).items()}  # type: ignore[attr-defined]
+    found = targets(spec, shapes)
+    most = {name: constraint.most(tuple(shapes[name])) for name, constraint in found.sets.items()}
+    exact = frozenset(name for name in most if found.kinds[name] == ("cardinality",))
+    filled = frozenset(name for name, kinds in found.kinds.items() if "lowrank" in kinds)
+    return Room(most, exact, tuple((budget.names, budget.total) for budget in found.budgets), filled)
+
+
+def _unmatched(pattern: str, shapes: Mapping[str, Size], able: Mapping[str, Size], model: str) -> str:
+    others = [name for name in shapes if fnmatchcase(name, pattern)]
+    hint = f"matches only biases or normalisation ({', '.join(others)})" if others else "matches no tensor"
+    return f"{pattern!r} {hint} of {model}; its weights are {', '.join(able)}"
+
+
+def _clash(name: str, kinds: list[str], budgets: list[Budget], budgeted: bool) -> str | None:
+    """Why the last of the sets on a tensor can't be there, or None."""
+    if len(kinds) == 1:
+        return None
+    if budgeted or any(name in budget.names for budget in budgets):
+        return "a global budget can't be combined with another set; let patterns not overlap"
+    return refusal(kinds)
+
+
+def _valueless(spec: QuantizeSpec, kinds: Mapping[str, list[str]]) -> list[Problem]:
+    """What a quantize stage needs of its constraints."""
+    problems: list[Problem] = []
+    bare = [name for name, of in kinds.items() if of[-1] not in ("levels", "clusters")]
+    if bare:
+        text = f"{', '.join(bare)}: a quantize stage needs `levels` or `clusters` on each of its tensors"
+        problems.append((("constraints",), text))
+    used = {of[-1] for of in kinds.values()}
+    if {"levels", "clusters"} <= used:
+        problems.append((("constraints",), "levels and clusters need a stage each: they are trained differently"))
+    for setting, wanted in (("snap", "levels"), ("centroids", "clusters")):
+        if getattr(spec, setting) is not None and wanted not in used:
+            problems.append(((setting,), f"`{setting}` is for `set: {wanted}`, and no constraint has it"))
+    return problems

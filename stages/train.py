@@ -2,91 +2,114 @@
 
 A stage is a list of stretches of epochs. Between them stands what makes it a prune: after each
 stretch of ADMM training, Z and U are updated; after the last, weights are projected once and masked,
-and the rest is retraining. A plain training stage is one stretch with nothing after it.
+and the rest is retraining. Quantising puts weights onto shared values in place of the projection. A
+plain training stage is one stretch with nothing after it.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages import admm
+from stages import admm, quantize
 from stages.checkpoint import Checkpoints, Progress
-from stages.constraints import Constraint
 from stages.data.batches import Batches
 from stages.data.order import epoch_order, global_batch, micro_batches, share, steps_per_epoch
 from stages.engine import Engine
 from stages.evaluate import evaluate
-from stages.spec import Spec, TrainSpec
+from stages.spec import Admm, Distill, Phase, PruneSpec, QuantizeSpec, Spec, TrainSpec
+from stages.targets import Targets
 
 Log = Callable[[dict[str, Any]], None]
 
 
 class NonFinite(ArithmeticError):
-    """A loss that is not a number: training can't go on from here."""
+    """A loss or a gradient that is not a number: training can't go on from here. No parameter was moved by it."""
+
+
+Then = Literal["nothing", "update", "project", "fit", "snap", "snap the rest"]
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Epochs of training under one penalty, and what is done after them."""
+    """Epochs of training in one way, and what is done after them."""
 
-    phase: Literal["train", "admm", "retrain"]
+    phase: Literal["train", "admm", "snap", "centroids", "retrain"]
     epochs: int
     lr: float
     schedule: str
-    rho: float = 0.0
-    growth: float = 1.0
-    then: Literal["nothing", "update", "update and project"] = "nothing"
+    then: Then = "nothing"
+    before: int = 0
+    """Epochs of the schedule that earlier stretches used up."""
+    span: int = 0
+    """Epochs of the schedule in all; 0: those of this stretch."""
 
 
 def stretches(spec: Spec) -> list[Stretch]:
     """A stage's epochs in order."""
     if isinstance(spec, TrainSpec):
-        plan = [Stretch("train", spec.train.epochs, spec.train.lr, spec.train.schedule)]
+        plan = [_phase("train", spec.train)]
     else:
-        settings = spec.admm
-        plan = [
-            Stretch(
-                "admm",
-                settings.epochs,
-                settings.lr,
-                settings.schedule,
-                rho=settings.rho * settings.rho_growth**number,
-                growth=settings.rho_growth,
-                then="update" if number < settings.updates - 1 else "update and project",
-            )
-            for number in range(settings.updates)
-        ]
-        plan.append(Stretch("retrain", spec.retrain.epochs, spec.retrain.lr, spec.retrain.schedule))
+        plan = _admm(spec.admm, last="project" if isinstance(spec, PruneSpec) else "fit")
+        if isinstance(spec, QuantizeSpec):
+            if spec.snap is not None:
+                snapped = Stretch("snap", spec.snap.epochs, spec.snap.lr, "constant", then="snap")
+                plan += [snapped] * (spec.snap.rounds - 1) + [replace(snapped, then="snap the rest")]
+            if spec.centroids is not None:
+                plan.append(_phase("centroids", spec.centroids))
+        plan.append(_phase("retrain", spec.retrain))
     return [stretch for stretch in plan if stretch.epochs]
 
 
+def _phase(name: Literal["train", "centroids", "retrain"], phase: Phase) -> Stretch:
+    return Stretch(name, phase.epochs, phase.lr, phase.schedule)
+
+
+def _admm(settings: Admm, last: Then) -> list[Stretch]:
+    span = 0 if settings.lr_restart else settings.updates * settings.epochs
+    return [
+        Stretch(
+            "admm",
+            settings.epochs,
+            settings.lr,
+            settings.schedule,
+            then="update" if number < settings.updates - 1 else last,
+            before=0 if settings.lr_restart else number * settings.epochs,
+            span=span,
+        )
+        for number in range(settings.updates)
+    ]
+
+
 def learning_rate(stretch: Stretch, done: float) -> float:
-    """The rate after the share `done` of a stretch, in [0, 1)."""
+    """The rate after `done` epochs of a stretch, a fraction of one among them."""
     if stretch.schedule == "constant":
         return stretch.lr
+    done = (stretch.before + done) / (stretch.span or stretch.epochs)
     return stretch.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def train(
     engine: Engine,
     spec: Spec,
-    sets: Mapping[str, Constraint],
+    targets: Targets,
     data: Batches,
     validation: Batches,
+    teacher: nn.Module | None,
     progress: Progress,
     checkpoints: Checkpoints,
     checkpoint_steps: int | None,
     log: Log,
 ) -> None:
-    """Train from where `progress` stands to the end, on all ranks together."""
+    """Train from where `progress` stands to the end, on all ranks together. `teacher` is what is distilled from."""
     plan = stretches(spec)
     per_epoch = steps_per_epoch(len(data), spec.batch)
     epochs = sum(stretch.epochs for stretch in plan)
@@ -94,9 +117,10 @@ def train(
     before, began, resumed = progress.seconds, time.monotonic(), progress.steps
     while progress.stretch < len(plan):
         stretch = plan[progress.stretch]
-        engine.optimizer.rho = stretch.rho
+        engine.optimizer.rho = progress.rho if stretch.phase == "admm" else 0.0
+        engine.optimizer.sharing = progress.sharing if stretch.phase == "centroids" else 0
         epoch = sum(s.epochs for s in plan[: progress.stretch]) + progress.epoch
-        for _ in _epoch(engine, spec, stretch, data, epoch, progress):
+        for _ in _epoch(engine, spec, stretch, data, teacher, epoch, progress):
             if checkpoint_steps and progress.steps % checkpoint_steps == 0 and progress.step < per_epoch:
                 engine.average_buffers()
                 progress.loss = _gathered(progress.loss, rank, engine)
@@ -113,10 +137,8 @@ def train(
         }
         progress.epoch, progress.step, progress.loss = progress.epoch + 1, 0, 0.0
         if progress.epoch == stretch.epochs:
-            row |= _after(engine, stretch, sets, progress)
-            progress.stretch, progress.epoch = progress.stretch + 1, 0
-            if progress.stretch < len(plan) and plan[progress.stretch].phase != stretch.phase:
-                engine.optimizer.reset_inner()
+            row |= _after(engine, spec, plan, targets, progress)
+            progress.epoch = 0
         engine.module.eval()
         row["val_accuracy"] = evaluate(engine.forward, validation, rank, world).accuracy
         progress.metrics.append(row)
@@ -130,7 +152,13 @@ def train(
 
 
 def _epoch(
-    engine: Engine, spec: Spec, stretch: Stretch, data: Batches, epoch: int, progress: Progress
+    engine: Engine,
+    spec: Spec,
+    stretch: Stretch,
+    data: Batches,
+    teacher: nn.Module | None,
+    epoch: int,
+    progress: Progress,
 ) -> Iterator[None]:
     """Train on what is left of an epoch; yields after each optimizer step."""
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -138,36 +166,98 @@ def _epoch(
     order = epoch_order(len(data), spec.seed, epoch)
     engine.module.train()
     for step in range(progress.step, per_epoch):
-        lr = learning_rate(stretch, (progress.epoch * per_epoch + step) / (stretch.epochs * per_epoch))
+        lr = learning_rate(stretch, progress.epoch + step / per_epoch)
         own = share(global_batch(order, spec.batch, step), rank, world)
         # Randomness inside the network (dropout) depends on where we are, not on how we got here.
         torch.manual_seed((spec.seed * 1_000_003 + epoch) * 1_000_003 + step * world + rank)
         for part in micro_batches(own, engine.accumulate):
             pictures, labels = data.train(part, epoch)
-            loss = F.cross_entropy(engine.forward(pictures), labels, reduction="sum")
+            logits = engine.forward(pictures)
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+            if teacher is not None and not isinstance(spec, TrainSpec) and spec.distill is not None:
+                loss = _distilled(loss, logits, teacher, pictures, spec.distill)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise NonFinite(f"the loss is {value} at step {progress.steps + 1} (epoch {epoch + 1}, rank {rank})")
             # DeepSpeed averages over ranks and micro-batches; what is wanted is the mean over the batch.
             engine.backward(loss * (world * engine.accumulate / spec.batch))
             progress.loss += value
-            engine.step(lr)
+            if not engine.step(lr):
+                where = f"step {progress.steps + 1} (epoch {epoch + 1})"
+                raise NonFinite(f"the gradient is not finite at {where}: {_culprits(engine, pictures, labels)}")
         progress.step, progress.steps = step + 1, progress.steps + 1
         yield
 
 
-def _after(engine: Engine, stretch: Stretch, sets: Mapping[str, Constraint], progress: Progress) -> dict[str, Any]:
-    """What stands at the end of a stretch; returns what it adds to the epoch's metrics."""
-    if stretch.then == "nothing":
-        return {}
-    residual = admm.update(engine, sets, stretch.growth)
-    row: dict[str, Any] = {"rho": stretch.rho, "residual": residual.total}
-    if stretch.then == "update and project":
-        final = admm.project(engine, sets)
-        engine.optimizer.holding = True
-        progress.residual = {"total": final.total, "tensors": final.tensors}
+def _culprits(engine: Engine, pictures: Tensor, labels: Tensor) -> str:
+    """Which tensors have a gradient that is not finite on this rank's last micro-batch; it is computed once more."""
+    if engine.zero == 3:
+        return "which tensor, ZeRO 3 does not let us ask"
+    # Copies, because the parameters' own gradients belong to DeepSpeed.
+    copies = {name: p.detach().clone().requires_grad_() for name, p in engine.parameters.items()}
+    loss = F.cross_entropy(torch.func.functional_call(engine.module, copies, (pictures,)), labels)
+    grads = torch.autograd.grad(loss, list(copies.values()), allow_unused=True)
+    bad = [n for n, g in zip(copies, grads, strict=True) if g is not None and not bool(g.isfinite().all())]
+    return ", ".join(bad) or "not on this rank's last batch"
+
+
+def _after(engine: Engine, spec: Spec, plan: list[Stretch], targets: Targets, progress: Progress) -> dict[str, Any]:
+    """What stands at the end of a stretch, and where to go on; returns what it adds to the epoch's metrics."""
+    stretch = plan[progress.stretch]
+    progress.stretch += 1
+    row: dict[str, Any] = {}
+    then = stretch.then
+    if stretch.phase == "centroids":
+        quantize.settle(engine, targets)
+        progress.sharing = 0
+    if stretch.phase == "admm":
+        assert not isinstance(spec, TrainSpec)
+        update = admm.update(engine, targets)
+        residual = update.residual
+        row = {"rho": progress.rho, "residual": residual.total, "change": residual.change}
+        if update.kept:
+            progress.budget = {"kept": update.kept, "peak_bytes": update.peak_bytes}
+        factor = admm.balance(residual) if spec.admm.rho_balance else spec.admm.rho_growth
+        admm.rescale(engine, targets, factor)
+        progress.rho *= factor
+        if then == "update" and max(residual.total, residual.change) <= spec.admm.tolerance:
+            while plan[progress.stretch].phase == "admm":
+                then = plan[progress.stretch].then
+                progress.stretch += 1
+                if progress.stretch == len(plan):
+                    break
+    if then == "project":
+        final = admm.project(engine, targets)
         row["residual"] = final.total
+        progress.residual = {"total": final.total, "tensors": final.tensors}
+    elif then == "fit":
+        assert isinstance(spec, QuantizeSpec)
+        progress.residual = {"total": residual.total, "tensors": residual.tensors}
+        progress.values = quantize.fit(engine, targets)
+        if spec.centroids is not None and spec.centroids.epochs:
+            progress.sharing = quantize.share_values(engine, progress.values)
+        else:
+            quantize.snap(engine, progress.values, spec.snap.share if spec.snap else None)
+    elif then in ("snap", "snap the rest"):
+        assert isinstance(spec, QuantizeSpec)
+        assert spec.snap is not None
+        quantize.snap(engine, progress.values, spec.snap.share if then == "snap" else None)
+    if then not in ("nothing", "update"):
+        engine.optimizer.holding = True
+    if then not in ("nothing", "update") or (
+        progress.stretch < len(plan) and plan[progress.stretch].phase != stretch.phase
+    ):
+        engine.optimizer.reset_inner()
     return row
+
+
+def _distilled(loss: Tensor, logits: Tensor, teacher: nn.Module, pictures: Tensor, settings: Distill) -> Tensor:
+    """(1 - a) cross entropy + a T^2 KL(teacher || student) at temperature T, summed over the batch."""
+    with torch.no_grad():
+        wanted = F.log_softmax(teacher(pictures) / settings.temperature, dim=1)
+    given = F.log_softmax(logits / settings.temperature, dim=1)
+    apart = F.kl_div(given, wanted, reduction="sum", log_target=True) * settings.temperature**2
+    return (1 - settings.weight) * loss + settings.weight * apart
 
 
 def _gathered(value: float, rank: int, engine: Engine) -> float:

@@ -1,23 +1,33 @@
-"""Constraint sets: each a frozen dataclass with `project`, `contains` and `hold`.
+"""Constraint sets: each a frozen dataclass with `project`, `contains`, `hold` and `most`.
 
-To add one: a file here with such a class, its settings in `stages/spec.py`, and a line in `build`.
+To add one: a file here with such a class, its settings in `stages/spec.py`, and a line in `SETS`.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from stages import spec
+from stages.constraints import groups
 from stages.constraints.cardinality import Cardinality
-from stages.spec import Cardinality as CardinalitySettings
+from stages.constraints.clusters import Clusters
+from stages.constraints.levels import Levels
+from stages.constraints.lowrank import LowRank
+from stages.constraints.nm import NM
+
+Shape = tuple[int, ...]
 
 
 class Constraint(Protocol):
     """A set S of tensors of one shape, with its Euclidean projection."""
 
     def project(self, w: Tensor) -> Tensor:
-        """A nearest point of S to w: a new tensor of w's shape, dtype and device. Refuses NaN."""
+        """A nearest point of S to w: a new tensor of w's shape, dtype and device. Raises ValueError on NaN."""
         ...
 
     def contains(self, z: Tensor) -> bool:
@@ -25,15 +35,95 @@ class Constraint(Protocol):
         ...
 
     def hold(self, z: Tensor) -> Tensor:
-        """What stays fixed of a point of S while it is trained on: a 0/1 mask of z's shape."""
+        """1 where an entry of z, a point of S, may move without leaving S; 0 where it may not. z's shape."""
+        ...
+
+    def most(self, shape: Shape) -> int:
+        """The most entries that a point of S of that shape has beside zero."""
         ...
 
 
-def build(settings: CardinalitySettings, size: int) -> Constraint:
-    """The set that `settings` describe for a tensor of `size` entries. Raises ValueError if it can't be."""
+def cardinality(settings: spec.Cardinality, shape: Shape) -> Constraint:
+    """Of one tensor alone; a budget over several is `stages.budget`."""
+    return Cardinality(_amount(settings, math.prod(shape), "weights"))
+
+
+def structured(settings: spec.Structured, shape: Shape) -> Constraint:
+    """Filters, channels, columns, rows."""
+    if settings.set == "row" and len(shape) != 2:
+        raise ValueError("rows are of linear layers; a convolution has filters")
+    layouts = {
+        "filter": groups.filters,
+        "row": groups.filters,
+        "channel": groups.channels,
+        "column": groups.columns,
+    }
+    return _groups(settings, layouts[settings.set], shape, f"{settings.set}s")
+
+
+def heads(settings: spec.Head, shape: Shape) -> Constraint:
+    """Attention heads."""
+    return _groups(settings, partial(groups.heads, count=settings.heads, parts=settings.parts), shape, "heads")
+
+
+def blocks(settings: spec.Block, shape: Shape) -> Constraint:
+    """Tiles."""
+    return _groups(settings, partial(groups.blocks, p=settings.p, q=settings.q), shape, "tiles")
+
+
+def nm(settings: spec.NM, shape: Shape) -> Constraint:
+    """N of M."""
+    if shape[1] % settings.m:
+        raise ValueError(f"its {shape[1]} inputs don't divide into runs of {settings.m}; leave this tensor out")
+    return NM(settings.n, settings.m)
+
+
+def lowrank(settings: spec.LowRank, shape: Shape) -> Constraint:
+    """Low rank."""
+    made = LowRank(settings.rank, settings.energy, settings.view)
+    full = min(made.sides(shape))
+    if settings.rank is not None and settings.rank > full:
+        raise ValueError(f"rank {settings.rank} is above full: its matrix has rank {full} at most")
+    return made
+
+
+def levels(settings: spec.Levels, shape: Shape) -> Constraint:
+    """Quantisation levels."""
+    return Levels(settings.levels, settings.bits or 1)
+
+
+def clusters(settings: spec.Clusters, shape: Shape) -> Constraint:
+    """Shared values."""
+    if settings.count > math.prod(shape):
+        raise ValueError(f"asks for {settings.count} clusters of {math.prod(shape)} weights")
+    return Clusters(settings.count)
+
+
+SETS: dict[str, Callable[[Any, Shape], Constraint]] = {
+    "cardinality": cardinality,
+    "filter": structured,
+    "channel": structured,
+    "column": structured,
+    "row": structured,
+    "head": heads,
+    "block": blocks,
+    "nm": nm,
+    "lowrank": lowrank,
+    "levels": levels,
+    "clusters": clusters,
+}
+"""The table of sets: how each is made from its settings and a tensor's shape. Raise ValueError if it can't be."""
+
+
+def _amount(settings: spec.Amount, size: int, what: str) -> int:
     k = settings.entries(size)
     if k < 1:
-        raise ValueError(f"leaves {k} of {size} weights; at least one must stay")
+        raise ValueError(f"leaves {k} of {size} {what}; at least one must stay")
     if k > size:
-        raise ValueError(f"asks for {k} weights, but the tensor has {size}")
-    return Cardinality(k)
+        raise ValueError(f"asks for {k} {what}, but the tensor has {size}")
+    return k
+
+
+def _groups(settings: spec.Amount, layout: Callable[[Shape], groups.Layout], shape: Shape, what: str) -> Constraint:
+    sizes, axes = layout(shape)
+    return groups.Groups(_amount(settings, math.prod(sizes[axis] for axis in axes), what), layout)

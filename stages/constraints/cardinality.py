@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from stages.constraints.select import largest
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,9 @@ class Cardinality:
         """The support's mask: 1 at exactly min(k, size) entries, z's non-zeros among them."""
         return self._kept(z).to(z.dtype)
 
+    def most(self, shape: tuple[int, ...]) -> int:
+        """k, or all entries of a smaller tensor."""
+        return min(self.k, math.prod(shape))
+
     def _kept(self, w: Tensor) -> Tensor:
-        magnitude = w.detach().abs().flatten()
-        if bool(torch.isnan(magnitude).any()):
-            raise ValueError(f"a tensor of shape {tuple(w.shape)} to be projected holds NaN")
-        if self.k >= magnitude.numel():
-            return torch.ones_like(w, dtype=torch.bool)
-        threshold = torch.kthvalue(magnitude, magnitude.numel() - self.k + 1).values
-        kept = magnitude > threshold
-        ties = (magnitude == threshold).nonzero().squeeze(1)
-        kept[ties[: self.k - int(kept.sum())]] = True
-        return kept.view(w.shape)
+        return largest(w.detach().abs().flatten(), self.k).view(w.shape)

@@ -25,6 +25,7 @@ from stages.engine import Engine, join
 from stages.models import MODELS
 from stages.spec import Engine as EngineSettings
 from stages.spec import Optimizer as OptimizerSettings
+from stages.targets import Targets
 from tests.bench.common import Row, interleaved, options, ratios, report
 
 RHO = 1e-2
@@ -85,7 +86,7 @@ def measure(case: Case, quick: bool) -> Row:
     sets = {name: Cardinality(max(1, int(KEEP * ours.parameters[name].numel()))) for name in sorted(ours.held)}
     # Duals that are not zero, as they are after the first update.
     duals = {name: 0.1 * ours.get(name) for name in sets}
-    admm.start(ours, sets, duals)
+    admm.start(ours, Targets(sets, (), dict.fromkeys(sets, ("cardinality",))), duals)
     ours.optimizer.rho = RHO
     penalty = loss_term(usual, {name: ours.get(name, "target") + duals[name] for name in sets}, duals)
 

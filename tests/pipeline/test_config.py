@@ -76,7 +76,13 @@ VALUES = {
     "rate < 1": Bad("rate: 2", "rate: 0.5", "rate: 0.5", "stages[1].constraints[0].rate", "or equal to 1, not 0.5"),
     "two amounts": Bad("rate: 2", "rate: 2, keep: 0.5", "keep", "stages[1].constraints[0]", ONE_AMOUNT),
     "no amount": Bad(", rate: 2", "", '"*"}', "stages[1].constraints[0]", ONE_AMOUNT),
-    "no set": Bad("set: cardinality", "set: ball", "ball", "stages[1].constraints[0].set", "'cardinality', not 'ball'"),
+    "no set": Bad(
+        "set: cardinality",
+        "set: ball",
+        "ball",
+        "stages[1].constraints[0].set",
+        "there is no set 'ball'; there are 'cardinality'",
+    ),
     "no constraints": Bad("\n      - " + HALF, " []", "constraints: []", "stages[1].constraints", "at least 1"),
     "two origins": Bad("{shards:", "{source: digits, shards:", "source", "data", "give either `source`"),
     "unknown data set": Bad("{shards:", "{source: nist, shards:", "nist", "data.source", "'digits' or 'mnist'"),
@@ -90,15 +96,19 @@ VALUES = {
         HALF,
         HALF + '\n      - {set: cardinality, tensors: "0.*", rate: 2}',
         '"0.*"',
-        "stages[1].constraints[1].tensors",
-        "0.weight is constrained by constraints[0] already",
+        "stages[1].constraints[1]",
+        "0.weight of shape (16, 1, 3, 3): `cardinality` and `cardinality` contradict each other",
     ),
     "nothing left": Bad("rate: 2", "rate: 1e9", "1e9", "stages[1].constraints[0]", "at least one must stay"),
     "too many": Bad("rate: 2", "count: 145", "count", "stages[1].constraints[0]", "but the tensor has 144"),
 }
 GRAPH = {
-    "unknown kind": Bad("kind: train", "kind: trane", "trane", "stages[0].kind", "one of train, prune, not 'trane'"),
-    "no kind": Bad("    kind: train\n", "", "name: dense", "stages[0].kind", "must be one of train, prune, not None"),
+    "unknown kind": Bad(
+        "kind: train", "kind: trane", "trane", "stages[0].kind", "one of train, prune, quantize, not 'trane'"
+    ),
+    "no kind": Bad(
+        "    kind: train\n", "", "name: dense", "stages[0].kind", "must be one of train, prune, quantize, not None"
+    ),
     "no such parent": Bad("parent: half", "parent: hafl", "hafl", "stages[2].parent", "did you mean 'half'?"),
     "parent no name": Bad("parent: half", "parent: [half]", "[half]", "stages[2].parent", "not ['half']"),
     "no parent": Bad("    parent: half\n", "", "v1.5-quarter", "stages[2]", "a prune needs a `parent`"),
@@ -110,6 +120,13 @@ GRAPH = {
     "no name": Bad("name: other", "seed: 1", "the fourth", "stages[3].name", "not None"),
     "another model than the parent's": Bad(
         "    parent: half\n", "    parent: half\n    model: {name: lenet5}\n", "lenet5", "stages[2].model", "half"
+    ),
+    "low rank over zeros": Bad(
+        'tensors: "*", rate: 4}',
+        'tensors: "0.*", rate: 4}\n      - {set: lowrank, tensors: "6.weight", rank: 4}',
+        "of the third",
+        "stages[2].constraints",
+        "low rank would fill the zeros that half left in 6.weight",
     ),
     "more than the parent leaves": Bad(
         "rate: 2",

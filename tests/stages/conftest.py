@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from stages.constraints import Constraint
 from stages.data.manifest import digest, read_manifest
 from stages.data.shards import write
 from stages.data.sources import digits
@@ -17,6 +18,7 @@ from stages.engine import Engine, join
 from stages.models import MODELS
 from stages.spec import Engine as EngineSettings
 from stages.spec import Optimizer, Task
+from stages.targets import Targets
 
 MakeEngine = Callable[..., Engine]
 MakeTask = Callable[..., Task]
@@ -36,6 +38,11 @@ def noisy_net(classes: int) -> nn.Module:
     return nn.Sequential(
         nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(0.2), nn.Linear(24, classes)
     )
+
+
+def held_to(sets: Mapping[str, Constraint]) -> Targets:
+    """Targets with a set for each tensor and no budget."""
+    return Targets(sets, (), {name: (type(constraint).__name__.lower(),) for name, constraint in sets.items()})
 
 
 def random_pictures(n: int, shape: tuple[int, ...], seed: int) -> list[tuple[np.ndarray, int]]:

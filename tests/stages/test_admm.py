@@ -12,7 +12,7 @@ from stages import admm
 from stages.constraints.cardinality import Cardinality
 from stages.engine import Engine
 from stages.spec import Optimizer
-from tests.stages.conftest import MakeEngine
+from tests.stages.conftest import MakeEngine, held_to
 
 Array = NDArray[np.float64]
 SGD = Optimizer(name="sgd", momentum=0.0)
@@ -65,13 +65,14 @@ def numpy_admm(
 @pytest.mark.parametrize("growth", [1.0, 1.6])
 def test_iterates_are_those_of_numpy(make_engine: MakeEngine, zero: int, growth: float) -> None:
     engine = make_engine(Quadratic(), {"w"}, optimizer=SGD, zero=zero)
-    sets = {"w": Cardinality(2)}
-    admm.start(engine, sets, {})
+    targets = held_to({"w": Cardinality(2)})
+    admm.start(engine, targets, {})
     rho = 0.5
     for w, z, u in numpy_admm(2, rho, growth, updates=6, steps=7, lr=0.05):
         engine.optimizer.rho = rho
         train(engine, 7, 0.05)
-        residual = admm.update(engine, sets, growth)
+        residual = admm.update(engine, targets).residual
+        admm.rescale(engine, targets, growth)
         rho *= growth
         np.testing.assert_allclose(engine.get("w").numpy(), w, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(engine.get("w", "dual").numpy(), u, rtol=1e-4, atol=1e-5)
@@ -84,14 +85,15 @@ def test_admm_finds_the_optimum_of_a_diagonal_quadratic(make_engine: MakeEngine)
     """Losing entry i costs a b^2 / 2, so the best two to keep are known; W0 would keep two others."""
     b = np.array([[0.1, -2.5, 0.3], [0.2, 3.0, -0.1]])
     engine = make_engine(Quadratic(np.ones((2, 3)), b), {"w"}, optimizer=SGD)
-    sets = {"w": Cardinality(2)}
-    admm.start(engine, sets, {})
+    targets = held_to({"w": Cardinality(2)})
+    admm.start(engine, targets, {})
     engine.optimizer.rho = 0.5
     for _ in range(25):
         train(engine, 10, 0.2)
-        admm.update(engine, sets, 1.1)
+        admm.update(engine, targets)
+        admm.rescale(engine, targets, 1.1)
         engine.optimizer.rho *= 1.1
-    assert admm.project(engine, sets).total < 0.05
+    assert admm.project(engine, targets).total < 0.05
     w = engine.get("w").numpy()
     assert np.argwhere(w).tolist() == [[0, 1], [1, 1]]
     np.testing.assert_allclose(w[w != 0], [-2.5, 3.0], atol=0.02)
@@ -99,13 +101,13 @@ def test_admm_finds_the_optimum_of_a_diagonal_quadratic(make_engine: MakeEngine)
 
 def test_start_takes_duals_over_and_zero_where_there_are_none(make_engine: MakeEngine) -> None:
     engine = make_engine(Quadratic(), {"w"})
-    sets = {"w": Cardinality(1)}
-    admm.start(engine, sets, {})
+    targets = held_to({"w": Cardinality(1)})
+    admm.start(engine, targets, {})
     expected = torch.tensor([[0.0, 0.0, 0.0], [-1.1, 0.0, 0.0]])
     assert torch.equal(engine.get("w", "target"), expected)
     assert torch.equal(engine.get("w", "dual"), torch.zeros(2, 3))
     u = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.0, 0.0]])
-    admm.start(engine, sets, {"w": u})
+    admm.start(engine, targets, {"w": u})
     # Z is Proj(W), though W + U = [[1.9, ...], [-0.6, ...]] has another largest entry.
     z = expected
     torch.testing.assert_close(engine.get("w", "target"), z - u)
@@ -119,7 +121,9 @@ def test_growth_of_rho_divides_the_dual_and_nothing_else(make_engine: MakeEngine
     for growth in (1.0, 4.0):
         engine = make_engine(Quadratic(), {"w"})
         engine.set("w", torch.full((2, 3), 0.25), "dual")
-        admm.update(engine, {"w": Cardinality(3)}, growth)
+        targets = held_to({"w": Cardinality(3)})
+        admm.update(engine, targets)
+        admm.rescale(engine, targets, growth)
         dual = engine.get("w", "dual")
         results.append((engine.get("w", "target") + dual, dual * growth))
     torch.testing.assert_close(results[0], results[1])
@@ -133,7 +137,7 @@ def test_the_final_projection_is_of_w_and_exact(make_engine: MakeEngine, zero: i
     engine = make_engine(Quadratic(), {"w"}, zero=zero)
     engine.set("w", torch.ones(2, 3), "hold")
     engine.set("w", torch.full((2, 3), 50.0), "dual")
-    residual = admm.project(engine, {"w": Cardinality(3)})
+    residual = admm.project(engine, held_to({"w": Cardinality(3)}))
     expected = torch.tensor([[0.9, 0.0, 0.0], [-1.1, 0.0, 0.7]])
     assert torch.equal(engine.get("w"), expected)
     assert torch.equal(engine.get("w", "hold"), (expected != 0).float())
@@ -153,11 +157,11 @@ def test_the_mask_lies_within_the_earlier_one(make_engine: MakeEngine) -> None:
     earlier = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
     engine.set("w", torch.tensor(W0, dtype=torch.float32) * earlier)
     engine.set("w", earlier, "hold")
-    admm.project(engine, {"w": Cardinality(2)})
+    admm.project(engine, held_to({"w": Cardinality(2)}))
     assert torch.equal(engine.get("w", "hold"), torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]))
     engine.set("w", torch.zeros(2, 3))
     engine.set("w", earlier, "hold")
-    admm.project(engine, {"w": Cardinality(5)})
+    admm.project(engine, held_to({"w": Cardinality(5)}))
     assert bool((engine.get("w", "hold") <= earlier).all())
 
 
@@ -165,6 +169,6 @@ def test_residuals_are_per_tensor_and_over_all(make_engine: MakeEngine) -> None:
     engine = make_engine()
     engine.set("0.weight", torch.cat([torch.full((1, 6), 2.0), torch.full((4, 6), 1.0)]))
     engine.set("3.weight", torch.zeros(3, 5))
-    residual = admm.project(engine, {"0.weight": Cardinality(6), "3.weight": Cardinality(1)})
+    residual = admm.project(engine, held_to({"0.weight": Cardinality(6), "3.weight": Cardinality(1)}))
     assert residual.tensors == {"0.weight": pytest.approx((24 / 48) ** 0.5), "3.weight": 0.0}
     assert residual.total == pytest.approx((24 / 48) ** 0.5)

@@ -8,7 +8,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from stages.constraints import build
+from stages.constraints import SETS
 from stages.constraints.cardinality import Cardinality
 from stages.spec import Cardinality as Settings
 
@@ -121,12 +121,13 @@ def test_build_refuses_what_cannot_be() -> None:
     def settings(**amount: float) -> Settings:
         return Settings.model_validate({"set": "cardinality", "tensors": "*"} | amount)
 
-    assert build(settings(rate=4.0), 12) == Cardinality(3)
-    assert build(settings(count=12), 12) == Cardinality(12)
+    build = SETS["cardinality"]
+    assert build(settings(rate=4.0), (3, 4)) == Cardinality(3)
+    assert build(settings(count=12), (12,)) == Cardinality(12)
     with pytest.raises(ValueError, match="leaves 0 of 12"):
-        build(settings(rate=13.0), 12)
+        build(settings(rate=13.0), (3, 4))
     with pytest.raises(ValueError, match="13 weights, but the tensor has 12"):
-        build(settings(count=13), 12)
+        build(settings(count=13), (12, 1))
 
 
 def test_frozen() -> None:

@@ -41,9 +41,9 @@ def loss(params: list[Tensor], number: int) -> Tensor:
     return sum((p * torch.randn(p.shape, generator=generator)).sin().sum() + p.pow(4).mean() for p in params)
 
 
-def wrapped(params: list[Tensor], make: Make) -> ProximalOptimizer:
+def wrapped(params: list[Tensor], make: Make, decay: float = 0.01) -> ProximalOptimizer:
     """A primed wrapper: the first parameter penalised, the second only held, the third free."""
-    optimizer = ProximalOptimizer(groups(params[:1], params[1:2], params[2:]), make)
+    optimizer = ProximalOptimizer(groups(params[:1], params[1:2], params[2:], decay), make)
     optimizer.prime()
     return optimizer
 
@@ -86,10 +86,11 @@ def test_only_penalised_groups_are_pulled() -> None:
 
 
 @pytest.mark.parametrize("name", INNER)
-def test_holding_keeps_exact_zeros(name: str) -> None:
-    """Though momentum was gathered before, weights decay, and the penalty pulls elsewhere."""
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_what_is_held_stays_to_the_bit(name: str, decay: float) -> None:
+    """At zero or elsewhere, though weights decay and the penalty pulls elsewhere; the rest moves."""
     params = parameters()
-    optimizer = wrapped(params, INNER[name])
+    optimizer = wrapped(params, INNER[name], decay)
     for number in range(3):
         optimizer.zero_grad()
         loss(params, number).backward()
@@ -97,19 +98,19 @@ def test_holding_keeps_exact_zeros(name: str) -> None:
     masks = [
         torch.rand(p.shape, generator=torch.Generator().manual_seed(i)).lt(0.5).float() for i, p in enumerate(params)
     ]
+    params[0].data.mul_(masks[0])
     for p, mask in zip(params[:2], masks, strict=False):
-        p.data.mul_(mask)
         optimizer.state[p]["hold"].copy_(mask)
         optimizer.state[p]["target"].fill_(3.0)
     optimizer.rho, optimizer.holding = 0.5, True
+    optimizer.reset_inner()
     for number in range(3, 10):
         optimizer.zero_grad()
         loss(params, number).backward()
         before = [p.detach().clone() for p in params]
         optimizer.step()
-        for p, mask in zip(params[:2], masks, strict=False):
-            assert int(p[mask == 0].count_nonzero()) == 0
-            assert int(p[mask == 1].count_nonzero()) == int(mask.sum())
+        for p, was, mask in zip(params[:2], before, masks, strict=False):
+            assert torch.equal(p == was, mask == 0)
         assert all(not torch.equal(p, b) for p, b in zip(params, before, strict=True))
 
 
@@ -160,6 +161,57 @@ def test_reset_forgets_momentum_and_step_counts_but_not_admm(name: str) -> None:
             loss(params, number).backward()
             each.step()
         assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_members_of_a_cluster_move_as_one(name: str) -> None:
+    """By their mean gradient, the projection onto what may move: as a model whose parameters are the values."""
+    mine = parameters()
+    optimizer = wrapped(mine, INNER[name], decay=0.0)
+    codes = torch.tensor([[0, 1, 2], [2, 2, 1], [3, 0, 3], [1, 3, 3]])
+    values = torch.tensor([0.0, -0.5, 0.25, 1.5])
+    mine[0].data.copy_(values[codes])
+    optimizer.state[mine[0]]["hold"].copy_(codes)
+    optimizer.state[mine[1]]["hold"].fill_(1.0)
+    optimizer.holding, optimizer.sharing = True, 3
+    shared = values[1:].clone().requires_grad_()
+    free = mine[2].detach().clone().requires_grad_()
+    reference = INNER[name]([{"params": [shared, free], "weight_decay": 0.0}])
+    counts = torch.bincount(codes.flatten(), minlength=4)[1:]
+    for number in range(6):
+        for params in ([*mine], [torch.cat([torch.zeros(1), shared])[codes], mine[1].detach(), free]):
+            each = optimizer if params[0] is mine[0] else reference
+            each.zero_grad()
+            loss(params, number).backward()
+            if each is reference:
+                shared.grad /= counts
+            each.step()
+        assert torch.equal(mine[0][codes == 0], torch.zeros(2))
+        for code in (1, 2, 3):
+            members = mine[0][codes == code]
+            assert bool((members == members[0]).all())
+            torch.testing.assert_close(members[0], shared[code - 1], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(mine[2], free, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_what_is_only_masked_is_in_no_cluster(name: str) -> None:
+    """While values are shared, tensors under a parent's mask alone train entry by entry."""
+    shared, alone = parameters(), parameters()
+    mask = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
+    for params, sharing in ((shared, 2), (alone, 0)):
+        optimizer = wrapped(params, INNER[name])
+        optimizer.state[params[0]]["hold"].copy_(
+            (torch.arange(12) % 2 + 1).view(4, 3) if sharing else torch.zeros(4, 3)
+        )
+        optimizer.state[params[1]]["hold"].copy_(mask)
+        params[1].data.mul_(mask)
+        optimizer.holding, optimizer.sharing = True, sharing
+        for number in range(3):
+            optimizer.zero_grad()
+            (loss(params[1:], number) + 0 * params[0].sum()).backward()
+            optimizer.step()
+    assert torch.equal(shared[1], alone[1])
 
 
 def test_parameters_without_gradient_stay() -> None:

@@ -1,0 +1,89 @@
+"""At most k groups of entries are not zero: structured pruning. A set is a view of the tensor times this rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stages.constraints.select import largest
+
+Layout = tuple[tuple[int, ...], tuple[int, ...]]
+"""How a tensor is seen: the shape it is reshaped to, and the axes of that shape that number the groups."""
+
+
+def filters(shape: tuple[int, ...]) -> Layout:
+    """A group is all that makes one output: a convolution's filter, a linear layer's row."""
+    return (shape[0], math.prod(shape[1:])), (0,)
+
+
+def channels(shape: tuple[int, ...]) -> Layout:
+    """A group is all that reads one input: a convolution's input channel, a linear layer's column."""
+    return (shape[0], shape[1], math.prod(shape[2:])), (1,)
+
+
+def columns(shape: tuple[int, ...]) -> Layout:
+    """A group is one column of the matrix that a convolution is multiplied as: one place in all filters."""
+    return (shape[0], math.prod(shape[1:])), (1,)
+
+
+def heads(shape: tuple[int, ...], count: int, parts: int = 1) -> Layout:
+    """A group is one attention head's rows, in each of `parts` stacked projections (3 for fused q, k, v)."""
+    rows = shape[0]
+    if rows % (count * parts):
+        raise ValueError(f"{rows} rows don't divide into {count} heads in {parts} parts")
+    return (parts, count, rows // (count * parts), math.prod(shape[1:])), (1,)
+
+
+def blocks(shape: tuple[int, ...], p: int, q: int) -> Layout:
+    """A group is a p x q tile of the matrix (outputs) x (all else). Sides that don't divide are refused."""
+    rows, cols = shape[0], math.prod(shape[1:])
+    if rows % p or cols % q:
+        raise ValueError(f"a matrix of {rows} x {cols} doesn't divide into tiles of {p} x {q}")
+    return (rows // p, p, cols // q, q), (0, 2)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """S = {Z : at most k groups of Z are not all zero}.
+
+    The projection keeps the k groups of largest Euclidean norm (exact; METHODS: the group form of
+    Zhang et al. 2018), and of equal ones the first. `layout` maps the tensor's shape to its view.
+    """
+
+    k: int
+    layout: Callable[[tuple[int, ...]], Layout]
+
+    def project(self, w: Tensor) -> Tensor:
+        """W with all but its k strongest groups set to zero. Raises ValueError on NaN."""
+        return torch.where(self._kept(w), w, torch.zeros((), dtype=w.dtype, device=w.device))
+
+    def contains(self, z: Tensor) -> bool:
+        """Whether at most k groups of z are not zero."""
+        return int((self._norms(z) > 0).sum()) <= self.k
+
+    def hold(self, z: Tensor) -> Tensor:
+        """1 in the kept groups, 0 elsewhere."""
+        return self._kept(z).to(z.dtype)
+
+    def most(self, shape: tuple[int, ...]) -> int:
+        """k groups' entries."""
+        sizes, axes = self.layout(shape)
+        return min(self.k, math.prod(sizes[axis] for axis in axes)) * math.prod(
+            size for axis, size in enumerate(sizes) if axis not in axes
+        )
+
+    def _norms(self, w: Tensor) -> Tensor:
+        shape, axes = self.layout(tuple(w.shape))
+        others = [axis for axis in range(len(shape)) if axis not in axes]
+        return w.detach().reshape(shape).double().square().sum(others)
+
+    def _kept(self, w: Tensor) -> Tensor:
+        shape, axes = self.layout(tuple(w.shape))
+        norms = self._norms(w)
+        spread = [size if axis in axes else 1 for axis, size in enumerate(shape)]
+        kept = largest(norms.flatten(), self.k).view(spread)
+        return kept.expand(shape).reshape(w.shape)

@@ -1,0 +1,83 @@
+"""Matrices of low rank."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """S = {Z : rank of Z's matrix <= r}, or with `energy` = e {Z : not of full rank, or no rank is worth leaving out}.
+
+    The projection is the truncated singular value decomposition (Eckart and Young): the nearest point of its
+    rank. With `energy` the rank is the smallest k with sum over j > k of sigma_j^2 <= e sum of sigma_j^2 (Xu et
+    al. 2020, section 3); what is not of full rank stays, so that projecting twice is projecting once.
+    `view` is `channel`, outputs x (inputs, kernel), or `spatial`, (inputs, kernel height) x
+    (outputs, kernel width).
+    """
+
+    rank: int | None = None
+    energy: float | None = None
+    view: Literal["channel", "spatial"] = "channel"
+
+    def project(self, w: Tensor) -> Tensor:
+        """The nearest matrix of that rank, in W's shape. Raises ValueError on NaN."""
+        matrix = self._matrix(w.detach().double())
+        if bool(torch.isnan(matrix).any()):
+            raise ValueError("what is to be projected holds NaN")
+        u, sigma, vh = torch.linalg.svd(matrix, full_matrices=False)
+        r = self._rank(sigma, w.dtype)
+        return self._back((u[:, :r] * sigma[:r]) @ vh[:r], w).to(w.dtype)
+
+    def contains(self, z: Tensor) -> bool:
+        """Whether z is of that rank but for rounding; with `energy`, whether projecting leaves z's rank as it is."""
+        sigma = torch.linalg.svdvals(self._matrix(z.detach().double()))
+        return _numerical_rank(sigma, z.dtype) <= self._rank(sigma, z.dtype)
+
+    def hold(self, z: Tensor) -> Tensor:
+        """0 everywhere: moving single entries would leave the set."""
+        return torch.zeros_like(z)
+
+    def most(self, shape: tuple[int, ...]) -> int:
+        """All entries."""
+        return math.prod(shape)
+
+    def sides(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Rows and columns of the matrix that a tensor of that shape is seen as."""
+        if self.view == "channel" or len(shape) < 4:
+            return shape[0], math.prod(shape[1:])
+        n, c, kh, kw = shape
+        return c * kh, n * kw
+
+    def _rank(self, sigma: Tensor, dtype: torch.dtype) -> int:
+        if self.rank is not None:
+            return self.rank
+        assert self.energy is not None
+        present = _numerical_rank(sigma, dtype)
+        if present < len(sigma):
+            return max(1, present)
+        tail = sigma.square().flip(0).cumsum(0).flip(0)
+        return max(1, int((tail > self.energy * tail[0]).sum()))
+
+    def _matrix(self, w: Tensor) -> Tensor:
+        if self.view == "channel" or w.ndim < 4:
+            return w.reshape(w.shape[0], math.prod(w.shape[1:]))
+        n, c, kh, kw = w.shape
+        return w.permute(1, 2, 0, 3).reshape(c * kh, n * kw)
+
+    def _back(self, matrix: Tensor, w: Tensor) -> Tensor:
+        if self.view == "channel" or w.ndim < 4:
+            return matrix.reshape(w.shape)
+        n, c, kh, kw = w.shape
+        return matrix.reshape(c, kh, n, kw).permute(2, 0, 1, 3).contiguous()
+
+
+def _numerical_rank(sigma: Tensor, dtype: torch.dtype) -> int:
+    """How many singular values are more than what rounding entries to `dtype` makes of a zero."""
+    noise = max(1e-5 * float(sigma[0]), torch.finfo(dtype).eps * float(sigma.norm()))
+    return int((sigma > noise).sum())

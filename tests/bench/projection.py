@@ -1,0 +1,150 @@
+"""Projections of 25M weights onto each set, against the obvious way and against a copy of the tensor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from stages.constraints import groups
+from stages.constraints.cardinality import Cardinality
+from stages.constraints.clusters import Clusters
+from stages.constraints.levels import Levels
+from stages.constraints.lowrank import LowRank
+from stages.constraints.nm import NM
+from stages.models import MODELS
+from tests.bench.common import Row, interleaved, options, ratios, report
+
+
+@dataclass(frozen=True)
+class Case:
+    """A set, and what one would write without it."""
+
+    name: str
+    ours: Callable[[Tensor], object]
+    obvious: Callable[[Tensor], object]
+    how: str
+
+
+def topk(w: Tensor, k: int) -> Tensor:
+    """torch.topk of magnitudes, and a mask from its indices."""
+    mask = torch.zeros(w.numel(), dtype=torch.bool)
+    mask[torch.topk(w.abs().flatten(), k, sorted=False).indices] = True
+    return w * mask.view_as(w)
+
+
+def group_topk(w: Tensor, k: int) -> Tensor:
+    """Norms of rows, topk of them."""
+    mask = torch.zeros(len(w), dtype=torch.bool)
+    mask[torch.topk(w.norm(dim=1), k).indices] = True
+    return w * mask[:, None]
+
+
+def nm_topk(w: Tensor, n: int, m: int) -> Tensor:
+    """topk in each run."""
+    runs = w.reshape(-1, m)
+    return (runs * torch.zeros_like(runs).scatter_(1, runs.abs().topk(n, dim=1).indices, 1.0)).view_as(w)
+
+
+def scan(w: Tensor, bits: int) -> Tensor:
+    """The published code's search for the interval: 201 candidates, each over all weights."""
+    half = 2 ** (bits - 1)
+    best, error = w, float("inf")
+    for factor in torch.linspace(0.9, 1.1, 201):
+        q = w.abs().max() / half * factor
+        z = w.sign() * (w.abs() / q).round().clamp(1, half) * q
+        if (now := float((z - w).square().sum())) < error:
+            best, error = z, now
+    return best
+
+
+def k_means(w: Tensor, k: int) -> Tensor:
+    """scikit-learn's KMeans on a column."""
+    fitted = KMeans(k, n_init=1, random_state=0).fit(w.reshape(-1, 1).numpy())
+    return torch.from_numpy(fitted.cluster_centers_[fitted.labels_]).view_as(w)
+
+
+def svd(w: Tensor, r: int) -> Tensor:
+    """A full decomposition."""
+    u, sigma, vh = torch.linalg.svd(w)
+    return (u[:, :r] * sigma[:r]) @ vh[:r]
+
+
+def cases(rows: int, columns: int) -> list[tuple[Case, Tensor]]:
+    """Each set with its tensor: all of it where that is bearable, a part where the obvious way takes minutes."""
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(rows, columns, generator=generator)
+    half, hundredth = w.numel() // 2, w.numel() // 100
+    part = w[: max(1, rows // 16)].contiguous()
+    square = w[: min(rows, 1024), : min(columns, 1024)].contiguous()
+    return [
+        (Case("cardinality, half", Cardinality(half).project, partial(topk, k=half), "topk"), w),
+        (Case("cardinality, 1 %", Cardinality(hundredth).project, partial(topk, k=hundredth), "topk"), w),
+        (
+            Case(
+                "filter, half",
+                groups.Groups(rows // 2, groups.filters).project,
+                partial(group_topk, k=rows // 2),
+                "norm, topk",
+            ),
+            w,
+        ),
+        (Case("nm 2:4", NM(2, 4).project, partial(nm_topk, n=2, m=4), "topk of runs"), w),
+        (Case("levels, 4 bits", Levels("equidistant", 4).project, partial(scan, bits=4), "201 candidates"), part),
+        (Case("levels, binary", Levels("binary").project, lambda x: x.sign() * x.abs().mean(), "sign, mean"), w),
+        (Case("clusters, 16", Clusters(16).project, partial(k_means, k=16), "scikit-learn"), part),
+        (Case("lowrank 64", LowRank(rank=64).project, partial(svd, r=64), "full SVD"), square),
+    ]
+
+
+def measure(case: Case, w: Tensor, rounds: int) -> Row:
+    """One row: ours, the obvious way and a copy, side by side."""
+    target = torch.empty_like(w)
+    variants: dict[str, Callable[[], object]] = {
+        "ours": lambda: case.ours(w),
+        "obvious": lambda: case.obvious(w),
+        "copy": lambda: target.copy_(w),
+    }
+    times = interleaved(variants, rounds, 1, clock=time.process_time)
+    return {
+        "set": case.name,
+        "entries": w.numel(),
+        "ours_ms": median(times["ours"]),
+        "obvious_ms": median(times["obvious"]),
+        "copy_ms": median(times["copy"]),
+        "speedup": ratios(times["obvious"], times["ours"])[1],
+        "copies": ratios(times["ours"], times["copy"])[1],
+        "obvious": case.how,
+    }
+
+
+def network(rounds: int) -> Row:
+    """All weights of torchvision's ResNet-18 to a tenth, tensor by tensor."""
+    tensors = [p.detach() for p in MODELS["resnet18"](1000).parameters() if p.ndim > 1]
+    ours = [Cardinality(w.numel() // 10) for w in tensors]
+    case = Case(
+        "cardinality, ResNet-18",
+        lambda _: [one.project(w) for one, w in zip(ours, tensors, strict=True)],
+        lambda _: [topk(w, one.k) for one, w in zip(ours, tensors, strict=True)],
+        "topk",
+    )
+    return measure(case, torch.cat([w.flatten() for w in tensors]), rounds)
+
+
+def main() -> None:
+    """Measure all cases and report them."""
+    asked = options(__doc__.splitlines()[0])
+    torch.set_num_threads(1)
+    rows, columns, rounds = (1024, 1024, 3) if asked.quick else (5000, 5000, 3)
+    table = [measure(case, w, rounds) for case, w in cases(rows, columns)]
+    report("Projections (processor time, one thread)", [*table, network(rounds)], asked)
+
+
+if __name__ == "__main__":
+    main()

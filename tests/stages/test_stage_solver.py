@@ -1,0 +1,341 @@
+"""Whole stages with every kind of set: what they leave lies in the sets, and pruned weights stay pruned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stages import admm, artefact
+from stages.admm import Residual
+from stages.constraints.combined import Combined
+from stages.spec import Distill, Task
+from stages.targets import targets
+from stages.train import _distilled, learning_rate, stretches
+from tests.stages.conftest import MakeTask
+from tests.stages.test_stage import DENSE, nonzeros, prune, resumed, run, same_bytes, stopped
+
+pytestmark = pytest.mark.usefixtures("one_rank")
+
+Sets = list[dict[str, Any]]
+LEVELS = {"set": "levels", "tensors": "*", "bits": 3}
+NM = {"set": "nm", "tensors": "[268].weight", "n": 2, "m": 4}
+SHORT = {"epochs": 1, "lr": 0.005}
+
+
+def quantize(sets: Sets, **change: Any) -> dict[str, Any]:
+    """A quantize stage: two ADMM stretches of an epoch."""
+    return {
+        "kind": "quantize",
+        "constraints": sets,
+        "admm": {"updates": 2, "lr": 0.003, "rho": 0.05},
+        "optimizer": {"name": "adam", "weight_decay": 0.001},
+    } | change
+
+
+def rows(task: Task) -> list[dict[str, Any]]:
+    """What the stage said of its epochs."""
+    return [json.loads(line) for line in Path(task.store, task.key, "metrics.jsonl").read_text().splitlines()]
+
+
+def in_its_sets(task: Task, loaded: artefact.Artefact) -> None:
+    """Every tensor lies in its set, and every budget is spent exactly."""
+    aims = targets(task.spec, {name: tensor.shape for name, tensor in loaded.network.items()})
+    assert aims.names
+    for name, constraint in aims.sets.items():
+        assert constraint.contains(loaded.network[name]), (name, constraint)
+    for budget in aims.budgets:
+        assert sum(nonzeros(loaded.network)[name] for name in budget.names) == budget.total
+    for name, mask in loaded.holds.items():
+        assert int(loaded.network[name][mask == 0].count_nonzero()) == 0, name
+    assert {name: entry["sets"] for name, entry in loaded.manifest["tensors"].items()} == {
+        name: list(kinds) for name, kinds in aims.kinds.items()
+    }
+
+
+PRUNES: dict[str, Sets] = {
+    "nm": [NM],
+    "filter": [{"set": "filter", "tensors": "[02].weight", "keep": 0.5}],
+    "channel": [{"set": "channel", "tensors": "2.weight", "count": 5}],
+    "column": [{"set": "column", "tensors": "[26].weight", "rate": 2.0}],
+    "row": [{"set": "row", "tensors": "6.weight", "rate": 4.0}],
+    "head": [{"set": "head", "tensors": "6.weight", "heads": 8, "count": 3}],
+    "block": [{"set": "block", "tensors": "6.weight", "p": 4, "q": 4, "keep": 0.25}],
+    "global": [{"set": "cardinality", "tensors": "*", "rate": 8.0, "scope": "global"}],
+    "global rms": [{"set": "cardinality", "tensors": "*", "rate": 8.0, "scope": "global", "scale": "rms", "floor": 9}],
+    "filter and cardinality": [
+        {"set": "filter", "tensors": "2.weight", "count": 20},
+        {"set": "cardinality", "tensors": "2.weight", "count": 700},
+    ],
+    "two patterns": [NM, {"set": "cardinality", "tensors": "0.weight", "keep": 0.5}],
+}
+
+
+@pytest.mark.parametrize("name", PRUNES)
+def test_a_prune_ends_in_its_sets(make_task: MakeTask, name: str) -> None:
+    """With weight decay, momentum and retraining after the projection; what was kept did train on."""
+    run(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
+    task = make_task(prune(constraints=PRUNES[name], retrain=SHORT), "pruned", "dense", model="digits_cnn")
+    loaded = run(task)
+    in_its_sets(task, loaded)
+    aims = targets(task.spec, {n: tensor.shape for n, tensor in loaded.network.items()})
+    assert set(loaded.holds) == set(aims.names)
+    for n, constraint in aims.sets.items():
+        size = constraint.most(tuple(loaded.network[n].shape))
+        assert nonzeros(loaded.network)[n] == int(loaded.holds[n].sum()) <= size
+        assert isinstance(constraint, Combined) or int(loaded.holds[n].sum()) == size
+    if aims.budgets:
+        (budget,) = aims.budgets
+        kept = loaded.manifest["budget"]["kept"]
+        assert sum(kept.values()) == budget.total
+        assert loaded.manifest["budget"]["peak_bytes"] > 0
+        assert all(count >= budget.floor for count in nonzeros(loaded.network).values())
+        assert len({nonzeros(loaded.network)[n] / loaded.network[n].numel() for n in budget.names}) > 1
+
+
+@pytest.mark.parametrize("measure", [{"rank": 8}, {"energy": 0.2}], ids=["rank", "energy"])
+def test_a_low_rank_stage_ends_with_that_rank(make_task: MakeTask, measure: dict[str, Any]) -> None:
+    """Without retraining, and with some: the tensor stays as projected, and no mask is left on it."""
+    sets = [{"set": "lowrank", "tensors": "6.weight"} | measure]
+    run(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
+    found = []
+    for epochs in (0, 1):
+        spec = prune(constraints=sets, retrain={"epochs": epochs, "lr": 0.005})
+        task = make_task(spec, f"low{epochs}", "dense", model="digits_cnn")
+        loaded = run(task)
+        in_its_sets(task, loaded)
+        assert loaded.holds == {}
+        found.append(loaded.network)
+    assert torch.equal(found[0]["6.weight"], found[1]["6.weight"])
+    assert not torch.equal(found[0]["8.bias"], found[1]["8.bias"])
+    rank = int(torch.linalg.matrix_rank(found[0]["6.weight"].double(), rtol=1e-5))
+    assert rank == 8 if "rank" in measure else 1 <= rank < 128
+
+
+QUANTIZES: dict[str, dict[str, Any]] = {
+    "levels at once": quantize([LEVELS]),
+    "levels snapped": quantize([LEVELS], snap={"rounds": 2, "share": 0.3, "lr": 0.003}),
+    "powers": quantize([LEVELS | {"levels": "power"}], snap={"rounds": 1, "lr": 0.003}, retrain=SHORT),
+    "binary": quantize([{"set": "levels", "tensors": "*", "levels": "binary"}]),
+    "ternary": quantize([{"set": "levels", "tensors": "*", "levels": "ternary"}], retrain=SHORT),
+    "clusters at once": quantize([{"set": "clusters", "tensors": "*", "count": 6}]),
+    "centroids": quantize([{"set": "clusters", "tensors": "*", "count": 6}], centroids=SHORT),
+    "centroids, then retraining": quantize(
+        [{"set": "clusters", "tensors": "*", "count": 6}], centroids=SHORT, retrain=SHORT
+    ),
+    "centroids of some": quantize([{"set": "clusters", "tensors": "6.weight", "count": 6}], centroids=SHORT),
+}
+
+
+@pytest.mark.parametrize("name", QUANTIZES)
+@pytest.mark.parametrize("masked", [False, True], ids=["dense", "pruned"])
+def test_a_quantised_network_has_few_values(make_task: MakeTask, name: str, masked: bool) -> None:
+    """In its sets, on the values that the manifest lists, and no pruned weight came back."""
+    before = run(make_task(prune(retrain=SHORT) if masked else DENSE, "before", model="digits_cnn"))
+    task = make_task(QUANTIZES[name], "after", "before", model="digits_cnn")
+    loaded = run(task)
+    in_its_sets(task, loaded)
+    aims = targets(task.spec, {n: tensor.shape for n, tensor in loaded.network.items()})
+    for n in before.holds:
+        assert bool(((loaded.network[n] != 0) <= (before.holds[n] != 0)).all())
+        assert torch.equal(loaded.holds[n], (loaded.network[n] != 0).float())
+    for n in aims.names:
+        used = set(torch.unique(loaded.network[n]).tolist()) - {0.0}
+        fitted = loaded.manifest["values"][n]
+        assert len(used) <= len(fitted) <= 8
+        if "centroids" not in name:
+            assert used <= set(torch.tensor(fitted).tolist())
+        stored = loaded.manifest["storage"]["tensors"][n]
+        assert stored["bits"] <= 3
+        assert stored["data_bits"] == nonzeros(loaded.network)[n] * stored["bits"]
+    assert loaded.manifest["storage"]["data_rate"] > (40 if masked else 10) or len(aims.names) == 1
+
+
+def test_only_what_is_not_quantised_trains_in_the_end(make_task: MakeTask) -> None:
+    """After centroid training too."""
+    run(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
+    sets = [{"set": "clusters", "tensors": "*", "count": 4}]
+    found = []
+    for epochs in (0, 1):
+        spec = quantize(sets, centroids=SHORT, retrain={"epochs": epochs, "lr": 0.01})
+        found.append(run(make_task(spec, f"after{epochs}", "dense", model="digits_cnn")).network)
+    for name, tensor in found[0].items():
+        assert torch.equal(tensor, found[1][name]) == (tensor.ndim > 1), name
+
+
+def test_centroids_train(make_task: MakeTask) -> None:
+    """They move from where k-means put them, and pull their members along."""
+    run(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
+    spec = quantize([{"set": "clusters", "tensors": "*", "count": 4}], centroids=SHORT)
+    loaded = run(make_task(spec, "after", "dense", model="digits_cnn"))
+    for name, fitted in loaded.manifest["values"].items():
+        used = torch.unique(loaded.network[name])
+        assert len(used) == len(fitted) == 4
+        assert not set(used.tolist()) & set(torch.tensor(fitted).tolist())
+    assert [row["phase"] for row in rows(make_task(spec, "after", "dense", model="digits_cnn"))][-1] == "centroids"
+
+
+def test_n_of_m_and_levels_on_one_tensor(make_task: MakeTask) -> None:
+    """From a dense parent: both sets hold, and the mask is that of N:M."""
+    run(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
+    spec = quantize([NM, LEVELS | {"tensors": "[268].weight"}], snap={"rounds": 2, "lr": 0.003})
+    task = make_task(spec, "both", "dense", model="digits_cnn")
+    loaded = run(task)
+    in_its_sets(task, loaded)
+    assert {name: entry["sets"] for name, entry in loaded.manifest["tensors"].items()} == {
+        f"{n}.weight": ["nm", "levels"] for n in (2, 6, 8)
+    }
+    for name, mask in loaded.holds.items():
+        assert int(mask.sum()) == mask.numel() // 2
+        assert len(torch.unique(loaded.network[name][mask == 1])) <= 8
+    assert loaded.holds.keys() == {"2.weight", "6.weight", "8.weight"}
+
+
+INTERRUPTED: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "snap": (quantize([LEVELS], snap={"rounds": 2, "lr": 0.003}, retrain=SHORT), (2, 3, 4)),
+    "centroids": (
+        quantize([{"set": "clusters", "tensors": "*", "count": 5}], centroids={"epochs": 2, "lr": 0.003}),
+        (2, 3, 4),
+    ),
+    "early stop": (
+        prune(admm={"updates": 5, "lr": 0.003, "rho": 0.05, "tolerance": 1e9}, retrain={"epochs": 2, "lr": 0.01}),
+        (1, 6, 7),
+    ),
+    "balanced": (prune(admm={"updates": 3, "lr": 0.003, "rho": 0.05, "rho_balance": True}, retrain=SHORT), (2, 3)),
+    "global": (prune(constraints=PRUNES["global"], retrain=SHORT, distill={"weight": 0.5}), (2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", INTERRUPTED)
+def test_a_stopped_stage_ends_with_the_same_bytes(make_task: MakeTask, name: str) -> None:
+    """Stopped in every phase that is new to it, between checkpoints and at them; the parent is masked."""
+    spec, epochs = INTERRUPTED[name]
+    for store in ("store", "whole"):
+        run(make_task(prune(2.0, retrain=SHORT), "before", store=store))
+    whole = make_task(spec, "after", "before", store="whole")
+    run(whole)
+    task = make_task(spec, "after", "before", checkpoint_steps=4)
+    for epoch in epochs:
+        stopped(task, epoch)
+    assert resumed(task) > 0
+    same_bytes(task, whole)
+    one, other = (run(each).manifest for each in (task, whole))
+    for what in ("values", "budget", "residuals", "rho", "storage"):
+        assert one[what] == other[what], what
+
+
+def test_admm_ends_early_within_the_tolerance(make_task: MakeTask) -> None:
+    """The final projection and retraining follow at once; a tolerance that is not reached changes nothing."""
+    admm_ = {"updates": 4, "lr": 0.003, "rho": 0.05}
+    early, late = (
+        make_task(prune(admm=admm_ | {"tolerance": tolerance}, retrain=SHORT), f"t{n}")
+        for n, tolerance in enumerate((1e9, 1e-9))
+    )
+    for task, phases in ((early, ["admm", "retrain"]), (late, ["admm"] * 4 + ["retrain"])):
+        loaded = run(task)
+        assert [row["phase"] for row in rows(task)] == phases
+        assert [row["steps"] for row in rows(task)] == [10 * (n + 1) for n in range(len(phases))]
+        in_its_sets(task, loaded)
+    assert run(early).manifest["metrics"]["residual"] > 0
+
+
+def test_early_stop_without_retraining_ends_the_stage(make_task: MakeTask) -> None:
+    """Also of a quantize stage."""
+    admm_ = {"updates": 3, "lr": 0.003, "rho": 0.05, "tolerance": 1e9}
+    for key, spec in (
+        ("prune", prune(admm=admm_, retrain={"epochs": 0, "lr": 0.1})),
+        ("quantize", quantize([LEVELS], admm=admm_)),
+    ):
+        task = make_task(spec, key)
+        in_its_sets(task, run(task))
+        assert [row["phase"] for row in rows(task)] == ["admm"]
+
+
+def test_rho_is_balanced_by_the_residuals(make_task: MakeTask) -> None:
+    """Each update's factor is what its residuals say, and the manifest has the last rho."""
+    admm_ = {"updates": 4, "lr": 1e-5, "rho": 1e-4, "rho_balance": True}
+    task = make_task(prune(admm=admm_, retrain=SHORT))
+    manifest = run(task).manifest
+    updates = [row for row in rows(task) if row["phase"] == "admm"]
+    rho = 1e-4
+    for row in updates[:-1]:
+        assert row["rho"] == pytest.approx(rho)
+        rho *= admm.balance(Residual({}, row["residual"], row["change"]))
+    assert updates[-1]["rho"] == pytest.approx(rho)
+    # The last row's residual is that of the final projection; the factor is one of the three.
+    assert manifest["rho"] / rho in (pytest.approx(0.5), pytest.approx(1.0), pytest.approx(2.0))
+    assert updates[1]["rho"] == pytest.approx(2e-4), "Z hardly moves at such a learning rate"
+
+
+@pytest.mark.parametrize(
+    ("total", "change", "factor"), [(1.0, 0.05, 2.0), (0.05, 1.0, 0.5), (1.0, 0.2, 1.0), (0.0, 0.0, 1.0)]
+)
+def test_balance(total: float, change: float, factor: float) -> None:
+    assert admm.balance(Residual({}, total, change)) == factor
+
+
+def test_without_restarts_the_rate_falls_once_over_all_updates(make_task: MakeTask) -> None:
+    """With restarts it falls in each; constant schedules know no difference."""
+    admm_ = {"updates": 3, "epochs": 2, "lr": 0.4, "rho": 0.1, "schedule": "cosine"}
+    once, again = (
+        [s for s in stretches(make_task(prune(admm=admm_ | {"lr_restart": restart})).spec) if s.phase == "admm"]
+        for restart in (False, True)
+    )
+    ends = [(learning_rate(s, 0), learning_rate(s, 2)) for s in once]
+    assert [at for pair in ends for at in pair] == pytest.approx([0.4, 0.3, 0.3, 0.1, 0.1, 0.0])
+    assert [learning_rate(s, done) for s in again for done in (0, 1, 2)] == pytest.approx([0.4, 0.2, 0.0] * 3)
+    spec = prune(admm=admm_ | {"updates": 2, "epochs": 1, "lr": 0.01, "lr_restart": False}, retrain=SHORT)
+    task = make_task(spec)
+    in_its_sets(task, run(task))
+
+
+def test_the_distillation_loss_by_hand() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, pictures = (torch.randn(4, 3, generator=generator) for _ in range(2))
+    teacher = nn.Linear(3, 3)
+    labels = torch.tensor([0, 1, 2, 0])
+    plain = F.cross_entropy(logits, labels, reduction="sum")
+    got = _distilled(plain, logits, teacher, pictures, Distill(weight=0.3, temperature=4.0))
+
+    def soft(x: Tensor) -> Tensor:
+        return torch.exp(x / 4) / torch.exp(x / 4).sum(1, keepdim=True)
+
+    p, q = soft(teacher(pictures)), soft(logits)
+    torch.testing.assert_close(got, 0.7 * plain + 0.3 * 16 * (p * (p / q).log()).sum())
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(make_task: MakeTask) -> None:
+    """Its distillation loss is 0 while it does not move; with the labels' loss it isn't."""
+    run(make_task(DENSE, "dense", model="digits_cnn"))
+    still = {"admm": {"updates": 1, "lr": 1e-30, "rho": 0.1}, "retrain": {"epochs": 0, "lr": 0.1}}
+    losses = {}
+    for weight in (1.0, 0.5):
+        task = make_task(prune(distill={"weight": weight}, **still), f"w{weight}", "dense", model="digits_cnn")
+        run(task)
+        losses[weight] = rows(task)[0]["loss"]
+    assert losses[1.0] == pytest.approx(0, abs=1e-6)
+    assert losses[0.5] > 1e-3
+
+
+def test_masks_outlive_every_later_kind_of_stage(make_task: MakeTask) -> None:
+    """Prune, prune more by another set, quantise, train: nothing that was pruned comes back."""
+    parent = run(make_task(prune(2.0, retrain=SHORT), "a", model="digits_cnn"))
+    later = [
+        prune(constraints=[NM], retrain=SHORT),
+        quantize([LEVELS], snap={"rounds": 1, "lr": 0.003}),
+        DENSE | {"train": SHORT},
+        quantize([{"set": "clusters", "tensors": "[26].weight", "count": 4}], centroids=SHORT),
+    ]
+    masks = parent.holds
+    for number, spec in enumerate(later):
+        loaded = run(make_task(spec, "bcde"[number], "abcd"[number], model="digits_cnn"))
+        assert loaded.holds.keys() == masks.keys()
+        for name, mask in masks.items():
+            assert bool((loaded.holds[name] <= mask).all()), (number, name)
+            assert bool(((loaded.network[name] != 0) <= (loaded.holds[name] != 0)).all()), (number, name)
+        masks = loaded.holds

@@ -1,0 +1,231 @@
+"""The solver under every ZeRO stage, on one rank and on two: the same W, Z, U and masks, and one penalty a step."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor, multiprocessing, nn
+
+from stages import admm, quantize
+from stages.budget import Budget
+from stages.constraints.cardinality import Cardinality
+from stages.constraints.clusters import Clusters
+from stages.constraints.groups import Groups, columns
+from stages.engine import Engine, join
+from stages.spec import Engine as EngineSettings
+from stages.spec import Optimizer
+from stages.targets import Targets
+from tests.stages.conftest import MakeEngine, held_to
+
+NAMES = ("0.weight", "2.weight")
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"name": "sgd", "momentum": 0.9, "weight_decay": 0.01},
+    "adamw": {"name": "adamw", "weight_decay": 0.01},
+}
+TARGETS = {
+    "tensor": held_to({"0.weight": Cardinality(40), "2.weight": Groups(7, columns)}),
+    "global": Targets({}, (Budget(NAMES, 80, 5, "rms"),), dict.fromkeys(NAMES, ("cardinality",))),
+}
+WAYS = [
+    (name, clip, scope)
+    for name, clip, scope in itertools.product(OPTIMIZERS, (0.0, 0.5), TARGETS)
+    if scope == "tensor" or clip == 0.5
+]
+"""Optimizer, clip, targets."""
+CARRIED_OUT = list(itertools.product((0, 1, 2, 3), (1, 2)))
+"""ZeRO stage, micro-batches."""
+
+
+def net() -> nn.Module:
+    """Linear layers without batch statistics, which do see micro-batches; of odd sizes, so that shards are uneven."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(9, 13), nn.Tanh(), nn.Linear(13, 7), nn.Tanh(), nn.Linear(7, 3))
+
+
+def steps(engine: Engine, first: int, count: int, lr: float = 0.01, samples: int = 24) -> None:
+    """Optimizer steps on batches that only their number decides, shared out as training does."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    for number in range(first, first + count):
+        generator = torch.Generator().manual_seed(number)
+        x, y = torch.randn(samples, 9, generator=generator), torch.randint(0, 3, (samples,), generator=generator)
+        own = slice(rank * samples // world, (rank + 1) * samples // world)
+        for part, labels in zip(x[own].chunk(engine.accumulate), y[own].chunk(engine.accumulate), strict=True):
+            loss = nn.functional.cross_entropy(engine.forward(part), labels, reduction="sum")
+            # Four times the loss, so that gradients are large enough to be clipped.
+            engine.backward(loss * (4 * world * engine.accumulate / samples))
+            engine.step(lr)
+
+
+def solve(engine: Engine, targets: Targets) -> dict[str, Tensor]:
+    """W, Z - U, U after two updates with a growing rho, then the masks and W after some retraining."""
+    admm.start(engine, targets, {})
+    engine.optimizer.rho = 0.3
+    found: dict[str, Tensor] = {}
+    for number in range(2):
+        steps(engine, 4 * number, 4)
+        update = admm.update(engine, targets)
+        admm.rescale(engine, targets, 1.5)
+        engine.optimizer.rho *= 1.5
+        found |= {f"kept{number}/{name}": torch.tensor(float(k)) for name, k in update.kept.items()}
+        found[f"residual{number}"] = torch.tensor(update.residual.total)
+    found |= {f"W/{name}": engine.get(name) for name in engine.parameters}
+    for name in NAMES:
+        found |= {f"Z/{name}": engine.get(name, "target") + engine.get(name, "dual")}
+        found |= {f"U/{name}": engine.get(name, "dual")}
+    for name in engine.held:
+        engine.set(name, torch.ones(engine.shape(name)), "hold")
+    admm.project(engine, targets)
+    found |= {f"mask/{name}": engine.get(name, "hold") for name in NAMES}
+    engine.optimizer.rho, engine.optimizer.holding = 0.0, True
+    engine.optimizer.reset_inner()
+    steps(engine, 8, 3)
+    return found | {f"retrained/{name}": engine.get(name) for name in engine.parameters}
+
+
+def cluster(engine: Engine) -> dict[str, Tensor]:
+    """W after values were shared and trained for some steps."""
+    for name in engine.held:
+        engine.set(name, torch.ones(engine.shape(name)), "hold")
+    values = quantize.fit(engine, held_to({name: Clusters(5) for name in NAMES}))
+    engine.optimizer.sharing = quantize.share_values(engine, values)
+    engine.optimizer.holding = True
+    engine.optimizer.reset_inner()
+    steps(engine, 0, 4)
+    return {name: engine.get(name) for name in engine.parameters}
+
+
+def optimizer(name: str, clip: float = 0.0) -> Optimizer:
+    """One of OPTIMIZERS."""
+    return Optimizer.model_validate(OPTIMIZERS[name] | {"clip": clip})
+
+
+def same(got: dict[str, Tensor], expected: dict[str, Tensor], what: object) -> None:
+    """Equal to float tolerance, masks and counts to the bit."""
+    assert got.keys() == expected.keys()
+    for key, value in expected.items():
+        if key.startswith(("mask", "kept")):
+            assert torch.equal(got[key], value), (what, key)
+        else:
+            torch.testing.assert_close(got[key], value, rtol=1e-4, atol=2e-5, msg=lambda m, k=key: f"{what} {k}: {m}")
+
+
+@pytest.fixture(scope="module")
+def alone(one_rank: None) -> dict[tuple[str, float, str], dict[str, Tensor]]:
+    """What one rank finds without ZeRO and without accumulation."""
+    found = {}
+    for name, clip, scope in WAYS:
+        engine = Engine(net(), set(NAMES), set(), optimizer(name, clip), "fp32", EngineSettings(zero=0))
+        found[name, clip, scope] = solve(engine, TARGETS[scope])
+        engine.close()
+    return found
+
+
+@pytest.mark.parametrize(("zero", "accumulate"), CARRIED_OUT)
+@pytest.mark.parametrize(("name", "clip", "scope"), WAYS)
+def test_one_rank(
+    make_engine: MakeEngine, alone: dict, name: str, clip: float, scope: str, zero: int, accumulate: int
+) -> None:
+    engine = make_engine(net(), set(NAMES), optimizer=optimizer(name, clip), zero=zero, accumulate=accumulate)
+    found = solve(engine, TARGETS[scope])
+    same(found, alone[name, clip, scope], (zero, accumulate))
+    if scope == "global":
+        assert sum(float(found[f"kept1/{n}"]) for n in NAMES) == 80
+        assert sum(float(found[f"mask/{n}"].sum()) for n in NAMES) == 80
+    for n in NAMES:
+        assert torch.equal(found[f"retrained/{n}"] != 0, found[f"mask/{n}"] != 0)
+
+
+def test_clipping_changes_what_is_found(alone: dict) -> None:
+    """So that the comparison above says something."""
+    assert not torch.allclose(alone["sgd", 0.0, "tensor"]["W/0.weight"], alone["sgd", 0.5, "tensor"]["W/0.weight"])
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_penalty_counts_once_a_step(make_engine: MakeEngine, zero: int, accumulate: int) -> None:
+    """W moves by lr rho (W - target) at a loss without gradient, whatever the accumulation and the clipping."""
+    plain = Optimizer(name="sgd", momentum=0.0, clip=0.1)
+    engine = make_engine(net(), set(NAMES), optimizer=plain, zero=zero, accumulate=accumulate)
+    before = {name: engine.get(name) for name in NAMES}
+    for name in NAMES:
+        engine.set(name, before[name] - 1.0, "target")
+    engine.optimizer.rho = 2.0
+    for _ in range(accumulate):
+        engine.backward(engine.forward(torch.zeros(2, 9)).sum() * 0.0)
+        engine.step(0.1)
+    for name in NAMES:
+        torch.testing.assert_close(engine.get(name), before[name] - 0.2, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_bf16_finds_nearly_the_same_masks(make_engine: MakeEngine, zero: int) -> None:
+    """More than 99 % of entries; W, Z and U stay in fp32."""
+    masks = []
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        wide = nn.Sequential(nn.Linear(9, 200), nn.Tanh(), nn.Linear(200, 50), nn.Tanh(), nn.Linear(50, 3))
+        engine = make_engine(wide, set(NAMES), optimizer=optimizer("sgd"), precision=precision, zero=zero)
+        found = solve(engine, held_to({"0.weight": Cardinality(180), "2.weight": Cardinality(1000)}))
+        masks.append({name: found[f"mask/{name}"] for name in NAMES})
+        w, u = found["W/2.weight"], found["U/2.weight"]
+        for exact in (w, u):
+            assert exact.dtype == torch.float32
+            assert not torch.equal(exact, exact.bfloat16().float())
+    for name in NAMES:
+        assert float((masks[0][name] == masks[1][name]).float().mean()) > 0.99
+    assert not all(torch.equal(masks[0][name], torch.ones_like(masks[0][name])) for name in NAMES)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_shared_values_train_alike(make_engine: MakeEngine, zero: int) -> None:
+    """Under every ZeRO stage; each tensor keeps its number of values."""
+    expected = cluster(make_engine(net(), set(NAMES), optimizer=optimizer("adamw"), zero=0))
+    got = cluster(make_engine(net(), set(NAMES), optimizer=optimizer("adamw"), zero=zero))
+    same(got, expected, zero)
+    for name in NAMES:
+        assert len(torch.unique(got[name])) == 5
+
+
+def rank_main(rank: int, rendezvous: str, folder: str) -> None:
+    """One of two ranks: every combination, one after another; both write what they found."""
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    join(threads=1)
+    for (name, clip, scope), (zero, accumulate) in itertools.product(WAYS, CARRIED_OUT):
+        placed = EngineSettings.model_validate({"zero": zero, "accumulate": accumulate})
+        engine = Engine(net(), set(NAMES), set(), optimizer(name, clip), "fp32", placed)
+        found = {key: value.contiguous() for key, value in solve(engine, TARGETS[scope]).items()}
+        safetensors.torch.save_file(found, f"{folder}/{name}-{clip}-{scope}-{zero}-{accumulate}-{rank}")
+        engine.close()
+    for zero in range(4):
+        placed = EngineSettings.model_validate({"zero": zero})
+        engine = Engine(net(), set(NAMES), set(), optimizer("adamw"), "fp32", placed)
+        safetensors.torch.save_file(cluster(engine), f"{folder}/clusters-{zero}-{rank}")
+        engine.close()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks(tmp_path: Path, alone: dict, make_engine: MakeEngine) -> None:
+    """All of the above on two gloo ranks; both ranks hold the same bits."""
+    multiprocessing.spawn(rank_main, (str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=2)
+
+    def found(stem: str) -> dict[str, Tensor]:
+        one, other = (safetensors.torch.load_file(f"{tmp_path}/{stem}-{rank}") for rank in (0, 1))
+        for key, value in one.items():
+            assert torch.equal(value, other[key]), (stem, key)
+        return one
+
+    for (name, clip, scope), (zero, accumulate) in itertools.product(WAYS, CARRIED_OUT):
+        stem = f"{name}-{clip}-{scope}-{zero}-{accumulate}"
+        same(found(stem), alone[name, clip, scope], stem)
+    expected = cluster(make_engine(net(), set(NAMES), optimizer=optimizer("adamw"), zero=0))
+    for zero in range(4):
+        got = found(f"clusters-{zero}")
+        same(got, expected, f"clusters-{zero}")
+        assert all(len(torch.unique(got[name])) == 5 for name in NAMES)
