@@ -14,7 +14,8 @@ from typing import Any
 from rich.console import Console
 
 from pipeline import plan as planning
-from pipeline.config import Config, ConfigError, Problems, load
+from pipeline.config import Config, load
+from pipeline.problems import ConfigError, Problems
 from pipeline.results import Result, as_json, as_table, status
 from pipeline.store import Store
 from pipeline.view import View
@@ -72,7 +73,7 @@ def _prepared(options: argparse.Namespace) -> tuple[Config, Problems, Store, lis
 
 def _room(config: Config, problems: Problems) -> None:
     """Refuse what a local Ray can never hold; what another cluster holds, it knows itself."""
-    from cluster.lanes import cpus
+    from cluster.session import cpus
 
     settings = config.top.cluster
     wanted, there = settings.workers * settings.cpus, cpus()
@@ -82,7 +83,7 @@ def _room(config: Config, problems: Problems) -> None:
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
-    from cluster.lanes import ClusterError
+    from cluster.session import ClusterError
     from pipeline import driver
 
     config, problems, store, plan = _prepared(options)

@@ -6,7 +6,6 @@ that does not say it itself.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.dag import cycle
+from pipeline.problems import ConfigError, Problems, explained, like
 from pipeline.yamlfile import Path, parse, scalar
-from stages.spec import KINDS, SETS, Engine, Settings, Spec, StageSpec
+from stages.spec import KINDS, Engine, Settings, Spec, StageSpec
 
 RECIPES = [FilePath(__file__).parent / "_configs", FilePath(__file__).parent.parent / "configs"]
 """Where named recipes lie: in an installed package, and in the source tree."""
@@ -94,43 +94,6 @@ class Config:
     top: Top
     stages: tuple[Stage, ...]
     lines: Mapping[Path, int]
-
-
-class ConfigError(ValueError):
-    """What is wrong with a configuration: one line a problem, each with its place."""
-
-    def __init__(self, path: str, problems: list[str]) -> None:
-        self.problems = list(dict.fromkeys(problems))
-        count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
-        super().__init__(f"{path}: {count}\n" + "\n".join(f"  {problem}" for problem in self.problems))
-
-
-class Problems:
-    """Collects what is wrong, by path within the file."""
-
-    def __init__(self, file: str, lines: Mapping[Path, int], overrides: Mapping[Path, str]) -> None:
-        self.file, self.lines, self.overrides = file, lines, overrides
-        self.found: list[str] = []
-
-    def add(self, path: Path, text: str) -> None:
-        """Note a problem at a path."""
-        self.found.append(f"{self.place(path)}: {text}")
-
-    def place(self, path: Path) -> str:
-        """`file.yaml:12: stages[2].rate`, from the deepest part of the path that the file has."""
-        dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-        for override, said in reversed(list(self.overrides.items())):
-            if path[: len(override)] == override or (path not in self.lines and override[: len(path)] == path):
-                return f"{said}: {dotted}"
-        for length in range(len(path), -1, -1):
-            if path[:length] in self.lines:
-                return f"{FilePath(self.file).name}:{self.lines[path[:length]]}: {dotted or 'the file'}"
-        return dotted or "the file"
-
-    def stop(self) -> None:
-        """Raise ConfigError if anything was noted."""
-        if self.found:
-            raise ConfigError(self.file, self.found)
 
 
 def find(name: str) -> FilePath:
@@ -242,11 +205,11 @@ def _top(raw: dict[str, Any], problems: Problems) -> Top | None:
     known = [*Top.model_fields, *STAGE_WIDE, "stages"]
     for key in raw:
         if key not in known:
-            problems.add((key,), f"unknown setting{_like(str(key), known)}")
+            problems.add((key,), f"unknown setting{like(str(key), known)}")
     try:
         return Top.model_validate(own)
     except ValidationError as error:
-        for path, text in _explained(error, Top):
+        for path, text in explained(error, Top):
             problems.add(path, text)
         return None
 
@@ -282,7 +245,7 @@ def _stages(raw: dict[str, Any], problems: Problems) -> dict[int, Stage]:
         for role, parent in zip(("parent", "teacher"), given, strict=False):
             if parent not in parents:
                 known = [known for known in parents if known != name]
-                problems.add(("stages", numbers[name], role), f"there is no stage {parent!r}{_like(parent, known)}")
+                problems.add(("stages", numbers[name], role), f"there is no stage {parent!r}{like(parent, known)}")
     loop = cycle({name: tuple(p for p in of if p in parents) for name, of in parents.items()})
     if loop:
         problems.add(("stages", numbers[loop[0]], "parent"), f"the stages form a cycle: {' -> '.join(loop)}")
@@ -314,7 +277,7 @@ def _spec(settings: dict[str, Any], own: set[str], at: Path, problems: Problems)
         spec: Spec = TypeAdapter(Spec).validate_python(settings)
     except ValidationError as error:
         # The discriminator's value leads each path; what all stages share is wrong at the top only.
-        for inner, text in _explained(error, KINDS[kind], skip=1, also=STAGE_OWN):
+        for inner, text in explained(error, KINDS[kind], skip=1, also=STAGE_OWN):
             shared = inner and inner[0] in STAGE_WIDE and inner[0] not in own and text != "is missing"
             problems.add(inner if shared else (*at, *inner), text)
         return None
@@ -371,47 +334,3 @@ def _shrinking(stages: dict[int, Stage], problems: Problems) -> None:
                 left[stage.name] = {**before, **bounds}
             else:
                 left[stage.name] = before | {name: min(k, before.get(name, k)) for name, k in bounds.items()}
-
-
-def _explained(
-    error: ValidationError, model: type[Settings], skip: int = 0, also: tuple[str, ...] = ()
-) -> list[tuple[Path, str]]:
-    """pydantic's errors in our words, `skip` parts of their paths left out; `also` may stand at the model's top."""
-    found = []
-    for entry in error.errors(include_url=False):
-        value, path = entry["input"], tuple(entry["loc"])[skip:]
-        if entry["type"] == "extra_forbidden":
-            known = [*_fields(model, path[:-1]), *(also if len(path) == 1 else ())]
-            text = f"unknown setting{_like(str(path[-1]), known)}"
-        elif entry["type"] == "missing":
-            text = "is missing"
-        elif entry["type"] == "value_error":
-            text = str(entry["ctx"]["error"])
-        elif entry["type"] == "union_tag_invalid":
-            path = (*path, "set")
-            text = f"there is no set {entry['ctx']['tag']!r}; there are {entry['ctx']['expected_tags']}"
-        elif entry["type"] == "union_tag_not_found":
-            path, text = (*path, "set"), "is missing"
-        else:
-            shown = "" if isinstance(value, dict | list) else f", not {value!r}"
-            text = entry["msg"].removeprefix("Input ").replace("should be", "must be") + shown
-        # pydantic names the chosen member of a union as a part of the path; the file has no such part.
-        found.append(
-            (tuple(p for i, p in enumerate(path) if not (i and isinstance(path[i - 1], int) and p in SETS)), text)
-        )
-    return found
-
-
-def _fields(model: Any, path: Path) -> list[str]:
-    """The settings that there are at a path; of a constraint, those of its set."""
-    for part in path:
-        if part in SETS:
-            model = SETS[str(part)]
-        elif part in getattr(model, "model_fields", {}):
-            model = model.model_fields[part].annotation
-    return list(getattr(model, "model_fields", {}))
-
-
-def _like(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else (f"; there are {', '.join(known)}" if known else "")

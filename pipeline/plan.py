@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline import dag
-from pipeline.config import Config, Problems
+from pipeline.config import Config
+from pipeline.problems import Problems
 from pipeline.store import Store
 from stages.data.manifest import DataError, digest, read_manifest
 from stages.spec import Data, Spec

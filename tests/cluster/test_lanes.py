@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from cluster.failures import Failure
-from cluster.lanes import Event, Lanes, Mailbox, Shape, _Lane
+from cluster.lanes import Event, Lanes, Shape, _Lane
+from cluster.rank import Mailbox
 
 
 def test_events_are_taken_once_and_in_order() -> None:

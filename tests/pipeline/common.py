@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import Config, ConfigError, Problems, load
+from pipeline.config import Config, load
+from pipeline.problems import ConfigError, Problems
 from stages.files import Folder, sha256
 from stages.manifest import own_hash
 

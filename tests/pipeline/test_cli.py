@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-import cluster.lanes
+import cluster.session
 from cluster.failures import Failure
-from cluster.lanes import ClusterError
+from cluster.session import ClusterError
 from pipeline import cli, driver
 from pipeline import plan as planning
 from tests.pipeline.common import artefact, config, loaded
@@ -129,7 +129,7 @@ def test_workers_beyond_this_machine_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By CPUs of all workers together; another cluster's size is not ours to know."""
-    monkeypatch.setattr(cluster.lanes, "cpus", lambda: 4)
+    monkeypatch.setattr(cluster.session, "cpus", lambda: 4)
     path = str(config(tmp_path))
     assert cli.main(["plan", path, "--set", "cluster={workers: 8, cpus: 0.5}"]) == cli.DONE
     assert cli.main(["plan", path, "--set", "cluster={workers: 5, address: auto}"]) == cli.DONE

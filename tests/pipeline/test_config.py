@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from pipeline.config import RECIPES, ConfigError, load
+from pipeline.config import RECIPES, load
+from pipeline.problems import ConfigError
 from tests.pipeline.common import config, line, loaded, problems
 
 HALF = '{set: cardinality, tensors: "*", rate: 2}'

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from pipeline import plan as planning
-from pipeline.config import ConfigError, load
+from pipeline.config import load
 from pipeline.plan import Planned
+from pipeline.problems import ConfigError
 from stages.data import sources
 from stages.files import Folder
 from tests.pipeline.common import artefact, config, line, loaded, manifest, shards

@@ -1,0 +1,106 @@
+"""The rank's side of a lane, and the mailbox between it and the driver."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+import traceback
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cluster.failures import failure
+
+Log = Callable[[dict[str, Any]], None]
+Work = Callable[[Any, Log], Any]
+"""What a lane does with a task's payload, on every rank; what it returns on rank 0 is the result."""
+
+
+class Mailbox:
+    """The actor between the driver and the lanes: events one way, orders the other."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.orders: dict[str, list[Any]] = {}
+        self.changed = asyncio.Condition()
+
+    async def tell(self, event: Any) -> None:
+        """Leave an event for the driver."""
+        async with self.changed:
+            self.events.append(event)
+            self.changed.notify_all()
+
+    async def take(self, timeout: float) -> list[Any]:
+        """All events since the last call, waiting up to `timeout` seconds for the first."""
+        async with self.changed:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.changed.wait_for(lambda: self.events), timeout)
+            events, self.events = self.events, []
+            return events
+
+    async def give(self, attempt: str, order: Any) -> None:
+        """Add an order for a lane's incarnation."""
+        async with self.changed:
+            self.orders.setdefault(attempt, []).append(order)
+            self.changed.notify_all()
+
+    async def order(self, attempt: str, number: int) -> Any:
+        """The number-th order for an incarnation, waiting for it. Each of its ranks asks for the same ones."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: len(self.orders.get(attempt, [])) > number)
+            return self.orders[attempt][number]
+
+
+def serve(config: dict[str, Any]) -> None:
+    """What each rank of a lane does."""
+    import ray
+    import torch.distributed as dist
+
+    rank = dist.get_rank()
+    mailbox, work = config["mailbox"], config["work"]
+    if config["logs"] is not None:
+        _redirect(Path(config["logs"]) / f"{config['lane']}-rank-{rank}.log")
+    box = [uuid.uuid4().hex]
+    dist.broadcast_object_list(box, src=0)
+    attempt, number, task = box[0], 0, ""
+    if rank == 0:
+        mailbox.tell.remote(("ready", config["lane"], attempt, None, None))
+
+    def log(row: dict[str, Any]) -> None:
+        mailbox.tell.remote(("log", config["lane"], attempt, task, row))
+
+    while True:
+        try:
+            order = ray.get(mailbox.order.remote(attempt, number))
+        except ray.exceptions.RayError:
+            return  # the driver is gone, and its mailbox with it
+        number += 1
+        if order is None:
+            return
+        task, payload = order
+        try:
+            logging.info("%s begins on rank %d of %s", task, rank, config["lane"])
+            result = work(payload, log)
+            logging.info("%s is done", task)
+        except Exception as error:
+            report = failure(error, traceback.format_exc(), rank)
+            ray.get(mailbox.tell.remote(("failed", config["lane"], attempt, task, report)))
+            raise
+        if rank == 0:
+            mailbox.tell.remote(("done", config["lane"], attempt, task, result))
+
+
+def _redirect(path: Path) -> None:
+    """Send this process's output to a file, where the folder is there to be written on this machine."""
+    if not path.parent.is_dir():
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )

@@ -1,0 +1,79 @@
+"""Ray itself: a session on a cluster or on this machine, and the trainer that keeps a lane's ranks."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+_SETTINGS = {
+    # Parts of Ray Train that look at a dashboard, or print to a terminal that is not theirs.
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+class ClusterError(RuntimeError):
+    """A cluster that can't be reached or can't do what is asked."""
+
+
+def settings(local: bool) -> dict[str, str]:
+    """Environment that Ray is to find before it is imported for the first time."""
+    if local:
+        # On one machine there is nobody to announce a preemption: one process less to start.
+        return _SETTINGS | {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+    # `ray start` asks for a token where one exists; a client offers it only if told to.
+    return _SETTINGS | ({"RAY_AUTH_MODE": "token"} if _has_token() else {})
+
+
+def start(address: str | None, modules: list[Path]) -> Any:
+    """Ray, connected to `address` or started here."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    import ray
+
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "configure_logging": True,
+    }
+    try:
+        if address is None:
+            # Workers on this machine import the same packages from the same places.
+            paths = [str(module.parent) for module in modules] + os.environ.get("PYTHONPATH", "").split(os.pathsep)
+            os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
+            ray.init(address="local", num_cpus=cpus(), include_dashboard=False, **options)
+        else:
+            ray.init(address=address, runtime_env={"py_modules": [str(module) for module in modules]}, **options)
+    except Exception as error:
+        where = "a local Ray could not be started" if address is None else f"no Ray cluster answers at {address}"
+        raise ClusterError(f"{where}: {error}") from error
+    return ray
+
+
+def _has_token() -> bool:
+    """Whether this machine has a token for Ray clusters, in one of the places that Ray looks at."""
+    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    return named or (Path.home() / ".ray" / "auth_token").is_file()
+
+
+def cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def trainer(local: bool) -> Any:
+    """Ray's TorchTrainer; without a dashboard, also without the actor that asks it each second whether we live."""
+    from ray.train.torch import TorchTrainer
+
+    class LocalTrainer(TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
+
+    return LocalTrainer if local else TorchTrainer

@@ -1,0 +1,94 @@
+"""What is wrong with a configuration: collected by place, said all at once, in a user's words."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.yamlfile import Path
+from stages.spec import SETS, Settings
+
+
+class ConfigError(ValueError):
+    """What is wrong with a configuration: one line a problem, each with its place."""
+
+    def __init__(self, path: str, problems: list[str]) -> None:
+        self.problems = list(dict.fromkeys(problems))
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
+        super().__init__(f"{path}: {count}\n" + "\n".join(f"  {problem}" for problem in self.problems))
+
+
+class Problems:
+    """Collects what is wrong, by path within the file."""
+
+    def __init__(self, file: str, lines: Mapping[Path, int], overrides: Mapping[Path, str]) -> None:
+        self.file, self.lines, self.overrides = file, lines, overrides
+        self.found: list[str] = []
+
+    def add(self, path: Path, text: str) -> None:
+        """Note a problem at a path."""
+        self.found.append(f"{self.place(path)}: {text}")
+
+    def place(self, path: Path) -> str:
+        """`file.yaml:12: stages[2].rate`, from the deepest part of the path that the file has."""
+        dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+        for override, said in reversed(list(self.overrides.items())):
+            if path[: len(override)] == override or (path not in self.lines and override[: len(path)] == path):
+                return f"{said}: {dotted}"
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.lines:
+                return f"{FilePath(self.file).name}:{self.lines[path[:length]]}: {dotted or 'the file'}"
+        return dotted or "the file"
+
+    def stop(self) -> None:
+        """Raise ConfigError if anything was noted."""
+        if self.found:
+            raise ConfigError(self.file, self.found)
+
+
+def explained(
+    error: ValidationError, model: type[Settings], skip: int = 0, also: tuple[str, ...] = ()
+) -> list[tuple[Path, str]]:
+    """pydantic's errors in our words, `skip` parts of their paths left out; `also` may stand at the model's top."""
+    found = []
+    for entry in error.errors(include_url=False):
+        value, path = entry["input"], tuple(entry["loc"])[skip:]
+        if entry["type"] == "extra_forbidden":
+            known = [*_fields(model, path[:-1]), *(also if len(path) == 1 else ())]
+            text = f"unknown setting{like(str(path[-1]), known)}"
+        elif entry["type"] == "missing":
+            text = "is missing"
+        elif entry["type"] == "value_error":
+            text = str(entry["ctx"]["error"])
+        elif entry["type"] == "union_tag_invalid":
+            path = (*path, "set")
+            text = f"there is no set {entry['ctx']['tag']!r}; there are {entry['ctx']['expected_tags']}"
+        elif entry["type"] == "union_tag_not_found":
+            path, text = (*path, "set"), "is missing"
+        else:
+            shown = "" if isinstance(value, dict | list) else f", not {value!r}"
+            text = entry["msg"].removeprefix("Input ").replace("should be", "must be") + shown
+        # pydantic names the chosen member of a union as a part of the path; the file has no such part.
+        found.append(
+            (tuple(p for i, p in enumerate(path) if not (i and isinstance(path[i - 1], int) and p in SETS)), text)
+        )
+    return found
+
+
+def _fields(model: Any, path: Path) -> list[str]:
+    """The settings that there are at a path; of a constraint, those of its set."""
+    for part in path:
+        if part in SETS:
+            model = SETS[str(part)]
+        elif part in getattr(model, "model_fields", {}):
+            model = model.model_fields[part].annotation
+    return list(getattr(model, "model_fields", {}))
+
+
+def like(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else (f"; there are {', '.join(known)}" if known else "")
