@@ -79,7 +79,10 @@ class Groups:
     def _norms(self, w: Tensor) -> Tensor:
         shape, axes = self.layout(tuple(w.shape))
         others = [axis for axis in range(len(shape)) if axis not in axes]
-        return w.detach().reshape(shape).double().square().sum(others)
+        # At least fp32, in which norms that differ by rounding alone count as they come out.
+        kind = w.dtype if w.dtype in (torch.float32, torch.float64) else torch.float32
+        norms: Tensor = torch.linalg.vector_norm(w.detach().reshape(shape), dim=others, dtype=kind)
+        return norms
 
     def _kept(self, w: Tensor) -> Tensor:
         shape, axes = self.layout(tuple(w.shape))
