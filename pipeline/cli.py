@@ -14,11 +14,13 @@ from typing import Any
 from rich.console import Console
 
 from pipeline import plan as planning
-from pipeline.config import Config, load
+from pipeline.config import Config, Top, load
 from pipeline.problems import ConfigError, Problems
 from pipeline.results import Result, as_json, as_table, status
 from pipeline.store import Store
 from pipeline.view import View
+from pipeline.yamlfile import Path as Place
+from stages.spec import Data
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 
@@ -64,18 +66,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepared(options: argparse.Namespace) -> tuple[Config, Problems, Store, list[planning.Planned]]:
-    config, problems = load(options.config, options.set)
-    _room(config, problems)
-    problems.stop()
+    config, problems = load(options.config, options.set, _outside)
+    _room(config.top, problems)
     store, plan = planning.make(config, problems)
     return config, problems, store, plan
 
 
-def _room(config: Config, problems: Problems) -> None:
+def _outside(top: Top | None, data: dict[Place, Data], problems: Problems) -> None:
+    planning.outside(top, data, problems)
+    if top is not None:
+        _room(top, problems)
+
+
+def _room(top: Top, problems: Problems) -> None:
     """Refuse what a local Ray can never hold; what another cluster holds, it knows itself."""
     from cluster.session import cpus
 
-    settings = config.top.cluster
+    settings = top.cluster
     wanted, there = settings.workers * settings.cpus, cpus()
     if settings.address is None and wanted > there:
         text = f"{settings.workers} workers of {settings.cpus:g} CPUs need {wanted:g}, but this machine has {there}"

@@ -7,7 +7,8 @@ that does not say it itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pipeline.dag import cycle
 from pipeline.problems import ConfigError, Problems, explained, like
 from pipeline.yamlfile import Path, parse, scalar
-from stages.spec import KINDS, Engine, Settings, Spec, StageSpec
+from stages.spec import KINDS, Data, Engine, Model, Settings, Spec, SpecError, StageSpec
 
 RECIPES = [FilePath(__file__).parent / "_configs", FilePath(__file__).parent.parent / "configs"]
 """Where named recipes lie: in an installed package, and in the source tree."""
@@ -108,11 +109,15 @@ def find(name: str) -> FilePath:
     raise ConfigError(name, [f"there is no such file, and no such recipe (recipes: {', '.join(known)})"])
 
 
-def load(name: str, overrides: list[str] | None = None) -> tuple[Config, Problems]:
+Outside = Callable[["Top | None", dict[Path, Data], "Problems"], None]
+
+
+def load(name: str, overrides: list[str] | None = None, outside: Outside | None = None) -> tuple[Config, Problems]:
     """Settings from a file or recipe and `a.b=c` overrides.
 
     Raises ConfigError with everything that can be said without the data, the store or the cluster;
-    problems found later go to the returned `Problems`, for the same kind of message.
+    problems found later go to the returned `Problems`, for the same kind of message. `outside` is
+    asked, if there are problems, what else is wrong around the file, so that all is said at once.
     """
     path = find(name)
     try:
@@ -135,9 +140,25 @@ def load(name: str, overrides: list[str] | None = None) -> tuple[Config, Problem
         _networks(stages, problems)
     if not problems.found:
         _shrinking(stages, problems)
+    if problems.found and outside is not None:
+        outside(top, _data(raw), problems)
     problems.stop()
     assert top is not None
     return Config(str(path), top, tuple(stages.values()), lines), problems
+
+
+def _data(raw: dict[str, Any]) -> dict[Path, Data]:
+    """All data settings of a file that are sound on their own, by place."""
+    stages = raw.get("stages")
+    places: dict[Path, Any] = {("data",): raw.get("data")}
+    for number, entry in enumerate(stages if isinstance(stages, list) else []):
+        if isinstance(entry, dict) and "data" in entry:
+            places["stages", number, "data"] = entry["data"]
+    found = {}
+    for path, value in places.items():
+        with suppress(ValidationError):
+            found[path] = Data.model_validate(value)
+    return found
 
 
 def _override(raw: dict[str, Any], override: str) -> Path:
@@ -241,6 +262,8 @@ def _stages(raw: dict[str, Any], problems: Problems) -> dict[int, Stage]:
         spec = _spec({**wide, **settings}, set(settings), at, problems)
         if spec is not None:
             stages[number] = Stage(name, parents[name], spec)
+        else:
+            _rest(number, {**wide, **settings}, set(settings), problems)
     for name, given in parents.items():
         for role, parent in zip(("parent", "teacher"), given, strict=False):
             if parent not in parents:
@@ -285,15 +308,37 @@ def _spec(settings: dict[str, Any], own: set[str], at: Path, problems: Problems)
 
 
 def _targets(number: int, stage: Stage, own: set[str], problems: Problems) -> None:
-    from stages.spec import SpecError
     from stages.targets import check
 
     try:
         check(stage.spec)
     except SpecError as error:
-        for path, text in error.problems:
-            shared = path[0] in STAGE_WIDE and path[0] not in own
-            problems.add(path if shared else ("stages", number, *path), text)
+        _add(number, error.problems, own, problems)
+
+
+def _rest(number: int, settings: dict[str, Any], own: set[str], problems: Problems) -> None:
+    """What else is wrong with a stage whose settings are not sound: its model's name, its patterns."""
+    from stages.targets import check_patterns
+
+    try:
+        model = Model.model_validate(settings.get("model"))
+    except ValidationError:
+        return
+    entries = settings.get("constraints")
+    entries = entries if isinstance(entries, list) else []
+    tensors = {n: entry.get("tensors") for n, entry in enumerate(entries) if isinstance(entry, dict)}
+    try:
+        found = check_patterns(model, {n: pattern for n, pattern in tensors.items() if isinstance(pattern, str)})
+    except SpecError as error:
+        found = error.problems
+    _add(number, found, own, problems)
+
+
+def _add(number: int, found: list[tuple[Path, str]], own: set[str], problems: Problems) -> None:
+    """Note what is wrong with a stage's settings: with its own, or with what is given for all at the top."""
+    for path, text in found:
+        shared = path[0] in STAGE_WIDE and path[0] not in own
+        problems.add(path if shared else ("stages", number, *path), text)
 
 
 def _networks(stages: dict[int, Stage], problems: Problems) -> None:

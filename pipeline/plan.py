@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline import dag
-from pipeline.config import Config
+from pipeline.config import Config, Top
 from pipeline.problems import Problems
 from pipeline.store import Store
+from pipeline.yamlfile import Path
 from stages.data.manifest import DataError, digest, read_manifest
 from stages.spec import Data, Spec
 
@@ -30,17 +31,14 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
 
     Raises ConfigError for a store that can't be written and for data that is missing or damaged.
     """
-    try:
-        store = Store(config.top.store)
-        store.probe()
-    except Exception as error:  # noqa: BLE001 - each filesystem has errors of its own; all mean the same here
-        problems.add(("store",), f"{config.top.store} can't be written: {error}")
-        problems.stop()
+    store = _store(config.top, problems)
     found: dict[tuple[str | None, ...], tuple[str, dict[str, Any]]] = {}
     for stage in config.stages:
         origin = _origin(stage.spec.data)
         try:
             if origin not in found:
+                if stage.spec.data.shards is None and store is None:
+                    continue
                 found[origin] = _resolve(stage.spec.data, store)
         except DataError as error:
             problems.add(_place(config, stage.name, "data"), str(error))
@@ -50,6 +48,7 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
             text = f"a batch of {stage.spec.batch} is larger than the {samples} training samples"
             problems.add(_place(config, stage.name, "batch"), text)
     problems.stop()
+    assert store is not None
 
     def data_of(spec: Spec) -> tuple[str, str]:
         shards, manifest = found[_origin(spec.data)]
@@ -63,11 +62,34 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     return store, list(plan.values())
 
 
+def outside(top: Top | None, data: Mapping[Path, Data], problems: Problems) -> None:
+    """Note what is wrong with the store and with shards, of a file that has errors of its own already."""
+    if top is not None:
+        _store(top, problems)
+    for path, one in data.items():
+        if one.shards is not None:
+            try:
+                read_manifest(one.shards)
+            except DataError as error:
+                problems.add(path, str(error))
+
+
 def record(config: Config, store: Store, plan: list[Planned]) -> None:
     """Leave what was planned, for the next plan to say what has changed."""
     store.note_plan(
         config.top.name, {p.node.name: {"key": p.node.key, **p.node.material, "spec": _settings(p.node)} for p in plan}
     )
+
+
+def _store(top: Top, problems: Problems) -> Store | None:
+    """The store, once it was written to; None, and a problem noted, where it can't be."""
+    try:
+        store = Store(top.store)
+        store.probe()
+    except Exception as error:  # noqa: BLE001 - each filesystem has errors of its own; all mean the same here
+        problems.add(("store",), f"{top.store} can't be written: {error}")
+        return None
+    return store
 
 
 def _planned(node: dag.Node, store: Store, before: Mapping[str, Any] | None, plan: Mapping[str, Planned]) -> Planned:
@@ -108,11 +130,12 @@ def _origin(data: Data) -> tuple[str | None, str | None, str | None]:
     return data.source, data.folder, data.shards
 
 
-def _resolve(data: Data, store: Store) -> tuple[str, dict[str, Any]]:
+def _resolve(data: Data, store: Store | None) -> tuple[str, dict[str, Any]]:
     """URL and manifest of the shards; a built-in data set is written first if it is not there. Raises DataError."""
     if data.shards is not None:
         return data.shards, read_manifest(data.shards)
     assert data.source is not None
+    assert store is not None
     url = f"{store.url}/data/{data.source}"
     if not store.folder.exists(f"data/{data.source}/manifest.json"):
         from stages.data.shards import write

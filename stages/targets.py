@@ -119,6 +119,17 @@ def check(spec: StageSpec) -> Room:
     return Room(most, exact, tuple((budget.names, budget.total) for budget in found.budgets), filled)
 
 
+def check_patterns(settings: Model, patterns: Mapping[int, str]) -> list[Problem]:
+    """What can be said of constraints' patterns, by number, when the rest of a stage is not sound. Raises SpecError."""
+    shapes = {name: parameter.shape for name, parameter in build_model(settings, device="meta").named_parameters()}
+    able = weights(shapes)
+    return [
+        (("constraints", number, "tensors"), _unmatched(pattern, shapes, able, settings.name))
+        for number, pattern in patterns.items()
+        if not any(fnmatchcase(name, pattern) for name in able)
+    ]
+
+
 def _unmatched(pattern: str, shapes: Mapping[str, Size], able: Mapping[str, Size], model: str) -> str:
     others = [name for name in shapes if fnmatchcase(name, pattern)]
     hint = f"matches only biases or normalisation ({', '.join(others)})" if others else "matches no tensor"

@@ -251,3 +251,43 @@ def test_an_interrupted_run_ends_with_130(
     assert cli.main(["run", str(config(tmp_path))]) == cli.STOPPED
     assert lanes.closed
     assert "goes on from the last checkpoints" in capsys.readouterr().out
+
+
+def test_a_file_that_is_wrong_all_over_is_told_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Settings, graph, model, pattern, store, shards and machine: all in one message, each with its line."""
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        """\
+name: bad
+store: /proc/nowhere
+cluster: {workers: 4096}
+model: {name: lenet9}
+data: {shards: /nowhere}
+stages:
+  - name: dense
+    kind: train
+    train: {epochs: 4, lr: 0.004, warmup: 3}
+  - name: dense
+    kind: prune
+    model: {name: digits_cnn}
+    parent: missing
+    constraints: [{set: cardinality, tensors: "conv*", rate: 0.5}]
+    admm: {updates: 4, lr: 1e-3, rho: 0.01}
+    retrain: {epochs: 6, lr: 0.002}
+"""
+    )
+    assert cli.main(["run", str(path)]) == cli.BAD_INPUT
+    told = capsys.readouterr().err
+    assert "9 problems" in told
+    for line, text in (
+        (2, "store: /proc/nowhere can't be written"),
+        (3, "cluster.workers: 4096 workers"),
+        (4, "there is no model 'lenet9'"),
+        (5, "/nowhere holds no manifest.json"),
+        (9, "warmup: unknown setting"),
+        (10, "there is a stage 'dense' already"),
+        (13, "there is no stage 'missing'"),
+        (14, "rate: must be greater than or equal to 1"),
+        (14, "'conv*' matches no tensor of digits_cnn"),
+    ):
+        assert any(f"bad.yaml:{line}: " in row and text in row for row in told.splitlines()), text
