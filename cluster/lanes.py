@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from cluster.failures import Failure
 from cluster.rank import Mailbox, Work, serve
-from cluster.session import ClusterError, settings, start, trainer
+from cluster.session import ClusterError, refusal, settings, start, trainer
 
 CLOSING = 10.0
 """Seconds that idle lanes get to end in order."""
@@ -89,6 +89,11 @@ class Lanes:
         importing = threading.Thread(target=lambda: imported.append(_imported(work)), name="import")
         importing.start()
         self._ray = start(address, modules or [])
+        reason = refusal(self._ray, {"CPU": shape.workers * shape.cpus, "GPU": shape.workers * shape.gpus})
+        if reason is not None:
+            importing.join()
+            self._ray.shutdown()
+            raise ClusterError(reason)
         self.shape, self._logs, self._local = shape, logs, address is None
         self._mailbox = self._ray.remote(num_cpus=0)(Mailbox).remote()
         self._waiting: deque[tuple[str, Any]] = deque()

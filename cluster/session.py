@@ -56,6 +56,19 @@ def start(address: str | None, modules: list[Path]) -> Any:
     return ray
 
 
+def refusal(ray: Any, needed: dict[str, float]) -> str | None:
+    """Why a cluster can never hold what is needed all at once, or None if it can, or may grow to."""
+    from ray._private.state import state
+
+    there = ray.cluster_resources()
+    grown = state.get_max_resources_from_cluster_config() or {}
+    for name, amount in needed.items():
+        most = max(there.get(name, 0.0), grown.get(name, 0.0))
+        if amount > most:
+            return f"a stage's workers need {amount:g} {name}s at once, and the cluster has {most:g}; use fewer workers"
+    return None
+
+
 def _has_token() -> bool:
     """Whether this machine has a token for Ray clusters, in one of the places that Ray looks at."""
     named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ

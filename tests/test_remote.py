@@ -36,6 +36,10 @@ def test_workers_get_the_packages(tmp_path: Path) -> None:
     try:
         _wait(tmp_path / "head.log", "Ray runtime started")
         (tmp_path / "small.yaml").write_text(CONFIG)
+        address = ["--set", f"cluster.address=127.0.0.1:{port}"]
+        code, output = dualprune(tmp_path, "run", "small.yaml", *address, "--set", "cluster.workers=64")
+        assert code == 2, "\n".join(output)
+        assert "a stage's workers need 64 CPUs at once, and the cluster has 2" in output[-1]
         settings = ["cluster.workers=1", f"cluster.address=127.0.0.1:{port}", "stages.dense.train.epochs=1"]
         settings += ["stages.prune-4x.admm.updates=1", "stages.prune-4x.retrain.epochs=1"]
         arguments = [part for setting in settings for part in ("--set", setting)]
