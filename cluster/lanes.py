@@ -26,6 +26,8 @@ from cluster.failures import Failure
 from cluster.rank import Mailbox, Work, serve
 from cluster.session import ClusterError, refusal, settings, start, trainer
 
+RESTARTS = 3
+"""How often a lane's worker group is started again; then the lane ends, and another one takes its place."""
 CLOSING = 10.0
 """Seconds that idle lanes get to end in order."""
 
@@ -57,6 +59,8 @@ class _Lane:
     attempt: str | None = None
     """The worker group's present incarnation; None while there is none that asks for work."""
     task: str | None = None
+    came_up: bool = False
+    """Whether its workers have ever asked for work."""
 
 
 def _imported(work: Callable[[], Work]) -> Work:
@@ -142,7 +146,7 @@ class Lanes:
             return []  # it has ended
         if kind == "ready":
             lost = lane.task
-            lane.attempt, lane.task = attempt, None
+            lane.attempt, lane.task, lane.came_up = attempt, None, True
             if lost is not None:
                 return [Event("failed", lost, Failure("lost", "", "a worker process or its machine died"))]
             return []
@@ -160,10 +164,10 @@ class Lanes:
         text = f"its lane ended: {error}"
         if lane.task is not None:
             return [Event("failed", lane.task, Failure("lost", "", text))]
-        if error is not None and not self._lanes and self._waiting:
-            # No lane came up at all: the tasks that wait for one must hear of it.
+        if error is not None and not lane.came_up and not self._lanes and self._waiting:
+            # No lane comes up at all: the tasks that wait for one must hear of it, and more lanes won't help.
             waiting, self._waiting = list(self._waiting), deque()
-            return [Event("failed", task, Failure("lost", "", text)) for task, _ in waiting]
+            return [Event("failed", task, Failure("error", "ClusterError", text)) for task, _ in waiting]
         return []
 
     def _assign(self) -> None:
@@ -214,8 +218,11 @@ class Lanes:
                         use_gpu=self.shape.gpus > 0,
                         resources_per_worker=resources,
                     ),
-                    # Whether a task is tried again is the driver's to decide; the group comes back in any case.
-                    run_config=RunConfig(name=name, storage_path=folder, failure_config=FailureConfig(max_failures=-1)),
+                    # Whether a task is tried again is the driver's to decide; the group comes back in any case,
+                    # but for one that does not come up: a lane that ends is replaced if there is work.
+                    run_config=RunConfig(
+                        name=name, storage_path=folder, failure_config=FailureConfig(max_failures=RESTARTS)
+                    ),
                 ).fit()
         except Exception as error:  # noqa: BLE001 - handed to take(), which runs in the driver's own thread
             self._ended.put((name, error))

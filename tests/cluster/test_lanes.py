@@ -227,7 +227,7 @@ def test_tasks_hear_of_a_lane_that_never_came_up() -> None:
     lanes.submit("a", 1)
     lanes.submit("b", 2)
     events = lanes._closed("lane-0", RuntimeError("no resources"))
-    assert [(event.task, event.data.kind) for event in events] == [("a", "lost"), ("b", "lost")]
+    assert [(event.task, event.data.kind) for event in events] == [("a", "error"), ("b", "error")]
     two = Open(cpus=2)
     two.submit("a", 1)
     two.submit("b", 2)
