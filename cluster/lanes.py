@@ -101,7 +101,6 @@ class Lanes:
         self.shape, self._logs, self._local = shape, logs, address is None
         self._mailbox = self._ray.remote(num_cpus=0)(Mailbox).remote()
         self._waiting: deque[tuple[str, Any]] = deque()
-        self._payloads: dict[str, Any] = {}
         self._lanes: dict[str, _Lane] = {}
         self._ended: queue.SimpleQueue[tuple[str, BaseException | None]] = queue.SimpleQueue()
         self._most = most
@@ -113,7 +112,6 @@ class Lanes:
 
     def submit(self, task: str, payload: Any) -> None:
         """Queue a task, or queue it again after it failed."""
-        self._payloads[task] = payload
         self._waiting.append((task, payload))
         self._assign()
 

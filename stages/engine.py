@@ -169,11 +169,6 @@ class Engine:
         self.engine.step()
         return bool(self.engine.skipped_steps == skipped)
 
-    def grad_norm(self) -> float | None:
-        """Norm of the last step's averaged gradient before clipping, where DeepSpeed computed it."""
-        norm = self.engine.get_global_grad_norm()
-        return None if norm is None else float(norm)
-
     def get(self, name: str, state: str | None = None) -> Tensor:
         """The whole fp32 parameter `name`, or its optimizer state `state`, as a new tensor on every rank."""
         parameter = self.parameters[name]

@@ -101,7 +101,7 @@ class Open(Lanes):
         self.cluster = Cluster(cpus)
         self._ray = self._mailbox = self.cluster
         self.shape, self._most, self._opened = Shape(workers, 1, 0), most, 0
-        self._waiting, self._payloads, self._lanes = deque(), {}, {}
+        self._waiting, self._lanes = deque(), {}
         self._ended = queue.SimpleQueue()
 
     def _open(self) -> None:
