@@ -41,6 +41,17 @@ def loss(params: list[Tensor], number: int) -> Tensor:
     return sum((p * torch.randn(p.shape, generator=generator)).sin().sum() + p.pow(4).mean() for p in params)
 
 
+def step_alike(*pairs: tuple[list[Tensor], torch.optim.Optimizer]) -> None:
+    """Five steps of each optimizer on its own copy of the parameters: the same bits after each."""
+    for number in range(5):
+        for params, optimizer in pairs:
+            optimizer.zero_grad()
+            loss(params, number).backward()
+            optimizer.step()
+        first, *others = (params for params, _ in pairs)
+        assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
+
+
 def wrapped(params: list[Tensor], make: Make, decay: float = 0.01) -> ProximalOptimizer:
     """A primed wrapper: the first parameter penalised, the second only held, the third free."""
     optimizer = ProximalOptimizer(groups(params[:1], params[1:2], params[2:], decay), make)
@@ -132,12 +143,7 @@ def test_priming_moves_nothing_and_leaves_no_trace(name: str) -> None:
         assert all(optimizer.state[p][key].shape == p.shape for key in STATE)
     assert not set(STATE) & set(optimizer.state[mine[2]])
     reference = INNER[name]([{"params": theirs, "weight_decay": 0.01}])
-    for number in range(5):
-        for params, each in ((mine, optimizer), (theirs, reference)):
-            each.zero_grad()
-            loss(params, number).backward()
-            each.step()
-        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    step_alike((mine, optimizer), (theirs, reference))
 
 
 @pytest.mark.parametrize("name", INNER)
@@ -155,12 +161,7 @@ def test_reset_forgets_momentum_and_step_counts_but_not_admm(name: str) -> None:
     assert all(bool((optimizer.state[mine[0]][key] == 2.0).all()) for key in STATE)
     theirs = [p.detach().clone().requires_grad_() for p in mine]
     reference = INNER[name]([{"params": theirs, "weight_decay": 0.01}])
-    for number in range(5):
-        for params, each in ((mine, optimizer), (theirs, reference)):
-            each.zero_grad()
-            loss(params, number).backward()
-            each.step()
-        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    step_alike((mine, optimizer), (theirs, reference))
 
 
 @pytest.mark.parametrize("name", INNER)
