@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from pipeline import plan as planning
+from pipeline import planview
 from pipeline.config import Config, Top, load
 from pipeline.problems import ConfigError, Problems
 from pipeline.results import Result, as_json, as_table, status
@@ -62,7 +63,23 @@ def _parser() -> argparse.ArgumentParser:
         )
         verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
         verb.set_defaults(command=command)
+        if command is _run:
+            _run_options(verb)
+        if command is _plan:
+            verb.add_argument("--dot", action="store_true", help="print the graph for Graphviz")
     return parser
+
+
+def _run_options(verb: argparse.ArgumentParser) -> None:
+    some = verb.add_mutually_exclusive_group()
+    text = "only this stage and those after it; what is before it must be done"
+    some.add_argument("--from", dest="start", metavar="STAGE", help=text)
+    text = "only this stage; what is before it must be done; may be repeated"
+    some.add_argument("--only", metavar="STAGE", action="append", default=[], help=text)
+    text = "run this stage though it is done: its artefact is deleted first; may be repeated"
+    verb.add_argument("--force", metavar="STAGE", action="append", default=[], help=text)
+    text = "after a failure, go on with what does not depend on the stage that failed"
+    verb.add_argument("--keep-going", action="store_true", help=text)
 
 
 def _prepared(options: argparse.Namespace) -> tuple[Config, Problems, Store, list[planning.Planned]]:
@@ -94,7 +111,9 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     from pipeline import driver
 
     config, problems, store, plan = _prepared(options)
-    waiting = [planned for planned in plan if planned.state != "cached"]
+    plan = planning.forced(plan, options.force, store)
+    wanted = planning.wanted(plan, options.start, options.only)
+    waiting = [planned for planned in plan if planned.state != "cached" and planned.node.name in wanted]
     results: list[Result]
     with View(console) as view:
         logs = _logs(config, store)
@@ -106,7 +125,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         for planned in waiting:
             view.note(f"  {planned.node.name}: {planned.state} ({planned.why})")
         try:
-            results = driver.run(config, plan, store, logs, view)
+            results = driver.run(config, plan, store, logs, view, wanted, options.keep_going)
         except ClusterError as error:
             problems.add(("cluster",), str(error))
             problems.stop()
@@ -119,23 +138,12 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 def _plan(options: argparse.Namespace, console: Console) -> int:
     config, _, _, plan = _prepared(options)
-    if options.json:
-        stages = [
-            {
-                "name": planned.node.name,
-                "key": planned.node.key,
-                "parents": list(planned.node.parents),
-                "state": planned.state,
-                "why": planned.why,
-            }
-            for planned in plan
-        ]
-        print(json.dumps({"run": config.top.name, "stages": stages}))
-        return DONE
-    width = max(len(planned.node.name) for planned in plan)
-    for planned in plan:
-        line = f"{planned.node.name:{width}}  {planned.node.key}  {planned.state:6}  {planned.why}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if options.dot:
+        print(planview.dot(plan))
+    elif options.json:
+        print(json.dumps({"run": config.top.name, "stages": planview.as_json(plan)}))
+    else:
+        Console(stderr=console.stderr, width=160).print(planview.as_table(plan))
     return DONE
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import heapq
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Protocol
 
+from pipeline.choices import METHOD_VERSION, Choice, Replace, Search, Select, shrunk
 from stages.files import canonical, sha256
 from stages.spec import Spec, key_material
 
 KEY_LENGTH = 16
 """Hex digits of a key; 64 bits."""
+
+
+Work = Spec | Choice
+"""What a node does: training on a cluster, or a choice that the driver makes."""
 
 
 class _Stage(Protocol):
@@ -20,7 +26,7 @@ class _Stage(Protocol):
     @property
     def parents(self) -> tuple[str, ...]: ...
     @property
-    def spec(self) -> Spec: ...
+    def spec(self) -> Work: ...
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Node:
 
     name: str
     parents: tuple[str, ...]
-    spec: Spec
+    spec: Work
     key: str
     material: Mapping[str, Any]
     """What `key` is the hash of."""
@@ -47,22 +53,63 @@ def cycle(parents: Mapping[str, tuple[str, ...]]) -> list[str]:
     return []
 
 
+def in_order(parents: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    """Names, parents before children, and otherwise as they were given."""
+    places = {name: number for number, name in enumerate(parents)}
+    sorter = TopologicalSorter(parents)
+    sorter.prepare()
+    able: list[tuple[int, str]] = []
+    while sorter.is_active():
+        for name in sorter.get_ready():
+            heapq.heappush(able, (places[name], name))
+        _, name = heapq.heappop(able)
+        yield name
+        sorter.done(name)
+
+
+def trained(work: Work) -> Spec | None:
+    """The training that a node does or, if it is a search, tries out; None if it only chooses."""
+    return work.stage if isinstance(work, Search) else None if isinstance(work, Select | Replace) else work
+
+
 def build(stages: Iterable[_Stage], data: Callable[[Spec], tuple[str, str]]) -> list[Node]:
     """Nodes, parents before children. `data` gives a specification's shards and their digest."""
     by_name = {stage.name: stage for stage in stages}
     nodes: dict[str, Node] = {}
-    for name in TopologicalSorter({name: stage.parents for name, stage in by_name.items()}).static_order():
+    for name in in_order({name: stage.parents for name, stage in by_name.items()}):
         stage = by_name[name]
-        shards, digest = data(stage.spec)
-        material = key_material(stage.spec, digest, [nodes[parent].key for parent in stage.parents])
-        key = sha256(canonical(material))[:KEY_LENGTH]
-        nodes[name] = Node(name, stage.parents, stage.spec, key, material, shards, digest)
+        parents = [nodes[parent] for parent in stage.parents]
+        spec = trained(stage.spec)
+        shards, digest = (parents[0].shards, parents[0].data_digest) if spec is None else data(spec)
+        nodes[name] = _node(name, stage.spec, parents, shards, digest)
     return list(nodes.values())
 
 
-def ready(nodes: Iterable[Node], done: Collection[str], begun: Collection[str]) -> list[Node]:
-    """Nodes that can start: not begun, all parents done."""
-    return [n for n in nodes if n.name not in done and n.name not in begun and all(p in done for p in n.parents)]
+def trial(search: Node, factor: float, parents: Sequence[Node]) -> Node:
+    """The stage by which a search tries a factor; its first parent is what it starts from."""
+    assert isinstance(search.spec, Search)
+    spec = shrunk(search.spec.stage, factor)
+    return _node(f"{search.name}-at-{factor:.4g}", spec, parents, search.shards, search.data_digest)
+
+
+def _node(name: str, work: Work, parents: Sequence[Node], shards: str, digest: str) -> Node:
+    keys = [parent.key for parent in parents]
+    if isinstance(work, Select | Replace | Search):
+        material = choice_material(work, digest, keys)
+    else:
+        material = key_material(work, digest, keys)
+    key = sha256(canonical(material))[:KEY_LENGTH]
+    return Node(name, tuple(parent.name for parent in parents), work, key, material, shards, digest)
+
+
+def choice_material(choice: Choice, data_digest: str, parents: list[str]) -> dict[str, Any]:
+    """What a choice's key is the hash of, as `stages.spec.key_material` says for training."""
+    settings = choice.model_dump(mode="json", exclude_defaults=True)
+    method: Any = METHOD_VERSION
+    if isinstance(choice, Search):
+        inner = key_material(choice.stage, data_digest, [])
+        settings["stage"], method = inner["spec"], [METHOD_VERSION, inner["method"]]
+    return {"spec": settings, "method": method, "data": data_digest, "parents": parents}
 
 
 def blocked(nodes: Iterable[Node], failed: Collection[str]) -> list[Node]:

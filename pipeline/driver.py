@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection, Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +16,36 @@ from cluster.failures import Failure, Policy, decide
 from cluster.lanes import Event, Lanes, Shape
 from cluster.monitor import Monitor
 from pipeline import dag
+from pipeline.choices import ChoiceError, Replace, Search, Select, option, replace, select
 from pipeline.config import Config
 from pipeline.plan import Planned
 from pipeline.results import Result, result
+from pipeline.search import bisect
 from pipeline.store import Store
 from pipeline.view import View
+from stages.manifest import Damaged, take
 from stages.spec import Parent, Task
 
 _log = logging.getLogger(__name__)
 
 
-def run(config: Config, plan: list[Planned], store: Store, logs: Path, view: View) -> list[Result]:
-    """Carry out a plan; one row a stage, in the plan's order. Raises cluster.lanes.ClusterError."""
-    if all(planned.state == "cached" for planned in plan):
-        return [result(p.node, "cached", store, p.manifest) for p in plan]
-    run = _Run(config, plan, store, logs, view)
+def run(
+    config: Config,
+    plan: list[Planned],
+    store: Store,
+    logs: Path,
+    view: View,
+    wanted: Collection[str] | None = None,
+    keep_going: bool = False,
+) -> list[Result]:
+    """Carry out a plan, or the stages of it that are `wanted`; one row a stage. Raises cluster.lanes.ClusterError.
+
+    After a failure nothing new is begun, or with `keep_going` only what does not depend on what failed.
+    """
+    names = {p.node.name for p in plan} if wanted is None else set(wanted)
+    if all(planned.state == "cached" for planned in plan if planned.node.name in names):
+        return [result(p.node, "cached" if p.manifest else "left out", store, p.manifest) for p in plan]
+    run = _Run(config, plan, store, logs, view, names, keep_going)
     try:
         run.to_the_end()
     finally:
@@ -52,13 +69,30 @@ def _load_work() -> Any:
 class _Run:
     """One carrying-out of one plan."""
 
-    def __init__(self, config: Config, plan: list[Planned], store: Store, logs: Path, view: View) -> None:
-        self.config, self.plan, self.store, self.view = config, plan, store, view
+    def __init__(
+        self,
+        config: Config,
+        plan: list[Planned],
+        store: Store,
+        logs: Path,
+        view: View,
+        wanted: Collection[str],
+        keep_going: bool,
+    ) -> None:
+        self.config, self.store, self.view = config, store, view
+        self.wanted, self.keep_going = wanted, keep_going
         self.nodes = {p.node.name: p.node for p in plan}
-        self.done = {p.node.name: p.manifest for p in plan if p.state == "cached"}
+        self.done: dict[str, Mapping[str, Any]] = {p.node.name: p.manifest for p in plan if p.manifest is not None}
+        self.order = TopologicalSorter({name: node.parents for name, node in self.nodes.items()})
+        self.order.prepare()
+        self.active: dict[str, dag.Node] = {}
+        """On the lanes, by key."""
+        self.same: dict[str, list[dag.Node]] = {}
+        """Stages that wait for another one of the same key."""
+        self.searches: dict[str, dag.Node] = {}
+        """By the names of their trials."""
         self.ran: set[str] = set()
         self.failed: dict[str, str] = {}
-        self.begun: set[str] = set(self.done)
         self.failures: dict[str, list[Failure]] = {}
         settings = config.top.cluster
         self.policy = Policy(**config.top.retry.model_dump())
@@ -75,12 +109,12 @@ class _Run:
         _log.info("Ray was ready after %.1f s", time.monotonic() - began)
 
     def to_the_end(self) -> None:
-        """Launch what is ready, wait, and react, until nothing is left to run."""
-        self._launch()
-        while self.begun - set(self.done) - set(self.failed):
+        """Begin what can begin, wait, and react, until nothing is left to run."""
+        self._begin_all()
+        while self.active:
             for event in self.lanes.take(timeout=1.0):
                 self._react(event)
-            self._launch()
+            self._begin_all()
 
     def close(self) -> None:
         """End lanes and W&B, whatever happened."""
@@ -88,32 +122,125 @@ class _Run:
         self.monitor.close()
 
     def results(self) -> list[Result]:
-        """One row a stage."""
+        """One row a stage, a search's trials before it."""
         skipped = {node.name for node in dag.blocked(self.nodes.values(), self.failed)}
+        trials: dict[str, list[str]] = {}
+        for trial, search in self.searches.items():
+            trials.setdefault(search.name, []).append(trial)
+        stages = [name for name in self.nodes if name not in self.searches]
         rows = []
-        for name, node in self.nodes.items():
+        for name in [one for stage in stages for one in (*trials.get(stage, []), stage)]:
+            node = self.nodes[name]
             if name in self.done:
                 rows.append(result(node, "done" if name in self.ran else "cached", self.store, self.done[name]))
+            elif name in self.failed:
+                rows.append(result(node, "failed", self.store, None, self.failed[name]))
             elif name in skipped:
                 rows.append(result(node, "skipped", self.store, None, "a stage before it failed"))
+            elif name not in self.wanted:
+                rows.append(result(node, "left out", self.store, None, "not asked for"))
             else:
-                rows.append(result(node, "failed", self.store, None, self.failed.get(name, "not reached")))
+                rows.append(result(node, "skipped", self.store, None, "not begun, because another stage failed"))
         return rows
 
-    def _launch(self) -> None:
-        at_work = {self.nodes[name].key for name in self.begun - set(self.done) - set(self.failed)}
-        for node in dag.ready(self.nodes.values(), self.done, self.begun):
-            if node.key in at_work:
-                continue  # the same stage by another name: it will find this one's artefact
-            at_work.add(node.key)
-            self.begun.add(node.name)
-            self.store.note_failure(node.key, None)
-            self.monitor.start(node.name, f"{self.config.top.name}-{node.key}", node.spec.kind, dict(node.material))
-            self.lanes.submit(node.name, self._task(node).model_dump())
-            _log.info("%s: ready", node.name)
-            self.view.waiting(node.name, "waits for its workers")
+    def _begin_all(self) -> None:
+        while names := self.order.get_ready():
+            for name in names:
+                self._begin(self.nodes[name])
+
+    def _begin(self, node: dag.Node) -> None:
+        if node.name in self.done:
+            self.order.done(node.name)
+        elif node.name not in self.wanted or (self.failed and not self.keep_going):
+            return
+        elif isinstance(node.spec, Select | Replace):
+            self._choose(node, node.spec)
+        elif isinstance(node.spec, Search):
+            self._search(node)
+        else:
+            self._train(node)
+
+    def _train(self, node: dag.Node) -> None:
+        if node.key in self.active:
+            self.same.setdefault(node.key, []).append(node)
+            return
+        self.active[node.key] = node
+        self.store.note_failure(node.key, None)
+        self.monitor.start(node.name, f"{self.config.top.name}-{node.key}", node.spec.kind, dict(node.material))
+        self.lanes.submit(node.name, self._task(node).model_dump())
+        _log.info("%s: ready", node.name)
+        self.view.waiting(node.name, "waits for its workers")
+
+    def _choose(self, node: dag.Node, choice: Select | Replace) -> None:
+        options = [option(parent, self.done[parent]) for parent in node.parents]
+        try:
+            number = select(choice, options) if isinstance(choice, Select) else replace(choice, options)
+        except ChoiceError as error:
+            self._fail(node, str(error))
+            return
+        self._take(node, self.nodes[node.parents[number]])
+
+    def _search(self, node: dag.Node) -> None:
+        """Run a search's next trial, or end it."""
+        trials = [name for name, search in self.searches.items() if search.name == node.name]
+        known = {name: self.done[name] for name in (*node.parents, *trials)}
+        try:
+            found = bisect(node, [self.nodes[parent] for parent in node.parents], known, self.store.artefact)
+        except ChoiceError as error:
+            self._fail(node, str(error))
+            return
+        for trial in (*found.tried, *([found.next] if found.next else [])):
+            if trial.name not in self.nodes:
+                self.nodes[trial.name], self.searches[trial.name] = trial, node
+            if trial.name in known:
+                self.done[trial.name] = known[trial.name]
+        if found.next is not None:
+            self._train(found.next)
+        elif found.best is not None:
+            self._take(node, found.best)
+
+    def _take(self, node: dag.Node, chosen: dag.Node) -> None:
+        """End a choice: its artefact is a copy of the chosen one."""
+        manifest = self.done[chosen.name]
+        changes = {
+            "name": node.name,
+            "kind": node.spec.kind,
+            "key": node.key,
+            "parents": [{"name": parent, "key": self.nodes[parent].key} for parent in node.parents],
+            "choice": dict(node.material["spec"]),
+            "chosen": {"name": chosen.name, "key": chosen.key},
+            "metrics": {**manifest["metrics"], "steps": 0, "seconds": 0.0},
+        }
+        try:
+            taken = take(self.store.folder / chosen.key, self.store.folder / node.key, changes)
+        except (Damaged, OSError) as error:
+            self._fail(node, str(error))
+            return
+        self.view.note(f"{node.name}: takes {chosen.name}, val {manifest['metrics']['val_accuracy']:.2f} %")
+        self._end(node, taken)
+
+    def _end(self, node: dag.Node, manifest: Mapping[str, Any]) -> None:
+        """A stage is done, and so are those that waited for the same one."""
+        _log.info("%s: committed", node.name)
+        for one in (node, *self.same.pop(node.key, [])):
+            self.ran.add(one.name)
+            self.done[one.name] = manifest
+            if one.name in self.searches:
+                self._search(self.searches[one.name])
+            else:
+                self.order.done(one.name)
+
+    def _fail(self, node: dag.Node, reason: str) -> None:
+        """A stage has failed for good."""
+        self.store.note_failure(node.key, reason)
+        self.view.ended(node.name, f"failed: {reason}")
+        for one in (node, *self.same.pop(node.key, [])):
+            self.failed[one.name] = reason
+            if one.name in self.searches:
+                self._fail(self.searches[one.name], f"its trial {one.name} failed: {reason}")
 
     def _task(self, node: dag.Node) -> Task:
+        assert not isinstance(node.spec, Select | Replace | Search)
         return Task(
             name=node.name,
             key=node.key,
@@ -130,13 +257,13 @@ class _Run:
         if event.kind == "log":
             self._row(name, event.data)
         elif event.kind == "done":
-            _log.info("%s: committed", name)
-            self.done[name] = event.data
-            self.ran.add(name)
+            node = self.nodes[name]
+            del self.active[node.key]
             metrics = event.data["metrics"]
             self.monitor.finish(name, metrics, failed=False)
             rate = "" if metrics["rate"] is None else f"{metrics['rate']:.2f}x, "
             self.view.ended(name, f"done: {rate}val {metrics['val_accuracy']:.2f} % in {metrics['seconds']:.1f} s")
+            self._end(node, event.data)
         else:
             self._failed(name, event.data)
 
@@ -160,7 +287,7 @@ class _Run:
             self.view.ended(name, decision.reason)
             self.lanes.submit(name, self._task(self.nodes[name]).model_dump())
             return
-        self.failed[name] = decision.reason
-        self.store.note_failure(self.nodes[name].key, decision.reason)
+        node = self.nodes[name]
+        del self.active[node.key]
         self.monitor.finish(name, {}, failed=True)
-        self.view.ended(name, f"failed: {decision.reason}")
+        self._fail(node, decision.reason)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipeline import dag
+from pipeline.choices import ChoiceError, Search
 from pipeline.config import Config, Top
-from pipeline.problems import Problems
+from pipeline.entries import Stage
+from pipeline.problems import ConfigError, Problems, like
+from pipeline.search import bisect
 from pipeline.store import Store
 from pipeline.yamlfile import Path
 from stages.data.manifest import DataError, digest, read_manifest
@@ -24,6 +27,30 @@ class Planned:
     why: str
     manifest: Mapping[str, Any] | None
     """Of its artefact, if it is `cached`."""
+    size: Size | None = None
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much work a stage is, as far as its settings tell."""
+
+    epochs: int
+    steps: int
+    rate: float | None
+    """Weights over weights left, of a prune's constrained tensors."""
+
+
+def _size(node: dag.Node, samples: Mapping[str, int]) -> Size | None:
+    """Of a search: one trial's."""
+    spec = dag.trained(node.spec)
+    if spec is None:
+        return None
+    from stages.targets import check
+    from stages.train import stretches
+
+    epochs = sum(stretch.epochs for stretch in stretches(spec))
+    rate = check(spec).rate if spec.kind == "prune" else None
+    return Size(epochs, epochs * (samples[node.data_digest] // spec.batch), rate)
 
 
 def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
@@ -34,19 +61,22 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     store = _store(config.top, problems)
     found: dict[tuple[str | None, ...], tuple[str, dict[str, Any]]] = {}
     for stage in config.stages:
-        origin = _origin(stage.spec.data)
+        spec = dag.trained(stage.spec)
+        if spec is None:
+            continue
+        origin = _origin(spec.data)
         try:
             if origin not in found:
-                if stage.spec.data.shards is None and store is None:
+                if spec.data.shards is None and store is None:
                     continue
-                found[origin] = _resolve(stage.spec.data, store)
+                found[origin] = _resolve(spec.data, store)
         except DataError as error:
-            problems.add(_place(config, stage.name, "data"), str(error))
+            problems.add(_place(config, stage, "data"), str(error))
             continue
         samples = found[origin][1]["splits"]["train"]["samples"]
-        if stage.spec.batch > samples:
-            text = f"a batch of {stage.spec.batch} is larger than the {samples} training samples"
-            problems.add(_place(config, stage.name, "batch"), text)
+        if spec.batch > samples:
+            text = f"a batch of {spec.batch} is larger than the {samples} training samples"
+            problems.add(_place(config, stage, "batch"), text)
     problems.stop()
     assert store is not None
 
@@ -54,12 +84,67 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
         shards, manifest = found[_origin(spec.data)]
         return shards, digest(manifest)
 
-    nodes = dag.build(config.stages, data_of)
     before = store.last_plan(config.top.name)
+    samples = {digest(manifest): manifest["splits"]["train"]["samples"] for _, manifest in found.values()}
     plan: dict[str, Planned] = {}
-    for node in nodes:
-        plan[node.name] = _planned(node, store, before.get(node.name), plan)
+    for node in dag.build(config.stages, data_of):
+        planned = _planned(node, store, before.get(node.name), plan)
+        if isinstance(node.spec, Search) and all(plan[parent].state == "cached" for parent in node.parents):
+            tried, planned = _tried(planned, store, plan)
+            plan |= {trial.node.name: trial for trial in tried}
+        plan[node.name] = replace(planned, size=_size(node, samples))
     return store, list(plan.values())
+
+
+def _tried(search: Planned, store: Store, plan: Mapping[str, Planned]) -> tuple[list[Planned], Planned]:
+    """The trials of a search that are done already, and the search with a word on how far it is."""
+    node, parents = search.node, [plan[parent] for parent in search.node.parents]
+    manifests = {parent.node.name: parent.manifest for parent in parents if parent.manifest is not None}
+    try:
+        found = bisect(node, [parent.node for parent in parents], manifests, store.artefact)
+    except ChoiceError as error:
+        return [], replace(search, why=str(error))
+    trials = [Planned(trial, "cached", "done", manifests[trial.name]) for trial in found.tried]
+    if search.state == "run" and trials:
+        assert isinstance(node.spec, Search)
+        search = replace(search, why=f"{search.why}; {len(trials)} of at most {node.spec.trials} trials are done")
+    return trials, search
+
+
+def forced(plan: list[Planned], names: Sequence[str], store: Store) -> list[Planned]:
+    """The plan with the named stages to run though they are done; their artefacts are deleted. Raises ConfigError."""
+    _known(plan, names, "--force")
+    for planned in plan:
+        if planned.node.name in names:
+            store.folder.remove(planned.node.key)
+    return [
+        replace(p, state="run", why="asked for by --force", manifest=None) if p.node.name in names else p for p in plan
+    ]
+
+
+def wanted(plan: list[Planned], start: str | None, only: Sequence[str]) -> set[str]:
+    """Names of the stages to run: all, or `start` and those after it, or just `only`. Raises ConfigError."""
+    _known(plan, [start] if start else only, "--from" if start else "--only")
+    names = set(only) if only else {start} if start else {planned.node.name for planned in plan}
+    if start:
+        for planned in plan:
+            if names & set(planned.node.parents):
+                names.add(planned.node.name)
+    undone = {planned.node.name for planned in plan if planned.state != "cached"} - names
+    lacking = [(p.node.name, parent) for p in plan if p.node.name in names for parent in p.node.parents]
+    found = [
+        f"{name} needs {parent}, which is not done; run that first" for name, parent in lacking if parent in undone
+    ]
+    if found:
+        raise ConfigError("--from" if start else "--only", found)
+    return names
+
+
+def _known(plan: list[Planned], names: Sequence[str], option: str) -> None:
+    there = [planned.node.name for planned in plan]
+    unknown = [f"there is no stage {name!r}{like(name, there)}" for name in names if name not in there]
+    if unknown:
+        raise ConfigError(option, unknown)
 
 
 def outside(top: Top | None, data: Mapping[Path, Data], problems: Problems) -> None:
@@ -123,7 +208,9 @@ def _why(node: dag.Node, before: Mapping[str, Any] | None, plan: Mapping[str, Pl
 
 def _settings(node: dag.Node) -> dict[str, Any]:
     """All that a stage's key is made from, defaults spelt out: where its data lies is left aside."""
-    return node.spec.model_dump(mode="json", exclude={"data": {"source", "folder", "shards"}})
+    where = {"source", "folder", "shards"}
+    exclude: Any = {"stage": {"data": where}} if isinstance(node.spec, Search) else {"data": where}
+    return node.spec.model_dump(mode="json", exclude=exclude)
 
 
 def _origin(data: Data) -> tuple[str | None, str | None, str | None]:
@@ -145,7 +232,7 @@ def _resolve(data: Data, store: Store | None) -> tuple[str, dict[str, Any]]:
     return url, read_manifest(url)
 
 
-def _place(config: Config, name: str, setting: str) -> tuple[str | int, ...]:
-    """Where a stage's setting was given: by the stage itself or for all."""
-    at = ("stages", [stage.name for stage in config.stages].index(name), setting)
+def _place(config: Config, stage: Stage, setting: str) -> tuple[str | int, ...]:
+    """Where a stage's setting was given: by its entry or for all."""
+    at = ("stages", stage.number, setting)
     return at if at in config.lines else (setting,)

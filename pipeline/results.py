@@ -13,7 +13,7 @@ from pipeline.dag import Node
 from pipeline.plan import Planned
 from pipeline.store import Store
 
-State = Literal["cached", "done", "failed", "skipped", "resume", "run"]
+State = Literal["cached", "done", "failed", "skipped", "left out", "resume", "run"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Result:
     """|W - Z| / |W| before the final projection."""
     seconds: float | None = None
     artefact: str | None = None
+    chosen: str | None = None
+    """Of a choice: the stage whose result it took."""
     why: str | None = None
     """Of a stage that failed, was skipped or is not done."""
 
@@ -46,7 +48,13 @@ def result(
     metrics = manifest["metrics"]
     shown = ("rate", "nonzeros", "val_accuracy", "test_accuracy", "residual", "seconds")
     return Result(
-        node.name, node.spec.kind, node.key, state, **{k: metrics[k] for k in shown}, artefact=f"{store.url}/{node.key}"
+        node.name,
+        node.spec.kind,
+        node.key,
+        state,
+        **{k: metrics[k] for k in shown},
+        artefact=f"{store.url}/{node.key}",
+        chosen=manifest.get("chosen", {}).get("name"),
     )
 
 
@@ -78,7 +86,7 @@ def as_table(results: Iterable[Result]) -> Table:
             table.add_row(row.name, "", "", "", "", "", "", escape(f"{row.key} ({row.state}: {row.why})"))
             continue
         table.add_row(
-            row.name,
+            row.name if row.chosen is None else f"{row.name} = {row.chosen}",
             _number(row.rate, ".2f", "x"),
             _number(row.nonzeros, ","),
             _number(row.val_accuracy, ".2f"),

@@ -43,7 +43,7 @@ class View:
         residual = f"  residual {self._residuals[stage]:.3f}" if stage in self._residuals else ""
         line = (
             f"{stage}: {row['phase']} epoch {row['epoch']}/{row['epochs']}  loss {row['loss']:.4f}"
-            f"  val {row['val_accuracy']:.2f} %{residual}  {_clock(row['seconds_left'])} left"
+            f"  val {row['val_accuracy']:.2f} %{residual}  {clock(row['seconds_left'])} left"
         )
         self._show(stage, line, last=row["epoch"] == row["epochs"])
 
@@ -70,7 +70,8 @@ class View:
             self._live.update(Group(*(Text(line) for line in self._lines.values())))
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as `1:02:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,4 +1,4 @@
-"""An artefact's manifest, read and checked without torch: is this stage done?"""
+"""An artefact's manifest, read and checked without torch: is this stage done? And artefacts copied."""
 
 from __future__ import annotations
 
@@ -45,4 +45,17 @@ def verify(folder: Folder) -> dict[str, Any] | None:
         raise Damaged(f"{folder.url} lacks a file that its manifest lists: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{folder.url}/{MANIFEST} lacks {error}") from None
+    return manifest
+
+
+def take(source: Folder, folder: Folder, changes: dict[str, Any]) -> dict[str, Any]:
+    """Copy a finished artefact, with `changes` to its manifest. Returns the copy's. Raises Damaged."""
+    manifest = verify(source)
+    if manifest is None:
+        raise Damaged(f"{source.url} holds no finished artefact")
+    for name in manifest["files"]:
+        folder.write(name, source.read(name))
+    manifest |= changes
+    manifest["sha256"] = own_hash(manifest)
+    folder.write_json(MANIFEST, manifest)
     return manifest

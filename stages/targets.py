@@ -103,6 +103,8 @@ class Room:
     """Over several tensors together."""
     filled: frozenset[str]
     """Tensors whose set fills zeros again: those of low rank."""
+    rate: float
+    """Weights of the constrained tensors over those that may stay; 1 where none are constrained."""
 
 
 def check(spec: StageSpec) -> Room:
@@ -116,7 +118,10 @@ def check(spec: StageSpec) -> Room:
     most = {name: constraint.most(tuple(shapes[name])) for name, constraint in found.sets.items()}
     exact = frozenset(name for name in most if found.kinds[name] == ("cardinality",))
     filled = frozenset(name for name, kinds in found.kinds.items() if "lowrank" in kinds)
-    return Room(most, exact, tuple((budget.names, budget.total) for budget in found.budgets), filled)
+    size = sum(shapes[name].numel() for name in found.names)
+    stay = sum(most.values()) + sum(budget.total for budget in found.budgets)
+    budgets = tuple((budget.names, budget.total) for budget in found.budgets)
+    return Room(most, exact, budgets, filled, size / stay if stay else 1.0)
 
 
 def check_patterns(settings: Model, patterns: Mapping[int, str]) -> list[Problem]:

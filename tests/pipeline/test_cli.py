@@ -57,7 +57,8 @@ def test_the_flags_are_these() -> None:
         verb: [" ".join(action.option_strings) or action.dest for action in parser._actions]
         for verb, parser in verbs.choices.items()
     }
-    assert flags == {verb: ["-h --help", "config", "--set", "--json"] for verb in VERBS}
+    own = {"run": ["--from", "--only", "--force", "--keep-going"], "plan": ["--dot"]}
+    assert flags == {verb: ["-h --help", "config", "--set", "--json", *own.get(verb, [])] for verb in VERBS}
 
 
 def test_help_lists_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +147,8 @@ def test_a_plan_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     value = json.loads(capsys.readouterr().out)
     assert list(value) == ["run", "stages"]
     assert value["run"] == "tiny"
-    assert all(list(stage) == ["name", "key", "parents", "state", "why"] for stage in value["stages"])
+    fields = ["name", "kind", "key", "parents", "state", "why", "rate", "epochs", "steps", "estimated_seconds"]
+    assert all(list(stage) == fields for stage in value["stages"])
     by_name = {stage["name"]: stage for stage in value["stages"]}
     assert sorted(by_name) == ["dense", "half", "other", "v1.5-quarter"]
     assert (by_name["dense"]["state"], by_name["dense"]["why"]) == ("cached", "done")
@@ -154,15 +156,16 @@ def test_a_plan_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_plan_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A line a stage: name, key, state, reason."""
+    """A line a stage: name, key, state, rate, epochs, time by what is done already, reason."""
     finished(tmp_path, "dense")
     assert cli.main(["plan", str(config(tmp_path))]) == cli.DONE
-    rows = [row.split(maxsplit=3) for row in capsys.readouterr().out.splitlines()]
-    assert {row[0]: (row[2], row[3]) for row in rows} == {
-        "dense": ("cached", "done"),
-        "half": ("run", "not run yet"),
-        "v1.5-quarter": ("run", "not run yet"),
-        "other": ("run", "not run yet"),
+    head, *rows = [row.split() for row in capsys.readouterr().out.splitlines()]
+    assert head == ["stage", "key", "state", "rate", "epochs", "estimate", "why"]
+    assert {row[0]: (row[2], " ".join(row[3:])) for row in rows} == {
+        "dense": ("cached", "2.00x 2 done"),
+        "half": ("run", "2.00x 2 0:01 not run yet"),
+        "v1.5-quarter": ("run", "4.00x 2 0:01 not run yet"),
+        "other": ("run", "2.00x 2 0:01 not run yet"),
     }
 
 

@@ -124,24 +124,6 @@ def test_a_new_version_of_a_method_changes_keys(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("done", "begun", "ready"),
-    [
-        ([], [], ["dense"]),
-        ([], ["dense"], []),
-        (["dense"], ["dense"], ["half", "other"]),
-        (["dense"], ["dense", "half"], ["other"]),
-        (["dense", "half"], ["dense", "half"], ["other", "v1.5-quarter"]),
-        (["half"], ["half"], ["dense", "v1.5-quarter"]),
-        (NAMES, NAMES, []),
-    ],
-)
-def test_ready_is_what_waits_for_nothing(tmp_path: Path, done: list[str], begun: list[str], ready: list[str]) -> None:
-    """All parents done, and not begun."""
-    nodes = dag.build(loaded(tmp_path)[0].stages, data)
-    assert sorted(node.name for node in dag.ready(nodes, done, begun)) == ready
-
-
-@pytest.mark.parametrize(
     ("failed", "blocked"),
     [
         ([], []),

@@ -14,7 +14,7 @@ from pipeline.store import Store
 from tests.pipeline.common import artefact, loaded, manifest
 
 FIELDS = ["name", "kind", "key", "state", "rate", "nonzeros", "val_accuracy", "test_accuracy", "residual", "seconds"]
-FIELDS += ["artefact", "why"]
+FIELDS += ["artefact", "chosen", "why"]
 
 
 def shown(rows: list) -> list[str]:
@@ -46,6 +46,7 @@ def test_a_row_has_exactly_these_fields(tmp_path: Path) -> None:
         "residual": 0.125,
         "seconds": 12.5,
         "artefact": f"{tmp_path / 'store'}/{node.key}",
+        "chosen": None,
         "why": None,
     }
     said = {name: failed[name] for name in ("name", "kind", "key", "state", "why")}

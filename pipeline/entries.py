@@ -1,0 +1,275 @@
+"""The entries under `stages:`, read as stages: names, parents, settings. All that is wrong is noted with its place.
+
+What is said at the top of a file of a stage's settings (model, data, seed, ...) holds for every stage
+that does not say it itself.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.choices import Replace, Search, Select, shrunk
+from pipeline.dag import Work, cycle, in_order, trained
+from pipeline.problems import Problems, explained, like
+from pipeline.recipes import expand
+from pipeline.yamlfile import Path
+from stages.spec import KINDS, Model, PruneSpec, Settings, Spec, SpecError, StageSpec
+
+STAGE_OWN = ("name", "parent", "teacher", "ladder", "beam", "search")
+"""What a stage's entry says beside its settings; `teacher` is what `distill` learns from, if not the parent."""
+
+STAGE_WIDE = tuple(StageSpec.model_fields)
+"""Settings of a stage that may be given once for all of them."""
+
+CHOICES: dict[str, type[Select | Replace]] = {"select": Select, "replace": Replace}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage as configured: its name, its parents' names, its settings, the number of its entry in the file."""
+
+    name: str
+    parents: tuple[str, ...]
+    spec: Work
+    number: int
+
+
+def stages(raw: dict[str, Any], problems: Problems) -> list[Stage]:
+    """The stages of a file, those of ladders and beams among them; problems are noted."""
+    given = raw.get("stages")
+    if not isinstance(given, list) or not given:
+        problems.add(("stages",), "a list of stages is needed, with at least one")
+        return []
+    wide = {key: raw[key] for key in STAGE_WIDE if key in raw}
+    found: list[Stage] = []
+    parents: dict[str, tuple[str, ...]] = {}
+    numbers: dict[str, int] = {}
+    aliases: dict[str, str] = {}
+    for number, entry in enumerate(given):
+        at: Path = ("stages", number)
+        if not isinstance(entry, dict):
+            problems.add(at, "a stage is a mapping with `name` and `kind`")
+            continue
+        name = entry.get("name")
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            problems.add((*at, "name"), f"a name of letters, digits, '.', '_' and '-' is needed, not {name!r}")
+            entry = {**entry, "name": f"[{number}]"}
+        singles = [entry]
+        if "ladder" in entry or "beam" in entry:
+            expanded = expand(entry, at, problems)
+            if expanded is None:
+                aliases[entry["name"]] = ""
+                continue
+            singles = expanded.entries
+            aliases[entry["name"]] = expanded.last
+        for single in singles:
+            name = single["name"]
+            if name in numbers or name in aliases:
+                where = f", stages[{numbers[name]}]" if name in numbers else ""
+                problems.add((*at, "name"), f"there is a stage {name!r} already{where}")
+                name = f"[{number}]"
+            numbers[name], parents[name] = number, _parents(single, at, problems)
+            spec = _work(single, wide, number, problems)
+            if spec is not None:
+                found.append(Stage(name, parents[name], spec, number))
+    parents = {name: tuple(aliases.get(p) or p for p in of) for name, of in parents.items()}
+    for name, of in parents.items():
+        entry = given[numbers[name]]
+        for role, parent in zip(_roles(entry), of, strict=False):
+            if parent not in parents and parent not in aliases:
+                known = [known for known in (*parents, *aliases) if known != name]
+                problems.add(("stages", numbers[name], *role), f"there is no stage {parent!r}{like(parent, known)}")
+    loop = cycle({name: tuple(p for p in of if p in parents) for name, of in parents.items()})
+    if loop:
+        problems.add(("stages", numbers[loop[0]], "parent"), f"the stages form a cycle: {' -> '.join(loop)}")
+    found = [Stage(stage.name, parents[stage.name], stage.spec, stage.number) for stage in found]
+    for stage in found:
+        _targets(stage, set(given[stage.number]), problems)
+    if not problems.found:
+        _networks(found, problems)
+    if not problems.found:
+        _shrinking(found, problems)
+    return found
+
+
+def _roles(entry: dict[str, Any]) -> list[Path]:
+    """Where an entry names its parents, in the order of a stage's parents."""
+    if isinstance(entry.get("parents"), list):
+        return [("parents", number) for number in range(len(entry["parents"]))]
+    return [("parent",), ("teacher",)]
+
+
+def _parents(entry: dict[str, Any], at: Path, problems: Problems) -> tuple[str, ...]:
+    """The parent and, if there is one, the teacher, or those to choose from; what is wrong with them is noted."""
+    if entry.get("kind") in CHOICES:
+        given = entry.get("parents")
+        if not isinstance(given, list) or len(given) < 2 or not all(isinstance(name, str) for name in given):
+            problems.add((*at, "parents"), f"a list of two or more stages to choose from is needed, not {given!r}")
+            return ()
+        return tuple(given)
+    given = {role: entry.get(role) for role in ("parent", "teacher")}
+    for role, name in given.items():
+        if name is not None and not isinstance(name, str):
+            problems.add((*at, role), f"the name of a stage is needed, not {name!r}")
+            given[role] = None
+    if entry.get("kind") in ("prune", "quantize") and entry.get("parent") in (None, ""):
+        problems.add(at, f"a {entry['kind']} needs a `parent`: the stage whose network it starts from")
+    if given["teacher"] and not entry.get("distill"):
+        problems.add((*at, "teacher"), "a teacher is for a stage with `distill`, and this one has none")
+    if not given["parent"]:
+        return ()
+    return (given["parent"], given["teacher"]) if given["teacher"] else (given["parent"],)
+
+
+def _work(entry: dict[str, Any], wide: dict[str, Any], number: int, problems: Problems) -> Work | None:
+    """What a single stage does; None where its settings are not sound on their own."""
+    at: Path = ("stages", number)
+    kind = entry.get("kind")
+    if isinstance(kind, str) and kind in CHOICES:
+        settings = {key: value for key, value in entry.items() if key not in ("name", "parents")}
+        choice: Work | None = _checked(CHOICES[kind], settings, at, ("name", "parents"), problems)
+        return choice
+    settings = {key: value for key, value in entry.items() if key not in STAGE_OWN}
+    spec = _spec({**wide, **settings}, set(settings), at, problems)
+    if spec is None:
+        _rest(number, {**wide, **settings}, set(settings), problems)
+    if "search" not in entry:
+        return spec
+    if not isinstance(entry["search"], dict):
+        problems.add(
+            (*at, "search"), f"a mapping with `tolerance`, `trials` and `most` is needed, not {entry['search']!r}"
+        )
+        return None
+    if spec is None:
+        return None
+    if not isinstance(spec, PruneSpec):
+        problems.add((*at, "search"), f"a search is of prune stages, not of a {spec.kind}")
+        return None
+    search: Search | None = _checked(
+        Search, {"kind": "search", "stage": spec, **entry["search"]}, (*at, "search"), (), problems
+    )
+    return search
+
+
+def _checked(
+    model: type[Settings], settings: dict[str, Any], at: Path, also: tuple[str, ...], problems: Problems
+) -> Any:
+    """The settings as a value of `model`, or None and problems noted."""
+    try:
+        return model.model_validate(settings)
+    except ValidationError as error:
+        for path, text in explained(error, model, also=also):
+            problems.add(at if path == ("stage",) else (*at, *path), text)
+        return None
+
+
+def _spec(settings: dict[str, Any], own: set[str], at: Path, problems: Problems) -> Spec | None:
+    kind = settings.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        problems.add((*at, "kind"), f"must be one of {', '.join(KINDS)}, not {kind!r}")
+        return None
+    try:
+        spec: Spec = TypeAdapter(Spec).validate_python(settings)
+    except ValidationError as error:
+        # The discriminator's value leads each path; what all stages share is wrong at the top only.
+        for inner, text in explained(error, KINDS[kind], skip=1, also=STAGE_OWN):
+            shared = inner and inner[0] in STAGE_WIDE and inner[0] not in own and text != "is missing"
+            problems.add(inner if shared else (*at, *inner), text)
+        return None
+    return spec
+
+
+def _targets(stage: Stage, own: set[str], problems: Problems) -> None:
+    from stages.targets import check
+
+    spec = stage.spec
+    for one in [spec.stage, shrunk(spec.stage, spec.most)] if isinstance(spec, Search) else [trained(spec)]:
+        try:
+            if one is not None:
+                check(one)
+        except SpecError as error:
+            if isinstance(spec, Search) and one is not spec.stage:
+                error.problems = [
+                    (path, f"{text} (at the search's factor {spec.most:g})") for path, text in error.problems
+                ]
+            _add(stage.number, error.problems, own, problems)
+            return
+
+
+def _rest(number: int, settings: dict[str, Any], own: set[str], problems: Problems) -> None:
+    """What else is wrong with a stage whose settings are not sound: its model's name, its patterns."""
+    from stages.targets import check_patterns
+
+    try:
+        model = Model.model_validate(settings.get("model"))
+    except ValidationError:
+        return
+    entries = settings.get("constraints")
+    entries = entries if isinstance(entries, list) else []
+    tensors = {n: entry.get("tensors") for n, entry in enumerate(entries) if isinstance(entry, dict)}
+    try:
+        found = check_patterns(model, {n: pattern for n, pattern in tensors.items() if isinstance(pattern, str)})
+    except SpecError as error:
+        found = error.problems
+    _add(number, found, own, problems)
+
+
+def _add(number: int, found: list[tuple[Path, str]], own: set[str], problems: Problems) -> None:
+    """Note what is wrong with a stage's settings: with its own, or with what is given for all at the top."""
+    for path, text in found:
+        shared = path[0] in STAGE_WIDE and path[0] not in own
+        problems.add(path if shared else ("stages", number, *path), text)
+
+
+def _networks(found: list[Stage], problems: Problems) -> None:
+    """A stage starts from its parent's network, so it can't name another; and a choice is among equals."""
+    models: dict[str, Model] = {}
+    for stage in _in_order(found):
+        of = {parent: models[parent] for parent in stage.parents}
+        spec = trained(stage.spec)
+        models[stage.name] = spec.model if spec is not None else of[stage.parents[0]]
+        for parent, other in of.items():
+            if models[stage.name] != other:
+                text = f"its parent {parent} has another: {other.name}, {other.classes} classes"
+                problems.add(("stages", stage.number, "model"), text)
+
+
+def _shrinking(found: list[Stage], problems: Problems) -> None:
+    """Without regrowth, a prune can't ask for more weights than its ancestors can leave."""
+    from stages.targets import check
+
+    left: dict[str, dict[str, int]] = {}
+    for stage in _in_order(found):
+        spec = trained(stage.spec)
+        if spec is None:
+            options = [left[parent] for parent in stage.parents]
+            shared = set.intersection(*(set(one) for one in options))
+            left[stage.name] = {name: max(one[name] for one in options) for name in shared}
+            continue
+        before = left[stage.parents[0]] if stage.parents else {}
+        room = check(spec)
+        if isinstance(spec, PruneSpec) and not spec.regrow:
+            asked = [((name,), room.tensors[name]) for name in sorted(room.exact)] + list(room.budgets)
+            for names, k in asked:
+                there = sum(before.get(name, k) for name in names)
+                if k > there:
+                    text = f"asks for {k} weights in {', '.join(names)}, but {stage.parents[0]} leaves only {there}"
+                    problems.add(("stages", stage.number, "constraints"), f"{text}; set `regrow: true` or keep fewer")
+            for name in sorted(n for n in room.filled if before.get(n, room.tensors[n]) < room.tensors[n]):
+                text = f"low rank would fill the zeros that {stage.parents[0]} left in {name}"
+                problems.add(("stages", stage.number, "constraints"), f"{text}; leave it out, or set `regrow: true`")
+        bounds = dict(room.tensors) | {name: k for names, k in room.budgets for name in names}
+        if isinstance(spec, PruneSpec) and spec.regrow:
+            left[stage.name] = {**before, **bounds}
+        else:
+            left[stage.name] = before | {name: min(k, before.get(name, k)) for name, k in bounds.items()}
+
+
+def _in_order(found: list[Stage]) -> list[Stage]:
+    """Parents before children."""
+    by_name = {stage.name: stage for stage in found}
+    return [by_name[name] for name in in_order({stage.name: stage.parents for stage in found})]
