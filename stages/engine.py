@@ -105,11 +105,12 @@ class Engine:
         self.zero = settings.zero
         self.accumulate = settings.accumulate
         self.world = dist.get_world_size()
+        offload = {"offload_optimizer": {"device": "cpu"}} if settings.offload else {}
         config = {
             # Ranks may get batches of unequal size (stages.train weighs them); DeepSpeed needs some number.
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": settings.accumulate,
-            "zero_optimization": {"stage": settings.zero},
+            "zero_optimization": {"stage": settings.zero} | offload,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
             "gradient_clipping": optimizer.clip,
@@ -121,6 +122,7 @@ class Engine:
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=self.optimizer, config=config, dist_init_required=False
         )
+        self.optimizer.device = self.engine.device
         self.module: nn.Module = self.engine.module
         self.parameters = dict(self.module.named_parameters())
         self.buffers = {name: b for name, b in self.module.named_buffers() if name in self.module.state_dict()}

@@ -42,6 +42,8 @@ class ProximalOptimizer(torch.optim.Optimizer):
         self.rho = 0.0
         self.holding = False
         self.sharing = 0
+        self.device = torch.device("cpu")
+        """Where collectives run: offloaded parameters are not there."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -74,14 +76,16 @@ class ProximalOptimizer(torch.optim.Optimizer):
 
     def _share(self, params: list[Tensor]) -> None:
         """Replace each gradient by its cluster's mean over all ranks: the projection onto what may move."""
-        sums = torch.zeros(2, self.sharing + 1, device=params[0].device if params else None)
+        sums = torch.zeros(2, self.sharing + 1, device=params[0].device if params else self.device)
         codes = [self.state[p]["hold"].long() for p in params]
         grads = [p.grad for p in params if p.grad is not None]
         for grad, code in zip(grads, codes, strict=True):
             sums[0].index_add_(0, code.flatten(), grad.flatten())
             sums[1].index_add_(0, code.flatten(), torch.ones_like(grad).flatten())
         if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(sums)
+            whole = sums.to(self.device)
+            dist.all_reduce(whole)
+            sums = whole.to(sums.device)
         means = sums[0] / sums[1].clamp(min=1)
         means[0] = 0.0
         for grad, code in zip(grads, codes, strict=True):

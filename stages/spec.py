@@ -334,12 +334,21 @@ class Engine(Settings):
 
     zero: Literal[0, 1, 2, 3] = 1
     """DeepSpeed's ZeRO stage."""
+    offload: bool = False
+    """Keep the optimizer's state, Z and U among it, in the host's memory and step there (DeepSpeed's
+    `offload_optimizer` to the CPU): less GPU memory, slower steps. Needs `zero` 1 to 3."""
     accumulate: int = Field(default=1, ge=1)
     """Micro-batches per optimizer step and rank: less memory, the same step."""
     checkpoint_steps: int | None = Field(default=None, ge=1)
     """Checkpoint also within epochs, every so many steps; each epoch ends with one in any case."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of each rank; by default what the rank was given."""
+
+    @model_validator(mode="after")
+    def _sharded(self) -> Engine:
+        if self.offload and self.zero == 0:
+            raise ValueError("`offload` moves what ZeRO shards: it needs `zero` 1, 2 or 3; leave one of the two out")
+        return self
 
 
 class Parent(Settings):

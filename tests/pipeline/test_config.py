@@ -87,6 +87,9 @@ VALUES = {
     "no constraints": Bad("\n      - " + HALF, " []", "constraints: []", "stages[1].constraints", "at least 1"),
     "two origins": Bad("{shards:", "{source: digits, shards:", "source", "data", "give either `source`"),
     "unknown data set": Bad("{shards:", "{source: nist, shards:", "nist", "data.source", "'digits' or 'mnist'"),
+    "offload of nothing": Bad(
+        "name: tiny", "name: tiny\nengine: {zero: 0, offload: true}", "engine:", "engine", "needs `zero` 1, 2 or 3"
+    ),
     "unknown model": Bad("digits_cnn", "digits", "name: digits}", "model.name", "there are digits_cnn, lenet5"),
     "a stage's unknown model": Bad(
         TRAIN, TRAIN + "    model: {name: nonet}\n", "nonet", "stages[0].model.name", "there is no model 'nonet'"

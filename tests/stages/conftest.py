@@ -23,6 +23,9 @@ from stages.targets import Targets
 MakeEngine = Callable[..., Engine]
 MakeTask = Callable[..., Task]
 
+PLACES = [(zero, offload) for zero in (0, 1, 2, 3) for offload in (False, True) if zero or not offload]
+"""Every ZeRO stage, and whether its optimizer state is kept on the host."""
+
 
 def small_net(seed: int = 0) -> nn.Module:
     """Two linear layers with batch normalisation between them: weights, biases and buffers.

@@ -14,7 +14,7 @@ from stages.engine import Engine
 from stages.files import Folder
 from stages.optimizer import STATE
 from stages.spec import Optimizer
-from tests.stages.conftest import MakeEngine, small_net, step
+from tests.stages.conftest import PLACES, MakeEngine, small_net, step
 
 SGD = Optimizer(name="sgd", momentum=0.9)
 ADAM = Optimizer(name="adam", weight_decay=0.01)
@@ -68,12 +68,12 @@ def newest(folder: Path, rank: int = 0, world: int = 1) -> str | None:
     return Checkpoints(Folder(str(folder)), rank, world).newest()
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize(("zero", "offload"), PLACES)
 @pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=["sgd", "adam"])
 def test_a_new_engine_goes_on_to_the_same_bits(
-    make_engine: MakeEngine, tmp_path: Path, zero: int, optimizer: Optimizer
+    make_engine: MakeEngine, tmp_path: Path, zero: int, offload: bool, optimizer: Optimizer
 ) -> None:
-    first = make_engine(optimizer=optimizer, zero=zero)
+    first = make_engine(optimizer=optimizer, zero=zero, offload=offload)
     prepare(first)
     checkpoints = Checkpoints(Folder(str(tmp_path)), 0, 1)
     checkpoints.save(first, PROGRESS)
@@ -81,7 +81,7 @@ def test_a_new_engine_goes_on_to_the_same_bits(
     assert int(saved["count"]) == (3 if optimizer.name == "adam" else 0)
     step(first, 50)  # while the checkpoint is being written
     checkpoints.wait()
-    second = make_engine(small_net(seed=9), optimizer=optimizer, zero=zero)
+    second = make_engine(small_net(seed=9), optimizer=optimizer, zero=zero, offload=offload)
     found = newest(tmp_path)
     assert found == "step-00000040/1"
     assert Checkpoints(Folder(str(tmp_path)), 0, 1).load(found, second) == PROGRESS

@@ -9,7 +9,7 @@ from torch import Tensor
 from stages.engine import Engine, parameter_groups
 from stages.optimizer import STATE
 from stages.spec import Optimizer
-from tests.stages.conftest import MakeEngine, small_net, step
+from tests.stages.conftest import PLACES, MakeEngine, small_net, step
 
 ZERO = pytest.mark.parametrize("zero", [0, 1, 2, 3])
 SHAPES = {name: p.shape for name, p in small_net().named_parameters()}
@@ -217,11 +217,13 @@ def test_groups_say_what_is_done_to_each_parameter() -> None:
     assert [[by_id[id(p)] for p in g["params"]] for g in free if g["weight_decay"]] == [["0.weight", "3.weight"]]
 
 
-@ZERO
+@pytest.mark.parametrize(("zero", "offload"), PLACES)
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
-def test_a_gradient_that_is_not_finite_moves_nothing(make_engine: MakeEngine, zero: int, bad: float) -> None:
+def test_a_gradient_that_is_not_finite_moves_nothing(
+    make_engine: MakeEngine, zero: int, offload: bool, bad: float
+) -> None:
     """The step is refused and says so; all parameters are as they were."""
-    engine = make_engine(zero=zero)
+    engine = make_engine(zero=zero, offload=offload)
     step(engine, 0)
     before = {name: engine.get(name) for name in engine.parameters}
     logits = engine.forward(torch.randn(4, 6))

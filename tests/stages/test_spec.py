@@ -136,6 +136,16 @@ def test_data_settings_that_contradict_are_refused(data: dict[str, Any], message
         Data.model_validate(data)
 
 
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_only_what_is_sharded_can_be_offloaded(zero: int) -> None:
+    assert Engine.model_validate({"zero": zero}).offload is False
+    if zero:
+        assert Engine.model_validate({"zero": zero, "offload": True}).offload is True
+        return
+    with pytest.raises(ValidationError, match="`offload` moves what ZeRO shards: it needs `zero` 1, 2 or 3"):
+        Engine.model_validate({"zero": zero, "offload": True})
+
+
 def test_a_task_survives_json() -> None:
     task = Task.model_validate(
         {"name": "n", "key": "k", "store": "s", "spec": PRUNE, "shards": "x", "data_digest": "d", "engine": {"zero": 3}}

@@ -20,7 +20,7 @@ from stages.measure import measure
 from stages.spec import SpecError, Task
 from stages.stage import run_stage
 from stages.train import NonFinite, Stretch, learning_rate, stretches
-from tests.stages.conftest import MakeTask
+from tests.stages.conftest import PLACES, MakeTask
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 
@@ -263,13 +263,16 @@ def test_a_damaged_checkpoint_costs_time_and_no_bits(make_task: MakeTask) -> Non
     same_bytes(task, whole)
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize(("zero", "offload"), PLACES)
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_how_the_work_is_done_does_not_change_what_comes_out(make_task: MakeTask, zero: int, accumulate: int) -> None:
+def test_how_the_work_is_done_does_not_change_what_comes_out(
+    make_task: MakeTask, zero: int, offload: bool, accumulate: int
+) -> None:
     """To rounding; on a network without batch statistics, whose micro-batches would differ."""
     spec = prune() | {"batch": 80, "optimizer": {"name": "sgd"}}
     expected = run(make_task(spec, "one", model="digits_cnn", zero=1))
-    got = run(make_task(spec, "other", model="digits_cnn", zero=zero, accumulate=accumulate))
+    placed = {"zero": zero, "offload": offload, "accumulate": accumulate}
+    got = run(make_task(spec, "other", model="digits_cnn", **placed))
     assert nonzeros(got.network) == nonzeros(expected.network)
     for name, mask in expected.holds.items():
         assert float((mask == got.holds[name]).float().mean()) > 0.998, name

@@ -21,7 +21,7 @@ from stages.engine import Engine, join
 from stages.spec import Engine as EngineSettings
 from stages.spec import Optimizer
 from stages.targets import Targets
-from tests.stages.conftest import MakeEngine, held_to
+from tests.stages.conftest import PLACES, MakeEngine, held_to
 
 NAMES = ("0.weight", "2.weight")
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -38,8 +38,10 @@ WAYS = [
     if scope == "tensor" or clip == 0.5
 ]
 """Optimizer, clip, targets."""
-CARRIED_OUT = list(itertools.product((0, 1, 2, 3), (1, 2)))
-"""ZeRO stage, micro-batches."""
+CARRIED_OUT = [(zero, offload, accumulate) for zero, offload in PLACES for accumulate in (1, 2)]
+"""ZeRO stage, whether offloaded, micro-batches."""
+OFFLOADS = {0: "", 1: "cpu_offload", 2: "cpu_offload", 3: "offload_optimizer"}
+"""What DeepSpeed's optimizer calls it that its state is on the host."""
 
 
 def net() -> nn.Module:
@@ -126,14 +128,23 @@ def alone(one_rank: None) -> dict[tuple[str, float, str], dict[str, Tensor]]:
     return found
 
 
-@pytest.mark.parametrize(("zero", "accumulate"), CARRIED_OUT)
+@pytest.mark.parametrize(("zero", "offload", "accumulate"), CARRIED_OUT)
 @pytest.mark.parametrize(("name", "clip", "scope"), WAYS)
 def test_one_rank(
-    make_engine: MakeEngine, alone: dict, name: str, clip: float, scope: str, zero: int, accumulate: int
+    make_engine: MakeEngine,
+    alone: dict,
+    name: str,
+    clip: float,
+    scope: str,
+    zero: int,
+    offload: bool,
+    accumulate: int,
 ) -> None:
-    engine = make_engine(net(), set(NAMES), optimizer=optimizer(name, clip), zero=zero, accumulate=accumulate)
+    placed = {"zero": zero, "offload": offload, "accumulate": accumulate}
+    engine = make_engine(net(), set(NAMES), optimizer=optimizer(name, clip), **placed)
+    assert bool(getattr(engine.engine.optimizer, OFFLOADS[zero], False)) is offload
     found = solve(engine, TARGETS[scope])
-    same(found, alone[name, clip, scope], (zero, accumulate))
+    same(found, alone[name, clip, scope], placed)
     if scope == "global":
         assert sum(float(found[f"kept1/{n}"]) for n in NAMES) == 80
         assert sum(float(found[f"mask/{n}"].sum()) for n in NAMES) == 80
@@ -146,12 +157,12 @@ def test_clipping_changes_what_is_found(alone: dict) -> None:
     assert not torch.allclose(alone["sgd", 0.0, "tensor"]["W/0.weight"], alone["sgd", 0.5, "tensor"]["W/0.weight"])
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize(("zero", "offload"), PLACES)
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_the_penalty_counts_once_a_step(make_engine: MakeEngine, zero: int, accumulate: int) -> None:
+def test_the_penalty_counts_once_a_step(make_engine: MakeEngine, zero: int, offload: bool, accumulate: int) -> None:
     """W moves by lr rho (W - target) at a loss without gradient, whatever the accumulation and the clipping."""
     plain = Optimizer(name="sgd", momentum=0.0, clip=0.1)
-    engine = make_engine(net(), set(NAMES), optimizer=plain, zero=zero, accumulate=accumulate)
+    engine = make_engine(net(), set(NAMES), optimizer=plain, zero=zero, offload=offload, accumulate=accumulate)
     before = {name: engine.get(name) for name in NAMES}
     for name in NAMES:
         engine.set(name, before[name] - 1.0, "target")
@@ -163,14 +174,16 @@ def test_the_penalty_counts_once_a_step(make_engine: MakeEngine, zero: int, accu
         torch.testing.assert_close(engine.get(name), before[name] - 0.2, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
-def test_bf16_finds_nearly_the_same_masks(make_engine: MakeEngine, zero: int) -> None:
+@pytest.mark.parametrize(("zero", "offload"), PLACES)
+def test_bf16_finds_nearly_the_same_masks(make_engine: MakeEngine, zero: int, offload: bool) -> None:
     """More than 99 % of entries; W, Z and U stay in fp32."""
     masks = []
     for precision in ("fp32", "bf16"):
         torch.manual_seed(0)
         wide = nn.Sequential(nn.Linear(9, 200), nn.Tanh(), nn.Linear(200, 50), nn.Tanh(), nn.Linear(50, 3))
-        engine = make_engine(wide, set(NAMES), optimizer=optimizer("sgd"), precision=precision, zero=zero)
+        engine = make_engine(
+            wide, set(NAMES), optimizer=optimizer("sgd"), precision=precision, zero=zero, offload=offload
+        )
         found = solve(engine, held_to({"0.weight": Cardinality(180), "2.weight": Cardinality(1000)}))
         masks.append({name: found[f"mask/{name}"] for name in NAMES})
         w, u = found["W/2.weight"], found["U/2.weight"]
@@ -182,11 +195,11 @@ def test_bf16_finds_nearly_the_same_masks(make_engine: MakeEngine, zero: int) ->
     assert not all(torch.equal(masks[0][name], torch.ones_like(masks[0][name])) for name in NAMES)
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
-def test_shared_values_train_alike(make_engine: MakeEngine, zero: int) -> None:
+@pytest.mark.parametrize(("zero", "offload"), PLACES)
+def test_shared_values_train_alike(make_engine: MakeEngine, zero: int, offload: bool) -> None:
     """Under every ZeRO stage; each tensor keeps its number of values."""
     expected = cluster(make_engine(net(), set(NAMES), optimizer=optimizer("adamw"), zero=0))
-    got = cluster(make_engine(net(), set(NAMES), optimizer=optimizer("adamw"), zero=zero))
+    got = cluster(make_engine(net(), set(NAMES), optimizer=optimizer("adamw"), zero=zero, offload=offload))
     same(got, expected, zero)
     for name in NAMES:
         assert len(torch.unique(got[name])) == 5
@@ -196,16 +209,16 @@ def rank_main(rank: int, rendezvous: str, folder: str) -> None:
     """One of two ranks: every combination, one after another; both write what they found."""
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     join(threads=1)
-    for (name, clip, scope), (zero, accumulate) in itertools.product(WAYS, CARRIED_OUT):
-        placed = EngineSettings.model_validate({"zero": zero, "accumulate": accumulate})
+    for (name, clip, scope), (zero, offload, accumulate) in itertools.product(WAYS, CARRIED_OUT):
+        placed = EngineSettings.model_validate({"zero": zero, "offload": offload, "accumulate": accumulate})
         engine = Engine(net(), set(NAMES), set(), optimizer(name, clip), "fp32", placed)
         found = {key: value.contiguous() for key, value in solve(engine, TARGETS[scope]).items()}
-        safetensors.torch.save_file(found, f"{folder}/{name}-{clip}-{scope}-{zero}-{accumulate}-{rank}")
+        safetensors.torch.save_file(found, f"{folder}/{name}-{clip}-{scope}-{zero}-{offload}-{accumulate}-{rank}")
         engine.close()
-    for zero in range(4):
-        placed = EngineSettings.model_validate({"zero": zero})
+    for zero, offload in PLACES:
+        placed = EngineSettings.model_validate({"zero": zero, "offload": offload})
         engine = Engine(net(), set(NAMES), set(), optimizer("adamw"), "fp32", placed)
-        safetensors.torch.save_file(cluster(engine), f"{folder}/clusters-{zero}-{rank}")
+        safetensors.torch.save_file(cluster(engine), f"{folder}/clusters-{zero}-{offload}-{rank}")
         engine.close()
     dist.destroy_process_group()
 
@@ -221,11 +234,11 @@ def test_two_ranks(tmp_path: Path, alone: dict, make_engine: MakeEngine) -> None
             assert torch.equal(value, other[key]), (stem, key)
         return one
 
-    for (name, clip, scope), (zero, accumulate) in itertools.product(WAYS, CARRIED_OUT):
-        stem = f"{name}-{clip}-{scope}-{zero}-{accumulate}"
+    for (name, clip, scope), (zero, offload, accumulate) in itertools.product(WAYS, CARRIED_OUT):
+        stem = f"{name}-{clip}-{scope}-{zero}-{offload}-{accumulate}"
         same(found(stem), alone[name, clip, scope], stem)
     expected = cluster(make_engine(net(), set(NAMES), optimizer=optimizer("adamw"), zero=0))
-    for zero in range(4):
-        got = found(f"clusters-{zero}")
-        same(got, expected, f"clusters-{zero}")
+    for zero, offload in PLACES:
+        got = found(f"clusters-{zero}-{offload}")
+        same(got, expected, f"clusters-{zero}-{offload}")
         assert all(len(torch.unique(got[name])) == 5 for name in NAMES)
