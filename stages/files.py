@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import posixpath
+import time
 import uuid
 from typing import Any
 
@@ -27,6 +28,13 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
+EXCLUSIVE = {"s3", "s3a", "gs", "gcs", "memory"}
+"""Protocols whose filesystems can create a file that must not be there yet. On others, the last of several
+simultaneous writers is found by looking again."""
+SETTLING = 2.0
+"""Seconds after which such writers look."""
+
+
 class Folder:
     """A folder on an fsspec filesystem. Paths are relative to it, with `/` between their parts."""
 
@@ -34,6 +42,8 @@ class Folder:
         self.url = url.rstrip("/") or "/"
         self.fs, self.root = fsspec.core.url_to_fs(self.url)
         self.local = isinstance(self.fs, LocalFileSystem)
+        protocols = (self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol
+        self._exclusive = not EXCLUSIVE.isdisjoint(protocols)
 
     @property
     def absolute(self) -> str:
@@ -73,6 +83,32 @@ class Folder:
         finally:
             if os.path.exists(aside):
                 os.unlink(aside)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write all of a file if there is none; whether it is ours now. `data` must be like no other writer's."""
+        target = self.path(path)
+        if self.local:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            try:
+                with open(target, "xb") as file:
+                    file.write(data)
+            except FileExistsError:
+                return False
+            except OSError:
+                os.unlink(target)
+                raise
+            return True
+        if self.exists(path):
+            return False
+        try:
+            self.fs.pipe_file(target, data, mode="create" if self._exclusive else "overwrite")
+        except OSError:
+            # Somebody else's is there; or ours is, and only the answer to our first attempt was lost.
+            if not self.exists(path):
+                raise
+        if not self._exclusive:
+            time.sleep(SETTLING)
+        return self.read(path) == data
 
     def write_json(self, path: str, value: Any) -> None:
         """Write a value as indented JSON."""
