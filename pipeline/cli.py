@@ -16,6 +16,7 @@ from rich.console import Console
 from pipeline import plan as planning
 from pipeline import planview
 from pipeline.config import Config, Top, load
+from pipeline.lock import Held
 from pipeline.problems import ConfigError, Problems
 from pipeline.results import Result, as_json, as_table, status
 from pipeline.store import Store
@@ -76,10 +77,12 @@ def _run_options(verb: argparse.ArgumentParser) -> None:
     some.add_argument("--from", dest="start", metavar="STAGE", help=text)
     text = "only this stage; what is before it must be done; may be repeated"
     some.add_argument("--only", metavar="STAGE", action="append", default=[], help=text)
-    text = "run this stage though it is done: its artefact is deleted first; may be repeated"
+    text = "run this stage though it is done: its artefact is deleted when its turn comes; may be repeated"
     verb.add_argument("--force", metavar="STAGE", action="append", default=[], help=text)
     text = "after a failure, go on with what does not depend on the stage that failed"
     verb.add_argument("--keep-going", action="store_true", help=text)
+    text = "if a run of this name is going on in this store, wait for its end instead of refusing"
+    verb.add_argument("--wait", action="store_true", help=text)
 
 
 def _prepared(options: argparse.Namespace) -> tuple[Config, Problems, Store, list[planning.Planned]]:
@@ -111,7 +114,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     from pipeline import driver
 
     config, problems, store, plan = _prepared(options)
-    plan = planning.forced(plan, options.force, store)
+    plan = planning.forced(plan, options.force)
     wanted = planning.wanted(plan, options.start, options.only)
     waiting = [planned for planned in plan if planned.state != "cached" and planned.node.name in wanted]
     results: list[Result]
@@ -125,7 +128,12 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         for planned in waiting:
             view.note(f"  {planned.node.name}: {planned.state} ({planned.why})")
         try:
-            results = driver.run(config, plan, store, logs, view, wanted, options.keep_going)
+            results = driver.run(
+                config, plan, store, logs, view, wanted, options.force, options.keep_going, options.wait
+            )
+        except Held as held:
+            view.note(f"{config.top.name} is not started: {held}; `--wait` waits for its end")
+            return FAILED
         except ClusterError as error:
             problems.add(("cluster",), str(error))
             problems.stop()

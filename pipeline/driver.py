@@ -15,9 +15,11 @@ import stages
 from cluster.failures import Failure, Policy, decide
 from cluster.lanes import Event, Lanes, Shape
 from cluster.monitor import Monitor
+from cluster.session import ClusterError
 from pipeline import dag
 from pipeline.choices import ChoiceError, Replace, Search, Select, option, replace, select
 from pipeline.config import Config
+from pipeline.lock import Locks, run_lock, stage_lock
 from pipeline.plan import Planned
 from pipeline.results import Result, result
 from pipeline.search import bisect
@@ -36,20 +38,26 @@ def run(
     logs: Path,
     view: View,
     wanted: Collection[str] | None = None,
+    force: Collection[str] = (),
     keep_going: bool = False,
+    wait: bool = False,
 ) -> list[Result]:
-    """Carry out a plan, or the stages of it that are `wanted`; one row a stage. Raises cluster.lanes.ClusterError.
+    """Carry out a plan, or the stages of it that are `wanted`; one row a stage.
 
-    After a failure nothing new is begun, or with `keep_going` only what does not depend on what failed.
+    What is in `force` was planned to run though it is done: its artefact is deleted when its turn comes. After a
+    failure nothing new is begun, or with `keep_going` only what does not depend on what failed. Another driver
+    of the same name is waited for with `wait`. Raises cluster.lanes.ClusterError and pipeline.lock.Held.
     """
     names = {p.node.name for p in plan} if wanted is None else set(wanted)
     if all(planned.state == "cached" for planned in plan if planned.node.name in names):
         return [result(p.node, "cached" if p.manifest else "left out", store, p.manifest) for p in plan]
-    run = _Run(config, plan, store, logs, view, names, keep_going)
-    try:
-        run.to_the_end()
-    finally:
-        run.close()
+    with Locks(store.folder, config.top.name) as locks:
+        locks.take(run_lock(config.top.name), wait)
+        run = _Run(config, plan, store, logs, view, locks, names, force, keep_going)
+        try:
+            run.to_the_end()
+        finally:
+            run.close()
     return run.results()
 
 
@@ -76,17 +84,21 @@ class _Run:
         store: Store,
         logs: Path,
         view: View,
+        locks: Locks,
         wanted: Collection[str],
+        force: Collection[str],
         keep_going: bool,
     ) -> None:
-        self.config, self.store, self.view = config, store, view
-        self.wanted, self.keep_going = wanted, keep_going
+        self.config, self.store, self.view, self.locks = config, store, view, locks
+        self.wanted, self.force, self.keep_going = wanted, force, keep_going
         self.nodes = {p.node.name: p.node for p in plan}
         self.done: dict[str, Mapping[str, Any]] = {p.node.name: p.manifest for p in plan if p.manifest is not None}
         self.order = TopologicalSorter({name: node.parents for name, node in self.nodes.items()})
         self.order.prepare()
         self.active: dict[str, dag.Node] = {}
         """On the lanes, by key."""
+        self.elsewhere: dict[str, dag.Node] = {}
+        """At work in another run, by key."""
         self.same: dict[str, list[dag.Node]] = {}
         """Stages that wait for another one of the same key."""
         self.searches: dict[str, dag.Node] = {}
@@ -111,9 +123,15 @@ class _Run:
     def to_the_end(self) -> None:
         """Begin what can begin, wait, and react, until nothing is left to run."""
         self._begin_all()
-        while self.active:
+        while self.active or self.elsewhere:
             for event in self.lanes.take(timeout=1.0):
                 self._react(event)
+            if self.locks.lost():
+                raise ClusterError(
+                    f"this run seemed dead to another one, which took over {', '.join(self.locks.lost())}"
+                )
+            for node in list(self.elsewhere.values()):
+                self._try(node)
             self._begin_all()
 
     def close(self) -> None:
@@ -161,9 +179,22 @@ class _Run:
             self._train(node)
 
     def _train(self, node: dag.Node) -> None:
-        if node.key in self.active:
+        if node.key in self.active or node.key in self.elsewhere:
             self.same.setdefault(node.key, []).append(node)
             return
+        self._try(node)
+
+    def _try(self, node: dag.Node) -> None:
+        """Submit a stage, unless it is at work in another run: then its artefact is found when that lets go of it."""
+        holder = self.locks.try_take(stage_lock(node.key))
+        if holder is not None:
+            if node.key not in self.elsewhere:
+                self.elsewhere[node.key] = node
+                self.view.waiting(node.name, f"is at work in another run, {holder}; waits for that")
+            return
+        self.elsewhere.pop(node.key, None)
+        if node.name in self.force:
+            self.store.folder.remove(node.key)
         self.active[node.key] = node
         self.store.note_failure(node.key, None)
         self.monitor.start(node.name, f"{self.config.top.name}-{node.key}", node.spec.kind, dict(node.material))
@@ -211,6 +242,8 @@ class _Run:
             "chosen": {"name": chosen.name, "key": chosen.key},
             "metrics": {**manifest["metrics"], "steps": 0, "seconds": 0.0},
         }
+        if node.name in self.force:
+            self.store.folder.remove(node.key)
         try:
             taken = take(self.store.folder / chosen.key, self.store.folder / node.key, changes)
         except (Damaged, OSError) as error:
@@ -218,6 +251,11 @@ class _Run:
             return
         self.view.note(f"{node.name}: takes {chosen.name}, val {manifest['metrics']['val_accuracy']:.2f} %")
         self._end(node, taken)
+
+    def _leave(self, node: dag.Node) -> None:
+        """A stage is no longer at work."""
+        del self.active[node.key]
+        self.locks.release(stage_lock(node.key))
 
     def _end(self, node: dag.Node, manifest: Mapping[str, Any]) -> None:
         """A stage is done, and so are those that waited for the same one."""
@@ -258,7 +296,7 @@ class _Run:
             self._row(name, event.data)
         elif event.kind == "done":
             node = self.nodes[name]
-            del self.active[node.key]
+            self._leave(node)
             metrics = event.data["metrics"]
             self.monitor.finish(name, metrics, failed=False)
             rate = "" if metrics["rate"] is None else f"{metrics['rate']:.2f}x, "
@@ -288,6 +326,6 @@ class _Run:
             self.lanes.submit(name, self._task(self.nodes[name]).model_dump())
             return
         node = self.nodes[name]
-        del self.active[node.key]
+        self._leave(node)
         self.monitor.finish(name, {}, failed=True)
         self._fail(node, decision.reason)

@@ -111,12 +111,9 @@ def _tried(search: Planned, store: Store, plan: Mapping[str, Planned]) -> tuple[
     return trials, search
 
 
-def forced(plan: list[Planned], names: Sequence[str], store: Store) -> list[Planned]:
-    """The plan with the named stages to run though they are done; their artefacts are deleted. Raises ConfigError."""
+def forced(plan: list[Planned], names: Sequence[str]) -> list[Planned]:
+    """The plan with the named stages to run though they are done. Raises ConfigError."""
     _known(plan, names, "--force")
-    for planned in plan:
-        if planned.node.name in names:
-            store.folder.remove(planned.node.key)
     return [
         replace(p, state="run", why="asked for by --force", manifest=None) if p.node.name in names else p for p in plan
     ]

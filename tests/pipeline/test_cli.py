@@ -57,7 +57,7 @@ def test_the_flags_are_these() -> None:
         verb: [" ".join(action.option_strings) or action.dest for action in parser._actions]
         for verb, parser in verbs.choices.items()
     }
-    own = {"run": ["--from", "--only", "--force", "--keep-going"], "plan": ["--dot"]}
+    own = {"run": ["--from", "--only", "--force", "--keep-going", "--wait"], "plan": ["--dot"]}
     assert flags == {verb: ["-h --help", "config", "--set", "--json", *own.get(verb, [])] for verb in VERBS}
 
 
