@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from pipeline import plan as planning
-from pipeline import planview
+from pipeline import planview, storecli
 from pipeline.config import Config, Top, load
 from pipeline.lock import Held
 from pipeline.problems import ConfigError, Problems
@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
             _run_options(verb)
         if command is _plan:
             verb.add_argument("--dot", action="store_true", help="print the graph for Graphviz")
+    storecli.add(verbs)
     return parser
 
 
@@ -122,7 +123,6 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         logs = _logs(config, store)
         view.note(f"{config.top.name}: {len(plan)} stages, {len(plan) - len(waiting)} of them done")
         if waiting:
-            planning.record(config, store, plan)
             _log_to(logs)
             view.note(f"logs: {logs}")
         for planned in waiting:

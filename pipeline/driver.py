@@ -20,7 +20,7 @@ from pipeline import dag
 from pipeline.choices import ChoiceError, Replace, Search, Select, option, replace, select
 from pipeline.config import Config
 from pipeline.lock import Locks, run_lock, stage_lock
-from pipeline.plan import Planned
+from pipeline.plan import Planned, record
 from pipeline.results import Result, result
 from pipeline.search import bisect
 from pipeline.store import Store
@@ -53,6 +53,7 @@ def run(
         return [result(p.node, "cached" if p.manifest else "left out", store, p.manifest) for p in plan]
     with Locks(store.folder, config.top.name) as locks:
         locks.take(run_lock(config.top.name), wait)
+        record(config, store, plan)
         run = _Run(config, plan, store, logs, view, locks, names, force, keep_going)
         try:
             run.to_the_end()

@@ -188,6 +188,12 @@ class Locks:
         except Exception as error:  # noqa: BLE001 - must not hide why we end
             _log.warning("the lock %s can't be released: %s", name, error)
 
+    def forget(self, name: str) -> None:
+        """Give a lock back and leave no trace of it: of a thing that is gone."""
+        with self._guard:
+            del self._held[name]
+        self.folder.remove(f"names/{name}")
+
     def lost(self) -> list[str]:
         """Locks that another process took over because this one, suspended or cut off, seemed dead."""
         with self._guard:

@@ -13,7 +13,7 @@ import logging
 import uuid
 from typing import Any
 
-from stages import manifest
+from stages import manifest, parts
 from stages.files import Folder
 
 _log = logging.getLogger(__name__)
@@ -26,11 +26,16 @@ class Store:
         self.folder = Folder(url)
         self.url = self.folder.url
 
-    def probe(self) -> None:
-        """Write and remove a small file. Raises what the filesystem raises: OSError and its like."""
+    def probe(self) -> float:
+        """Write and remove a small file; the time by the store's own clock, in seconds since 1970.
+
+        Raises what the filesystem raises: OSError and its like.
+        """
         name = f".probe-{uuid.uuid4().hex[:8]}"
         self.folder.write(name, b"")
+        now = self.folder.info(name).modified
         self.folder.remove(name)
+        return now
 
     def artefact(self, key: str) -> dict[str, Any] | None:
         """The manifest of a finished stage whose files are all as they were written, or None, with a warning."""
@@ -43,7 +48,7 @@ class Store:
     def checkpoint_steps(self, key: str) -> int | None:
         """Steps of the newest checkpoint that an unfinished stage has, or None. It may prove damaged when read."""
         folder = self.folder / key / "checkpoints"
-        found = [name for name in folder.names() if name.startswith("step-") and folder.names(name)]
+        found = [name for name in parts.steps(folder) if folder.names(name)]
         return int(found[-1].removeprefix("step-")) if found else None
 
     def failure(self, key: str) -> str | None:

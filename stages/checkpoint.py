@@ -1,15 +1,12 @@
 """Checkpoints within a stage: named whole tensors and where the stage stands, free of the world size.
 
-    <key>/checkpoints/step-00000123/part-0-of-2.safetensors, part-0-of-2.json, part-1-of-2...
-
 Each rank writes every world-th tensor, in the background. A part counts when its JSON is there and
-the hash in it is right; a checkpoint counts when all of its parts do. The newest two are kept, so
-that there is always a whole one.
+the hash in it is right (stages.parts); a checkpoint counts when all of its parts do. The newest two
+are kept, so that there is always a whole one.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -19,8 +16,9 @@ import safetensors.torch
 import torch.distributed as dist
 from torch import Tensor
 
+from stages import parts
 from stages.engine import Engine
-from stages.files import Folder, canonical, sha256
+from stages.files import Folder
 from stages.optimizer import STATE
 
 KEPT = 2
@@ -91,22 +89,22 @@ class Checkpoints:
 
     def newest(self) -> str | None:
         """Name of the newest checkpoint that is whole, as `step-N/M` with its number of parts M, or None."""
-        for name in reversed(steps(self.folder)):
-            for parts in _worlds(self.folder.names(name)):
-                if all(self._part(name, part, parts) is not None for part in range(parts)):
-                    return f"{name}/{parts}"
+        for step in reversed(parts.steps(self.folder)):
+            for world in parts.worlds(self.folder.names(step)):
+                if all(parts.read(self.folder, parts.stem(step, part, world)) for part in range(world)):
+                    return f"{step}/{world}"
         return None
 
     def load(self, checkpoint: str, engine: Engine) -> Progress:
         """Put the engine where `checkpoint` (as `newest` gave it) says. On all ranks together."""
-        name, parts = checkpoint.split("/")
+        step, world = checkpoint.split("/")
         tensors: dict[str, Tensor] = {}
         facts: dict[str, Any] = {}
-        for part in range(int(parts)):
-            found = self._part(name, part, int(parts))
+        for part in range(int(world)):
+            found = parts.read(self.folder, parts.stem(step, part, int(world)))
             if found is None:
-                raise FileNotFoundError(f"{self.folder.url}/{name}: part {part} of {parts} was whole and is not now")
-            tensors |= found[0]
+                raise FileNotFoundError(f"{self.folder.url}/{step}: part {part} of {world} was whole and is not now")
+            tensors |= safetensors.torch.load(found[0])
             facts = found[1] if part == 0 else facts
         engine.load({n.removeprefix("network/"): t for n, t in tensors.items() if n.startswith("network/")})
         for key, names in _state_names(engine):
@@ -117,36 +115,16 @@ class Checkpoints:
 
     def _write(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         try:
-            name = f"step-{facts['steps']:08d}"
-            stem = f"{name}/part-{self.rank}-of-{self.world}"
+            step = f"step-{facts['steps']:08d}"
+            stem = parts.stem(step, self.rank, self.world)
             data = safetensors.torch.save(tensors)
             self.folder.write(f"{stem}.safetensors", data)
-            self.folder.write_json(f"{stem}.json", {"sha256": sha256(data + canonical(facts)), "progress": facts})
+            self.folder.write_json(f"{stem}.json", {"sha256": parts.digest(data, facts), "progress": facts})
             if self.rank == 0:
-                for old in [s for s in steps(self.folder) if s < name][: -(KEPT - 1)]:
+                for old in [s for s in parts.steps(self.folder) if s < step][: -(KEPT - 1)]:
                     self.folder.remove(old)
         except BaseException as error:  # noqa: BLE001 - raised again by wait(), in the training thread
             self._error = error
-
-    def _part(self, name: str, part: int, parts: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        stem = f"{name}/part-{part}-of-{parts}"
-        try:
-            facts = self.folder.read_json(f"{stem}.json")
-            data = self.folder.read(f"{stem}.safetensors")
-            whole = sha256(data + canonical(facts["progress"])) == facts["sha256"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
-        return (safetensors.torch.load(data), facts["progress"]) if whole else None
-
-
-def steps(folder: Folder) -> list[str]:
-    """Names of a stage's checkpoints, whole or not, oldest first."""
-    return [name for name in folder.names() if re.fullmatch(r"step-\d{8}", name)]
-
-
-def _worlds(files: list[str]) -> list[int]:
-    found = {int(match[1]) for file in files if (match := re.fullmatch(r"part-0-of-(\d+)\.json", file))}
-    return sorted(found)
 
 
 def _state_names(engine: Engine) -> Iterator[tuple[str, list[str]]]:

@@ -12,6 +12,9 @@ import os
 import posixpath
 import time
 import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import fsspec
@@ -33,6 +36,15 @@ EXCLUSIVE = {"s3", "s3a", "gs", "gcs", "memory"}
 simultaneous writers is found by looking again."""
 SETTLING = 2.0
 """Seconds after which such writers look."""
+
+
+@dataclass(frozen=True)
+class File:
+    """What a listing says of a file."""
+
+    bytes: int
+    modified: float
+    """By the filesystem's own clock, in seconds since 1970; 0 if it does not say."""
 
 
 class Folder:
@@ -126,7 +138,34 @@ class Folder:
             return []
         return sorted(posixpath.basename(entry.rstrip("/")) for entry in entries)
 
+    def files(self, path: str = "") -> dict[str, File]:
+        """All files below a folder by path, from one listing."""
+        root = self.path(path)
+        return {posixpath.relpath(name, root): _file(info) for name, info in self.fs.find(root, detail=True).items()}
+
+    def info(self, path: str) -> File:
+        """What the filesystem says of a file. Raises FileNotFoundError."""
+        return _file(self.fs.info(self.path(path)))
+
     def remove(self, path: str) -> None:
-        """Remove a file or a folder with all in it; nothing where there is none."""
-        if self.exists(path):
-            self.fs.rm(self.path(path), recursive=True)
+        """Remove a file or a folder with all in it; nothing where there is none.
+
+        JSON files say that others count (manifests, parts of checkpoints). They go first, so that a removal
+        that is cut short leaves nothing that looks damaged.
+        """
+        with suppress(FileNotFoundError):  # another process removes it too
+            if self.exists(path):
+                found = [file for file in self.fs.find(self.path(path)) if file.endswith(".json")]
+                for file in found:
+                    self.fs.rm_file(file)
+                if self.exists(path):
+                    self.fs.rm(self.path(path), recursive=True)
+
+
+def _file(info: dict[str, Any]) -> File:
+    """From what fsspec tells; the time of the last change has another name in each filesystem."""
+    names = ("mtime", "LastModified", "last_modified", "updated", "created")
+    when: Any = next((info[name] for name in names if info.get(name)), 0.0)
+    if isinstance(when, str):
+        when = datetime.fromisoformat(when.replace("Z", "+00:00"))
+    return File(int(info["size"] or 0), when.timestamp() if isinstance(when, datetime) else float(when))

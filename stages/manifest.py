@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from stages.files import Folder, canonical, sha256
@@ -32,19 +33,9 @@ def read(folder: Folder) -> dict[str, Any] | None:
 def verify(folder: Folder) -> dict[str, Any] | None:
     """The manifest after every file's hash was checked, or None where there is none. Raises Damaged."""
     manifest = read(folder)
-    if manifest is None:
-        return None
-    try:
-        if own_hash(manifest) != manifest["sha256"]:
-            raise Damaged(f"{folder.url}/{MANIFEST} has changed since it was written: its sha256 differs")
-        files = dict(manifest["files"])
-        for name, entry in files.items():
-            if sha256(folder.read(name)) != entry["sha256"]:
-                raise Damaged(f"{folder.url}/{name} has changed since it was written: its sha256 differs")
-    except FileNotFoundError as error:
-        raise Damaged(f"{folder.url} lacks a file that its manifest lists: {error}") from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{folder.url}/{MANIFEST} lacks {error}") from None
+    if manifest is not None:
+        for damage in _damages(folder, manifest):
+            raise Damaged(damage)
     return manifest
 
 
@@ -59,3 +50,29 @@ def take(source: Folder, folder: Folder, changes: dict[str, Any]) -> dict[str, A
     manifest["sha256"] = own_hash(manifest)
     folder.write_json(MANIFEST, manifest)
     return manifest
+
+
+def damages(folder: Folder) -> list[str]:
+    """A sentence for each file of an artefact that is not what it was; none where there is no artefact."""
+    try:
+        manifest = read(folder)
+    except Damaged as error:
+        return [str(error)]
+    return [] if manifest is None else list(_damages(folder, manifest))
+
+
+def _damages(folder: Folder, manifest: dict[str, Any]) -> Iterator[str]:
+    try:
+        if own_hash(manifest) != manifest["sha256"]:
+            yield f"{folder.url}/{MANIFEST} has changed since it was written: its sha256 differs"
+            return  # so what it says of other files is worth nothing
+        files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        yield f"{folder.url}/{MANIFEST} lacks {error}"
+        return
+    for name, digest in files.items():
+        try:
+            if sha256(folder.read(name)) != digest:
+                yield f"{folder.url}/{name} has changed since it was written: its sha256 differs"
+        except FileNotFoundError:
+            yield f"{folder.url}/{name} is missing, though {MANIFEST} lists it"

@@ -234,6 +234,26 @@ def test_wandb_holds_what_was_logged(undisturbed: tuple[Path, list[str]]) -> Non
             assert logged == pytest.approx([r[key] for r in map(json.loads, metrics) if key in r])
 
 
+def test_the_store_shows_what_the_run_left(undisturbed: tuple[Path, list[str]]) -> None:
+    """All stages, whole, with their lineage; the configuration has a use for each of them."""
+    folder, lines = undisturbed
+    code, output = dualprune(folder, "store", "ls", "--json")
+    assert code == 0
+    listed = {row["name"]: row for row in json_of(output)["stages"]}
+    for row in json_of(lines)["stages"]:
+        for field in ("key", "kind", "rate", "val_accuracy", "test_accuracy"):
+            assert listed[row["name"]][field] == row[field]
+    code, output = dualprune(folder, "store", "show", stage(lines, "prune-8x")["key"][:8])
+    assert code == 0
+    shown = [" ".join(line.split()) for line in output]
+    assert [line.split()[0] for line in shown[shown.index("parents") + 1 :][:2]] == ["prune-4x", "dense"]
+    assert any(line.startswith("0.weight 16 x 1 x 3 x 3 144 50 34.72 % cardinality 0.") for line in shown)
+    code, output = dualprune(folder, "store", "verify", "--json")
+    assert (code, json_of(output)["damages"], json_of(output)["artefacts"]) == (0, [], 3)
+    code, output = dualprune(folder, "store", "gc", "small.yaml")
+    assert (code, output[-1]) == (0, "nothing can go")
+
+
 @pytest.mark.parametrize("victim", ["driver", "worker"])
 def test_kill_and_resume(undisturbed: tuple[Path, list[str]], tmp_path: Path, victim: str) -> None:
     """kill -9 in the middle of a stage: it goes on from its checkpoint, and ends with the undisturbed run's bits."""

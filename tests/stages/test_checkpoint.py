@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.checkpoint import Checkpoints, Progress, steps
+from stages.checkpoint import Checkpoints, Progress
 from stages.engine import Engine
 from stages.files import Folder
 from stages.optimizer import STATE
+from stages.parts import steps
 from stages.spec import Optimizer
 from tests.stages.conftest import PLACES, MakeEngine, small_net, step
 
