@@ -1,8 +1,10 @@
 """What to do about a failed task: a decision as a value, made from values. Pure.
 
 A task is *lost* when machines or processes under it die; that says nothing against the task, so it
-is tried again. An *error* is the task's own exception: it would come again, so it is not, unless it
-is one of the outside world's (a storage service that does not answer).
+is tried again. It is *preempted* when a machine under it is taken away by who lent it; that says
+nothing against the machine either, and is counted apart. An *error* is the task's own exception: it
+would come again, so it is not, unless it is one of the outside world's (a storage service that does
+not answer).
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["lost", "error"]
+Kind = Literal["lost", "preempted", "error"]
 
 _PEER_GONE = (
     "Connection closed by peer",
@@ -40,6 +42,8 @@ class Policy:
 
     lost: int = 3
     """After worker processes or machines died."""
+    preempted: int | None = None
+    """After machines were taken away; None: however often."""
     passing: int = 3
     """After errors of the outside world that tend to pass."""
     nonfinite: int = 0
@@ -64,8 +68,12 @@ def failure(error: BaseException, trace: str, rank: int | None = None) -> Failur
 def decide(failures: list[Failure], policy: Policy) -> Decision:
     """What to do after the last of `failures`, all of one task, oldest first."""
     last = failures[-1]
+    most: int | None
     if last.kind == "lost":
         count, most, what = sum(f.kind == "lost" for f in failures), policy.lost, "its workers were lost"
+    elif last.kind == "preempted":
+        count, most = sum(f.kind == "preempted" for f in failures), policy.preempted
+        what = "a machine under it was taken away"
     elif _passing(last):
         count, most = sum(_passing(f) for f in failures), policy.passing
         what = f"{last.error.split()[0]}: {last.message}"
@@ -74,6 +82,8 @@ def decide(failures: list[Failure], policy: Policy) -> Decision:
         what = last.message
     else:
         return Decision(False, f"{last.error.split()[0]}: {last.message}")
+    if most is None:
+        return Decision(True, f"{what}; retry {count}")
     if count > most:
         return Decision(False, f"{what}, {count} times; the policy allows {most} retries" if most else what)
     return Decision(True, f"{what}; retry {count} of {most}")

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import traceback
 import uuid
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from typing import Any
 from cluster.failures import failure
 
 Log = Callable[[dict[str, Any]], None]
-Work = Callable[[Any, Log], Any]
+Stopping = Callable[[], bool]
+"""Whether a task is to save where it is and return None. Only rank 0 is told; the ranks agree on it themselves."""
+Work = Callable[[Any, Log, Stopping], Any]
 """What a lane does with a task's payload, on every rank; what it returns on rank 0 is the result."""
 
 
@@ -26,6 +29,7 @@ class Mailbox:
     def __init__(self) -> None:
         self.events: list[Any] = []
         self.orders: dict[str, list[Any]] = {}
+        self.stopping: set[str] = set()
         self.changed = asyncio.Condition()
 
     async def tell(self, event: Any) -> None:
@@ -54,6 +58,17 @@ class Mailbox:
             await self.changed.wait_for(lambda: len(self.orders.get(attempt, [])) > number)
             return self.orders[attempt][number]
 
+    async def stop(self, attempt: str) -> None:
+        """Ask a lane's incarnation to save where its task is, and to leave it."""
+        async with self.changed:
+            self.stopping.add(attempt)
+            self.changed.notify_all()
+
+    async def stopped(self, attempt: str) -> None:
+        """Return when an incarnation is asked to stop."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: attempt in self.stopping)
+
 
 def serve(config: dict[str, Any]) -> None:
     """What each rank of a lane does."""
@@ -67,8 +82,13 @@ def serve(config: dict[str, Any]) -> None:
     box = [uuid.uuid4().hex]
     dist.broadcast_object_list(box, src=0)
     attempt, number, task = box[0], 0, ""
+    nodes = [""] * dist.get_world_size()
+    dist.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
+    stop = threading.Event()
     if rank == 0:
-        mailbox.tell.remote(("ready", config["lane"], attempt, None, None))
+        mailbox.tell.remote(("ready", config["lane"], attempt, None, nodes))
+        # Also when the mailbox is gone: then so is the driver, and what is saved now is what its next run goes on from.
+        mailbox.stopped.remote(attempt).future().add_done_callback(lambda _: stop.set())
 
     def log(row: dict[str, Any]) -> None:
         mailbox.tell.remote(("log", config["lane"], attempt, task, row))
@@ -84,14 +104,15 @@ def serve(config: dict[str, Any]) -> None:
         task, payload = order
         try:
             logging.info("%s begins on rank %d of %s", task, rank, config["lane"])
-            result = work(payload, log)
-            logging.info("%s is done", task)
+            result = work(payload, log, stop.is_set)
+            logging.info("%s: %s", task, "stopped" if result is None else "done")
         except Exception as error:
             report = failure(error, traceback.format_exc(), rank)
             ray.get(mailbox.tell.remote(("failed", config["lane"], attempt, task, report)))
             raise
         if rank == 0:
-            mailbox.tell.remote(("done", config["lane"], attempt, task, result))
+            ending = "stopped" if result is None and stop.is_set() else "done"
+            mailbox.tell.remote((ending, config["lane"], attempt, task, result))
 
 
 def _redirect(path: Path) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +27,45 @@ from pipeline.view import View
 from pipeline.yamlfile import Path as Place
 from stages.spec import Data
 
-DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+DONE, FAILED, BAD_INPUT, STOPPED, TERMINATED = 0, 1, 2, 130, 143
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: the same as an interrupt, but for the exit code."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 a stage failed, 2 bad input, 130 interrupted."""
+    """Run the command line; the exit code: 0 done, 1 a stage failed, 2 bad input, 130 interrupted, 143 terminated."""
     options = _parser().parse_args(arguments)
     console = Console(stderr=bool(getattr(options, "json", False)))
     try:
-        command: int = options.command(options, console)
+        with _terminable():
+            command: int = options.command(options, console)
         return command
     except ConfigError as error:
         Console(stderr=True).print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
         return BAD_INPUT
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         console.print("stopped; the same command goes on from the last checkpoints", highlight=False)
-        return STOPPED
+        return TERMINATED if isinstance(stop, _Terminated) else STOPPED
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises, as an interrupt does, so that what is at work is saved. A second one adds nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,9 +130,10 @@ def _room(top: Top, problems: Problems) -> None:
     from cluster.session import cpus
 
     settings = top.cluster
-    wanted, there = settings.workers * settings.cpus, cpus()
+    workers = settings.workers.min
+    wanted, there = workers * settings.cpus, cpus()
     if settings.address is None and wanted > there:
-        text = f"{settings.workers} workers of {settings.cpus:g} CPUs need {wanted:g}, but this machine has {there}"
+        text = f"{workers} workers of {settings.cpus:g} CPUs need {wanted:g}, but this machine has {there}"
         problems.add(("cluster", "workers"), f"{text}; use fewer workers, or give `cluster.address`")
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from pipeline import entries, overrides
 from pipeline.entries import STAGE_WIDE, Stage
@@ -25,13 +25,34 @@ RECIPES = [FilePath(__file__).parent / "_configs", FilePath(__file__).parent.par
 """Where named recipes lie: in an installed package, and in the source tree."""
 
 
+class Workers(Settings):
+    """Ranks of a stage: as many as find room, and another number of them when machines come and go."""
+
+    min: int = Field(ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Workers:
+        if self.min > self.max:
+            raise ValueError(f"`min` is {self.min} and `max` is {self.max}: the other way round?")
+        return self
+
+
+def _workers(value: Any) -> Any:
+    if isinstance(value, dict | Workers):
+        return value
+    if type(value) is not int or value < 1:
+        raise ValueError(f"must be a number from 1 on, or {{min, max}}, not {value!r}")
+    return Workers(min=value, max=value)
+
+
 class Cluster(Settings):
     """Where the work runs. None of it is in a key: it changes no result."""
 
     address: str | None = None
     """A Ray cluster's address (`auto`, `host:port`); without one, a local Ray is started for the run."""
-    workers: int = Field(default=1, ge=1)
-    """Ranks of each stage."""
+    workers: Annotated[Workers, BeforeValidator(_workers)] = Workers(min=1, max=1)
+    """Ranks of each stage: a number, or `{min, max}` for as many as find room."""
     cpus: float = Field(default=1, gt=0)
     """CPUs of each rank."""
     gpus: float = Field(default=0, ge=0)
@@ -45,6 +66,8 @@ class Retry(Settings):
 
     lost: int = Field(default=3, ge=0)
     """After worker processes or machines died."""
+    preempted: int | None = Field(default=None, ge=0)
+    """After machines were taken away by who lends them; by default however often."""
     passing: int = Field(default=3, ge=0)
     """After connections or services failed."""
     nonfinite: int = Field(default=0, ge=0)

@@ -13,8 +13,9 @@ import cluster
 import pipeline
 import stages
 from cluster.failures import Failure, Policy, decide
-from cluster.lanes import Event, Lanes, Shape
+from cluster.lanes import Event, Lanes
 from cluster.monitor import Monitor
+from cluster.room import Shape
 from cluster.session import ClusterError
 from pipeline import dag
 from pipeline.choices import ChoiceError, Replace, Search, Select, option, replace, select
@@ -55,18 +56,22 @@ def run(
         locks.take(run_lock(config.top.name), wait)
         record(config, store, plan)
         run = _Run(config, plan, store, logs, view, locks, names, force, keep_going)
+        patience = 20.0
         try:
             run.to_the_end()
+        except KeyboardInterrupt:
+            patience = 2.0
+            raise
         finally:
-            run.close()
+            run.close(patience)
     return run.results()
 
 
-def work(payload: dict[str, Any], log: Any) -> dict[str, Any]:
+def work(payload: dict[str, Any], log: Any, stopping: Any) -> dict[str, Any] | None:
     """What every rank of a lane does with a task."""
     from stages.stage import run_stage
 
-    return run_stage(Task.model_validate(payload), log)
+    return run_stage(Task.model_validate(payload), log, stopping)
 
 
 def _load_work() -> Any:
@@ -104,6 +109,7 @@ class _Run:
         """Stages that wait for another one of the same key."""
         self.searches: dict[str, dag.Node] = {}
         """By the names of their trials."""
+        self.closing = False
         self.ran: set[str] = set()
         self.failed: dict[str, str] = {}
         self.failures: dict[str, list[Failure]] = {}
@@ -113,7 +119,7 @@ class _Run:
         began = time.monotonic()
         self.lanes = Lanes(
             _load_work,
-            Shape(settings.workers, settings.cpus, settings.gpus),
+            Shape(settings.workers.min, settings.workers.max, settings.cpus, settings.gpus),
             settings.address,
             [Path(package.__path__[0]) for package in (pipeline, stages, cluster)],
             logs,
@@ -135,10 +141,18 @@ class _Run:
                 self._try(node)
             self._begin_all()
 
-    def close(self) -> None:
-        """End lanes and W&B, whatever happened."""
-        self.lanes.close()
-        self.monitor.close()
+    def close(self, patience: float) -> None:
+        """End lanes and W&B, whatever happened; stages that are at work save where they are first.
+
+        W&B gets `patience` seconds for what it has still to do.
+        """
+        self.closing = True
+        try:
+            for event in self.lanes.close():
+                if event.kind != "failed":
+                    self._react(event)
+        finally:
+            self.monitor.close(patience)
 
     def results(self) -> list[Result]:
         """One row a stage, a search's trials before it."""
@@ -214,6 +228,8 @@ class _Run:
 
     def _search(self, node: dag.Node) -> None:
         """Run a search's next trial, or end it."""
+        if self.closing:
+            return
         trials = [name for name, search in self.searches.items() if search.name == node.name]
         known = {name: self.done[name] for name in (*node.parents, *trials)}
         try:
@@ -309,8 +325,13 @@ class _Run:
     def _row(self, name: str, row: dict[str, Any]) -> None:
         kind = row["event"]
         if kind != "epoch":
-            _log.info("%s: trains from step %d on", name, row["steps"])
-            self.view.waiting(name, f"goes on after step {row['steps']}" if kind == "resumed" else "training")
+            steps = row["steps"]
+            if kind == "stopped":
+                _log.info("%s: stopped after step %d", name, steps)
+                self.view.ended(name, f"stopped after step {steps}, and saved there")
+            else:
+                _log.info("%s: trains from step %d on", name, steps)
+                self.view.waiting(name, f"goes on after step {steps}" if kind == "resumed" else "training")
             return
         self.view.epoch(name, row)
         numbers: dict[str, Any] = {

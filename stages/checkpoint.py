@@ -1,8 +1,10 @@
 """Checkpoints within a stage: named whole tensors and where the stage stands, free of the world size.
 
-Each rank writes every world-th tensor, in the background. A part counts when its JSON is there and
-the hash in it is right (stages.parts); a checkpoint counts when all of its parts do. The newest two
-are kept, so that there is always a whole one.
+Each rank writes every world-th tensor, in the background, and what is its own: its share of the epoch's
+loss, and its batch statistics, which differ between ranks within an epoch. The same number of ranks
+goes on from its own; another number, from sums and averages. A part counts when its JSON is there and
+the hash in it is right (stages.parts); a checkpoint counts when all of its parts do. The newest two are
+kept, so that there is always a whole one.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import safetensors.torch
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -39,7 +42,7 @@ class Progress:
     seconds: float = 0.0
     """Time since the stage began, over all attempts, without what was lost."""
     loss: float = 0.0
-    """Sum of the epoch's losses so far."""
+    """Sum of the epoch's losses so far, of this rank's samples."""
     rho: float = 0.0
     """The penalty's present weight."""
     residual: dict[str, Any] | None = None
@@ -65,10 +68,9 @@ class Checkpoints:
 
     def save(self, engine: Engine, progress: Progress) -> None:
         """Gather the state (on all ranks together), and write this rank's part of it in the background."""
-        self.wait()
-        if self.world > 1:
-            dist.barrier()  # each rank's last part is written, so what is older may go
+        self.finish()  # each rank's last part is written, so what is older may go
         tensors = {name: value.cpu() for i, (name, value) in enumerate(_state(engine)) if i % self.world == self.rank}
+        tensors |= {f"buffer/{name}": value.detach().cpu().clone() for name, value in engine.buffers.items()}
         facts = {**asdict(progress), "inner_steps": engine.inner_steps()}
         self._writer = threading.Thread(target=self._write, args=(tensors, facts), name="checkpoint")
         self._writer.start()
@@ -81,6 +83,12 @@ class Checkpoints:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+    def finish(self) -> None:
+        """Return when all ranks' last checkpoint is written."""
+        self.wait()
+        if self.world > 1:
+            dist.barrier()
 
     def abandon(self) -> None:
         """After a failure elsewhere: let the writing end, so that nothing writes behind the next attempt's back."""
@@ -97,16 +105,21 @@ class Checkpoints:
 
     def load(self, checkpoint: str, engine: Engine) -> Progress:
         """Put the engine where `checkpoint` (as `newest` gave it) says. On all ranks together."""
-        step, world = checkpoint.split("/")
-        tensors: dict[str, Tensor] = {}
-        facts: dict[str, Any] = {}
-        for part in range(int(world)):
-            found = parts.read(self.folder, parts.stem(step, part, int(world)))
-            if found is None:
-                raise FileNotFoundError(f"{self.folder.url}/{step}: part {part} of {world} was whole and is not now")
-            tensors |= safetensors.torch.load(found[0])
-            facts = found[1] if part == 0 else facts
-        engine.load({n.removeprefix("network/"): t for n, t in tensors.items() if n.startswith("network/")})
+        step, count = checkpoint.split("/")
+        found = []
+        for number in range(int(count)):
+            part = parts.read(self.folder, parts.stem(step, number, int(count)))
+            if part is None:
+                raise FileNotFoundError(f"{self.folder.url}/{step}: part {number} of {count} was whole and is not now")
+            found.append((safetensors.torch.load(part[0]), part[1]))
+        tensors = {n: t for part, _ in found for n, t in part.items()}
+        facts = found[0][1]
+        if len(found) == self.world:
+            own, facts["loss"] = found[self.rank][0], found[self.rank][1]["loss"]
+        else:
+            own = _averaged([part for part, _ in found])
+            facts["loss"] = sum(each["loss"] for _, each in found) if self.rank == 0 else 0.0
+        engine.load({**_under("network/", tensors), **_under("buffer/", own)})
         for key, names in _state_names(engine):
             for name in names:
                 engine.set(name, tensors[f"{key}/{name}"], key)
@@ -135,8 +148,23 @@ def _state_names(engine: Engine) -> Iterator[tuple[str, list[str]]]:
 
 
 def _state(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in engine.tensors():
-        yield f"network/{name}", tensor
+    for name in engine.parameters:
+        yield f"network/{name}", engine.get(name)
     for key, names in _state_names(engine):
         for name in names:
             yield f"{key}/{name}", engine.get(name, key)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _averaged(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Buffers of other ranks than there are now: averages, as at the end of an epoch; counts are the same on all."""
+    found = {}
+    for name, first in parts[0].items():
+        if name.startswith("buffer/"):
+            values = [part[name] for part in parts]
+            # In double precision, so that the average of equal values is that value.
+            found[name] = torch.stack(values).double().mean(0).to(first) if first.is_floating_point() else first
+    return found

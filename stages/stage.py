@@ -20,15 +20,16 @@ from stages.files import Folder
 from stages.manifest import Damaged, verify
 from stages.spec import PruneSpec, Spec, Task, TrainSpec
 from stages.targets import Targets, build_model, targets, weights
-from stages.train import Log, train
+from stages.train import Log, Stopping, train
 
 
-def run_stage(task: Task, log: Log) -> dict[str, Any]:
+def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[str, Any] | None:
     """Run `task` on all ranks of this process group together (or on this process alone), and commit it.
 
     Goes on from the stage's newest checkpoint where there is one. Returns the artefact's manifest;
-    `log` is called on rank 0. Raises SpecError, DataError, stages.manifest.Damaged for a parent that
-    is not what it was, and stages.train.NonFinite.
+    `log` is called on rank 0. When `stopping` says so on any rank, all save where they are, within an
+    epoch too, and None is returned; the next call goes on from that very step. Raises SpecError,
+    DataError, stages.manifest.Damaged for a parent that is not what it was, and stages.train.NonFinite.
     """
     rank, world, device = join(task.engine.threads)
     log = log if rank == 0 else _silent
@@ -65,7 +66,8 @@ def run_stage(task: Task, log: Log) -> dict[str, Any]:
         engine.optimizer.holding = progress.residual is not None or bool(holds)
         log({"event": "resumed" if newest else "training", "steps": progress.steps})
         every = task.engine.checkpoint_steps
-        train(engine, spec, aims, data, validation, teacher, progress, checkpoints, every, log)
+        if not train(engine, spec, aims, data, validation, teacher, progress, checkpoints, every, log, stopping):
+            return None
         engine.module.eval()
         scores = {
             split: evaluate(engine.forward, batches, rank, world)

@@ -29,6 +29,11 @@ from stages.spec import Admm, Distill, Phase, PruneSpec, QuantizeSpec, Spec, Tra
 from stages.targets import Targets
 
 Log = Callable[[dict[str, Any]], None]
+Stopping = Callable[[], bool]
+"""Whether this rank was told to save and leave. One rank that was is enough."""
+
+AGREEING = 4
+"""Steps from one asking of all ranks whether to stop to the next."""
 
 
 class NonFinite(ArithmeticError):
@@ -108,8 +113,12 @@ def train(
     checkpoints: Checkpoints,
     checkpoint_steps: int | None,
     log: Log,
-) -> None:
-    """Train from where `progress` stands to the end, on all ranks together. `teacher` is what is distilled from."""
+    stopping: Stopping,
+) -> bool:
+    """Train from where `progress` stands to the end, on all ranks together. `teacher` is what is distilled from.
+
+    False if it was stopped before the end; then where it stood is saved.
+    """
     plan = stretches(spec)
     per_epoch = steps_per_epoch(len(data), spec.batch)
     epochs = sum(stretch.epochs for stretch in plan)
@@ -121,13 +130,16 @@ def train(
         engine.optimizer.sharing = progress.sharing if stretch.phase == "centroids" else 0
         epoch = sum(s.epochs for s in plan[: progress.stretch]) + progress.epoch
         for _ in _epoch(engine, spec, stretch, data, teacher, epoch, progress):
-            if checkpoint_steps and progress.steps % checkpoint_steps == 0 and progress.step < per_epoch:
-                engine.average_buffers()
-                progress.loss = _gathered(progress.loss, rank, engine)
+            if progress.step == per_epoch:
+                continue  # what follows ends with a checkpoint
+            stop = progress.steps % (AGREEING if world > 1 else 1) == 0 and _agreed(stopping, engine)
+            if stop or (checkpoint_steps and progress.steps % checkpoint_steps == 0):
                 progress.seconds = before + time.monotonic() - began
                 checkpoints.save(engine, progress)
+            if stop:
+                return _stopped(progress, checkpoints, log)
         engine.average_buffers()
-        loss = _gathered(progress.loss, 0, engine) / (per_epoch * spec.batch)
+        loss = _summed(progress.loss, engine) / (per_epoch * spec.batch)
         row = {
             "epoch": epoch + 1,
             "phase": stretch.phase,
@@ -148,7 +160,25 @@ def train(
         log({"event": "epoch", **row, "epochs": epochs, "seconds": progress.seconds, "seconds_left": left})
         if progress.stretch < len(plan):
             checkpoints.save(engine, progress)
+            if _agreed(stopping, engine):
+                return _stopped(progress, checkpoints, log)
     checkpoints.wait()
+    return True
+
+
+def _stopped(progress: Progress, checkpoints: Checkpoints, log: Log) -> bool:
+    checkpoints.finish()
+    log({"event": "stopped", "steps": progress.steps})
+    return False
+
+
+def _agreed(stopping: Stopping, engine: Engine) -> bool:
+    """Whether any rank is to stop: the same answer on all of them."""
+    if engine.world == 1:
+        return stopping()
+    asked = torch.tensor([float(stopping())], device=engine.engine.device)
+    dist.all_reduce(asked)
+    return bool(asked[0])
 
 
 def _epoch(
@@ -260,10 +290,10 @@ def _distilled(loss: Tensor, logits: Tensor, teacher: nn.Module, pictures: Tenso
     return (1 - settings.weight) * loss + settings.weight * apart
 
 
-def _gathered(value: float, rank: int, engine: Engine) -> float:
-    """A sum over ranks: on rank 0 all of it, on others nothing, so that it can be gathered again."""
+def _summed(value: float, engine: Engine) -> float:
+    """A sum over ranks."""
     if engine.world == 1:
         return value
     total = torch.tensor([value], dtype=torch.float64, device=engine.engine.device)
     dist.all_reduce(total)
-    return float(total[0]) if rank == 0 else 0.0
+    return float(total[0])

@@ -7,6 +7,7 @@ import pytest
 from cluster.failures import Decision, Failure, Policy, decide, failure
 
 LOST = Failure("lost", "", "a worker process or its machine died")
+PREEMPTED = Failure("preempted", "", "a machine under it is to be taken away")
 ERROR = Failure("error", "ValueError Exception", "no such tensor")
 PASSING = Failure("error", "ConnectionResetError ConnectionError OSError Exception", "reset")
 
@@ -46,6 +47,9 @@ def test_an_exception_becomes_plain_text(error: Exception, kind: str, names: str
         ([LOST], True, "its workers were lost; retry 1 of 2"),
         ([LOST] * 2, True, "its workers were lost; retry 2 of 2"),
         ([LOST] * 3, False, "its workers were lost, 3 times; the policy allows 2 retries"),
+        ([PREEMPTED] * 9, True, "a machine under it was taken away; retry 9"),
+        ([LOST, PREEMPTED, PREEMPTED, LOST], True, "its workers were lost; retry 2 of 2"),
+        ([LOST, LOST, PREEMPTED], True, "a machine under it was taken away; retry 1"),
         ([PASSING], True, "ConnectionResetError: reset; retry 1 of 1"),
         ([PASSING] * 2, False, "ConnectionResetError: reset, 2 times; the policy allows 1 retries"),
         ([ERROR], False, "ValueError: no such tensor"),
@@ -59,6 +63,13 @@ def test_an_exception_becomes_plain_text(error: Exception, kind: str, names: str
 def test_decisions(failures: list[Failure], retry: bool, reason: str) -> None:
     """Losses and passing errors are counted apart; an error of the task's own ends it at once."""
     assert decide(failures, Policy(lost=2, passing=1)) == Decision(retry, reason)
+
+
+def test_preemption_may_be_limited() -> None:
+    """By a number of its own."""
+    policy = Policy(lost=0, preempted=1)
+    assert decide([PREEMPTED], policy) == Decision(True, "a machine under it was taken away; retry 1 of 1")
+    assert not decide([PREEMPTED] * 2, policy).retry
 
 
 def test_nothing_is_retried_without_leave() -> None:

@@ -6,13 +6,17 @@ import asyncio
 import queue
 import time
 from collections import deque
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cluster import lanes as module
 from cluster.failures import Failure
-from cluster.lanes import Event, Lanes, Shape, _Lane
+from cluster.lanes import Event, Lanes, _Lane
 from cluster.rank import Mailbox
+from cluster.room import Node, Shape
 
 
 def test_events_are_taken_once_and_in_order() -> None:
@@ -77,38 +81,73 @@ def test_each_rank_is_given_the_same_orders() -> None:
     asyncio.run(script())
 
 
-class Cluster:
-    """Stands in for Ray: so many CPUs, and a mailbox whose orders are listed."""
+def test_an_incarnation_hears_that_it_is_to_stop() -> None:
+    """Also when it asks only afterwards; another one does not."""
 
-    def __init__(self, cpus: float) -> None:
-        self.cpus = cpus
+    async def script() -> None:
+        box = Mailbox()
+        asking, other = asyncio.create_task(box.stopped("attempt")), asyncio.create_task(box.stopped("other"))
+        await asyncio.sleep(0.01)
+        assert not asking.done()
+        await box.stop("attempt")
+        await asking
+        await box.stopped("attempt")
+        assert not other.done()
+        await box.stop("other")
+        await other
+
+    asyncio.run(script())
+
+
+class Box:
+    """Stands in for the mailbox: notes the orders that lanes were given, and which were asked to stop."""
+
+    def __init__(self) -> None:
         self.given: list[tuple[str, Any]] = []
-        self.give = self
+        self.stopped: list[str] = []
+        self.give = SimpleNamespace(remote=lambda attempt, order: self.given.append((attempt, order)))
+        self.stop = SimpleNamespace(remote=self.stopped.append)
 
-    def cluster_resources(self) -> dict[str, float]:
-        """All there are."""
-        return {"CPU": self.cpus}
 
-    def remote(self, attempt: str, order: Any) -> None:
-        """What `mailbox.give.remote` was called with."""
-        self.given.append((attempt, order))
+class NoRoom(Exception):
+    """As Ray Train tells that a group's workers found no room."""
+
+    controller_failure = type("WorkerGroupStartupTimeoutError", (Exception,), {})()
 
 
 class Open(Lanes):
-    """Lanes whose worker groups are only noted."""
+    """Lanes whose worker groups are only noted, on machines of one CPU each."""
 
-    def __init__(self, cpus: float = 2, workers: int = 1, most: int | None = None) -> None:
-        self.cluster = Cluster(cpus)
-        self._ray = self._mailbox = self.cluster
-        self.shape, self._most, self._opened = Shape(workers, 1, 0), most, 0
+    def __init__(self, cpus: int = 2, workers: int = 1, most: int | None = None, up_to: int | None = None) -> None:
+        self._mailbox = self.box = Box()
+        self.there = [Node(f"node-{n}", {"CPU": 1.0}, {"CPU": 1.0}) for n in range(cpus)]
+        self.shape, self._most = Shape(workers, up_to or workers, 1, 0), most
+        self._opened, self._stillborn, self._wary, self._taken = 0, 0, False, frozenset()
         self._waiting, self._lanes = deque(), {}
         self._ended = queue.SimpleQueue()
 
-    def _open(self) -> None:
-        self._lanes[f"lane-{self._opened}"] = _Lane(f"lane-{self._opened}")
+    def _nodes(self) -> list[Node]:
+        return self.there
+
+    def _open(self, size: int) -> None:
+        self._lanes[f"lane-{self._opened}"] = _Lane(f"lane-{self._opened}", size)
         self._opened += 1
 
-    def say(self, kind: str, attempt: str, task: str = "", data: Any = None, lane: str = "lane-0") -> list[Event]:
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of all lanes."""
+        return {name: lane.size for name, lane in self._lanes.items()}
+
+    def machine(self, number: int, **changes: Any) -> None:
+        """Change what is known of a machine."""
+        self.there[number] = replace(self.there[number], **changes)
+
+    def look(self, later: float = 0.0) -> None:
+        """A look at the machines, so many seconds from now."""
+        self._tend(self.there, time.monotonic() + later)
+        self._assign()
+
+    def say(self, kind: str, attempt: str, task: str = "", data: Any = (), lane: str = "lane-0") -> list[Event]:
         """A message from a lane, and what is assigned after it."""
         events = self._handle(kind, lane, attempt, task, data)
         self._assign()
@@ -121,9 +160,9 @@ class Open(Lanes):
         return events
 
 
-def lost(events: list[Event], task: str) -> bool:
+def lost(events: list[Event], task: str, kind: str = "lost") -> bool:
     """Whether a task's loss is all that is told."""
-    return [(e.kind, e.task, e.data.kind) for e in events] == [("failed", task, "lost")]
+    return [(e.kind, e.task, e.data.kind) for e in events] == [("failed", task, kind)]
 
 
 def test_a_lane_runs_task_after_task() -> None:
@@ -133,10 +172,10 @@ def test_a_lane_runs_task_after_task() -> None:
     lanes.submit("b", 2)
     assert list(lanes._lanes) == ["lane-0"]
     assert lanes.say("ready", "x") == []
-    assert lanes.cluster.given == [("x", ("a", 1))]
+    assert lanes.box.given == [("x", ("a", 1))]
     assert lanes.say("log", "x", "a", "row") == [Event("log", "a", "row")]
     assert lanes.say("done", "x", "a", "result") == [Event("done", "a", "result")]
-    assert lanes.cluster.given == [("x", ("a", 1)), ("x", ("b", 2))]
+    assert lanes.box.given == [("x", ("a", 1)), ("x", ("b", 2))]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +190,7 @@ def test_a_lane_runs_task_after_task() -> None:
     ],
 )
 def test_lanes_are_opened_while_tasks_wait_and_there_is_room(
-    cpus: float, workers: int, most: int | None, tasks: int, opened: int
+    cpus: int, workers: int, most: int | None, tasks: int, opened: int
 ) -> None:
     """At least one; never more than `most`, than find room, or than there are tasks."""
     lanes = Open(cpus, workers, most)
@@ -167,7 +206,7 @@ def test_a_group_that_comes_back_has_lost_its_task() -> None:
     lanes.say("ready", "x")
     assert lost(lanes.say("ready", "y"), "a")
     lanes.submit("a", 1)
-    assert lanes.cluster.given[-1] == ("y", ("a", 1))
+    assert lanes.box.given[-1] == ("y", ("a", 1))
 
 
 def test_a_failure_is_told_once() -> None:
@@ -190,10 +229,10 @@ def test_nothing_is_given_to_a_group_that_comes_down() -> None:
     lanes.say("ready", "x")
     lanes.say("failed", "x", "a", Failure("error", "ValueError Exception", "no"))
     lanes.submit("b", 2)
-    assert lanes.cluster.given == [("x", ("a", 1))]
+    assert lanes.box.given == [("x", ("a", 1))]
     assert list(lanes._lanes) == ["lane-0"]
     lanes.say("ready", "y")
-    assert lanes.cluster.given[-1] == ("y", ("b", 2))
+    assert lanes.box.given[-1] == ("y", ("b", 2))
 
 
 def test_a_dead_incarnations_late_report_leaves_the_present_one_alone() -> None:
@@ -206,7 +245,7 @@ def test_a_dead_incarnations_late_report_leaves_the_present_one_alone() -> None:
     assert lanes.say("failed", "x", "a", Failure("lost", "RuntimeError", "Connection closed by peer")) == []
     assert lanes.say("done", "y", "a", "result") == [Event("done", "a", "result")]
     lanes.submit("b", 2)
-    assert lanes.cluster.given[-1] == ("y", ("b", 2))
+    assert lanes.box.given[-1] == ("y", ("b", 2))
 
 
 def test_a_lane_that_ends_loses_its_task() -> None:
@@ -242,3 +281,156 @@ def test_a_message_from_a_lane_that_has_ended_is_passed_over() -> None:
     lanes.say("ready", "x")
     lanes.end(RuntimeError("gone"))
     assert lanes.say("log", "x", "a", "row") == []
+
+
+def test_a_lane_that_has_nothing_to_do_is_let_go() -> None:
+    """After a while, and not while tasks wait; its place can then be taken again."""
+    lanes = Open(cpus=1)
+    lanes.submit("a", 1)
+    lanes.say("ready", "x")
+    lanes.look(later=module.IDLE + 1)
+    lanes.say("done", "x", "a", "result")
+    lanes.look(later=module.IDLE - 1)
+    assert lanes.box.given == [("x", ("a", 1))]
+    lanes.look(later=module.IDLE + 1)
+    lanes.look(later=module.IDLE + 2)
+    assert lanes.box.given == [("x", ("a", 1)), ("x", None)]
+    lanes.submit("b", 2)
+    assert list(lanes._lanes) == ["lane-0"]
+    lanes.end(None)
+    assert list(lanes._lanes) == ["lane-1"]
+
+
+def test_lanes_of_any_size_share_the_room() -> None:
+    """One task takes all of it; several go side by side."""
+    for tasks, sizes in ((1, [4]), (2, [3, 2]), (4, [2, 1, 1, 1]), (9, [1] * 5)):
+        lanes = Open(cpus=5, workers=1, up_to=4)
+        lanes._waiting.extend((str(task), None) for task in range(tasks))
+        lanes._assign()
+        assert sorted(lanes.sizes.values(), reverse=True) == sizes
+
+
+def test_a_lane_that_lost_a_machine_goes_on_with_the_rest() -> None:
+    """At the size that there is room for, once that is known."""
+    lanes = Open(cpus=2, workers=1, up_to=2)
+    lanes.submit("a", 1)
+    assert lanes.sizes == {"lane-0": 2}
+    lanes.say("ready", "x", data=["node-0", "node-1"])
+    assert lost(lanes.say("failed", "x", "a", Failure("lost", "RuntimeError", "Connection closed by peer")), "a")
+    lanes.submit("a", 1)
+    assert lanes.sizes == {"lane-0": 2}
+    # That the machine is dead nobody knows yet.
+    lanes.end(RuntimeError("a worker died"))
+    assert lanes.sizes == {"lane-1": 2}
+    lanes.machine(1, free={})
+    assert lanes.end(NoRoom(), "lane-1") == []
+    assert lanes.sizes == {"lane-2": 1}
+    lanes.say("ready", "y", data=["node-0"], lane="lane-2")
+    assert lanes.box.given[-1] == ("y", ("a", 1))
+
+
+def test_a_lane_takes_back_what_returns() -> None:
+    """It is asked to save its task and leave; the next one, which is larger, is given the task."""
+    lanes = Open(cpus=2, workers=1, up_to=2)
+    lanes.machine(1, total={}, free={})
+    lanes.submit("a", 1)
+    lanes.say("ready", "x", data=["node-0"])
+    lanes.machine(0, free={})
+    lanes.look(later=module.GROWING + 1)
+    assert lanes.box.stopped == []
+    lanes.machine(1, total={"CPU": 1.0}, free={"CPU": 1.0})
+    lanes.look(later=module.GROWING - 1)
+    assert lanes.box.stopped == []
+    lanes.look(later=module.GROWING + 1)
+    lanes.look(later=module.GROWING + 2)
+    assert lanes.box.stopped == ["x"]
+    assert lanes.say("log", "x", "a", "saved") == [Event("log", "a", "saved")]
+    assert lanes.say("stopped", "x", "a") == []
+    assert lanes.box.given[-1] == ("x", None)
+    assert lanes.sizes == {"lane-0": 1}
+    lanes.end(None)
+    assert lanes.sizes == {"lane-1": 2}
+    lanes.say("ready", "y", data=["node-0", "node-1"], lane="lane-1")
+    assert lanes.box.given[-1] == ("y", ("a", 1))
+
+
+def test_a_lane_does_not_grow_into_what_waiting_tasks_need() -> None:
+    """Nor while another lane is coming, or beyond its most."""
+    lanes = Open(cpus=2, workers=1, up_to=2, most=1)
+    lanes.machine(1, total={}, free={})
+    lanes.submit("a", 1)
+    lanes.say("ready", "x", data=["node-0"])
+    lanes.machine(1, total={"CPU": 1.0}, free={"CPU": 1.0})
+    lanes.submit("b", 2)
+    lanes.look(later=module.GROWING + 1)
+    assert lanes.box.stopped == []
+    whole = Open(cpus=3, workers=1, up_to=2)
+    whole.submit("a", 1)
+    whole.say("ready", "x", data=["node-0", "node-1"])
+    whole.look(later=module.GROWING + 1)
+    assert whole.box.stopped == []
+
+
+def test_a_task_that_ends_while_its_lane_is_to_leave_is_done() -> None:
+    """And the lane is given no other."""
+    lanes = Open(cpus=2, workers=1, up_to=2)
+    lanes.machine(1, total={}, free={})
+    lanes.submit("a", 1)
+    lanes.say("ready", "x", data=["node-0"])
+    lanes.machine(1, total={"CPU": 1.0}, free={"CPU": 1.0})
+    lanes.look(later=module.GROWING + 1)
+    assert lanes.say("done", "x", "a", "result") == [Event("done", "a", "result")]
+    lanes.submit("b", 2)
+    assert lanes.box.given[-1] == ("x", None)
+    lanes.end(None)
+    assert lanes.sizes == {"lane-1": 2}
+
+
+def test_a_machine_that_is_to_be_taken_away_is_left() -> None:
+    """The task is saved first; it counts as preempted. No lane is opened on that machine."""
+    lanes = Open(cpus=2)
+    lanes.submit("a", 1)
+    lanes.say("ready", "x", data=["node-0"])
+    lanes.submit("b", 2)
+    lanes.say("ready", "y", data=["node-1"], lane="lane-1")
+    lanes.machine(0, leaving=True)
+    lanes.look()
+    lanes.look()
+    assert lanes.box.stopped == ["x"]
+    assert lost(lanes.say("stopped", "x", "a"), "a", "preempted")
+    lanes.submit("a", 1)
+    lanes.end(None)
+    assert lanes.sizes == {"lane-1": 1}
+    lanes.say("done", "y", "b", "result", lane="lane-1")
+    assert lanes.box.given[-1] == ("y", ("a", 1))
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_loss_to_a_machine_that_was_taken_away_is_no_fault(seen: bool) -> None:
+    """Whether its going was announced in time, or stands in the table of the dead only."""
+    for ending in (
+        lambda lanes: lanes.say("failed", "x", "a", Failure("lost", "RuntimeError", "Connection closed by peer")),
+        lambda lanes: lanes.say("ready", "y"),
+        lambda lanes: lanes.end(RuntimeError("gone")),
+    ):
+        lanes = Open(cpus=2, workers=2)
+        lanes.submit("a", 1)
+        lanes.say("ready", "x", data=["node-0", "node-1"])
+        if seen:
+            lanes.machine(1, leaving=True)
+            lanes.look()
+            lanes.machine(1, leaving=False, total={}, free={})
+        else:
+            lanes.machine(1, leaving=True, total={}, free={})
+        assert lost(ending(lanes), "a", "preempted")
+
+
+def test_lanes_of_any_size_are_tried_again_before_they_are_given_up() -> None:
+    """Ray Train does not do it for them; that there is no room yet is no reason."""
+    lanes = Open(cpus=1, workers=1, up_to=2)
+    lanes.submit("a", 1)
+    for number in range(6):
+        assert lanes.end(NoRoom(), f"lane-{number}") == []
+    for number in range(6, 9):
+        assert lanes.end(RuntimeError("no module"), f"lane-{number}") == []
+    assert [event.data.kind for event in lanes.end(RuntimeError("no module"), "lane-9")] == ["error"]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,6 +138,7 @@ def test_workers_beyond_this_machine_are_refused(
     path = str(config(tmp_path))
     assert cli.main(["plan", path, "--set", "cluster={workers: 8, cpus: 0.5}"]) == cli.DONE
     assert cli.main(["plan", path, "--set", "cluster={workers: 5, address: auto}"]) == cli.DONE
+    assert cli.main(["plan", path, "--set", "cluster={workers: {min: 4, max: 16}}"]) == cli.DONE
     capsys.readouterr()
     assert cli.main(["plan", path, "--set", "cluster={workers: 3, cpus: 1.5}"]) == cli.BAD_INPUT
     found = capsys.readouterr().err
@@ -255,6 +259,30 @@ def test_an_interrupted_run_ends_with_130(
     assert cli.main(["run", str(config(tmp_path))]) == cli.STOPPED
     assert lanes.closed
     assert "goes on from the last checkpoints" in capsys.readouterr().out
+
+
+def test_a_terminated_run_ends_with_143(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order, as an interrupted one does; a second signal does not cut that short."""
+    lanes, before = Scripted({}), signal.getsignal(signal.SIGTERM)
+
+    def take(timeout: float) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    def close() -> list[Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        lanes.closed = True
+        return []
+
+    monkeypatch.setattr(lanes, "take", take)
+    monkeypatch.setattr(lanes, "close", close)
+    monkeypatch.setattr(driver, "Lanes", lambda *_: lanes)
+    assert cli.main(["run", str(config(tmp_path))]) == cli.TERMINATED
+    assert lanes.closed
+    assert "goes on from the last checkpoints" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_file_that_is_wrong_all_over_is_told_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,14 @@ UNKNOWN = {
     "parent misspelt": Bad(TRAIN, TRAIN + "    parnet: x\n", "parnet", "stages[0].parnet", "did you mean 'parent'?"),
 }
 TYPES = {
-    "text, not int": Bad("workers: 1", "workers: many", "many", "cluster.workers", "valid integer, not 'many'"),
+    "text, not int": Bad(
+        "workers: 1", "workers: many", "many", "cluster.workers", "number from 1 on, or {min, max}, not"
+    ),
+    "least above most": Bad("workers: 1", "workers: {min: 3, max: 2}", "min", "cluster.workers", "other way round"),
+    "no most": Bad("workers: 1", "workers: {min: 3}", "min", "cluster.workers.max", "is missing"),
+    "no such bound": Bad(
+        "workers: 1", "workers: {min: 1, max: 2, mix: 1}", "mix", "cluster.workers.mix", "mean 'min'?"
+    ),
     "float, not int": Bad("epochs: 2", "epochs: 2.5", "2.5", "stages[0].train.epochs", "not 2.5"),
     "bool, not float": Bad("lr: 4e-3", "lr: true", "lr: true", "stages[0].train.lr", "not True"),
     "text, not float": Bad("lr: 4e-3", "lr: '4e-3'", "'4e-3'", "stages[0].train.lr", "not '4e-3'"),
@@ -324,7 +331,7 @@ def test_a_later_override_wins(tmp_path: Path) -> None:
         ("name.first=1", "name holds a value, not settings"),
         ("stages.half.constraints.x.rate=3", "there is no 'x' in stages.1.constraints"),
         ("seed=-1", "seed: must be greater than or equal to 0, not -1"),
-        ("cluster.workers=two", "cluster.workers: must be a valid integer, not 'two'"),
+        ("cluster.workers=two", "cluster.workers: must be a number from 1 on, or {min, max}, not 'two'"),
         ("clutser.workers=2", "did you mean 'cluster'?"),
         ("cluster.wrokers=2", "cluster.wrokers: unknown setting; did you mean 'workers'?"),
         ("stages.half.constraints.0.rate=0.5", "stages[1].constraints[0].rate: must be greater than or equal to 1"),

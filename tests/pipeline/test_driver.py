@@ -23,6 +23,7 @@ from tests.pipeline.common import artefact, loaded, manifest
 
 LOST = Failure("lost", "", "a worker process or its machine died")
 ERROR = Failure("error", "ValueError Exception", "the tensor is gone", "Traceback ...")
+PREEMPTED = Failure("preempted", "", "a machine under it is to be taken away")
 PASSING = Failure("error", "ConnectionResetError ConnectionError OSError Exception", "reset")
 
 Script = dict[str, list[Failure | None]]
@@ -62,9 +63,10 @@ class Scripted:
         self.finished.append(task)
         return [*events, Event("done", task, manifest())]
 
-    def close(self) -> None:
-        """Note that it was called."""
+    def close(self) -> list[Event]:
+        """Note that it was called; what is still running saves where it is."""
         self.closed = True
+        return [Event("log", task, {"event": "stopped", "steps": 17}) for task in self.running]
 
 
 EPOCH = {
@@ -151,6 +153,15 @@ def test_a_lost_stage_is_tried_again(ran: Callable[..., Ran]) -> None:
     assert run.lanes.submitted.count("half") == 4
     assert run.store.failure(run.keys["half"]) is None
     assert "its workers were lost; retry 3 of 3" in run.file.getvalue()
+
+
+def test_a_preempted_stage_is_tried_again_without_end(ran: Callable[..., Ran]) -> None:
+    """It is no fault of anyone's; losses are counted apart from it."""
+    run = ran({"half": [PREEMPTED, LOST] * 3 + [PREEMPTED] * 5 + [None]})
+    assert set(run.states.values()) == {"done"}
+    assert "a machine under it was taken away; retry 8\n" in run.file.getvalue()
+    again = ran({"other": [PREEMPTED] * 2}, "retry.preempted=1", "stages.other.retrain.epochs=2")
+    assert again.why("other") == "a machine under it was taken away, 2 times; the policy allows 1 retries"
 
 
 def test_a_stage_lost_too_often_is_given_up(ran: Callable[..., Ran]) -> None:
@@ -241,7 +252,7 @@ def test_rows_are_mirrored(ran: Callable[..., Ran]) -> None:
     assert first == second == ("log", "half", numbers, 20)
     assert finish == ("finish", "half", {}, True)
     assert ("finish", "other", manifest()["metrics"], False) in run.monitor.calls
-    assert run.monitor.calls[-1] == ("close",)
+    assert run.monitor.calls[-1] == ("close", 20.0)
 
 
 def test_lanes_and_monitor_are_closed_when_the_cluster_goes_away(
@@ -261,4 +272,22 @@ def test_lanes_and_monitor_are_closed_when_the_cluster_goes_away(
     with pytest.raises(OSError, match="gone"):
         driver.run(settings, plan, store, tmp_path, View(Console(file=io.StringIO())))
     assert lanes.closed
-    assert monitor.calls[-1] == ("close",)
+    assert monitor.calls[-1] == ("close", 20.0)
+
+
+def test_an_interrupted_run_says_where_its_stages_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lanes tell while they end is shown; W&B is not waited for."""
+    lanes, monitor, file = Scripted({}), Recorder(), io.StringIO()
+
+    def take(timeout: float) -> list[Event]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lanes, "take", take)
+    monkeypatch.setattr(driver, "Lanes", lambda *_: lanes)
+    monkeypatch.setattr(driver, "Monitor", lambda *_: monitor)
+    settings, problems = loaded(tmp_path)
+    store, plan = planning.make(settings, problems)
+    with pytest.raises(KeyboardInterrupt):
+        driver.run(settings, plan, store, tmp_path, View(Console(file=file)))
+    assert "dense: stopped after step 17, and saved there" in file.getvalue()
+    assert monitor.calls[-1] == ("close", 2.0)

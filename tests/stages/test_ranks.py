@@ -12,10 +12,11 @@ from torch import multiprocessing
 
 from stages import artefact
 from stages.files import Folder
+from stages.models import MODELS
 from stages.spec import Task
 from stages.stage import run_stage
-from tests.stages.conftest import MakeTask
-from tests.stages.test_stage import DENSE, nonzeros, prune, quiet, stopped
+from tests.stages.conftest import MakeTask, noisy_net
+from tests.stages.test_stage import DENSE, nonzeros, prune, quiet, same_bytes, stopped
 
 SGD: dict[str, Any] = {"optimizer": {"name": "sgd"}, "batch": 79}
 """79 is odd, so that ranks have shares of unequal size."""
@@ -61,3 +62,29 @@ def test_two_ranks_do_what_one_does(make_task: MakeTask, tmp_path: Path, one_ran
             )
         for metric in ("val_accuracy", "test_accuracy"):
             assert abs(got.manifest["metrics"][metric] - expected.manifest["metrics"][metric]) <= 2
+
+
+def stop_main(rank: int, rendezvous: str, whole: str, task: str) -> None:
+    """One of two ranks: a whole stage, and one that rank 1 alone is told to stop, twice."""
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    MODELS["noisy"] = noisy_net
+    run_stage(Task.model_validate_json(whole), quiet)
+    for steps in (8, 12):
+        events: list[dict[str, Any]] = []
+        stopping = iter([False, True] if rank == 1 else [False, False]).__next__
+        assert run_stage(Task.model_validate_json(task), events.append, stopping) is None
+        assert rank == 1 or events[-1] == {"event": "stopped", "steps": steps}
+    assert run_stage(Task.model_validate_json(task), quiet)["world"] == 2
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [1, 3])
+def test_two_ranks_that_are_stopped_end_with_the_same_bytes(make_task: MakeTask, tmp_path: Path, zero: int) -> None:
+    """All stop at one step though one of them was told; batch statistics and losses are each rank's own till then."""
+    dense = DENSE | {"train": {"epochs": 3, "lr": 0.01}, "batch": 31}
+    task, whole = make_task(dense, zero=zero, checkpoint_steps=5), make_task(dense, store="whole", zero=zero)
+    arguments = (str(tmp_path / "rendezvous"), whole.model_dump_json(), task.model_dump_json())
+    multiprocessing.spawn(stop_main, arguments, nprocs=2)
+    same_bytes(task, whole)

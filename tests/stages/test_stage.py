@@ -236,6 +236,19 @@ def test_a_stopped_prune_ends_with_the_same_bytes(
     same_bytes(task, whole)
 
 
+@pytest.mark.parametrize("steps", [1, 13, 20, 37])
+def test_a_stage_that_is_asked_to_stop_goes_on_from_that_very_step(make_task: MakeTask, steps: int) -> None:
+    """Within an epoch or at its end, in ADMM and in retraining; it says where it stopped."""
+    task, whole = make_task(prune()), make_task(prune(), store="whole")
+    run(whole)
+    asked, events = iter(range(1, 99)), list[dict[str, Any]]()
+    assert run_stage(task, events.append, lambda: next(asked) >= steps) is None
+    assert events[-1] == {"event": "stopped", "steps": steps}
+    assert not (Path(task.store) / task.key / "manifest.json").exists()
+    assert resumed(task) == steps
+    same_bytes(task, whole)
+
+
 @pytest.mark.parametrize("zero", [0, 2, 3])
 def test_a_stopped_child_ends_with_the_same_bytes_under_every_zero_stage(make_task: MakeTask, zero: int) -> None:
     """Stopped twice; its parent's mask and duals are in force; momentum instead of Adam."""
