@@ -1,7 +1,7 @@
 """The entries under `stages:`, read as stages: names, parents, settings. All that is wrong is noted with its place.
 
 What is said at the top of a file of a stage's settings (model, data, seed, ...) holds for every stage
-that does not say it itself.
+that does not say it itself; of its `data` a stage may say only what is different.
 """
 
 from __future__ import annotations
@@ -133,10 +133,11 @@ def _work(entry: dict[str, Any], wide: dict[str, Any], number: int, problems: Pr
         settings = {key: value for key, value in entry.items() if key not in ("name", "parents")}
         choice: Work | None = _checked(CHOICES[kind], settings, at, ("name", "parents"), problems)
         return choice
-    settings = {key: value for key, value in entry.items() if key not in STAGE_OWN}
-    spec = _spec({**wide, **settings}, set(settings), at, problems)
+    own = {key: value for key, value in entry.items() if key not in STAGE_OWN}
+    settings = {**wide, **own, **_data(wide.get("data"), own)}
+    spec = _spec(settings, set(own), at, problems)
     if spec is None:
-        _rest(number, {**wide, **settings}, set(settings), problems)
+        _rest(number, settings, set(own), problems)
     if "search" not in entry:
         return spec
     if not isinstance(entry["search"], dict):
@@ -153,6 +154,14 @@ def _work(entry: dict[str, Any], wide: dict[str, Any], number: int, problems: Pr
         Search, {"kind": "search", "stage": spec, **entry["search"]}, (*at, "search"), (), problems
     )
     return search
+
+
+def _data(wide: Any, own: dict[str, Any]) -> dict[str, Any]:
+    """A stage's `data` laid over that of all stages, setting by setting; other origins are not mixed."""
+    if not isinstance(own.get("data"), dict) or not isinstance(wide, dict):
+        return {}
+    other = {"source", "folder", "shards"} if {"source", "shards"} & set(own["data"]) else set()
+    return {"data": {**{key: value for key, value in wide.items() if key not in other}, **own["data"]}}
 
 
 def _checked(

@@ -354,3 +354,16 @@ def test_an_override_of_a_stage_beside_one_without_a_good_name(tmp_path: Path) -
     """A stage's bad name is the problem that is told, not a failure of the override's."""
     found = problems(config(tmp_path, ("name: other", "name: 5")), "stages.half.seed=1")
     assert [problem.split(": ")[1] for problem in found] == ["stages[3].name"]
+
+
+def test_a_stage_says_of_its_data_only_what_is_different(tmp_path: Path) -> None:
+    """The rest is the file's; another origin takes nothing of the file's origin along."""
+    changes = [("    parent: half\n", "    parent: half\n    data: {shift: 2}\n")]
+    settings, _ = load(str(config(tmp_path, *changes)))
+    by_name = {stage.name: stage.spec for stage in settings.stages}
+    assert by_name["v1.5-quarter"].data == by_name["half"].data.model_copy(update={"shift": 2})
+    (tmp_path / "again").mkdir()
+    changes = [("    parent: half\n", "    parent: half\n    data: {source: digits}\n")]
+    settings, _ = load(str(config(tmp_path / "again", *changes)))
+    by_name = {stage.name: stage.spec for stage in settings.stages}
+    assert (by_name["v1.5-quarter"].data.source, by_name["v1.5-quarter"].data.shards) == ("digits", None)
