@@ -38,6 +38,11 @@ SETTLING = 2.0
 """Seconds after which such writers look."""
 
 
+def encoded(value: Any) -> bytes:
+    """Indented JSON, as `Folder.write_json` writes it: equal values, equal bytes."""
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
 @dataclass(frozen=True)
 class File:
     """What a listing says of a file."""
@@ -92,9 +97,10 @@ class Folder:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(aside, target)
-        finally:
-            if os.path.exists(aside):
+        except OSError:
+            with suppress(OSError):  # what went wrong first is what is told
                 os.unlink(aside)
+            raise
 
     def create(self, path: str, data: bytes) -> bool:
         """Write all of a file if there is none; whether it is ours now. `data` must be like no other writer's."""
@@ -124,7 +130,7 @@ class Folder:
 
     def write_json(self, path: str, value: Any) -> None:
         """Write a value as indented JSON."""
-        self.write(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+        self.write(path, encoded(value))
 
     def exists(self, path: str = "") -> bool:
         """Whether there is such a file or folder."""

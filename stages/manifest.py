@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
-from stages.files import Folder, canonical, sha256
+from stages.files import Folder, canonical, encoded, sha256
 
 MANIFEST = "manifest.json"
 
@@ -20,13 +21,18 @@ def own_hash(manifest: dict[str, Any]) -> str:
 
 
 def read(folder: Folder) -> dict[str, Any] | None:
-    """The manifest, or None where there is none: the stage is not done. Raises Damaged if it is no JSON."""
+    """The manifest, or None where there is none: the stage is not done. Raises Damaged if it is no JSON of ours."""
     try:
-        manifest: dict[str, Any] = folder.read_json(MANIFEST)
+        data = folder.read(MANIFEST)
     except FileNotFoundError:
         return None
+    try:
+        manifest: dict[str, Any] = json.loads(data)
+        same = encoded(manifest) == data
     except ValueError as error:
         raise Damaged(f"{folder.url}/{MANIFEST} is no JSON: {error}") from None
+    if not same:
+        raise Damaged(f"{folder.url}/{MANIFEST} has changed since it was written: it is not in our form")
     return manifest
 
 

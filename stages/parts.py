@@ -8,10 +8,11 @@ without it was never finished, or is being removed, and is no damage.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
-from stages.files import Folder, canonical, sha256
+from stages.files import Folder, canonical, encoded, sha256
 
 
 def steps(folder: Folder) -> list[str]:
@@ -37,9 +38,9 @@ def digest(data: bytes, facts: dict[str, Any]) -> str:
 def read(folder: Folder, stem: str) -> tuple[bytes, dict[str, Any]] | None:
     """A part's tensors, in safetensors' form, and where the stage stood; None if it is not whole."""
     try:
-        entry = folder.read_json(f"{stem}.json")
-        data = folder.read(f"{stem}.safetensors")
-        whole = digest(data, entry["progress"]) == entry["sha256"]
+        text, data = folder.read(f"{stem}.json"), folder.read(f"{stem}.safetensors")
+        entry = json.loads(text)
+        whole = encoded(entry) == text and digest(data, entry["progress"]) == entry["sha256"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return (data, entry["progress"]) if whole else None

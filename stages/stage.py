@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -21,6 +22,8 @@ from stages.manifest import Damaged, verify
 from stages.spec import PruneSpec, Spec, Task, TrainSpec
 from stages.targets import Targets, build_model, targets, weights
 from stages.train import Log, Stopping, train
+
+_log = logging.getLogger(__name__)
 
 
 def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[str, Any] | None:
@@ -80,7 +83,10 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
         if rank == 0:
             manifest = _manifest(task, progress, network, aims, scores, world)
             manifest = artefact.commit(folder, manifest, network, final_holds, duals)
-            checkpoints.folder.remove("")
+            try:
+                checkpoints.folder.remove("")
+            except OSError as error:  # the stage is done all the same
+                _log.warning("%s: its checkpoints can't be removed: %s", task.name, error)
         manifest = _agreed(manifest)
         return manifest
     finally:

@@ -1,0 +1,157 @@
+"""A filesystem that fails or dies at the n-th write, and a process that does, over and over, at a stage's.
+
+What is counted is every call by which `stages.files` changes a local folder: folders made, files opened,
+written (by halves), synced, renamed and removed.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any, Literal
+from unittest.mock import patch
+
+from fsspec.implementations.local import LocalFileSystem
+
+from stages import files
+
+How = Literal["fails once", "fails from then on", "dies"]
+DIED = 77
+CHANGES = ("makedirs", "mkdir", "fsync", "replace", "unlink", "remove", "rmdir")
+
+
+class Faults:
+    """Counts calls, and at the n-th does what it is told; n = 0 only counts."""
+
+    def __init__(self, n: int, how: How) -> None:
+        self.n, self.how = n, how
+        self.count = 0
+        self.calls: list[str] = []
+
+    def strikes(self, what: str) -> bool:
+        """Count a call; whether it is one to fail at."""
+        self.count += 1
+        self.calls.append(what)
+        return self.n > 0 and (self.count >= self.n if self.how == "fails from then on" else self.count == self.n)
+
+    def strike(self, what: str) -> None:
+        """Count a call; raise or die if it is the one."""
+        if self.strikes(what):
+            self.end(what)
+
+    def end(self, what: str) -> None:
+        """Raise OSError, or be gone without a word."""
+        if self.how == "dies":
+            os._exit(DIED)
+        raise OSError(errno.EIO, f"fault {self.n} at {what}")
+
+
+@contextmanager
+def faults(n: int, how: How) -> Iterator[Faults]:
+    """Make `stages.files` meet its fault; ends with the number of calls that there were."""
+    one = Faults(n, how)
+
+    class File:
+        """A file that writes one half, and then perhaps not the other."""
+
+        def __init__(self, path: str, mode: str) -> None:
+            one.strike("open")
+            self.file = builtins.open(path, mode)  # noqa: SIM115 - closed where ours is
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def write(self, data: bytes) -> None:
+            self.file.write(data[: len(data) // 2])
+            if one.strikes("write"):
+                self.file.flush()
+                one.end("write")
+            self.file.write(data[len(data) // 2 :])
+
+    def counted(module: Any, name: str) -> Any:
+        plain = getattr(module, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            one.strike(name)
+            return plain(*args, **options)
+
+        return call
+
+    def proxy(module: Any) -> SimpleNamespace:
+        return SimpleNamespace(**vars(module) | {name: counted(module, name) for name in CHANGES})
+
+    def rmtree(path: str, *_: Any, **__: Any) -> None:
+        """As shutil's, by calls that are counted."""
+        for folder, folders, names in os.walk(path, topdown=False):
+            for name in sorted(names):
+                one.strike("unlink")
+                os.unlink(f"{folder}/{name}")
+            for name in sorted(folders):
+                one.strike("rmdir")
+                os.rmdir(f"{folder}/{name}")
+        one.strike("rmdir")
+        os.rmdir(path)
+
+    def rm(_: Any, path: str, recursive: bool = False) -> None:
+        rmtree(path) if os.path.isdir(path) else counted(os, "unlink")(path)
+
+    def rm_file(_: Any, path: str) -> None:
+        counted(os, "unlink")(path)
+
+    with (
+        patch.object(files, "os", proxy(os)),
+        patch.object(files, "open", File, create=True),
+        patch.object(LocalFileSystem, "rm", rm),
+        patch.object(LocalFileSystem, "rm_file", rm_file),
+    ):
+        yield one
+
+
+def main() -> None:
+    """For each line [n, task]: run the task in a process of its own that dies at its n-th call; print how it ended.
+
+    The processes are forked from this one, which imports what takes time: all that the first of them came to need.
+    """
+    from stages.engine import _deepspeed
+    from stages.models import MODELS
+    from stages.spec import Task
+    from stages.stage import run_stage
+    from tests.stages.conftest import noisy_net
+
+    MODELS["noisy"] = noisy_net
+    _deepspeed()
+    warm = False
+    for line in sys.stdin:
+        n, task = json.loads(line)
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            with faults(n, "dies"):
+                run_stage(Task.model_validate(task), lambda event: None)
+            os.write(writer, "\n".join(sys.modules).encode())
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as modules:
+            needed = modules.read().split()
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        for name in needed if not warm else []:
+            with suppress(ImportError):
+                import_module(name)
+        warm = True
+
+
+if __name__ == "__main__":
+    main()
