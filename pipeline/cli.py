@@ -111,8 +111,10 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     from pipeline import driver
 
     config, problems, store, plan = _prepared(options)
-    plan = planning.forced(plan, options.force, store)
-    wanted = planning.wanted(plan, options.start, options.only)
+    plan, stale = planning.forced(plan, options.force)
+    wanted = planning.wanted(plan, options.start, options.only, options.force)
+    for key in stale:
+        store.folder.remove(key)
     waiting = [planned for planned in plan if planned.state != "cached" and planned.node.name in wanted]
     results: list[Result]
     with View(console) as view:

@@ -28,6 +28,9 @@ from stages.spec import Parent, Task
 
 _log = logging.getLogger(__name__)
 
+LEFT_OUT = "not asked for"
+"""Why a stage that is not done was not run either."""
+
 
 def run(
     config: Config,
@@ -44,7 +47,12 @@ def run(
     """
     names = {p.node.name for p in plan} if wanted is None else set(wanted)
     if all(planned.state == "cached" for planned in plan if planned.node.name in names):
-        return [result(p.node, "cached" if p.manifest else "left out", store, p.manifest) for p in plan]
+        return [
+            result(p.node, "cached", store, p.manifest)
+            if p.manifest is not None
+            else result(p.node, "left out", store, None, LEFT_OUT)
+            for p in plan
+        ]
     run = _Run(config, plan, store, logs, view, names, keep_going)
     try:
         run.to_the_end()
@@ -138,7 +146,7 @@ class _Run:
             elif name in skipped:
                 rows.append(result(node, "skipped", self.store, None, "a stage before it failed"))
             elif name not in self.wanted:
-                rows.append(result(node, "left out", self.store, None, "not asked for"))
+                rows.append(result(node, "left out", self.store, None, LEFT_OUT))
             else:
                 rows.append(result(node, "skipped", self.store, None, "not begun, because another stage failed"))
         return rows
@@ -151,14 +159,20 @@ class _Run:
     def _begin(self, node: dag.Node) -> None:
         if node.name in self.done:
             self.order.done(node.name)
-        elif node.name not in self.wanted or (self.failed and not self.keep_going):
+        elif node.name not in self.wanted or self._stopping():
             return
-        elif isinstance(node.spec, Select | Replace):
-            self._choose(node, node.spec)
-        elif isinstance(node.spec, Search):
-            self._search(node)
+        elif isinstance(node.spec, Select | Replace | Search):
+            self.store.note_failure(node.key, None)
+            if isinstance(node.spec, Search):
+                self._search(node)
+            else:
+                self._choose(node, node.spec)
         else:
             self._train(node)
+
+    def _stopping(self) -> bool:
+        """Whether nothing new is to begin."""
+        return bool(self.failed) and not self.keep_going
 
     def _train(self, node: dag.Node) -> None:
         if node.key in self.active:
@@ -182,21 +196,19 @@ class _Run:
 
     def _search(self, node: dag.Node) -> None:
         """Run a search's next trial, or end it."""
-        trials = [name for name, search in self.searches.items() if search.name == node.name]
-        known = {name: self.done[name] for name in (*node.parents, *trials)}
         try:
-            found = bisect(node, [self.nodes[parent] for parent in node.parents], known, self.store.artefact)
+            found = bisect(node, [self.nodes[parent] for parent in node.parents], self.done, self.store.artefact)
         except ChoiceError as error:
             self._fail(node, str(error))
             return
-        for trial in (*found.tried, *([found.next] if found.next else [])):
+        begins = [] if found.next is None or self._stopping() else [found.next]
+        for trial in found.tried + begins:
             if trial.name not in self.nodes:
                 self.nodes[trial.name], self.searches[trial.name] = trial, node
-            if trial.name in known:
-                self.done[trial.name] = known[trial.name]
-        if found.next is not None:
-            self._train(found.next)
-        elif found.best is not None:
+        for trial in begins:
+            self._train(trial)
+        if found.next is None:
+            assert found.best is not None
             self._take(node, found.best)
 
     def _take(self, node: dag.Node, chosen: dag.Node) -> None:
