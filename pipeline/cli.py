@@ -142,8 +142,8 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     from pipeline import driver
 
     config, problems, store, plan = _prepared(options)
-    plan = planning.forced(plan, options.force)
-    wanted = planning.wanted(plan, options.start, options.only)
+    plan, stale = planning.forced(plan, options.force)
+    wanted = planning.wanted(plan, options.start, options.only, options.force)
     waiting = [planned for planned in plan if planned.state != "cached" and planned.node.name in wanted]
     results: list[Result]
     with View(console) as view:
@@ -156,7 +156,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
             view.note(f"  {planned.node.name}: {planned.state} ({planned.why})")
         try:
             results = driver.run(
-                config, plan, store, logs, view, wanted, options.force, options.keep_going, options.wait
+                config, plan, store, logs, view, wanted, stale, keep_going=options.keep_going, wait=options.wait
             )
         except Held as held:
             view.note(f"{config.top.name} is not started: {held}; `--wait` waits for its end")

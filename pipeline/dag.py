@@ -86,10 +86,13 @@ def build(stages: Iterable[_Stage], data: Callable[[Spec], tuple[str, str]]) -> 
 
 
 def trial(search: Node, factor: float, parents: Sequence[Node]) -> Node:
-    """The stage by which a search tries a factor; its first parent is what it starts from."""
+    """The stage by which a search tries a factor; its first parent is what it starts from.
+
+    No stage of a file can have its name: those have no `@`.
+    """
     assert isinstance(search.spec, Search)
     spec = shrunk(search.spec.stage, factor)
-    return _node(f"{search.name}-at-{factor:.4g}", spec, parents, search.shards, search.data_digest)
+    return _node(f"{search.name}@{factor:.4g}", spec, parents, search.shards, search.data_digest)
 
 
 def _node(name: str, work: Work, parents: Sequence[Node], shards: str, digest: str) -> Node:

@@ -31,6 +31,9 @@ from stages.spec import Parent, Task
 
 _log = logging.getLogger(__name__)
 
+LEFT_OUT = "not asked for"
+"""Why a stage that is not done was not run either."""
+
 
 def run(
     config: Config,
@@ -40,18 +43,24 @@ def run(
     view: View,
     wanted: Collection[str] | None = None,
     force: Collection[str] = (),
+    *,
     keep_going: bool = False,
     wait: bool = False,
 ) -> list[Result]:
     """Carry out a plan, or the stages of it that are `wanted`; one row a stage.
 
-    What is in `force` was planned to run though it is done: its artefact is deleted when its turn comes. After a
+    Keys in `force` were planned to run though they are done: artefacts are deleted when their turn comes. After a
     failure nothing new is begun, or with `keep_going` only what does not depend on what failed. Another driver
     of the same name is waited for with `wait`. Raises cluster.lanes.ClusterError and pipeline.lock.Held.
     """
     names = {p.node.name for p in plan} if wanted is None else set(wanted)
     if all(planned.state == "cached" for planned in plan if planned.node.name in names):
-        return [result(p.node, "cached" if p.manifest else "left out", store, p.manifest) for p in plan]
+        return [
+            result(p.node, "cached", store, p.manifest)
+            if p.manifest is not None
+            else result(p.node, "left out", store, None, LEFT_OUT)
+            for p in plan
+        ]
     with Locks(store.folder, config.top.name) as locks:
         locks.take(run_lock(config.top.name), wait)
         record(config, store, plan)
@@ -96,7 +105,7 @@ class _Run:
         keep_going: bool,
     ) -> None:
         self.config, self.store, self.view, self.locks = config, store, view, locks
-        self.wanted, self.force, self.keep_going = wanted, force, keep_going
+        self.wanted, self.force, self.keep_going = wanted, set(force), keep_going
         self.nodes = {p.node.name: p.node for p in plan}
         self.done: dict[str, Mapping[str, Any]] = {p.node.name: p.manifest for p in plan if p.manifest is not None}
         self.order = TopologicalSorter({name: node.parents for name, node in self.nodes.items()})
@@ -171,7 +180,7 @@ class _Run:
             elif name in skipped:
                 rows.append(result(node, "skipped", self.store, None, "a stage before it failed"))
             elif name not in self.wanted:
-                rows.append(result(node, "left out", self.store, None, "not asked for"))
+                rows.append(result(node, "left out", self.store, None, LEFT_OUT))
             else:
                 rows.append(result(node, "skipped", self.store, None, "not begun, because another stage failed"))
         return rows
@@ -184,14 +193,20 @@ class _Run:
     def _begin(self, node: dag.Node) -> None:
         if node.name in self.done:
             self.order.done(node.name)
-        elif node.name not in self.wanted or (self.failed and not self.keep_going):
+        elif node.name not in self.wanted or self._stopping():
             return
-        elif isinstance(node.spec, Select | Replace):
-            self._choose(node, node.spec)
-        elif isinstance(node.spec, Search):
-            self._search(node)
+        elif isinstance(node.spec, Select | Replace | Search):
+            self.store.note_failure(node.key, None)
+            if isinstance(node.spec, Search):
+                self._search(node)
+            else:
+                self._choose(node, node.spec)
         else:
             self._train(node)
+
+    def _stopping(self) -> bool:
+        """Whether nothing new is to begin."""
+        return bool(self.failed) and not self.keep_going
 
     def _train(self, node: dag.Node) -> None:
         if node.key in self.active or node.key in self.elsewhere:
@@ -208,8 +223,7 @@ class _Run:
                 self.view.waiting(node.name, f"is at work in another run, {holder}; waits for that")
             return
         self.elsewhere.pop(node.key, None)
-        if node.name in self.force:
-            self.store.folder.remove(node.key)
+        self._discard(node)
         self.active[node.key] = node
         self.store.note_failure(node.key, None)
         self.monitor.start(node.name, f"{self.config.top.name}-{node.key}", node.spec.kind, dict(node.material))
@@ -230,21 +244,19 @@ class _Run:
         """Run a search's next trial, or end it."""
         if self.closing:
             return
-        trials = [name for name, search in self.searches.items() if search.name == node.name]
-        known = {name: self.done[name] for name in (*node.parents, *trials)}
         try:
-            found = bisect(node, [self.nodes[parent] for parent in node.parents], known, self.store.artefact)
+            found = bisect(node, [self.nodes[parent] for parent in node.parents], self.done, self._stored)
         except ChoiceError as error:
             self._fail(node, str(error))
             return
-        for trial in (*found.tried, *([found.next] if found.next else [])):
+        begins = [] if found.next is None or self._stopping() else [found.next]
+        for trial in found.tried + begins:
             if trial.name not in self.nodes:
                 self.nodes[trial.name], self.searches[trial.name] = trial, node
-            if trial.name in known:
-                self.done[trial.name] = known[trial.name]
-        if found.next is not None:
-            self._train(found.next)
-        elif found.best is not None:
+        for trial in begins:
+            self._train(trial)
+        if found.next is None:
+            assert found.best is not None
             self._take(node, found.best)
 
     def _take(self, node: dag.Node, chosen: dag.Node) -> None:
@@ -259,8 +271,7 @@ class _Run:
             "chosen": {"name": chosen.name, "key": chosen.key},
             "metrics": {**manifest["metrics"], "steps": 0, "seconds": 0.0},
         }
-        if node.name in self.force:
-            self.store.folder.remove(node.key)
+        self._discard(node)
         try:
             taken = take(self.store.folder / chosen.key, self.store.folder / node.key, changes)
         except (Damaged, OSError) as error:
@@ -268,6 +279,16 @@ class _Run:
             return
         self.view.note(f"{node.name}: takes {chosen.name}, val {manifest['metrics']['val_accuracy']:.2f} %")
         self._end(node, taken)
+
+    def _stored(self, key: str) -> Mapping[str, Any] | None:
+        """An artefact's manifest, unless it is to go."""
+        return None if key in self.force else self.store.artefact(key)
+
+    def _discard(self, node: dag.Node) -> None:
+        """Delete what a stage has left before, if that was asked for."""
+        if node.key in self.force:
+            self.store.folder.remove(node.key)
+            self.force.discard(node.key)
 
     def _leave(self, node: dag.Node) -> None:
         """A stage is no longer at work."""

@@ -49,6 +49,13 @@ def stages(raw: dict[str, Any], problems: Problems) -> list[Stage]:
     parents: dict[str, tuple[str, ...]] = {}
     numbers: dict[str, int] = {}
     aliases: dict[str, str] = {}
+
+    def taken(name: str, number: int) -> bool:
+        """Whether a name is another entry's already; noted if so."""
+        if name in numbers:
+            problems.add(("stages", number, "name"), f"there is a stage {name!r} already, stages[{numbers[name]}]")
+        return name in numbers
+
     for number, entry in enumerate(given):
         at: Path = ("stages", number)
         if not isinstance(entry, dict):
@@ -61,19 +68,15 @@ def stages(raw: dict[str, Any], problems: Problems) -> list[Stage]:
         singles = [entry]
         if "ladder" in entry or "beam" in entry:
             expanded = expand(entry, at, problems)
-            if expanded is None:
-                aliases[entry["name"]] = ""
-                continue
-            singles = expanded.entries
-            aliases[entry["name"]] = expanded.last
+            if not taken(entry["name"], number):
+                numbers[entry["name"]], aliases[entry["name"]] = number, expanded.last if expanded else ""
+            singles = expanded.entries if expanded else []
         for single in singles:
             name = single["name"]
-            if name in numbers or name in aliases:
-                where = f", stages[{numbers[name]}]" if name in numbers else ""
-                problems.add((*at, "name"), f"there is a stage {name!r} already{where}")
+            if taken(name, number):
                 name = f"[{number}]"
             numbers[name], parents[name] = number, _parents(single, at, problems)
-            spec = _work(single, wide, number, problems)
+            spec = _work(single, wide, number, problems, own=single is entry)
             if spec is not None:
                 found.append(Stage(name, parents[name], spec, number))
     parents = {name: tuple(aliases.get(p) or p for p in of) for name, of in parents.items()}
@@ -107,10 +110,12 @@ def _parents(entry: dict[str, Any], at: Path, problems: Problems) -> tuple[str, 
     """The parent and, if there is one, the teacher, or those to choose from; what is wrong with them is noted."""
     if entry.get("kind") in CHOICES:
         given = entry.get("parents")
-        if not isinstance(given, list) or len(given) < 2 or not all(isinstance(name, str) for name in given):
-            problems.add((*at, "parents"), f"a list of two or more stages to choose from is needed, not {given!r}")
+        names = given if isinstance(given, list) and all(isinstance(name, str) for name in given) else []
+        if len(names) < 2 or len(set(names)) < len(names):
+            text = f"a list of two or more different stages to choose from is needed, not {given!r}"
+            problems.add((*at, "parents"), text)
             return ()
-        return tuple(given)
+        return tuple(names)
     given = {role: entry.get(role) for role in ("parent", "teacher")}
     for role, name in given.items():
         if name is not None and not isinstance(name, str):
@@ -125,19 +130,22 @@ def _parents(entry: dict[str, Any], at: Path, problems: Problems) -> tuple[str, 
     return (given["parent"], given["teacher"]) if given["teacher"] else (given["parent"],)
 
 
-def _work(entry: dict[str, Any], wide: dict[str, Any], number: int, problems: Problems) -> Work | None:
-    """What a single stage does; None where its settings are not sound on their own."""
+def _work(entry: dict[str, Any], wide: dict[str, Any], number: int, problems: Problems, own: bool) -> Work | None:
+    """What a single stage does; None where its settings are not sound on their own.
+
+    `own` says that the file has the entry itself; a place in a pool comes of a beam only.
+    """
     at: Path = ("stages", number)
     kind = entry.get("kind")
-    if isinstance(kind, str) and kind in CHOICES:
+    if isinstance(kind, str) and kind in CHOICES and not (own and kind == "replace"):
         settings = {key: value for key, value in entry.items() if key not in ("name", "parents")}
         choice: Work | None = _checked(CHOICES[kind], settings, at, ("name", "parents"), problems)
         return choice
-    own = {key: value for key, value in entry.items() if key not in STAGE_OWN}
-    settings = {**wide, **own, **_data(wide.get("data"), own)}
-    spec = _spec(settings, set(own), at, problems)
+    said = {key: value for key, value in entry.items() if key not in STAGE_OWN}
+    settings = {**wide, **said, **_data(wide.get("data"), said)}
+    spec = _spec(settings, set(said), at, problems)
     if spec is None:
-        _rest(number, settings, set(own), problems)
+        _rest(number, settings, set(said), problems)
     if "search" not in entry:
         return spec
     if not isinstance(entry["search"], dict):
@@ -179,7 +187,7 @@ def _checked(
 def _spec(settings: dict[str, Any], own: set[str], at: Path, problems: Problems) -> Spec | None:
     kind = settings.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        problems.add((*at, "kind"), f"must be one of {', '.join(KINDS)}, not {kind!r}")
+        problems.add((*at, "kind"), f"must be one of {', '.join((*KINDS, 'select'))}, not {kind!r}")
         return None
     try:
         spec: Spec = TypeAdapter(Spec).validate_python(settings)
@@ -236,15 +244,18 @@ def _add(number: int, found: list[tuple[Path, str]], own: set[str], problems: Pr
 
 def _networks(found: list[Stage], problems: Problems) -> None:
     """A stage starts from its parent's network, so it can't name another; and a choice is among equals."""
-    models: dict[str, Model] = {}
+    specs: dict[str, Spec] = {}
     for stage in _in_order(found):
-        of = {parent: models[parent] for parent in stage.parents}
+        of = {parent: specs[parent] for parent in stage.parents}
         spec = trained(stage.spec)
-        models[stage.name] = spec.model if spec is not None else of[stage.parents[0]]
+        specs[stage.name] = own = spec if spec is not None else of[stage.parents[0]]
         for parent, other in of.items():
-            if models[stage.name] != other:
-                text = f"its parent {parent} has another: {other.name}, {other.classes} classes"
+            if own.model != other.model:
+                text = f"its parent {parent} has another: {other.model.name}, {other.model.classes} classes"
                 problems.add(("stages", stage.number, "model"), text)
+            elif spec is None and own.data.origin != other.data.origin:
+                text = f"{stage.parents[0]} and {parent} are measured on different data and can't be compared"
+                problems.add(("stages", stage.number, "parents"), text)
 
 
 def _shrinking(found: list[Stage], problems: Problems) -> None:

@@ -15,7 +15,7 @@ from pipeline.search import bisect
 from pipeline.store import Store
 from pipeline.yamlfile import Path
 from stages.data.manifest import DataError, digest, read_manifest
-from stages.spec import Data, Spec
+from stages.spec import Data
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Planned:
     manifest: Mapping[str, Any] | None
     """Of its artefact, if it is `cached`."""
     size: Size | None = None
+    search: str | None = None
+    """Of a trial that is done: the search that it is of."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
         spec = dag.trained(stage.spec)
         if spec is None:
             continue
-        origin = _origin(spec.data)
+        origin = spec.data.origin
         try:
             if origin not in found:
                 if spec.data.shards is None and store is None:
@@ -80,14 +82,11 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     problems.stop()
     assert store is not None
 
-    def data_of(spec: Spec) -> tuple[str, str]:
-        shards, manifest = found[_origin(spec.data)]
-        return shards, digest(manifest)
-
+    data = {origin: (shards, digest(manifest)) for origin, (shards, manifest) in found.items()}
+    samples = {data[origin][1]: manifest["splits"]["train"]["samples"] for origin, (_, manifest) in found.items()}
     before = store.last_plan(config.top.name)
-    samples = {digest(manifest): manifest["splits"]["train"]["samples"] for _, manifest in found.values()}
     plan: dict[str, Planned] = {}
-    for node in dag.build(config.stages, data_of):
+    for node in dag.build(config.stages, lambda spec: data[spec.data.origin]):
         planned = _planned(node, store, before.get(node.name), plan)
         if isinstance(node.spec, Search) and all(plan[parent].state == "cached" for parent in node.parents):
             tried, planned = _tried(planned, store, plan)
@@ -104,41 +103,50 @@ def _tried(search: Planned, store: Store, plan: Mapping[str, Planned]) -> tuple[
         found = bisect(node, [parent.node for parent in parents], manifests, store.artefact)
     except ChoiceError as error:
         return [], replace(search, why=str(error))
-    trials = [Planned(trial, "cached", "done", manifests[trial.name]) for trial in found.tried]
+    trials = [Planned(trial, "cached", "done", manifests[trial.name], search=node.name) for trial in found.tried]
     if search.state == "run" and trials:
         assert isinstance(node.spec, Search)
         search = replace(search, why=f"{search.why}; {len(trials)} of at most {node.spec.trials} trials are done")
     return trials, search
 
 
-def forced(plan: list[Planned], names: Sequence[str]) -> list[Planned]:
-    """The plan with the named stages to run though they are done. Raises ConfigError."""
+def forced(plan: list[Planned], names: Sequence[str]) -> tuple[list[Planned], set[str]]:
+    """The plan with the named stages to run though they are done, and the keys whose artefacts have to go for that.
+
+    Stages of the same key run again with them, and a search with all its trials. Raises ConfigError.
+    """
     _known(plan, names, "--force")
+    keys = {planned.node.key for planned in plan if planned.node.name in names or planned.search in names}
+    searches = {planned.search for planned in plan if planned.search and planned.node.key in keys}
     return [
-        replace(p, state="run", why="asked for by --force", manifest=None) if p.node.name in names else p for p in plan
-    ]
+        replace(p, state="run", why="asked for by --force", manifest=None) if p.node.key in keys else p
+        for p in plan
+        if p.search not in searches
+    ], keys
 
 
-def wanted(plan: list[Planned], start: str | None, only: Sequence[str]) -> set[str]:
+def wanted(plan: list[Planned], start: str | None, only: Sequence[str], force: Sequence[str] = ()) -> set[str]:
     """Names of the stages to run: all, or `start` and those after it, or just `only`. Raises ConfigError."""
-    _known(plan, [start] if start else only, "--from" if start else "--only")
+    option = "--from" if start else "--only"
+    _known(plan, [start] if start else only, option)
     names = set(only) if only else {start} if start else {planned.node.name for planned in plan}
     if start:
         for planned in plan:
-            if names & set(planned.node.parents):
+            if not names.isdisjoint(planned.node.parents):
                 names.add(planned.node.name)
     undone = {planned.node.name for planned in plan if planned.state != "cached"} - names
     lacking = [(p.node.name, parent) for p in plan if p.node.name in names for parent in p.node.parents]
     found = [
         f"{name} needs {parent}, which is not done; run that first" for name, parent in lacking if parent in undone
     ]
+    found += [f"{name} is not among the stages to run, so --force can't run it" for name in force if name not in names]
     if found:
-        raise ConfigError("--from" if start else "--only", found)
+        raise ConfigError(option, found)
     return names
 
 
 def _known(plan: list[Planned], names: Sequence[str], option: str) -> None:
-    there = [planned.node.name for planned in plan]
+    there = [planned.node.name for planned in plan if planned.search is None]
     unknown = [f"there is no stage {name!r}{like(name, there)}" for name in names if name not in there]
     if unknown:
         raise ConfigError(option, unknown)
@@ -208,10 +216,6 @@ def _settings(node: dag.Node) -> dict[str, Any]:
     where = {"source", "folder", "shards"}
     exclude: Any = {"stage": {"data": where}} if isinstance(node.spec, Search) else {"data": where}
     return node.spec.model_dump(mode="json", exclude=exclude)
-
-
-def _origin(data: Data) -> tuple[str | None, str | None, str | None]:
-    return data.source, data.folder, data.shards
 
 
 def _resolve(data: Data, store: Store | None) -> tuple[str, dict[str, Any]]:

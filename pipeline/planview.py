@@ -22,16 +22,16 @@ def seconds(plan: Iterable[Planned]) -> dict[str, float]:
     Stages count as alike if they train the same network on the same data in the same batches and precision.
     """
     plan = list(plan)
-    known: dict[tuple[Any, ...], list[tuple[float, int]]] = {}
+    known: dict[tuple[Any, ...], tuple[float, int]] = {}
     for planned in plan:
-        if planned.manifest is not None and planned.manifest["metrics"]["steps"]:
-            metrics = planned.manifest["metrics"]
-            known.setdefault(_alike(planned.node), []).append((metrics["seconds"], metrics["steps"]))
+        if planned.manifest is not None:
+            metrics, (time, steps) = planned.manifest["metrics"], known.get(_alike(planned.node), (0.0, 0))
+            known[_alike(planned.node)] = (time + metrics["seconds"], steps + metrics["steps"])
     found = {}
     for planned in plan:
-        times = known.get(_alike(planned.node))
-        if planned.state != "cached" and planned.size is not None and times:
-            found[planned.node.name] = planned.size.steps * sum(t for t, _ in times) / sum(n for _, n in times)
+        time, steps = known.get(_alike(planned.node), (0.0, 0))
+        if planned.state != "cached" and planned.size is not None and steps:
+            found[planned.node.name] = planned.size.steps * time / steps
     return found
 
 

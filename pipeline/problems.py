@@ -56,7 +56,8 @@ def explained(
     """pydantic's errors in our words, `skip` parts of their paths left out; `also` may stand at the model's top."""
     found = []
     for entry in error.errors(include_url=False):
-        value, path = entry["input"], tuple(entry["loc"])[skip:]
+        # What is wrong with a mapping's key itself is said at the key.
+        value, path = entry["input"], tuple(part for part in entry["loc"] if part != "[key]")[skip:]
         if entry["type"] == "extra_forbidden":
             known = [*_fields(model, path[:-1]), *(also if len(path) == 1 else ())]
             text = f"unknown setting{like(str(path[-1]), known)}"
@@ -71,7 +72,8 @@ def explained(
             path, text = (*path, "set"), "is missing"
         else:
             shown = "" if isinstance(value, dict | list) else f", not {value!r}"
-            text = entry["msg"].removeprefix("Input ").replace("should be", "must be") + shown
+            text = entry["msg"].removeprefix("Input ").replace("should ", "must ").replace(" after validation", "")
+            text += shown
         # pydantic names the chosen member of a union as a part of the path; the file has no such part.
         found.append(
             (tuple(p for i, p in enumerate(path) if not (i and isinstance(path[i - 1], int) and p in SETS)), text)

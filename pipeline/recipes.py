@@ -64,7 +64,7 @@ def expand(entry: dict[str, Any], at: Path, problems: Problems) -> Expanded | No
     try:
         if "ladder" in entry:
             ladder = Ladder.model_validate({"targets": entry["ladder"]})
-            rungs = _rungs(rest, ladder.targets, at, problems)
+            rungs = _rungs(rest, ladder.targets, at, "ladder", problems)
             return _ladder(rest, rungs, ladder) if rungs else None
         beam = Beam.model_validate(entry["beam"])
     except ValidationError as error:
@@ -72,7 +72,7 @@ def expand(entry: dict[str, Any], at: Path, problems: Problems) -> Expanded | No
             place = ("ladder", *path[1:]) if "ladder" in entry else ("beam", *path)
             problems.add((*at, *place), text)
         return None
-    rungs = _rungs(rest, beam.pool + beam.targets, at, problems)
+    rungs = _rungs(rest, beam.pool + beam.targets, at, "beam", problems)
     return _beam(rest, rungs, beam) if rungs else None
 
 
@@ -113,7 +113,9 @@ def _name(entry: dict[str, Any], target: float) -> str:
     return f"{entry.get('name')}-{target:g}x"
 
 
-def _rungs(entry: dict[str, Any], targets: list[float], at: Path, problems: Problems) -> list[dict[str, Any]]:
+def _rungs(
+    entry: dict[str, Any], targets: list[float], at: Path, recipe: str, problems: Problems
+) -> list[dict[str, Any]]:
     """The entry's settings for each target; nothing, and problems noted, where lists don't fit."""
     unfit = [(place, len(values)) for place, values in _varying(entry) if len(values) != len(targets)]
     for place, count in unfit:
@@ -121,7 +123,7 @@ def _rungs(entry: dict[str, Any], targets: list[float], at: Path, problems: Prob
         problems.add((*at, *place), text)
     names = [_name(entry, target) for target in targets]
     if len(set(names)) < len(names):
-        problems.add(at, f"two of its targets are the same: {', '.join(names)}")
+        problems.add((*at, recipe), f"two of its targets are the same: {', '.join(names)}")
     if unfit or len(set(names)) < len(names):
         return []
     return [

@@ -58,6 +58,11 @@ class Data(Settings):
     shift: int = Field(default=0, ge=0, le=8)
     """Training pictures are moved by up to this many pixels in each direction, at random."""
 
+    @property
+    def origin(self) -> tuple[str | None, str | None, str | None]:
+        """Where the shards come from."""
+        return self.source, self.folder, self.shards
+
     @model_validator(mode="after")
     def _one_origin(self) -> Data:
         if (self.source is None) == (self.shards is None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any
 
 import torch
@@ -110,10 +111,9 @@ class Room:
 def check(spec: StageSpec) -> Room:
     """Everything that can be said of a stage's settings without data. Raises SpecError.
 
-    The network is built without memory for its weights.
+    The network is built without memory for its weights, once for all stages that have it.
     """
-    model = build_model(spec.model, device="meta")
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    shapes = _shapes(spec.model)
     found = targets(spec, shapes)
     most = {name: constraint.most(tuple(shapes[name])) for name, constraint in found.sets.items()}
     exact = frozenset(name for name in most if found.kinds[name] == ("cardinality",))
@@ -126,13 +126,19 @@ def check(spec: StageSpec) -> Room:
 
 def check_patterns(settings: Model, patterns: Mapping[int, str]) -> list[Problem]:
     """What can be said of constraints' patterns, by number, when the rest of a stage is not sound. Raises SpecError."""
-    shapes = {name: parameter.shape for name, parameter in build_model(settings, device="meta").named_parameters()}
+    shapes = _shapes(settings)
     able = weights(shapes)
     return [
         (("constraints", number, "tensors"), _unmatched(pattern, shapes, able, settings.name))
         for number, pattern in patterns.items()
         if not any(fnmatchcase(name, pattern) for name in able)
     ]
+
+
+@cache
+def _shapes(settings: Model) -> Mapping[str, Size]:
+    """Of a network's parameters, by name. Raises SpecError."""
+    return {name: parameter.shape for name, parameter in build_model(settings, device="meta").named_parameters()}
 
 
 def _unmatched(pattern: str, shapes: Mapping[str, Size], able: Mapping[str, Size], model: str) -> str:

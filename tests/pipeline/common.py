@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def config(folder: Path, *changes: tuple[str, str]) -> Path:
     return path
 
 
+def extended(folder: Path, entries: str, *changes: tuple[str, str]) -> Path:
+    """Write CONFIG with more entries under `stages`, the changes made in the whole. Returns the file's path."""
+    path = config(folder)
+    text = path.read_text() + textwrap.indent(textwrap.dedent(entries), "  ")
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    path.write_text(text)
+    return path
+
+
 def loaded(folder: Path, *changes: tuple[str, str], overrides: list[str] | None = None) -> tuple[Config, Problems]:
     """CONFIG with changes, loaded."""
     return load(str(config(folder, *changes)), overrides)
@@ -92,8 +104,8 @@ def shards(folder: Path, content: str = "a") -> None:
     Folder(str(folder)).write_json("manifest.json", {"name": "hand-made", "splits": splits})
 
 
-def manifest(data: bytes = b"weights") -> dict[str, Any]:
-    """What a finished stage's manifest has that `pipeline` reads, with `data` as its one file."""
+def manifest(data: bytes = b"weights", **own: float) -> dict[str, Any]:
+    """What a finished stage's manifest has that `pipeline` reads, with `data` as its one file, and `own` metrics."""
     metrics = {
         "rate": 2.0,
         "nonzeros": 35304,
@@ -102,13 +114,15 @@ def manifest(data: bytes = b"weights") -> dict[str, Any]:
         "residual": 0.125,
         "seconds": 12.5,
         "steps": 44,
+        **own,
     }
     whole = {"files": {"model.safetensors": {"sha256": sha256(data), "bytes": len(data)}}, "metrics": metrics}
     return whole | {"sha256": own_hash(whole)}
 
 
-def artefact(store: str, key: str, data: bytes = b"weights") -> None:
-    """Put a finished stage into a store by hand."""
-    folder = Folder(store) / key
+def artefact(store: str, key: str, data: bytes = b"weights", **own: float) -> dict[str, Any]:
+    """Put a finished stage into a store by hand; returns its manifest."""
+    folder, whole = Folder(store) / key, manifest(data, **own)
     folder.write("model.safetensors", data)
-    folder.write_json("manifest.json", manifest(data))
+    folder.write_json("manifest.json", whole)
+    return whole

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,6 @@ from tests.pipeline.test_driver import Scripted
 from tests.pipeline.test_results import FIELDS
 
 VERBS = ["run", "plan", "status", "evaluate"]
-
-
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    """A run sends logging to its own file; what was before comes back."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    for handler in root.handlers:
-        if handler not in handlers:
-            handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
 
 
 def finished(folder: Path, *names: str) -> None:

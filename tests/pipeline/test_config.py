@@ -115,10 +115,14 @@ VALUES = {
 }
 GRAPH = {
     "unknown kind": Bad(
-        "kind: train", "kind: trane", "trane", "stages[0].kind", "one of train, prune, quantize, not 'trane'"
+        "kind: train", "kind: trane", "trane", "stages[0].kind", "one of train, prune, quantize, select, not 'trane'"
     ),
     "no kind": Bad(
-        "    kind: train\n", "", "name: dense", "stages[0].kind", "must be one of train, prune, quantize, not None"
+        "    kind: train\n",
+        "",
+        "name: dense",
+        "stages[0].kind",
+        "must be one of train, prune, quantize, select, not None",
     ),
     "no such parent": Bad("parent: half", "parent: hafl", "hafl", "stages[2].parent", "did you mean 'half'?"),
     "parent no name": Bad("parent: half", "parent: [half]", "[half]", "stages[2].parent", "not ['half']"),

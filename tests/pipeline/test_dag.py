@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import dag
+from pipeline import choices, dag
+from pipeline.choices import Search
 from pipeline.config import load
-from stages.spec import Spec
-from tests.pipeline.common import config, loaded
+from stages.spec import PruneSpec, Spec
+from tests.pipeline.common import config, extended, loaded
 
 NAMES = ["dense", "half", "v1.5-quarter", "other"]
 
@@ -106,6 +107,118 @@ def test_a_setting_changes_its_stages_and_what_comes_after(
     """The key of a stage and of its descendants; all others stay."""
     before, after = keys(tmp_path), keys(tmp_path, override)
     assert [name for name in NAMES if before[name] != after[name]] == changed
+
+
+CHOICES = """\
+- name: best
+  kind: select
+  parents: [half, other]
+- name: least
+  kind: prune
+  parent: dense
+  constraints: [{set: cardinality, tensors: "*", rate: 2}]
+  admm: *admm
+  retrain: *retrain
+  search: {tolerance: 1, trials: 4, most: 8}
+- name: after
+  kind: train
+  parent: best
+  train: {epochs: 1, lr: 1e-3}
+- name: beam
+  kind: prune
+  parent: dense
+  constraints: [{set: cardinality, tensors: "*"}]
+  admm: *admm
+  retrain: *retrain
+  beam: {pool: [2, 3], targets: [4, 5]}
+"""
+
+
+def choosing(folder: Path, *overrides: str) -> dict[str, dag.Node]:
+    """Nodes by name of CONFIG with a select, a search, a stage after the select, and a beam."""
+    stages = load(str(extended(folder, CHOICES)), list(overrides))[0].stages
+    return {node.name: node for node in dag.build(stages, data)}
+
+
+def test_all_keys_of_choices_are_known_before_anything_runs(tmp_path: Path) -> None:
+    """Those of the stages after them too: a key is made of what is chosen from, not of what is chosen.
+
+    Work that is the same has the same key, whatever entry asks for it.
+    """
+    nodes = choosing(tmp_path)
+    names: dict[str, set[str]] = {}
+    for node in nodes.values():
+        names.setdefault(node.key, set()).add(node.name)
+    assert [of for of in names.values() if len(of) > 1] == [{"half", "beam-2x"}, {"v1.5-quarter", "beam-4x-a"}]
+    assert {name: len(node.parents) for name, node in nodes.items()}["beam-4x-pool-a"] == 3
+    assert nodes["after"].material["parents"] == [nodes["best"].key]
+    assert (nodes["best"].shards, nodes["best"].data_digest) == ("shards", "digest")
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("stages.best.metric=rate", {"best", "after"}),
+        ("stages.best.budget={val_accuracy: 90}", {"best", "after"}),
+        ("stages.best.parents=[other, half]", {"best", "after"}),
+        ("stages.best.metric=val_accuracy", set()),
+        ("stages.least.search.tolerance=2", {"least"}),
+        ("stages.least.search.trials=5", {"least"}),
+        ("stages.least.search.most=9", {"least"}),
+        ("stages.least.retrain.epochs=2", {"least"}),
+        ("data.shards=elsewhere", set()),
+        ("stages.half.admm.rho=0.5", {"half", "v1.5-quarter", "best", "after"}),
+        ("stages.beam.beam.metric=val_loss", {"beam-4x", "beam-5x", "beam-4x-pool-a", "beam-4x-pool-b"}),
+    ],
+)
+def test_a_choices_key_is_made_of_its_settings_and_parents(tmp_path: Path, override: str, changed: set[str]) -> None:
+    """And, of a search, of the stage that it tries; where the data lies is left aside here too."""
+    before, after = choosing(tmp_path), choosing(tmp_path, override)
+    if "beam" in override:
+        changed = changed | {"beam-5x-a", "beam-5x-b"}
+    assert {name for name in before if before[name].key != after[name].key} == changed
+
+
+def test_a_new_version_of_choosing_changes_choices_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what comes after them; a search's stage has its own version too."""
+    before = choosing(tmp_path)
+    monkeypatch.setattr(dag, "METHOD_VERSION", choices.METHOD_VERSION + 1)
+    chosen = {"best", "after", "least", "beam-4x", "beam-5x", "beam-4x-pool-a", "beam-4x-pool-b"}
+    changed = {name for name, node in choosing(tmp_path).items() if node.key != before[name].key}
+    assert changed == chosen | {"beam-5x-a", "beam-5x-b"}
+    monkeypatch.undo()
+    monkeypatch.setitem(dag.key_material.__globals__["METHOD_VERSIONS"], "prune", 99)
+    assert choosing(tmp_path)["least"].key != before["least"].key
+
+
+def test_a_trial_is_a_stage_like_any_other(tmp_path: Path) -> None:
+    """Its key is that of a prune with those amounts from that parent, wherever that one stands in a file."""
+    nodes = choosing(tmp_path)
+    search = nodes["least"]
+    assert isinstance(search.spec, Search)
+    first = dag.trial(search, 1.0, [nodes["dense"]])
+    assert first.key == nodes["half"].key
+    assert (first.name, first.parents) == ("least@1", ("dense",))
+    harsher = dag.trial(search, 2.5, [first])
+    assert isinstance(harsher.spec, PruneSpec)
+    assert (harsher.name, harsher.parents, harsher.spec.constraints[0].rate) == ("least@2.5", ("least@1",), 5.0)
+    assert harsher.material["parents"] == [first.key]
+    assert (harsher.shards, harsher.data_digest) == (search.shards, search.data_digest)
+
+
+@pytest.mark.parametrize(
+    ("parents", "order"),
+    [
+        ({}, []),
+        ({"b": (), "a": ()}, ["b", "a"]),
+        ({"c": ("b",), "b": ("a",), "a": ()}, ["a", "b", "c"]),
+        ({"d": ("b",), "a": (), "b": (), "c": ("a",)}, ["a", "b", "d", "c"]),
+        ({"a": (), "z": ("a",), "b": (), "y": ("a", "b"), "c": ()}, ["a", "z", "b", "y", "c"]),
+    ],
+)
+def test_parents_come_first_and_else_all_stays_in_order(parents: dict[str, tuple[str, ...]], order: list[str]) -> None:
+    """So that a plan reads like its file."""
+    assert list(dag.in_order(parents)) == order
 
 
 def test_data_is_in_the_key_by_content(tmp_path: Path) -> None:
