@@ -18,6 +18,7 @@ from cluster.monitor import Monitor
 from cluster.room import Shape
 from cluster.session import ClusterError
 from pipeline import dag
+from pipeline.blame import note
 from pipeline.choices import ChoiceError, Replace, Search, Select, option, replace, select
 from pipeline.config import Config
 from pipeline.lock import Locks, run_lock, stage_lock
@@ -71,7 +72,11 @@ def work(payload: dict[str, Any], log: Any, stopping: Any) -> dict[str, Any] | N
     """What every rank of a lane does with a task."""
     from stages.stage import run_stage
 
-    return run_stage(Task.model_validate(payload), log, stopping)
+    try:
+        return run_stage(Task.model_validate(payload), log, stopping)
+    except Exception as error:
+        note(error)
+        raise
 
 
 def _load_work() -> Any:
