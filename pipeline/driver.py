@@ -23,6 +23,7 @@ from pipeline.choices import ChoiceError, Replace, Search, Select, option, repla
 from pipeline.config import Config
 from pipeline.lock import Locks, run_lock, stage_lock
 from pipeline.plan import Planned, record
+from pipeline.progress import Progress
 from pipeline.results import Result, result
 from pipeline.search import bisect
 from pipeline.store import Store
@@ -56,15 +57,16 @@ def run(
     with Locks(store.folder, config.top.name) as locks:
         locks.take(run_lock(config.top.name), wait)
         record(config, store, plan)
-        run = _Run(config, plan, store, logs, view, locks, names, force, keep_going)
-        patience = 20.0
-        try:
-            run.to_the_end()
-        except KeyboardInterrupt:
-            patience = 2.0
-            raise
-        finally:
-            run.close(patience)
+        with Progress(store.folder, config.top.name, view.lines):
+            run = _Run(config, plan, store, logs, view, locks, names, force, keep_going)
+            patience = 20.0
+            try:
+                run.to_the_end()
+            except KeyboardInterrupt:
+                patience = 2.0
+                raise
+            finally:
+                run.close(patience)
     return run.results()
 
 
