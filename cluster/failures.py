@@ -34,6 +34,8 @@ class Failure:
     message: str
     trace: str = ""
     rank: int | None = None
+    notes: tuple[str, ...] = ()
+    """What was added to the exception on its way, such as where it comes from."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def failure(error: BaseException, trace: str, rank: int | None = None) -> Failur
     """Describe an exception. One that only says that a peer is gone is a loss, not an error."""
     names = " ".join(cls.__name__ for cls in type(error).__mro__[:-2])
     peer_gone = isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_GONE)
-    return Failure("lost" if peer_gone else "error", names, str(error), trace, rank)
+    notes = tuple(getattr(error, "__notes__", ()))
+    return Failure("lost" if peer_gone else "error", names, str(error), trace, rank, notes)
 
 
 def decide(failures: list[Failure], policy: Policy) -> Decision:
@@ -81,7 +84,7 @@ def decide(failures: list[Failure], policy: Policy) -> Decision:
         count, most = sum(_nonfinite(f) for f in failures), policy.nonfinite
         what = last.message
     else:
-        return Decision(False, f"{last.error.split()[0]}: {last.message}")
+        return Decision(False, ", ".join([f"{last.error.split()[0]}: {last.message}", *last.notes]))
     if most is None:
         return Decision(True, f"{what}; retry {count}")
     if count > most:

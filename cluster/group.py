@@ -13,6 +13,8 @@ RESTARTS = 3
 """How often Ray Train starts a group again whose ranks died; then it ends."""
 START_LIMIT = "20"
 """Seconds after which a group that finds no room is given up, to be opened again at the size that there is room for."""
+LEADER = "TrainController"
+"""Class of the actor that leads a group. When it ends, so do the ranks, and `run` raises."""
 
 
 def run(name: str, size: int, shape: Shape, config: dict[str, Any], local: bool) -> None:

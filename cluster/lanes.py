@@ -15,6 +15,7 @@ lane inside an initialised torch process group.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -29,16 +30,20 @@ from cluster import group
 from cluster.failures import Failure
 from cluster.rank import Mailbox, Work
 from cluster.room import Node, Shape, fits, shares
-from cluster.session import ClusterError, near, nodes, refusal, settings, start
+from cluster.session import ClusterError, end_actors, near, nodes, refusal, settings, start
 
 CLOSING = 6.0
 """Seconds in all that busy lanes get to save where they are, and idle ones to end in order."""
 IDLE = 30.0
 """Seconds that a lane is kept for which nothing waits."""
+ENDING = 20.0
+"""Seconds at most that worker groups take to end that are not asked but made to."""
 GROWING = 60.0
 """Seconds that a lane works at its size before it is opened again with more workers."""
 LOOKING = 2.0
 """Seconds between two looks at the cluster's machines."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -169,8 +174,24 @@ class Lanes:
         except ClusterError:
             pass  # nobody is left who could save anything
         finally:
-            self._ray.shutdown()
+            try:
+                self._end()
+            finally:
+                self._ray.shutdown()
         return events
+
+    def _end(self) -> None:
+        """End the worker groups that are left, and so the threads that wait for them.
+
+        Ray takes this whole process down, and leaves some of its own behind, if it is shut down while a thread waits.
+        """
+        limit = time.monotonic() + ENDING
+        while any(lane.thread is not None and lane.thread.is_alive() for lane in self._lanes.values()):
+            if time.monotonic() > limit:
+                _log.warning("worker groups are left that did not end in %s s", ENDING)
+                return
+            end_actors(self._ray, group.LEADER)
+            time.sleep(0.1)
 
     def _received(self, timeout: float, limit: float | None = None) -> list[Event]:
         if self._taking is None:

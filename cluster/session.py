@@ -5,7 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,15 @@ _PREEMPTED = 3
 """Ray's number (NodeDeathInfo.Reason) for a machine that was drained to be preempted."""
 
 
+REACHING = 10.0
+"""Seconds that a cluster may take to accept a connection."""
+WAY_IN = (
+    "put the cluster's token into ~/.ray/auth_token, or into a file that RAY_AUTH_TOKEN_PATH names; on a machine of"
+    " the cluster, `ray get-auth-token` prints it"
+)
+"""What to do for a cluster that wants a token."""
+
+
 class ClusterError(RuntimeError):
     """A cluster that can't be reached or can't do what is asked."""
 
@@ -35,7 +48,7 @@ class ClusterError(RuntimeError):
 def settings(local: bool) -> dict[str, str]:
     """Environment that Ray is to find before it is imported for the first time."""
     # `ray start` asks for a token where one exists; a client offers it only if told to.
-    return _SETTINGS | ({"RAY_AUTH_MODE": "token"} if not local and _has_token() else {})
+    return _SETTINGS | ({"RAY_AUTH_MODE": "token"} if not local and token() else {})
 
 
 def start(address: str | None, modules: list[Path]) -> Any:
@@ -56,14 +69,44 @@ def start(address: str | None, modules: list[Path]) -> Any:
             os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
             ray.init(address="local", num_cpus=cpus(), include_dashboard=False, **options)
         else:
-            ray.init(address=address, runtime_env={"py_modules": [str(module) for module in modules]}, **options)
+            reach(address)
+            with _muted():
+                ray.init(address=address, runtime_env={"py_modules": [str(module) for module in modules]}, **options)
+    except ClusterError:
+        raise
     except Exception as error:
-        where = "a local Ray could not be started" if address is None else f"no Ray cluster answers at {address}"
-        raise ClusterError(f"{where}: {error}") from error
+        where = "a local Ray could not be started" if address is None else f"no Ray cluster lets us in at {address}"
+        hint = "" if address is None else f"; if it wants a token, {WAY_IN}"
+        raise ClusterError(f"{where}: {error}{hint}") from error
     finally:
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray put its own in its place, which leaves at once
     return ray
+
+
+def reach(address: str) -> None:
+    """Raise ClusterError for a HOST:PORT where nothing answers: Ray would try for minutes. Other forms are Ray's."""
+    host, colon, port = address.rpartition(":")
+    if "/" in host or not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACHING).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"nothing answers at {address}: {error}") from error
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Send this process's standard error nowhere: Ray warns there each second while a cluster turns it away."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def refusal(ray: Any, needed: dict[str, float]) -> str | None:
@@ -102,10 +145,25 @@ def near(ray: Any, kind: type) -> Any:
     return ray.remote(num_cpus=0)(kind).options(scheduling_strategy=here).remote()
 
 
-def _has_token() -> bool:
-    """Whether this machine has a token for Ray clusters, in one of the places that Ray looks at."""
-    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    return named or (Path.home() / ".ray" / "auth_token").is_file()
+def end_actors(ray: Any, kind: str) -> None:
+    """End the actors of a class that this driver has started, also those that have not come up yet."""
+    from ray._private.state import actors
+    from ray._private.worker import global_worker
+
+    job = ray.get_runtime_context().get_job_id()
+    for identity, actor in actors().items():
+        if (actor["JobID"], actor["ActorClassName"]) == (job, kind) and actor["State"] != "DEAD":
+            global_worker.core_worker.kill_actor(ray.ActorID(bytes.fromhex(identity)), True)
+
+
+def token() -> str | None:
+    """Where this machine has a token for Ray clusters, of the places that Ray looks at; None if it has none."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "RAY_AUTH_TOKEN"
+    if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return f"RAY_AUTH_TOKEN_PATH ({path})"
+    default = Path.home() / ".ray" / "auth_token"
+    return str(default) if default.is_file() else None
 
 
 def cpus() -> int:

@@ -1,4 +1,4 @@
-"""The command line: plan, run, status, evaluate."""
+"""The command line: run, plan, status, watch, evaluate; `store` and the verbs for clusters have files of their own."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from typing import Any
 
 from rich.console import Console
 
+from pipeline import jobscli, planview, storecli
 from pipeline import plan as planning
-from pipeline import planview, storecli
+from pipeline.codes import BAD_INPUT, DONE, FAILED, STOPPED, TERMINATED
 from pipeline.config import Config, Top, load
 from pipeline.lock import Held
 from pipeline.problems import ConfigError, Problems
 from pipeline.results import Result, as_json, as_table, status
 from pipeline.store import Store
 from pipeline.view import View
+from pipeline.watch import watch
 from pipeline.yamlfile import Path as Place
 from stages.spec import Data
-
-DONE, FAILED, BAD_INPUT, STOPPED, TERMINATED = 0, 1, 2, 130, 143
 
 
 class _Terminated(KeyboardInterrupt):
@@ -77,24 +77,18 @@ def _parser() -> argparse.ArgumentParser:
         ("run", _run, "run the stages that are not done yet"),
         ("plan", _plan, "say what a run would do, and why"),
         ("status", _status, "show what the store has of a configuration's stages"),
+        ("watch", _watch, "show how a run goes, wherever it runs, until it ends"),
         ("evaluate", _evaluate, "measure finished networks anew, from their artefacts alone"),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
-        verb.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of a recipe that comes along")
-        verb.add_argument(
-            "--set",
-            metavar="A.B=C",
-            action="append",
-            default=[],
-            help="override a setting, such as cluster.workers=1 or stages.NAME.retrain.epochs=3; may be repeated",
-        )
-        verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
+        _configured(verb)
         verb.set_defaults(command=command)
         if command is _run:
             _run_options(verb)
         if command is _plan:
             verb.add_argument("--dot", action="store_true", help="print the graph for Graphviz")
     storecli.add(verbs)
+    jobscli.add(verbs, (_configured, _run_options))
     return parser
 
 
@@ -112,7 +106,27 @@ def _run_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--wait", action="store_true", help=text)
 
 
+def _configured(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of a recipe that comes along")
+    verb.add_argument(
+        "--set",
+        metavar="A.B=C",
+        action="append",
+        default=[],
+        help="override a setting, such as cluster.workers=1 or stages.NAME.retrain.epochs=3; may be repeated",
+    )
+    verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
+
+
 def _prepared(options: argparse.Namespace) -> tuple[Config, Problems, Store, list[planning.Planned]]:
+    """What is configured, planned and there, on whatever machines it runs."""
+    config, problems = load(options.config, options.set, planning.outside)
+    store, plan = planning.make(config, problems)
+    return config, problems, store, plan
+
+
+def _prepared_here(options: argparse.Namespace) -> tuple[Config, Problems, Store, list[planning.Planned]]:
+    """The same for a run that this machine starts."""
     config, problems = load(options.config, options.set, _outside)
     _room(config.top, problems)
     store, plan = planning.make(config, problems)
@@ -141,14 +155,15 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     from cluster.session import ClusterError
     from pipeline import driver
 
-    config, problems, store, plan = _prepared(options)
+    config, problems, store, plan = _prepared_here(options)
     plan, stale = planning.forced(plan, options.force)
     wanted = planning.wanted(plan, options.start, options.only, options.force)
     waiting = [planned for planned in plan if planned.state != "cached" and planned.node.name in wanted]
     results: list[Result]
     with View(console) as view:
         logs = _logs(config, store)
-        view.note(f"{config.top.name}: {len(plan)} stages, {len(plan) - len(waiting)} of them done")
+        rest = "" if waiting else "; nothing to run"
+        view.note(f"{config.top.name}: {len(plan)} stages, {len(plan) - len(waiting)} of them done{rest}")
         if waiting:
             _log_to(logs)
             view.note(f"logs: {logs}")
@@ -172,7 +187,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _plan(options: argparse.Namespace, console: Console) -> int:
-    config, _, _, plan = _prepared(options)
+    config, _, _, plan = _prepared_here(options)
     if options.dot:
         print(planview.dot(plan))
     elif options.json:
@@ -186,6 +201,16 @@ def _status(options: argparse.Namespace, console: Console) -> int:
     config, _, store, plan = _prepared(options)
     _show(config, status(plan, store), options, console)
     return DONE
+
+
+def _watch(options: argparse.Namespace, console: Console) -> int:
+    config, _, store, plan = _prepared(options)
+    rows = watch(config.top.name, plan, store, console)
+    _show(config, rows, options, console)
+    left = [row for row in rows if row.state != "done"]
+    if left:
+        console.print(f"the run has ended with {len(left)} stages not done", highlight=False)
+    return FAILED if left else DONE
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> int:

@@ -18,10 +18,12 @@ from cluster.monitor import Monitor
 from cluster.room import Shape
 from cluster.session import ClusterError
 from pipeline import dag
+from pipeline.blame import note
 from pipeline.choices import ChoiceError, Replace, Search, Select, option, replace, select
 from pipeline.config import Config
 from pipeline.lock import Locks, run_lock, stage_lock
 from pipeline.plan import Planned, record
+from pipeline.progress import Progress
 from pipeline.results import Result, result
 from pipeline.search import bisect
 from pipeline.store import Store
@@ -64,15 +66,16 @@ def run(
     with Locks(store.folder, config.top.name) as locks:
         locks.take(run_lock(config.top.name), wait)
         record(config, store, plan)
-        run = _Run(config, plan, store, logs, view, locks, names, force, keep_going)
-        patience = 20.0
-        try:
-            run.to_the_end()
-        except KeyboardInterrupt:
-            patience = 2.0
-            raise
-        finally:
-            run.close(patience)
+        with Progress(store.folder, config.top.name, view.lines):
+            run = _Run(config, plan, store, logs, view, locks, names, force, keep_going)
+            patience = 20.0
+            try:
+                run.to_the_end()
+            except KeyboardInterrupt:
+                patience = 2.0
+                raise
+            finally:
+                run.close(patience)
     return run.results()
 
 
@@ -80,7 +83,11 @@ def work(payload: dict[str, Any], log: Any, stopping: Any) -> dict[str, Any] | N
     """What every rank of a lane does with a task."""
     from stages.stage import run_stage
 
-    return run_stage(Task.model_validate(payload), log, stopping)
+    try:
+        return run_stage(Task.model_validate(payload), log, stopping)
+    except Exception as error:
+        note(error)
+        raise
 
 
 def _load_work() -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.blame import origin
 from pipeline.choices import Replace, Search, Select, shrunk
 from pipeline.dag import Work, cycle, in_order, trained
 from pipeline.problems import Problems, explained, like
@@ -209,11 +210,10 @@ def _targets(stage: Stage, own: set[str], problems: Problems) -> None:
             if one is not None:
                 check(one)
         except SpecError as error:
+            found = _found(error)
             if isinstance(spec, Search) and one is not spec.stage:
-                error.problems = [
-                    (path, f"{text} (at the search's factor {spec.most:g})") for path, text in error.problems
-                ]
-            _add(stage.number, error.problems, own, problems)
+                found = [(path, f"{text} (at the search's factor {spec.most:g})") for path, text in found]
+            _add(stage.number, found, own, problems)
             return
 
 
@@ -231,8 +231,14 @@ def _rest(number: int, settings: dict[str, Any], own: set[str], problems: Proble
     try:
         found = check_patterns(model, {n: pattern for n, pattern in tensors.items() if isinstance(pattern, str)})
     except SpecError as error:
-        found = error.problems
+        found = _found(error)
     _add(number, found, own, problems)
+
+
+def _found(error: SpecError) -> list[tuple[Path, str]]:
+    """An error's problems; where a model of the user's own raised it, with the line."""
+    where = origin(error)
+    return [(path, text if where is None else f"{text}, at {where}") for path, text in error.problems]
 
 
 def _add(number: int, found: list[tuple[Path, str]], own: set[str], problems: Problems) -> None:

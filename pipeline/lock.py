@@ -264,6 +264,16 @@ class Locks:
         return _numbers(self.folder, name)
 
 
+def newest(store: Folder, name: str) -> Holder | None:
+    """Who took a lock last and has not let go of it, alive or dead; None if nobody has it."""
+    folder = store / "locks"
+    try:
+        holder = _holder(folder, name, _numbers(folder, name)[-1])
+    except (FileNotFoundError, IndexError):  # nobody had it yet, or it changes hands while we look
+        return None
+    return None if holder.released else holder
+
+
 def living(store: Folder, stale: float = STALE) -> dict[str, Holder]:
     """Locks that are held by processes that live, or may live, by name. May watch for up to `stale` seconds."""
     folder = store / "locks"

@@ -73,12 +73,12 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
                     continue
                 found[origin] = _resolve(spec.data, store)
         except DataError as error:
-            problems.add(_place(config, stage, "data"), str(error))
+            problems.add(place(config, stage, "data"), str(error))
             continue
         samples = found[origin][1]["splits"]["train"]["samples"]
         if spec.batch > samples:
             text = f"a batch of {spec.batch} is larger than the {samples} training samples"
-            problems.add(_place(config, stage, "batch"), text)
+            problems.add(place(config, stage, "batch"), text)
     problems.stop()
     assert store is not None
 
@@ -233,7 +233,7 @@ def _resolve(data: Data, store: Store | None) -> tuple[str, dict[str, Any]]:
     return url, read_manifest(url)
 
 
-def _place(config: Config, stage: Stage, setting: str) -> tuple[str | int, ...]:
+def place(config: Config, stage: Stage, setting: str) -> tuple[str | int, ...]:
     """Where a stage's setting was given: by its entry or for all."""
     at = ("stages", stage.number, setting)
     return at if at in config.lines else (setting,)

@@ -57,6 +57,10 @@ class View:
         self._draw()
         self.note(f"{stage}: {text}")
 
+    def lines(self) -> dict[str, str]:
+        """The line of each stage that runs."""
+        return dict(self._lines)
+
     def _show(self, stage: str, line: str, last: bool) -> None:
         self._lines[stage] = line
         if self._live:

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from stages.layers import note_layer
 from stages.optimizer import STATE, ProximalOptimizer
 from stages.spec import Engine as EngineSettings
 from stages.spec import Optimizer as OptimizerSettings
@@ -148,7 +149,11 @@ class Engine:
         if pictures.ndim == 4:
             # Convolutions run faster so on CPU and GPU alike (LeNet-5 on one core: 1.6 times).
             pictures = pictures.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.engine(pictures.to(self.dtype))
+        try:
+            logits: Tensor = self.engine(pictures.to(self.dtype))
+        except Exception as error:
+            note_layer(error, self.module)
+            raise
         return logits.float()
 
     def backward(self, loss: Tensor) -> None:

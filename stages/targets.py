@@ -37,12 +37,16 @@ class Targets:
 
 
 def build_model(settings: Model, device: str = "cpu") -> nn.Module:
-    """The network that the settings name. Raises SpecError for a name that is not in the table."""
+    """The network that the settings name. Raises SpecError for one that is not in the table, or can't be built."""
     if settings.name not in MODELS:
         known = ", ".join(sorted(MODELS))
         raise SpecError([(("model", "name"), f"there is no model {settings.name!r}; there are {known}")])
-    with torch.device(device):
-        return MODELS[settings.name](settings.classes)
+    try:
+        with torch.device(device):
+            return MODELS[settings.name](settings.classes)
+    except Exception as error:
+        text = f"{settings.name} can't be built: {type(error).__name__}: {error}"
+        raise SpecError([(("model",), text)]) from error
 
 
 def weights(shapes: Mapping[str, Size]) -> dict[str, Size]:

@@ -87,3 +87,12 @@ def test_errors_of_the_world_pass(error: Exception) -> None:
 def test_errors_of_its_own_stay(error: Exception) -> None:
     """They would come again."""
     assert not decide([failure(error, "")], Policy()).retry
+
+
+def test_notes_on_an_error_are_told() -> None:
+    """Such as the line that it comes from: it is added on the machine where that is known."""
+    error = KeyError("x")
+    error.__notes__ = ["at mine.py:3: x['x']", "in layer 2"]  # type: ignore[attr-defined]
+    decision = decide([failure(error, "Traceback ...")], Policy())
+    assert not decision.retry
+    assert decision.reason == "KeyError: 'x', at mine.py:3: x['x'], in layer 2"

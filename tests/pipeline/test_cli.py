@@ -22,7 +22,7 @@ from tests.pipeline.common import artefact, config, loaded
 from tests.pipeline.test_driver import Scripted
 from tests.pipeline.test_results import FIELDS
 
-VERBS = ["run", "plan", "status", "evaluate"]
+VERBS = ["run", "plan", "status", "watch", "evaluate"]
 
 
 def finished(folder: Path, *names: str) -> None:
@@ -46,8 +46,11 @@ def test_the_flags_are_these() -> None:
         for verb, parser in verbs.choices.items()
         if verb != "store"
     }
-    own = {"run": ["--from", "--only", "--force", "--keep-going", "--wait"], "plan": ["--dot"]}
-    assert flags == {verb: ["-h --help", "config", "--set", "--json", *own.get(verb, [])] for verb in VERBS}
+    run, there = ["--from", "--only", "--force", "--keep-going", "--wait"], ["--address", "--follow"]
+    own = {"run": run, "plan": ["--dot"], "submit": [*run, *there]}
+    of_jobs = {"logs": ["-h --help", "job", *there], "stop": ["-h --help", "job", "--address"]}
+    configured = {verb: ["-h --help", "config", "--set", "--json", *own.get(verb, [])] for verb in [*VERBS, "submit"]}
+    assert flags == configured | of_jobs
 
 
 def test_help_lists_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,8 +91,8 @@ WRONG: dict[str, Callable[[Path], list[str]]] = {
     "a store of no kind": lambda folder: [str(config(folder)), "--set", "store=nowhere://x"],
     "no shards": lambda folder: [str(config(folder)), "--set", "data={shards: /nowhere}"],
     "shards of no kind": lambda folder: [str(config(folder)), "--set", "data={shards: nowhere://x}"],
-    "more workers than CPUs": lambda folder: [str(config(folder)), "--set", "cluster.workers=999999"],
 }
+TOO_MANY = ("--set", "cluster.workers=999999")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -103,6 +106,20 @@ def test_bad_input_ends_with_2_and_no_traceback(
     assert printed.out == ""
     assert "1 problem" in printed.err
     assert "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_more_workers_than_this_machine_has_cpus(tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    """A local run could never begin."""
+    assert cli.main([verb, str(config(tmp_path)), *TOO_MANY]) == cli.BAD_INPUT
+    assert "999999 workers of 1 CPUs need 999999, but this machine has" in capsys.readouterr().err
+
+
+def test_what_runs_elsewhere_can_be_looked_at_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where this machine could never run it."""
+    finished(tmp_path, "dense")
+    assert cli.main(["status", str(config(tmp_path)), *TOO_MANY]) == cli.DONE
+    assert "97.50" in capsys.readouterr().out
 
 
 def test_problems_are_printed_with_their_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.config import RECIPES, load
 from pipeline.problems import ConfigError
+from stages.models import MODELS
 from tests.pipeline.common import config, line, loaded, problems
 
 HALF = '{set: cardinality, tensors: "*", rate: 2}'
@@ -371,3 +372,19 @@ def test_a_stage_says_of_its_data_only_what_is_different(tmp_path: Path) -> None
     settings, _ = load(str(config(tmp_path / "again", *changes)))
     by_name = {stage.name: stage.spec for stage in settings.stages}
     assert (by_name["v1.5-quarter"].data.source, by_name["v1.5-quarter"].data.shards) == ("digits", None)
+
+
+def test_a_model_that_can_not_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found before a machine is taken, with the user's own line."""
+
+    def broken(classes: int) -> None:
+        return int("many")  # the user's mistake
+
+    monkeypatch.setitem(MODELS, "broken", broken)
+    lines = Path(__file__).read_text().splitlines()
+    line = next(number for number, text in enumerate(lines, 1) if text.endswith('int("many")  # the user\'s mistake'))
+    (problem,) = problems(config(tmp_path), "model.name=broken")
+    assert problem.endswith(
+        "model: broken can't be built: ValueError: invalid literal for int() with base 10: 'many', "
+        f'at {__file__}:{line}: return int("many")  # the user\'s mistake'
+    )
