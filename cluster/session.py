@@ -27,6 +27,8 @@ _SETTINGS = {
     # A worker that was given no GPU sees none, so that its process group and its tensors agree on a device.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # A local Ray gives its agents 15 s to start, and dies of it on a machine that is busy.
+    "RAY_agent_register_timeout_ms": "60000",
 }
 _PREEMPTED = 3
 """Ray's number (NodeDeathInfo.Reason) for a machine that was drained to be preempted."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_run import CONFIG, dualprune, json_of
+from tests.running import CONFIG, dualprune, json_of
 
 pytestmark = pytest.mark.slow
 

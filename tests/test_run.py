@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -20,122 +12,14 @@ import pytest
 from stages import artefact
 from stages.files import Folder
 from tests.cluster.test_monitor import runs
+from tests.running import CONFIG, Running, alive, bits, dualprune, json_of, stage, title
 
 pytestmark = pytest.mark.slow
 
-CONFIG = """
-name: small
-cluster: {workers: 2}
-model: {name: digits_cnn}
-data: {source: digits, mean: [0.3], std: [0.38], shift: 1}
-monitor: {wandb: offline}
-stages:
-  - name: dense
-    kind: train
-    train: {epochs: 4, lr: 0.004}
-  - name: prune-4x
-    kind: prune
-    parent: dense
-    duals: carry
-    constraints:
-      - {set: cardinality, tensors: "[02].weight", rate: 2}
-      - {set: cardinality, tensors: "[68].weight", rate: 4}
-    admm: {updates: 4, epochs: 2, lr: 0.002, rho: 0.01, rho_growth: 1.6}
-    retrain: {epochs: 6, lr: 0.002}
-  - name: prune-8x
-    kind: prune
-    parent: prune-4x
-    constraints:
-      - {set: cardinality, tensors: "0.weight", count: 50}
-      - {set: cardinality, tensors: "[268].weight", keep: 0.125}
-    admm: {updates: 2, epochs: 1, lr: 0.002, rho: 0.01}
-    retrain: {epochs: 2, lr: 0.002}
-"""
 LEFT = {
     "prune-4x": {"0.weight": 72, "2.weight": 2304, "6.weight": 16384, "8.weight": 320},
     "prune-8x": {"0.weight": 50, "2.weight": 576, "6.weight": 8192, "8.weight": 160},
 }
-
-
-class Running:
-    """`dualprune ...` in a process of its own, its output read as it comes."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "RAY_"))}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli", *arguments],
-            cwd=folder,
-            env=environment | {"PYTHONPATH": str(Path(__file__).parent.parent)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
-
-    def wait_for(self, text: str, seconds: float = 180) -> None:
-        """Return once a line of output holds `text`."""
-        limit = time.monotonic() + seconds
-        while not any(text in line for line in self.lines):
-            assert self.process.poll() is None, f"ended without {text!r}:\n" + "\n".join(self.lines)
-            assert time.monotonic() < limit, f"no {text!r} in time:\n" + "\n".join(self.lines)
-            time.sleep(0.02)
-
-    def wait_for_checkpoint(self, artefact: Path) -> None:
-        """Return once a stage has written its first checkpoint."""
-        limit = time.monotonic() + 180
-        while not list(artefact.glob("checkpoints/step-*/part-1-of-2.json")):
-            assert time.monotonic() < limit, "\n".join(self.lines)
-            time.sleep(0.02)
-
-    def end(self) -> tuple[int, list[str]]:
-        """Wait for its end; exit code and output."""
-        code = self.process.wait(timeout=400)
-        self._reader.join()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return code, self.lines
-
-
-def dualprune(folder: Path, *arguments: str) -> tuple[int, list[str]]:
-    """Run the command line to its end."""
-    return Running(folder, *arguments).end()
-
-
-def json_of(lines: list[str]) -> dict[str, Any]:
-    """What `--json` printed last."""
-    value: dict[str, Any] = json.loads(lines[-1])
-    return value
-
-
-def stage(lines: list[str], name: str) -> dict[str, Any]:
-    """One stage of what `--json` printed."""
-    return next(row for row in json_of(lines)["stages"] if row["name"] == name)
-
-
-def bits(folder: Path) -> dict[str, str]:
-    """Hashes of all that must not depend on what happened on the way."""
-    return {
-        f"{file.parent.name}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest()
-        for pattern in ("*/*.safetensors", "*/metrics.jsonl")
-        for file in (folder / "runs").glob(pattern)
-    }
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A finished run and its output."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "small.yaml").write_text(CONFIG)
-    code, lines = dualprune(folder, "run", "small.yaml", "--json")
-    assert code == 0, "\n".join(lines)
-    return folder, lines
 
 
 def test_states_and_numbers(undisturbed: tuple[Path, list[str]]) -> None:
@@ -264,7 +148,7 @@ def test_kill_and_resume(undisturbed: tuple[Path, list[str]], tmp_path: Path, vi
     run.wait_for_checkpoint(tmp_path / "runs" / stage(lines, "prune-4x")["key"])
     children = psutil.Process(run.process.pid).children(recursive=True)
     if victim == "worker":
-        workers = [child for child in children if "RayTrainWorker" in _title(child)]
+        workers = [child for child in children if "RayTrainWorker" in title(child)]
         assert len(workers) == 2
         workers[1].send_signal(signal.SIGKILL)
         code, output = run.end()
@@ -279,7 +163,7 @@ def test_kill_and_resume(undisturbed: tuple[Path, list[str]], tmp_path: Path, vi
         assert code == 0, "\n".join(output)
         assert stage(output, "dense")["state"] == "cached"
         # Ray's own agents may take a minute to see that they are alone; what trains is gone.
-        assert [child for child in children if _alive(child) and "Train" in _title(child)] == []
+        assert [child for child in children if alive(child) and "Train" in title(child)] == []
     assert any("prune-4x: goes on after step" in line for line in output)
     assert bits(tmp_path) == bits(reference)
 
@@ -298,18 +182,3 @@ def test_failing_stage(tmp_path: Path) -> None:
     code, output = dualprune(tmp_path, "status", *arguments)
     assert json_of(output)["stages"][0]["state"] == "failed"
     assert "the loss is" in json_of(output)["stages"][0]["why"]
-
-
-def _title(process: psutil.Process) -> str:
-    return _or_gone(lambda: " ".join(process.cmdline()), "")
-
-
-def _alive(process: psutil.Process) -> bool:
-    return _or_gone(lambda: process.is_running() and process.status() != psutil.STATUS_ZOMBIE, False)
-
-
-def _or_gone(ask: Callable[[], Any], otherwise: Any) -> Any:
-    try:
-        return ask()
-    except psutil.NoSuchProcess:
-        return otherwise
