@@ -13,7 +13,7 @@ from stages import artefact
 from stages.artefact import Artefact
 from stages.files import Folder
 from tests.pipeline.test_choices import by_the_paper
-from tests.test_run import dualprune, json_of, stage
+from tests.running import dualprune, json_of, stage
 
 pytestmark = pytest.mark.slow
 
