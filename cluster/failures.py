@@ -9,6 +9,7 @@ not answer).
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,9 @@ _PEER_GONE = (
     "Socket closed",
     "Timed out",
 )
-_PASSING = ("ConnectionError", "TimeoutError", "InterruptedError")
+_PASSING = ("ConnectionError", "TimeoutError", "InterruptedError", "BlockingIOError")
+_PASSING_NUMBERS = (errno.EBUSY, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ESTALE)
+"""Of an OSError that has no class of its own. A full disk, a read-only one and one that fails don't mend themselves."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,9 @@ def decide(failures: list[Failure], policy: Policy) -> Decision:
 
 
 def _passing(failure: Failure) -> bool:
-    return failure.kind == "error" and any(name in failure.error.split() for name in _PASSING)
+    names = failure.error.split()
+    numbered = "OSError" in names and failure.message.startswith(tuple(f"[Errno {n}]" for n in _PASSING_NUMBERS))
+    return failure.kind == "error" and (numbered or any(name in names for name in _PASSING))
 
 
 def _nonfinite(failure: Failure) -> bool:

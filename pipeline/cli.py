@@ -27,6 +27,7 @@ from pipeline.store import Store
 from pipeline.view import View
 from pipeline.watch import watch
 from pipeline.yamlfile import Path as Place
+from stages.outage import StoreAway, StoreError
 from stages.spec import Data
 
 
@@ -45,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         Console(stderr=True).print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
         return BAD_INPUT
+    except (StoreError, StoreAway) as error:
+        Console(stderr=True).print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
+        return FAILED
     except KeyboardInterrupt as stop:
         console.print("stopped; the same command goes on from the last checkpoints", highlight=False)
         return TERMINATED if isinstance(stop, _Terminated) else STOPPED
@@ -182,7 +186,8 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     _show(config, results, options, console)
     failed = [row for row in results if row.state == "failed"]
     for row in failed:
-        Console(stderr=True).print(f"{row.name} failed: {row.why}", style="red", highlight=False, markup=False)
+        text = f"{row.name} failed: {row.why}"
+        Console(stderr=True).print(text, style="red", highlight=False, markup=False, soft_wrap=True)
     return FAILED if failed else DONE
 
 

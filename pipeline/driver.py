@@ -315,7 +315,10 @@ class _Run:
 
     def _fail(self, node: dag.Node, reason: str) -> None:
         """A stage has failed for good."""
-        self.store.note_failure(node.key, reason)
+        try:
+            self.store.note_failure(node.key, reason)
+        except OSError as error:  # the store may be what it failed for
+            _log.warning("%s: why it failed can't be noted: %s", node.name, error)
         self.view.ended(node.name, f"failed: {reason}")
         for one in (node, *self.same.pop(node.key, [])):
             self.failed[one.name] = reason

@@ -29,8 +29,10 @@ class Store:
     def probe(self) -> float:
         """Write and remove a small file; the time by the store's own clock, in seconds since 1970.
 
-        Raises what the filesystem raises: OSError and its like.
+        A folder that was no store yet is one after this. Raises stages.outage.StoreError and StoreAway, and
+        what else the filesystem raises.
         """
+        self.folder = self.folder.establish()
         name = f".probe-{uuid.uuid4().hex[:8]}"
         self.folder.write(name, b"")
         now = self.folder.info(name).modified

@@ -10,15 +10,20 @@ import hashlib
 import json
 import os
 import posixpath
+import random
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+
+from stages.outage import gone, passes, told
 
 
 def sha256(data: bytes) -> str:
@@ -31,16 +36,22 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
+def encoded(value: Any) -> bytes:
+    """Indented JSON, as `Folder.write_json` writes it: equal values, equal bytes."""
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+MARK = ".dualprune"
+"""A file in the top folder of a store, by which a store that is there is told from an empty mount point."""
+PATIENCE = 60.0
+"""Seconds for which calls to a service that does not answer are repeated."""
 EXCLUSIVE = {"s3", "s3a", "gs", "gcs", "memory"}
 """Protocols whose filesystems can create a file that must not be there yet. On others, the last of several
 simultaneous writers is found by looking again."""
 SETTLING = 2.0
 """Seconds after which such writers look."""
 
-
-def encoded(value: Any) -> bytes:
-    """Indented JSON, as `Folder.write_json` writes it: equal values, equal bytes."""
-    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,12 +64,19 @@ class File:
 
 
 class Folder:
-    """A folder on an fsspec filesystem. Paths are relative to it, with `/` between their parts."""
+    """A folder on an fsspec filesystem. Paths are relative to it, with `/` between their parts.
 
-    def __init__(self, url: str) -> None:
+    All methods raise stages.outage.StoreError and StoreAway, which name `store`: the folder that this one
+    was reached from. Where that is a service, calls that may succeed in a while are repeated first.
+    """
+
+    def __init__(self, url: str, store: Folder | None = None) -> None:
         self.url = url.rstrip("/") or "/"
-        self.fs, self.root = fsspec.core.url_to_fs(self.url)
+        # Other processes write here too: what a listing said a moment ago says nothing.
+        self.fs, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         self.local = isinstance(self.fs, LocalFileSystem)
+        self.store = store or self
+        self._marked: bool = store is not None and store._marked
         protocols = (self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol
         self._exclusive = not EXCLUSIVE.isdisjoint(protocols)
 
@@ -68,7 +86,24 @@ class Folder:
         return str(self.fs.unstrip_protocol(self.root)) if not self.local else self.root
 
     def __truediv__(self, path: str) -> Folder:
-        return Folder(f"{self.url}/{path}")
+        return Folder(f"{self.url}/{path}", self.store)
+
+    def establish(self) -> Folder:
+        """Make this folder a store, if it is not one yet. Returns it as `established` does."""
+        if not self.exists(MARK):
+            self.write(MARK, b"A store of dualprune's: `dualprune store ls` lists what it holds.\n")
+        return self.established()
+
+    def established(self) -> Folder:
+        """This folder as a store that is known to be there. Raises StoreAway if it is not.
+
+        Should it vanish later, nothing below it counts as absent, and no write makes it anew in its old place.
+        """
+        folder = Folder(self.url)
+        folder._marked = True
+        if not folder.exists(MARK):
+            raise gone(self.url)
+        return folder
 
     def path(self, path: str = "") -> str:
         """The path as the filesystem itself names it."""
@@ -76,7 +111,7 @@ class Folder:
 
     def read(self, path: str) -> bytes:
         """All of a file. Raises FileNotFoundError."""
-        data: bytes = self.fs.cat_file(self.path(path))
+        data: bytes = self._do(lambda: self.fs.cat_file(self.path(path)))
         return data
 
     def read_json(self, path: str) -> Any:
@@ -86,10 +121,89 @@ class Folder:
     def write(self, path: str, data: bytes) -> None:
         """Write all of a file, so that a reader sees the old one or the new one and never a part."""
         target = self.path(path)
-        if not self.local:
-            self.fs.pipe_file(target, data)
-            return
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+        self._do(lambda: self._replace(target, data) if self.local else self.fs.pipe_file(target, data))
+
+    def write_json(self, path: str, value: Any) -> None:
+        """Write a value as indented JSON."""
+        self.write(path, encoded(value))
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write all of a file if there is none; whether it is ours now. `data` must be like no other writer's."""
+        target = self.path(path)
+        if self.local:
+            return self._do(lambda: self._create(target, data))
+        if self.exists(path):
+            return False
+        try:
+            self._do(lambda: self.fs.pipe_file(target, data, mode="create" if self._exclusive else "overwrite"))
+        except OSError:
+            # Somebody else's is there; or ours is, and only the answer to our first attempt was lost.
+            if not self.exists(path):
+                raise
+        if not self._exclusive:
+            time.sleep(SETTLING)
+        return self.read(path) == data
+
+    def exists(self, path: str = "") -> bool:
+        """Whether there is such a file or folder."""
+        found = bool(self._do(lambda: self.fs.exists(self.path(path))))
+        if not found and self._vanished():
+            raise gone(self.store.url)
+        return found
+
+    def names(self, path: str = "") -> list[str]:
+        """Names of files and folders directly in a folder, sorted; none where there is no such folder."""
+        try:
+            entries = self._do(lambda: self.fs.ls(self.path(path), detail=False, refresh=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(posixpath.basename(entry.rstrip("/")) for entry in entries)
+
+    def files(self, path: str = "") -> dict[str, File]:
+        """All files below a folder by path, from one listing."""
+        root = self.path(path)
+        found = self._do(lambda: self.fs.find(root, detail=True))
+        return {posixpath.relpath(name, root): _file(info) for name, info in found.items()}
+
+    def info(self, path: str) -> File:
+        """What the filesystem says of a file. Raises FileNotFoundError."""
+        return _file(self._do(lambda: self.fs.info(self.path(path))))
+
+    def remove(self, path: str) -> None:
+        """Remove a file or a folder with all in it; nothing where there is none.
+
+        JSON files say that others count (manifests, parts of checkpoints). They go first, so that a removal
+        that is cut short leaves nothing that looks damaged.
+        """
+        with suppress(FileNotFoundError):  # another process removes it too
+            if self.exists(path):
+                found = self._do(lambda: self.fs.find(self.path(path)))
+                for file in [file for file in found if file.endswith(".json")]:
+                    self._do(partial(self.fs.rm_file, file))
+                if self.exists(path):
+                    self._do(lambda: self.fs.rm(self.path(path), recursive=True))
+
+    def _do(self, call: Callable[[], T]) -> T:
+        """The outcome of a call to the filesystem; errors in words that help."""
+        limit, pause = time.monotonic() + PATIENCE, 0.25
+        while True:
+            try:
+                return call()
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if self._vanished():
+                    raise gone(self.store.url) from error
+                raise
+            except Exception as error:
+                if self.local or not passes(error, self.local) or time.monotonic() + pause > limit:
+                    raise told(error, self.store.url, self.local) from error
+                time.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, 8.0)
+
+    def _vanished(self) -> bool:
+        return self.local and self._marked and not os.path.exists(posixpath.join(self.store.root, MARK))
+
+    def _replace(self, target: str, data: bytes) -> None:
+        self._make(os.path.dirname(target))
         aside = f"{target}.{uuid.uuid4().hex[:8]}.part"
         try:
             with open(aside, "wb") as file:
@@ -102,70 +216,33 @@ class Folder:
                 os.unlink(aside)
             raise
 
-    def create(self, path: str, data: bytes) -> bool:
-        """Write all of a file if there is none; whether it is ours now. `data` must be like no other writer's."""
-        target = self.path(path)
-        if self.local:
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            try:
-                with open(target, "xb") as file:
-                    file.write(data)
-            except FileExistsError:
-                return False
-            except OSError:
-                os.unlink(target)
-                raise
-            return True
-        if self.exists(path):
+    def _create(self, target: str, data: bytes) -> bool:
+        self._make(os.path.dirname(target))
+        try:
+            with open(target, "xb") as file:
+                file.write(data)
+        except FileExistsError:
             return False
-        try:
-            self.fs.pipe_file(target, data, mode="create" if self._exclusive else "overwrite")
         except OSError:
-            # Somebody else's is there; or ours is, and only the answer to our first attempt was lost.
-            if not self.exists(path):
-                raise
-        if not self._exclusive:
-            time.sleep(SETTLING)
-        return self.read(path) == data
+            with suppress(OSError):
+                os.unlink(target)
+            raise
+        return True
 
-    def write_json(self, path: str, value: Any) -> None:
-        """Write a value as indented JSON."""
-        self.write(path, encoded(value))
-
-    def exists(self, path: str = "") -> bool:
-        """Whether there is such a file or folder."""
-        return bool(self.fs.exists(self.path(path)))
-
-    def names(self, path: str = "") -> list[str]:
-        """Names of files and folders directly in a folder, sorted; none where there is no such folder."""
-        try:
-            entries = self.fs.ls(self.path(path), detail=False, refresh=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(posixpath.basename(entry.rstrip("/")) for entry in entries)
-
-    def files(self, path: str = "") -> dict[str, File]:
-        """All files below a folder by path, from one listing."""
-        root = self.path(path)
-        return {posixpath.relpath(name, root): _file(info) for name, info in self.fs.find(root, detail=True).items()}
-
-    def info(self, path: str) -> File:
-        """What the filesystem says of a file. Raises FileNotFoundError."""
-        return _file(self.fs.info(self.path(path)))
-
-    def remove(self, path: str) -> None:
-        """Remove a file or a folder with all in it; nothing where there is none.
-
-        JSON files say that others count (manifests, parts of checkpoints). They go first, so that a removal
-        that is cut short leaves nothing that looks damaged.
-        """
-        with suppress(FileNotFoundError):  # another process removes it too
-            if self.exists(path):
-                found = [file for file in self.fs.find(self.path(path)) if file.endswith(".json")]
-                for file in found:
-                    self.fs.rm_file(file)
-                if self.exists(path):
-                    self.fs.rm(self.path(path), recursive=True)
+    def _make(self, folder: str) -> None:
+        """Make a folder; of an established store only what is below it, should it vanish at this moment."""
+        if not self._marked:
+            os.makedirs(folder, exist_ok=True)
+            return
+        if self._vanished():
+            raise gone(self.store.url)
+        missing = []
+        while not os.path.isdir(folder) and folder != self.store.root:
+            missing.append(folder)
+            folder = os.path.dirname(folder)
+        for folder in reversed(missing):
+            with suppress(FileExistsError):
+                os.mkdir(folder)
 
 
 def _file(info: dict[str, Any]) -> File:

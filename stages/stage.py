@@ -32,11 +32,13 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
     Goes on from the stage's newest checkpoint where there is one. Returns the artefact's manifest;
     `log` is called on rank 0. When `stopping` says so on any rank, all save where they are, within an
     epoch too, and None is returned; the next call goes on from that very step. Raises SpecError,
-    DataError, stages.manifest.Damaged for a parent that is not what it was, and stages.train.NonFinite.
+    DataError, stages.manifest.Damaged for a parent that is not what it was, stages.train.NonFinite, and
+    stages.outage.StoreError and StoreAway.
     """
     rank, world, device = join(task.engine.threads)
     log = log if rank == 0 else _silent
-    folder = Folder(task.store) / task.key
+    store = Folder(task.store).established()
+    folder = store / task.key
     finished: dict[str, Any] | None = _agreed(_finished(folder) if rank == 0 else None)
     if finished is not None:
         return finished
@@ -47,12 +49,12 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
     )
     if len(data) < spec.batch:
         raise ValueError(f"{task.name}: a batch of {spec.batch} is larger than the {len(data)} training samples")
-    parent = artefact.load(Folder(task.store) / task.parents[0].key) if task.parents else None
+    parent = artefact.load(store / task.parents[0].key) if task.parents else None
     torch.manual_seed(spec.seed)
     model = build_model(spec.model)
     if parent is not None:
         model.load_state_dict(parent.network)
-    teacher = _teacher(task, device)
+    teacher = _teacher(task, store, device)
     aims = targets(spec, {name: p.shape for name, p in model.named_parameters()})
     holds = _inherited(spec, aims.names, parent.holds if parent else {})
     engine = Engine(model, set(aims.names), set(holds), spec.optimizer, spec.precision, task.engine)
@@ -122,11 +124,11 @@ def _support(
     return masks
 
 
-def _teacher(task: Task, device: torch.device) -> nn.Module | None:
+def _teacher(task: Task, store: Folder, device: torch.device) -> nn.Module | None:
     """The network that the stage learns from, if it does: its second parent's, or its only one's."""
     if isinstance(task.spec, TrainSpec) or task.spec.distill is None or not task.parents:
         return None
-    return artefact.network(artefact.load(Folder(task.store) / task.parents[-1].key)).to(device)
+    return artefact.network(artefact.load(store / task.parents[-1].key)).to(device)
 
 
 def _duals(spec: Spec, parent: artefact.Artefact | None, holds: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from cluster.failures import Decision, Failure, Policy, decide, failure
@@ -77,13 +79,40 @@ def test_nothing_is_retried_without_leave() -> None:
     assert not any(decide([one], Policy(lost=0, passing=0)).retry for one in (LOST, PASSING, ERROR))
 
 
-@pytest.mark.parametrize("error", [ConnectionError(), TimeoutError(), InterruptedError(), StorageTimeout()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionError(),
+        TimeoutError(),
+        InterruptedError(),
+        StorageTimeout(),
+        BlockingIOError(),
+        OSError(errno.EBUSY, "Please reduce your request rate."),
+        OSError(errno.ESTALE, "Stale file handle", "/mnt/store/x"),
+        OSError(errno.ENETUNREACH, "Network is unreachable"),
+    ],
+)
 def test_errors_of_the_world_pass(error: Exception) -> None:
     """By the class's name or a base's, as it crosses processes."""
     assert decide([failure(error, "")], Policy()).retry
 
 
-@pytest.mark.parametrize("error", [ValueError(), OSError(), FileNotFoundError(), MemoryError(), AssertionError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError(),
+        OSError(),
+        FileNotFoundError(),
+        MemoryError(),
+        AssertionError(),
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError(errno.EROFS, "Read-only file system"),
+        OSError(errno.EIO, "Input/output error"),
+        ValueError(f"[Errno {errno.EBUSY}] is what somebody wrote"),
+    ],
+)
 def test_errors_of_its_own_stay(error: Exception) -> None:
     """They would come again."""
     assert not decide([failure(error, "")], Policy()).retry

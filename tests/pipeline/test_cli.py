@@ -18,6 +18,8 @@ from cluster.failures import Failure
 from cluster.session import ClusterError
 from pipeline import cli, driver
 from pipeline import plan as planning
+from pipeline.store import Store
+from stages.outage import StoreError
 from tests.pipeline.common import artefact, config, loaded
 from tests.pipeline.test_driver import Scripted
 from tests.pipeline.test_results import FIELDS
@@ -245,6 +247,26 @@ def test_a_cluster_that_does_not_answer_is_bad_input(
     monkeypatch.setattr(driver, "Lanes", lanes)
     assert cli.main(["run", str(config(tmp_path)), "--set", "cluster.address=host:1"]) == cli.BAD_INPUT
     assert "cluster: no Ray cluster answers at host:1" in capsys.readouterr().err
+
+
+def test_a_store_that_fails_ends_a_run_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its sentence, whether it failed under a stage or under the driver."""
+    full = StoreError("the store /x has no space left: free some")
+    scripted(monkeypatch, {"half": [Failure("error", "StoreError OSError Exception", str(full))]})
+
+    def no_space(*_: Any) -> None:
+        raise full
+
+    monkeypatch.setattr(Store, "note_failure", lambda self, key, reason: no_space() if reason else None)
+    assert cli.main(["run", str(config(tmp_path))]) == cli.FAILED
+    assert "half failed: StoreError: the store /x has no space left" in capsys.readouterr().err
+    scripted(monkeypatch, {})
+    monkeypatch.setattr(Store, "note_failure", no_space)
+    assert cli.main(["run", str(config(tmp_path))]) == cli.FAILED
+    printed = capsys.readouterr()
+    assert printed.err == f"{full}\n"
 
 
 def test_an_interrupted_run_ends_with_130(

@@ -13,7 +13,7 @@ from pipeline.config import load
 from pipeline.plan import Planned
 from pipeline.problems import ConfigError
 from stages.data import sources
-from stages.files import Folder
+from stages.files import MARK, Folder
 from tests.pipeline.common import artefact, config, line, loaded, manifest, shards
 
 
@@ -39,7 +39,7 @@ def test_a_first_plan_runs_all(tmp_path: Path) -> None:
     """Nothing is in the store; planning leaves no plan behind either."""
     plan = planned(tmp_path)
     assert {(p.state, p.why, p.manifest) for p in plan.values()} == {("run", "not run yet", None)}
-    assert Folder(str(tmp_path / "store")).names() == []
+    assert Folder(str(tmp_path / "store")).names() == [MARK]
 
 
 def test_an_artefact_with_right_hashes_is_done(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from stages.data.manifest import digest, read_manifest
 from stages.data.shards import write
 from stages.data.sources import digits
 from stages.engine import Engine, join
+from stages.files import Folder
 from stages.models import MODELS
 from stages.spec import Engine as EngineSettings
 from stages.spec import Optimizer, Task
@@ -129,6 +130,7 @@ def make_task(shards: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Ma
             "data": {"source": "digits", "mean": [0.3], "std": [0.38], "shift": 1},
             "batch": 32,
         }
+        Folder(str(tmp_path / store)).establish()
         return Task.model_validate(
             {
                 "name": key,

@@ -1,0 +1,91 @@
+"""Whole runs whose store fills up, or goes away for a while: what is said, and that the same command goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import inventory
+from pipeline.store import Store
+from tests.running import Running, dualprune, json_of
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+name: outage
+store: {store}
+cluster: {{workers: 1}}
+model: {{name: digits_cnn}}
+data: {{source: digits, mean: [0.3], std: [0.38]}}
+monitor: {{wandb: disabled}}
+engine: {{checkpoint_steps: 5}}
+stages:
+  - name: dense
+    kind: train
+    train: {{epochs: {epochs}, lr: 0.004}}
+  - name: half
+    kind: prune
+    parent: dense
+    constraints:
+      - {{set: cardinality, tensors: "*", rate: 2}}
+    admm: {{updates: 1, lr: 0.002, rho: 0.01}}
+    retrain: {{epochs: 1, lr: 0.002}}
+"""
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small filesystem. Skips where none may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("a small filesystem can only be mounted by root, in a container that allows it")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def finishes(folder: Path, store: Path) -> None:
+    """The same command runs what is left, and all is whole."""
+    code, output = dualprune(folder, "run", "file.yaml", "--json")
+    assert code == 0, "\n".join(output)
+    assert {row["state"] for row in json_of(output)["stages"]} <= {"done", "cached"}
+    found = inventory.verify(Store(str(store)))
+    assert (found.artefacts, found.damages) == (2, ())
+
+
+def test_a_disk_that_fills_up(tmp_path: Path, disk: Path) -> None:
+    """The stage fails with a sentence that names the store and says what to do; with space, it goes on."""
+    (tmp_path / "file.yaml").write_text(CONFIG.format(store=disk, epochs=40))
+    with Running(tmp_path, "run", "file.yaml", "--json") as run:
+        run.wait_for("dense: train epoch")
+        space = os.statvfs(disk)
+        (disk / "ballast").write_bytes(bytes((space.f_bavail - 8) * space.f_bsize))
+        code, output = run.end()
+    told = "\n".join(output)
+    assert code == 1, told
+    assert f"dense failed: StoreError: the store {disk} has no space left: free some" in told
+    assert "Traceback" not in told
+    (disk / "ballast").unlink()
+    assert inventory.verify(Store(str(disk))).damages == ()
+    finishes(tmp_path, disk)
+
+
+def test_a_store_that_is_away_for_a_while(tmp_path: Path) -> None:
+    """The stage is tried again, and goes on when the store is back."""
+    store = tmp_path / "store"
+    (tmp_path / "file.yaml").write_text(CONFIG.format(store=store, epochs=40))
+    with Running(tmp_path, "run", "file.yaml", "--json") as run:
+        run.wait_for("dense: train epoch")
+        store.rename(tmp_path / "away")
+        run.wait_for(f"dense: StoreAway: the store {store} is not there on ")
+        assert not store.exists()
+        (tmp_path / "away").rename(store)
+        code, output = run.end()
+    assert code == 0, "\n".join(output)
+    assert any("dense: goes on after step" in line for line in output)
+    finishes(tmp_path, store)
