@@ -15,6 +15,7 @@ lane inside an initialised torch process group.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -22,18 +23,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from cluster import group
 from cluster.failures import Failure
+from cluster.lane import Event, Lane
 from cluster.rank import Mailbox, Work
 from cluster.room import Node, Shape, fits, shares
 from cluster.session import ClusterError, end_actors, near, nodes, refusal, settings, start
 
-CLOSING = 6.0
-"""Seconds in all that busy lanes get to save where they are, and idle ones to end in order."""
+SAVING = 5.0
+"""Seconds that busy lanes get to save where they are, when all is to end."""
+CLOSING = 3.0
+"""Seconds that idle lanes get to end in order."""
 IDLE = 30.0
 """Seconds that a lane is kept for which nothing waits."""
 ENDING = 20.0
@@ -44,45 +48,6 @@ LOOKING = 2.0
 """Seconds between two looks at the cluster's machines."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to a task. `data` is a log row, a result, or a Failure."""
-
-    kind: Literal["log", "done", "failed"]
-    task: str
-    data: Any
-
-
-@dataclass
-class _Lane:
-    name: str
-    size: int = 1
-    """Workers."""
-    thread: threading.Thread | None = None
-    attempt: str | None = None
-    """The worker group's present incarnation; None while there is none that asks for work."""
-    task: str | None = None
-    payload: Any = None
-    nodes: frozenset[str] = frozenset()
-    """The machines it is on."""
-    came_up: bool = False
-    """Whether its workers have ever asked for work."""
-    leaving: Literal["", "idle", "growing", "preempted"] = ""
-    """Why it was asked to end."""
-    since: float = field(default_factory=time.monotonic)
-    """When it came up, or last began or ended a task."""
-
-    @property
-    def free(self) -> bool:
-        """Whether it waits for a task."""
-        return self.attempt is not None and self.task is None and not self.leaving
-
-    @property
-    def coming(self) -> bool:
-        """Whether it, or another one in its place, will soon wait for a task."""
-        return self.leaving == "growing" or (self.attempt is None and not self.leaving)
 
 
 def _imported(work: Callable[[], Work]) -> Work:
@@ -125,7 +90,7 @@ class Lanes:
         self.shape, self._logs, self._local = shape, logs, address is None
         self._mailbox = near(self._ray, Mailbox)
         self._waiting: deque[tuple[str, Any]] = deque()
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._ended: queue.SimpleQueue[tuple[str, BaseException | None]] = queue.SimpleQueue()
         self._most = most
         self._opened = self._stillborn = 0
@@ -154,31 +119,33 @@ class Lanes:
         self._assign()
         return events
 
-    def close(self) -> list[Event]:
-        """Let busy lanes save where they are and idle ones end in order, and end a local Ray with all its processes.
-
-        Returns what happened meanwhile. Both get a few seconds; an interrupt ends all of it at once.
-        """
-        limit = time.monotonic() + CLOSING
+    def save(self) -> list[Event]:
+        """Let busy lanes save where their tasks are, and leave them. Returns what happened in the seconds they get."""
         events: list[Event] = []
+        limit = time.monotonic() + SAVING
+        for lane in self._lanes.values():
+            if lane.task is not None and not lane.leaving:
+                self._leave(lane, "idle")
+        with contextlib.suppress(ClusterError):  # then nobody is left who could save anything
+            while any(lane.task for lane in self._lanes.values()) and (left := limit - time.monotonic()) > 0:
+                events += self._received(min(0.5, left), left)
+        return events
+
+    def close(self) -> None:
+        """End idle lanes in order, let go of busy ones, and end a local Ray with all its processes."""
+        limit = time.monotonic() + CLOSING
         try:
             for lane in self._lanes.values():
-                if lane.attempt is not None and not lane.leaving:
+                if lane.free:
                     self._leave(lane, "idle")
-            while any(lane.task for lane in self._lanes.values()) and time.monotonic() < limit:
-                left = max(0.1, limit - time.monotonic())
-                events += self._received(min(0.5, left), left)
             for lane in self._lanes.values():
                 if lane.leaving and lane.task is None and lane.thread is not None:
                     lane.thread.join(max(0.0, limit - time.monotonic()))
-        except ClusterError:
-            pass  # nobody is left who could save anything
         finally:
             try:
                 self._end()
             finally:
                 self._ray.shutdown()
-        return events
 
     def _end(self) -> None:
         """End the worker groups that are left, and so the threads that wait for them.
@@ -232,7 +199,7 @@ class Lanes:
             return []
         return [Event(kind, task, data)]  # type: ignore[arg-type]
 
-    def _lost(self, lane: _Lane, text: str) -> list[Event]:
+    def _lost(self, lane: Lane, text: str) -> list[Event]:
         """What is to be told of a lane whose ranks are gone."""
         task, lane.task, lane.payload = lane.task, None, None
         if task is None:
@@ -240,7 +207,7 @@ class Lanes:
         kind: Literal["lost", "preempted"] = "preempted" if self._preempted(lane) else "lost"
         return [Event("failed", task, Failure(kind, "", text))]
 
-    def _preempted(self, lane: _Lane) -> bool:
+    def _preempted(self, lane: Lane) -> bool:
         return bool(lane.nodes & (self._taken | {node.identity for node in self._nodes() if node.leaving}))
 
     def _closed(self, name: str, error: BaseException | None) -> list[Event]:
@@ -300,7 +267,7 @@ class Lanes:
             if now - smallest.since > GROWING:
                 self._leave(smallest, "growing")
 
-    def _leave(self, lane: _Lane, why: Literal["idle", "growing", "preempted"]) -> None:
+    def _leave(self, lane: Lane, why: Literal["idle", "growing", "preempted"]) -> None:
         lane.leaving = why
         if lane.task is None:
             self._mailbox.give.remote(lane.attempt, None)
@@ -311,7 +278,7 @@ class Lanes:
         return nodes(self._ray)
 
     def _open(self, size: int) -> None:
-        lane = _Lane(f"lane-{self._opened}", size)
+        lane = Lane(f"lane-{self._opened}", size)
         self._opened += 1
         self._lanes[lane.name] = lane
         lane.thread = threading.Thread(target=self._run, args=(lane.name, size), name=lane.name, daemon=True)

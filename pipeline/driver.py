@@ -13,7 +13,8 @@ import cluster
 import pipeline
 import stages
 from cluster.failures import Failure, Policy, decide
-from cluster.lanes import Event, Lanes
+from cluster.lane import Event
+from cluster.lanes import Lanes
 from cluster.monitor import Monitor
 from cluster.room import Shape
 from cluster.session import ClusterError
@@ -73,6 +74,7 @@ def run(
                 run.to_the_end()
             except KeyboardInterrupt:
                 patience = 2.0
+                run.save()
                 raise
             finally:
                 run.close(patience)
@@ -157,16 +159,17 @@ class _Run:
                 self._try(node)
             self._begin_all()
 
-    def close(self, patience: float) -> None:
-        """End lanes and W&B, whatever happened; stages that are at work save where they are first.
-
-        W&B gets `patience` seconds for what it has still to do.
-        """
+    def save(self) -> None:
+        """Let stages that are at work save where they are; a second interrupt cuts it short."""
         self.closing = True
+        for event in self.lanes.save():
+            if event.kind != "failed":
+                self._react(event)
+
+    def close(self, patience: float) -> None:
+        """End lanes and W&B, whatever happened; W&B gets `patience` seconds for what it has still to do."""
         try:
-            for event in self.lanes.close():
-                if event.kind != "failed":
-                    self._react(event)
+            self.lanes.close()
         finally:
             self.monitor.close(patience)
 

@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -50,12 +51,18 @@ stages:
 class Running:
     """`dualprune ...` in a process of its own, its output read as it comes."""
 
-    def __init__(self, folder: Path, *arguments: str, program: Sequence[str] = ("-m", "pipeline.cli")) -> None:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "RAY_"))}
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        program: Sequence[str] = ("-m", "pipeline.cli"),
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        own = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "RAY_"))}
         self.process = subprocess.Popen(
             [sys.executable, *program, *arguments],
             cwd=folder,
-            env=environment | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+            env=own | {"PYTHONPATH": str(Path(__file__).parent.parent), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -155,6 +162,9 @@ def _or_gone(ask: Callable[[], Any], otherwise: Any) -> Any:
 class Nodes:
     """A Ray cluster on this machine: a head without CPUs, and nodes of one CPU each that can be killed."""
 
+    ENVIRONMENT = MappingProxyType({"RAY_AUTH_MODE": "disabled"})
+    """Of its processes and of its users': a token that may lie on this machine is of other clusters."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.address = f"127.0.0.1:{_free_port()}"
@@ -200,7 +210,7 @@ class Nodes:
             node.wait(timeout=60)
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | self.ENVIRONMENT
         # In the foreground, so that its end is the end of this node's processes and of no other's.
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *arguments]
         command += ["--min-worker-port=0", "--max-worker-port=0"]

@@ -84,7 +84,7 @@ def running(folder: Path, nodes: Nodes, *settings: str) -> Running:
     named = (f"cluster.address={nodes.address}", *settings)
     arguments = [part for setting in named for part in ("--set", setting)]
     program = ("-c", PROGRAM.replace("{FOLDER}", str(folder)))
-    return Running(folder, "run", "elastic.yaml", "--json", *arguments, program=program)
+    return Running(folder, "run", "elastic.yaml", "--json", *arguments, program=program, environment=nodes.ENVIRONMENT)
 
 
 def worlds(folder: Path) -> list[int]:

@@ -14,7 +14,8 @@ import pytest
 
 from cluster import lanes as module
 from cluster.failures import Failure
-from cluster.lanes import Event, Lanes, _Lane
+from cluster.lane import Event, Lane
+from cluster.lanes import Lanes
 from cluster.rank import Mailbox
 from cluster.room import Node, Shape
 
@@ -130,7 +131,7 @@ class Open(Lanes):
         return self.there
 
     def _open(self, size: int) -> None:
-        self._lanes[f"lane-{self._opened}"] = _Lane(f"lane-{self._opened}", size)
+        self._lanes[f"lane-{self._opened}"] = Lane(f"lane-{self._opened}", size)
         self._opened += 1
 
     @property

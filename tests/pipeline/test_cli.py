@@ -295,13 +295,12 @@ def test_a_terminated_run_ends_with_143(
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
 
-    def close() -> list[Any]:
+    def save() -> list[Any]:
         os.kill(os.getpid(), signal.SIGTERM)
-        lanes.closed = True
         return []
 
     monkeypatch.setattr(lanes, "take", take)
-    monkeypatch.setattr(lanes, "close", close)
+    monkeypatch.setattr(lanes, "save", save)
     monkeypatch.setattr(driver, "Lanes", lambda *_: lanes)
     assert cli.main(["run", str(config(tmp_path))]) == cli.TERMINATED
     assert lanes.closed

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from cluster.failures import Failure
-from cluster.lanes import Event
+from cluster.lane import Event
 from pipeline import driver
 from pipeline import plan as planning
 from pipeline.results import Result
@@ -77,10 +77,13 @@ class Scripted:
         accuracy = self.accuracies[task.name]
         return artefact(task.store, task.key, data, val_accuracy=accuracy, test_accuracy=100 - accuracy)
 
-    def close(self) -> list[Event]:
-        """Note that it was called; what is still running saves where it is."""
-        self.closed = True
+    def save(self) -> list[Event]:
+        """What is still running stops where it is."""
         return [Event("log", task, {"event": "stopped", "steps": 17}) for task in self.running]
+
+    def close(self) -> None:
+        """Note that it was called."""
+        self.closed = True
 
 
 EPOCH = {
