@@ -26,6 +26,7 @@ class Monitor:
     def __init__(self, mode: Mode, project: str, group: str, folder: Path) -> None:
         self.mode, self.project, self.group, self.folder = mode, project, group, folder
         self._runs: dict[str, Any] = {}
+        self._started = False
         self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         if mode != "disabled":
@@ -61,6 +62,8 @@ class Monitor:
             self._try(call[0], *call[1])
         for task in list(self._runs):
             self._try("_finish", task, {}, True)
+        if self._started:
+            self._try("_teardown")
 
     def _try(self, method: str, *args: Any) -> None:
         try:
@@ -73,6 +76,7 @@ class Monitor:
 
         mode = _available() if self.mode == "auto" else self.mode
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._started = True
         self._runs[task] = wandb.init(
             project=self.project,
             group=self.group,
@@ -94,6 +98,12 @@ class Monitor:
         run = self._runs.pop(task)
         run.summary.update(summary)
         run.finish(exit_code=int(failed))
+
+    def _teardown(self) -> None:
+        import wandb
+
+        # Otherwise at this process's exit, where it complains on the terminal if its own process was ended before.
+        wandb.teardown()
 
 
 def _available() -> Literal["online", "offline"]:

@@ -2,8 +2,8 @@
 
 Magnitudes of fp32 numbers sort like their bits, so two passes over the tensors find the bits of the
 threshold: a histogram of the upper sixteen, then one of the lower sixteen among those that share the
-upper ones of the threshold. Each pass holds one tensor at a time and 65,536 counters, however many
-tensors there are.
+upper ones of the threshold. A third counts what each tensor has above it. Each pass holds one tensor at
+a time and 65,536 counters, however many tensors there are.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.constraints.select import largest
+from stages.constraints.select import pieces, refuse_nan
 
 BINS = 1 << 16
+COUNTER_BYTES = 8 * BINS * 8
+"""Of the two histograms, and of those that are being added to them."""
+PIECE_BYTES = 32
+"""Of all that is made of an entry of a piece at a time: magnitudes, bits, comparisons, places."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class Allocation:
-    """How many entries each tensor keeps, and the most memory that finding out took on this rank, in bytes."""
+    """How many entries each tensor keeps, and what finding out took."""
 
     kept: dict[str, int]
     peak_bytes: int
+    """The most memory that this rank needed at a time: an upper bound, computed from what is allocated. It is one
+    tensor, what is made of a piece of it and the counters; what gathering the tensor takes is not in it."""
 
 
 def allocate(budget: Budget, value: Callable[[str], Tensor]) -> Allocation:
@@ -46,38 +52,63 @@ def allocate(budget: Budget, value: Callable[[str], Tensor]) -> Allocation:
 
     `value` may be a collective that all ranks call in the same order; every rank finds the same numbers.
     """
-    kept: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     peak = 0
 
-    def magnitudes(name: str) -> Tensor:
-        """Bits of the magnitudes that compete: all but each tensor's `floor` largest. int64, sorted as they are."""
+    def counted(name: str, count: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `count` finds in the bits of a tensor's magnitudes, summed over pieces of it."""
         nonlocal peak
-        w = value(name).detach().flatten().float().abs()
-        mask = largest(w, budget.floor)
-        kept[name] = int(mask.sum())
-        if budget.scale == "rms":
-            w = w / w.double().square().mean().sqrt().clamp(min=1e-30).float()
-        bits = w[~mask].contiguous().view(torch.int32).long()
-        peak = max(peak, w.nbytes + mask.nbytes + bits.nbytes * 2 + 2 * BINS * 8)
-        return bits
+        w = value(name).detach().flatten().float()
+        refuse_nan(w)
+        sizes[name] = len(w)
+        unit = _rms(w) if budget.scale == "rms" else None
+        counts = torch.zeros((), dtype=torch.int64, device=w.device)
+        for piece in pieces(w):
+            magnitude = piece.abs() if unit is None else piece.abs() / unit
+            counts = counts + count(magnitude.view(torch.int32))
+        peak = max(peak, w.nbytes + PIECE_BYTES * len(pieces(w)[0]) + COUNTER_BYTES)
+        return counts.cpu()
 
     upper = torch.zeros(BINS, dtype=torch.int64)
     for name in budget.names:
-        upper += torch.bincount(magnitudes(name) >> 16, minlength=BINS).cpu()
-    left = budget.total - sum(kept.values())
-    high, left = _from_the_top(upper, left)
+        upper += _without_top(counted(name, lambda bits: torch.bincount(bits >> 16, minlength=BINS)), budget.floor)
+    floors = {name: min(budget.floor, size) for name, size in sizes.items()}
+    high, left = _from_the_top(upper, budget.total - sum(floors.values()))
+
+    def beside(bits: Tensor) -> Tensor:
+        """The lower halves of those in the threshold's bin, and last, how many are above it."""
+        inside = torch.bincount(bits[bits >> 16 == high] & (BINS - 1), minlength=BINS)
+        return torch.cat([inside, (bits >> 16 > high).sum().view(1)])
+
     lower = torch.zeros(BINS, dtype=torch.int64)
     for name in budget.names:
-        bits = magnitudes(name)
-        lower += torch.bincount(bits[bits >> 16 == high] & (BINS - 1), minlength=BINS).cpu()
+        found = counted(name, beside)
+        lower += _without_top(found[:-1], budget.floor - int(found[-1]))
     low, ties = _from_the_top(lower, left)
-    threshold = (high << 16) + low
+    threshold = min((high << 16) + low, torch.iinfo(torch.int32).max)
+    kept = {}
     for name in budget.names:
-        bits = magnitudes(name)
-        equal = min(int((bits == threshold).sum()), ties)
+        either = counted(name, lambda bits: torch.stack([(bits == threshold).sum(), (bits > threshold).sum()]))
+        equal, above = _without_top(either, budget.floor).tolist()
+        equal = min(equal, ties)
         ties -= equal
-        kept[name] += int((bits > threshold).sum()) + equal
-    return Allocation(dict(kept), peak)
+        kept[name] = floors[name] + above + equal
+    return Allocation(kept, peak)
+
+
+def _rms(w: Tensor) -> Tensor:
+    """Root mean square, but not 0."""
+    squares = torch.zeros((), dtype=torch.float64, device=w.device)
+    for piece in pieces(w):
+        squares += piece.double().square_().sum()
+    return (squares / len(w)).sqrt().clamp(min=1e-30).float()
+
+
+def _without_top(histogram: Tensor, count: int) -> Tensor:
+    """A histogram of all but the `count` largest."""
+    at_least = histogram.flip(0).cumsum(0)
+    left = (at_least - max(0, count)).clamp(min=0)
+    return left.diff(prepend=left.new_zeros(1)).flip(0)
 
 
 def _from_the_top(histogram: Tensor, wanted: int) -> tuple[int, int]:

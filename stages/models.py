@@ -44,8 +44,17 @@ def resnet18(classes: int) -> nn.Module:
     return model
 
 
+def resnet50(classes: int) -> nn.Module:
+    """torchvision's ResNet-50."""
+    from torchvision.models import resnet50 as build
+
+    model: nn.Module = build(num_classes=classes)
+    return model
+
+
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "digits_cnn": digits_cnn,
     "lenet5": lenet5,
     "resnet18": resnet18,
+    "resnet50": resnet50,
 }

@@ -31,7 +31,8 @@ class Clusters(SharedValues):
 
     def fit(self, x: Tensor) -> Tensor:
         """The means of the clusters of non-zeros x."""
-        values, counts = np.unique(x.cpu().numpy(), return_counts=True)
+        different, counts = np.unique(x.cpu().numpy(), return_counts=True)
+        values = different.astype(np.float64)
         if len(values) > EXACT:
             group = np.minimum((np.cumsum(counts) - counts) * EXACT // len(x), EXACT - 1)
             _, group = np.unique(group, return_inverse=True)

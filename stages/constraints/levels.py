@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from stages.constraints.select import pieces
 from stages.constraints.values import SharedValues
 
 Kind = Literal["equidistant", "power", "ternary", "binary"]
@@ -31,45 +32,46 @@ class Levels(SharedValues):
 
     def fit(self, x: Tensor) -> Tensor:
         """The levels for non-zeros x."""
-        magnitude = x.abs()
         if self.kind == "binary":
-            positive = magnitude.mean().view(1)
+            total = sum(some.abs().sum(dtype=torch.float64) for some in pieces(x))
+            positive = torch.as_tensor(total / len(x)).view(1)
         elif self.kind == "ternary":
-            ordered = magnitude.sort(descending=True).values
-            gains = ordered.cumsum(0).square() / torch.arange(1, len(x) + 1, dtype=x.dtype, device=x.device)
-            positive = ordered[: int(gains.argmax()) + 1].mean().view(1)
+            ordered = x.abs().sort(descending=True).values
+            sums = ordered.cumsum(0, dtype=torch.float64)
+            count = int((sums.square() / torch.arange(1, len(x) + 1, device=x.device)).argmax()) + 1
+            positive = (sums[count - 1] / count).view(1)
             return torch.cat([-positive, torch.zeros_like(positive), positive])
         elif self.kind == "power":
             # 2^e is nearest for magnitudes in [3/4, 3/2) of it.
-            top = int(torch.log2(magnitude.max() * 4 / 3).floor())
-            exponents = torch.arange(top - 2 ** (self.bits - 1) + 1, top + 1, dtype=x.dtype, device=x.device)
+            top = int(torch.log2(x.abs().max().double() * 4 / 3).floor())
+            exponents = torch.arange(top - 2 ** (self.bits - 1) + 1, top + 1, dtype=torch.float64, device=x.device)
             positive = torch.exp2(exponents)
         else:
             half = 2 ** (self.bits - 1)
-            positive = _interval(magnitude, half) * torch.arange(1, half + 1, dtype=x.dtype, device=x.device)
+            codes = torch.arange(1, half + 1, dtype=torch.float64, device=x.device)
+            positive = _interval(x.abs().sort().values.double(), codes) * codes
         return torch.cat([-positive.flip(0), positive])
 
 
-def _interval(magnitude: Tensor, half: int) -> Tensor:
-    """The interval q for codes 1..half by least squares."""
+def _interval(ordered: Tensor, codes: Tensor) -> Tensor:
+    """The interval q for codes 1, 2, .. by least squares, for sorted magnitudes."""
     # A sample of evenly spaced order statistics finds the neighbourhood; all weights then settle q.
-    ordered = magnitude.sort().values
-    sample = ordered[torch.linspace(0, len(ordered) - 1, min(len(ordered), 4096), device=ordered.device).long()]
-
-    def codes(values: Tensor, q: Tensor) -> Tensor:
-        return (values / q).round().clamp(1, half)
-
-    top = ordered[-1]
-    shares = torch.cat([torch.linspace(0.2, 1.5, 66, dtype=top.dtype, device=top.device) / half])
-    exact = 1 / torch.arange(1, min(half, 64) + 1, dtype=top.dtype, device=top.device)
-    grid = top * torch.cat([shares, exact])
-    errors = [(codes(sample, q) * q - sample).square().sum() for q in grid]
+    places = torch.linspace(0, len(ordered) - 1, min(len(ordered), 4096), device=ordered.device).long()
+    sample = ordered[places.clamp(max=len(ordered) - 1)]
+    half = len(codes)
+    shares = torch.linspace(0.2, 1.5, 66, dtype=torch.float64, device=ordered.device) / half
+    grid = ordered[-1] * torch.cat([shares, 1 / codes[:64]])
+    errors = [((sample / q).round().clamp(1, half) * q - sample).square().sum() for q in grid]
     q = grid[int(torch.stack(errors).argmin())]
-    code = codes(magnitude, q)
+    # Of sorted magnitudes each code has a run, whose sum is a difference of two sums.
+    sums = torch.nn.functional.pad(ordered.cumsum(0), (1, 0))
+    before = torch.empty(0)
     for _ in range(50):
-        q = (code * magnitude).sum() / code.square().sum()
-        again = codes(magnitude, q)
-        if bool((again == code).all()):
+        ends = torch.searchsorted(ordered, (codes + 0.5) * q)
+        ends[-1] = len(ordered)
+        if torch.equal(ends, before):
             break
-        code = again
+        before = ends
+        starts = torch.nn.functional.pad(ends[:-1], (1, 0))
+        q = (codes * (sums[ends] - sums[starts])).sum() / (codes.square() * (ends - starts)).sum()
     return q

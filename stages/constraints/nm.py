@@ -8,6 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stages.constraints.select import CHUNK, refuse_nan
+
+FEW = 16
+"""Entries of a run up to which comparing each with each other is faster than finding its threshold."""
+
 
 @dataclass(frozen=True)
 class NM:
@@ -42,9 +47,35 @@ class NM:
         return w.detach().reshape(outputs, inputs // self.m, self.m, math.prod(w.shape[2:]))
 
     def _kept(self, w: Tensor) -> Tensor:
-        runs = self._runs(w).abs()
-        if bool(torch.isnan(runs).any()):
-            raise ValueError("what is to be projected holds NaN")
-        order = torch.sort(runs, dim=2, descending=True, stable=True).indices[:, :, : self.n]
-        kept = torch.zeros_like(runs, dtype=torch.bool).scatter_(2, order, True)
-        return kept.reshape(w.shape)
+        runs = self._runs(w)
+        refuse_nan(runs)
+        kept = torch.empty(runs.shape, dtype=torch.bool, device=w.device)
+        # Few outputs at a time, so that what is made of them stays in the cache.
+        few = max(1, CHUNK // max(1, runs[0].numel())) if w.device.type == "cpu" else len(runs)
+        for some, mask in zip(runs.split(few), kept.split(few), strict=True):
+            (self._by_counting if self.m <= FEW else self._by_threshold)(some.abs(), mask)
+        return kept.view(w.shape)
+
+    def _by_counting(self, runs: Tensor, mask: Tensor) -> None:
+        """An entry's rank is the number of those in its run that are larger, or as large and before it."""
+        entries = runs.unbind(2)
+        ranks = [
+            torch.full(one.shape, later, dtype=torch.uint8, device=one.device)
+            for one, later in zip(entries, range(self.m - 1, -1, -1), strict=True)
+        ]
+        for second in range(1, self.m):
+            for first in range(second):
+                no_less = (entries[first] >= entries[second]).view(torch.uint8)
+                ranks[first] -= no_less
+                ranks[second] += no_less
+        for rank, into in zip(ranks, mask.unbind(2), strict=True):
+            torch.lt(rank, self.n, out=into)
+
+    def _by_threshold(self, runs: Tensor, mask: Tensor) -> None:
+        limit = runs.kthvalue(self.m - self.n + 1, dim=2, keepdim=True).values
+        torch.ge(runs, limit, out=mask)
+        spare = mask.sum(2, keepdim=True) - self.n
+        if bool(spare.any()):
+            ties = runs == limit
+            from_the_last = ties.flip(2).cumsum(2).flip(2)
+            mask &= ~ties | (from_the_last > spare)

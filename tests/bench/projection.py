@@ -11,6 +11,7 @@ from statistics import median
 import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from stages.constraints import groups
 from stages.constraints.cardinality import Cardinality
@@ -125,11 +126,11 @@ def measure(case: Case, w: Tensor, rounds: int) -> Row:
 
 
 def network(rounds: int) -> Row:
-    """All weights of torchvision's ResNet-18 to a tenth, tensor by tensor."""
-    tensors = [p.detach() for p in MODELS["resnet18"](1000).parameters() if p.ndim > 1]
+    """All weights of torchvision's ResNet-50 to a tenth, tensor by tensor."""
+    tensors = [p.detach() for p in MODELS["resnet50"](1000).parameters() if p.ndim > 1]
     ours = [Cardinality(w.numel() // 10) for w in tensors]
     case = Case(
-        "cardinality, ResNet-18",
+        "cardinality, ResNet-50",
         lambda _: [one.project(w) for one, w in zip(ours, tensors, strict=True)],
         lambda _: [topk(w, one.k) for one, w in zip(ours, tensors, strict=True)],
         "topk",
@@ -137,13 +138,36 @@ def network(rounds: int) -> Row:
     return measure(case, torch.cat([w.flatten() for w in tensors]), rounds)
 
 
+def training_step(batch: int, rounds: int) -> float:
+    """Milliseconds of a plain training step of ResNet-50 on pictures of 224 x 224, this many at a time."""
+    model = MODELS["resnet50"](1000).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    pictures = torch.randn(batch, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(1000, (batch,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        cross_entropy(model(pictures), labels).backward()
+        optimizer.step()
+
+    return median(interleaved({"step": step}, rounds, 1, clock=time.process_time)["step"])
+
+
 def main() -> None:
     """Measure all cases and report them."""
     asked = options(__doc__.splitlines()[0])
     torch.set_num_threads(1)
-    rows, columns, rounds = (1024, 1024, 3) if asked.quick else (5000, 5000, 3)
+    rows, columns, rounds = (1024, 1024, 3) if asked.quick else (5000, 5000, 5)
     table = [measure(case, w, rounds) for case, w in cases(rows, columns)]
-    report("Projections (processor time, one thread)", [*table, network(rounds)], asked)
+    whole = network(rounds)
+    report("Projections (processor time, one thread)", [*table, whole], asked)
+    batch = 1 if asked.quick else 8
+    step = training_step(batch, 3)
+    print(
+        f"All of ResNet-50 projected: {whole['ours_ms']:.0f} ms. A training step of it at batch {batch}, 224 x 224: "
+        f"{step:.0f} ms, so about {step * 256 / batch / 1000:.0f} s at batch 256 (in proportion, not measured): "
+        f"{step * 256 / batch / whole['ours_ms']:.0f} times as long."
+    )
 
 
 if __name__ == "__main__":

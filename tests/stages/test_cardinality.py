@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from itertools import combinations
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from stages.constraints import SETS
 from stages.constraints.cardinality import Cardinality
+from stages.constraints.select import CHUNK, SMALL, _bracketed
 from stages.spec import Cardinality as Settings
 
 
@@ -115,6 +117,47 @@ def test_the_hold_contains_the_support() -> None:
     constraint = Cardinality(9)
     z = constraint.project(w)
     assert torch.equal(constraint.hold(z), (z != 0).float())
+
+
+SPREADS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "normal": lambda x: x,
+    # Where a sample is taken from lies what is unlike the rest.
+    "misleading": lambda x: x + 100 * (torch.arange(len(x)) % (round(len(x) ** (1 / 3)) | 1) == 0),
+    "sorted": lambda x: x.sort().values,
+    "whole": lambda x: (3 * x).round(),
+    "constant": lambda x: torch.full_like(x, -0.25),
+    "pruned": lambda x: x * (x > 1.5),
+    "zeros": torch.zeros_like,
+    "heavy": lambda x: (1 / x).double(),
+    "half": lambda x: x.bfloat16(),
+}
+"""Numbers that are easy or hard to bracket by a sample, from normal ones."""
+
+
+def spread(kind: str, size: int) -> torch.Tensor:
+    """So many numbers of a kind."""
+    return SPREADS[kind](torch.randn(size, generator=torch.Generator().manual_seed(size)))
+
+
+@pytest.mark.parametrize("kind", SPREADS)
+@pytest.mark.parametrize("size", [SMALL, SMALL + 1, CHUNK + 7])
+def test_of_many_the_same_stay_as_by_a_stable_sort(kind: str, size: int) -> None:
+    """At budgets of all sizes, the number of non-zeros and those beside it among them."""
+    w = spread(kind, size)
+    order = torch.sort(w.abs(), descending=True, stable=True).indices
+    filled = int(w.count_nonzero())
+    for k in {1, size // 100, size // 2, size - 1, filled - 1, filled, filled + 1} & set(range(1, size)):
+        mask = torch.zeros(size, dtype=torch.bool)
+        mask[order[:k]] = True
+        z = Cardinality(k).project(w)
+        assert torch.equal(z, torch.where(mask, w, torch.zeros_like(w))), k
+        assert torch.equal(Cardinality(k).hold(w), mask.to(w.dtype)), k
+
+
+def test_a_sample_that_misleads_is_found_out() -> None:
+    """So that the comparison above is one of both ways to the threshold."""
+    assert _bracketed(spread("normal", CHUNK).numpy(), CHUNK // 2) is not None
+    assert _bracketed(spread("misleading", CHUNK).numpy(), CHUNK // 2) is None
 
 
 def test_build_refuses_what_cannot_be() -> None:

@@ -127,15 +127,16 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         check(spec)
 
 
-@pytest.mark.parametrize("name", ["digits_cnn", "lenet5", "resnet18"])
+@pytest.mark.parametrize("name", ["digits_cnn", "lenet5", "resnet18", "resnet50"])
 def test_models_have_as_many_outputs_as_asked_and_the_weights_they_promise(name: str) -> None:
-    shape = {"digits_cnn": (2, 1, 8, 8), "lenet5": (2, 1, 28, 28), "resnet18": (2, 3, 32, 32)}[name]
+    shape = {"digits_cnn": (2, 1, 8, 8), "lenet5": (2, 1, 28, 28)}.get(name, (2, 3, 32, 32))
     model = build_model(Model(name=name, classes=7)).eval()
     assert model(torch.zeros(shape)).shape == (2, 7)
     ten = build_model(Model(name=name), device="meta")
     assert all(p.is_meta for p in ten.parameters())
     weights = sum(p.numel() for p in ten.parameters() if p.ndim > 1)
-    assert weights == {"digits_cnn": 71_568, "lenet5": 430_500, "resnet18": 11_172_032}[name]
+    counts = {"digits_cnn": 71_568, "lenet5": 430_500, "resnet18": 11_172_032, "resnet50": 23_475_392}
+    assert weights == counts[name]
     assert name in MODELS
 
 
