@@ -95,7 +95,7 @@ class Lanes:
         self._most = most
         self._opened = self._stillborn = 0
         self._wary = False
-        self._taking: Any = None
+        self._seen = 0
         self._taken: frozenset[str] = frozenset()
         self._looked = time.monotonic()
         importing.join()
@@ -161,14 +161,11 @@ class Lanes:
             time.sleep(0.1)
 
     def _received(self, timeout: float, limit: float | None = None) -> list[Event]:
-        if self._taking is None:
-            self._taking = self._mailbox.take.remote(timeout)
         try:
-            # An interrupt may come in the middle of this: what it was about to return is there for the next call.
-            raw = self._ray.get(self._taking, timeout=limit)
+            raw = self._ray.get(self._mailbox.take.remote(self._seen, timeout), timeout=limit)
         except self._ray.exceptions.RayError as error:
             raise ClusterError(f"the Ray cluster went away: {error}") from error
-        self._taking = None
+        self._seen += len(raw)
         return [event for entry in raw for event in self._handle(*entry)]
 
     def _handle(self, kind: str, name: str, attempt: str, task: str, data: Any) -> list[Event]:

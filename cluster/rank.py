@@ -28,6 +28,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         self.events: list[Any] = []
+        self.forgotten = 0
         self.orders: dict[str, list[Any]] = {}
         self.stopping: set[str] = set()
         self.changed = asyncio.Condition()
@@ -38,13 +39,17 @@ class Mailbox:
             self.events.append(event)
             self.changed.notify_all()
 
-    async def take(self, timeout: float) -> list[Any]:
-        """All events since the last call, waiting up to `timeout` seconds for the first."""
+    async def take(self, seen: int, timeout: float) -> list[Any]:
+        """All events from number `seen` on, waiting up to `timeout` seconds for the first; earlier ones are forgotten.
+
+        An answer that is lost on its way, to an interrupt, takes nothing with it: the next one has it all again.
+        """
         async with self.changed:
+            del self.events[: max(0, seen - self.forgotten)]
+            self.forgotten = max(seen, self.forgotten)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.changed.wait_for(lambda: self.events), timeout)
-            events, self.events = self.events, []
-            return events
+            return list(self.events)
 
     async def give(self, attempt: str, order: Any) -> None:
         """Add an order for a lane's incarnation."""

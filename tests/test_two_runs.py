@@ -11,6 +11,9 @@ from tests.running import CONFIG, Running, dualprune, json_of
 
 pytestmark = pytest.mark.slow
 
+LONGER = ("--set", "stages.dense.train.epochs=100")
+"""So that the first run is still at the stage when the others look."""
+
 
 def test_of_two_runs_of_one_name_one_works(tmp_path: Path) -> None:
     """The second says who does, and ends; or it waits. A run of another name finds the stage that both have."""
@@ -18,13 +21,13 @@ def test_of_two_runs_of_one_name_one_works(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(text)
     other = text.replace("name: small", "name: other").split("  - name: prune-8x")[0].replace("epochs: 6", "epochs: 1")
     (tmp_path / "other.yaml").write_text(other)
-    first = Running(tmp_path, "run", "small.yaml", "--json")
+    first = Running(tmp_path, "run", "small.yaml", "--json", *LONGER)
     first.wait_for("dense: training")
     # Held still, so that it is at work on the stage for as long as the others take to come to it.
     first.process.send_signal(signal.SIGSTOP)
-    beside = Running(tmp_path, "run", "other.yaml", "--json")
-    waiting = Running(tmp_path, "run", "small.yaml", "--json", "--wait")
-    code, output = dualprune(tmp_path, "run", "small.yaml")
+    beside = Running(tmp_path, "run", "other.yaml", "--json", *LONGER)
+    waiting = Running(tmp_path, "run", "small.yaml", "--json", "--wait", *LONGER)
+    code, output = dualprune(tmp_path, "run", "small.yaml", *LONGER)
     assert code == 1
     said = next(line for line in output if "small is not started: run-small is held by" in line)
     assert f"process {first.process.pid}" in said

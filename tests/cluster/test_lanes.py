@@ -27,8 +27,8 @@ def test_events_are_taken_once_and_in_order() -> None:
         box = Mailbox()
         for number in range(3):
             await box.tell(number)
-        assert await box.take(10.0) == [0, 1, 2]
-        assert await box.take(0.01) == []
+        assert await box.take(0, 10.0) == [0, 1, 2]
+        assert await box.take(3, 0.01) == []
 
     asyncio.run(script())
 
@@ -38,7 +38,7 @@ def test_take_waits_for_the_first_event() -> None:
 
     async def script() -> None:
         box = Mailbox()
-        taking = asyncio.create_task(box.take(30.0))
+        taking = asyncio.create_task(box.take(0, 30.0))
         await asyncio.sleep(0.01)
         assert not taking.done()
         began = time.monotonic()
@@ -49,14 +49,28 @@ def test_take_waits_for_the_first_event() -> None:
     asyncio.run(script())
 
 
+def test_an_answer_that_was_lost_is_given_again() -> None:
+    """Until the one who asks has seen it; an older question brings nothing back."""
+
+    async def script() -> None:
+        box = Mailbox()
+        for number in range(3):
+            await box.tell(number)
+        assert await box.take(0, 1.0) == await box.take(0, 1.0) == [0, 1, 2]
+        assert await box.take(2, 1.0) == [2]
+        assert await box.take(0, 1.0) == [2]
+
+    asyncio.run(script())
+
+
 def test_take_gives_up_after_its_timeout() -> None:
     """With no events, and nothing is lost of those that come later."""
 
     async def script() -> None:
         box = Mailbox()
-        assert await box.take(0.01) == []
+        assert await box.take(0, 0.01) == []
         await box.tell("late")
-        assert await box.take(0.01) == ["late"]
+        assert await box.take(0, 0.01) == ["late"]
 
     asyncio.run(script())
 
