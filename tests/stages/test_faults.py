@@ -200,7 +200,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     for end in ("json", "safetensors"):
         task = tiny(f"store-{end}")
         calls = undisturbed[1]
-        with faults(calls - 7 - 5 * 5 + 1, "fails once"), pytest.raises(OSError, match="fault"):
+        with faults(calls - 7 - 5 * 4 + 1, "fails once"), pytest.raises(OSError, match="fault"):
             run_stage(task, quiet)  # the commit's first call: all checkpoints are there
         newest = Path(task.store, KEY, f"checkpoints/step-00000006/part-0-of-1.{end}")
         changed = DAMAGES[damage](newest.read_bytes())
