@@ -209,8 +209,8 @@ def test_an_orderly_end_of_another_process_frees_the_lock(
     other = process(HOLD, str(tmp_path), "")
     other.communicate()
     assert Folder(str(tmp_path)).names("locks/holders") == []
-    with Locks(Folder(str(tmp_path)), "mine").held("name"):
-        pass
+    with Locks(Folder(str(tmp_path)), "mine") as locks:
+        assert locks.try_take("name") is None
 
 
 def test_another_process_with_the_same_number_is_not_the_holder(store: Folder) -> None:

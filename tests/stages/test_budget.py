@@ -160,7 +160,7 @@ def test_the_process_grows_by_no_more_than_is_said(scale: str) -> None:
     _, few, many = grown  # the first time, code is loaded too
     assert said[0] == said[1] == said[2]
     for growth in (few, many):
-        assert w.nbytes <= growth <= 1.1 * said[0]
+        assert 0.99 * w.nbytes <= growth <= 1.1 * said[0]
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
