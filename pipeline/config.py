@@ -19,7 +19,7 @@ from pipeline import entries, overrides
 from pipeline.entries import STAGE_WIDE, Stage
 from pipeline.problems import ConfigError, Problems, explained, like
 from pipeline.yamlfile import Path, parse
-from stages.spec import Data, Engine, Settings
+from stages.spec import Data, Engine, Settings, Url
 
 RECIPES = [FilePath(__file__).parent / "_configs", FilePath(__file__).parent.parent / "configs"]
 """Where named recipes lie: in an installed package, and in the source tree."""
@@ -87,7 +87,7 @@ class Top(Settings):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Of the run: names its logs and its W&B group."""
-    store: str = "./runs"
+    store: Url = "./runs"
     """Folder or fsspec URL of artefacts, shards and logs."""
     cluster: Cluster = Cluster()
     engine: Engine = Engine()

@@ -34,6 +34,8 @@ BEAT = 5.0
 """Seconds between heartbeats."""
 STALE = 60.0
 """Seconds without a heartbeat after which a holder on another machine counts as dead."""
+AGAIN = 0.005
+"""Seconds until another look at a lock that changes hands; network filesystems may show old listings for longer."""
 ENDING = 3.0
 """Seconds that a heartbeat under way gets to end, when the locks do."""
 
@@ -117,7 +119,7 @@ class Locks:
         self.folder = store / "locks"
         self.beat = beat
         pid = os.getpid()
-        self.me = Holder(uuid.uuid4().hex, socket.gethostname(), _machine(), pid, started(pid), getpass.getuser(), run)
+        self.me = Holder(uuid.uuid4().hex, socket.gethostname(), _machine(), pid, started(pid), _user(), run)
         self._watch = Watch(self.folder, stale)
         self._held: dict[str, int] = {}
         self._lost: set[str] = set()
@@ -162,6 +164,7 @@ class Locks:
                 self._bury(holder)
             mine = replace(self.me, since=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()))
             if not self.folder.create(_place(name, number + 1), canonical(asdict(mine))):
+                time.sleep(AGAIN)
                 continue
             numbers = self._numbers(name)
             if numbers[-1] > number + 1:
@@ -258,6 +261,7 @@ class Locks:
         while numbers := self._numbers(name):
             with suppress(FileNotFoundError):  # a newer one has just taken its place
                 return numbers[-1], _holder(self.folder, name, numbers[-1])
+            time.sleep(AGAIN)
         return 0, None
 
     def _numbers(self, name: str) -> list[int]:
@@ -311,6 +315,13 @@ def _machine() -> str:
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return uuid.uuid4().hex
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container's user may have a number only
+        return f"user {os.getuid()}"
 
 
 def _place(name: str, number: int) -> str:

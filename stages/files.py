@@ -72,8 +72,12 @@ class Folder:
 
     def __init__(self, url: str, store: Folder | None = None) -> None:
         self.url = url.rstrip("/") or "/"
-        # Other processes write here too: what a listing said a moment ago says nothing.
-        self.fs, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        try:
+            # Other processes write here too: what a listing said a moment ago says nothing.
+            self.fs, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except ImportError as error:
+            hint = "; pip install 'dualprune[s3]' does" if self.url.startswith(("s3:", "s3a:")) else ""
+            raise ImportError(f"{error}{hint}") from None
         self.local = isinstance(self.fs, LocalFileSystem)
         self.store = store or self
         self._marked: bool = store is not None and store._marked
@@ -142,7 +146,10 @@ class Folder:
                 raise
         if not self._exclusive:
             time.sleep(SETTLING)
-        return self.read(path) == data
+        try:
+            return self.read(path) == data
+        except FileNotFoundError:  # somebody else's was there, and is gone again
+            return False
 
     def exists(self, path: str = "") -> bool:
         """Whether there is such a file or folder."""
@@ -189,13 +196,14 @@ class Folder:
         while True:
             try:
                 return call()
-            except (FileNotFoundError, NotADirectoryError) as error:
+            except (FileNotFoundError, NotADirectoryError):
                 if self._vanished():
-                    raise gone(self.store.url) from error
+                    raise gone(self.store.url) from None
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - each filesystem has errors of its own; all are raised again
                 if self.local or not passes(error, self.local) or time.monotonic() + pause > limit:
-                    raise told(error, self.store.url, self.local) from error
+                    # No `from`: the sentence says all that a user wants; who reads the log finds what was before.
+                    raise told(error, self.store.url, self.local)  # noqa: B904
                 time.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, 8.0)
 

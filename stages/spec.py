@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 METHOD_VERSIONS = {"train": 1, "prune": 1, "quantize": 1}
@@ -33,6 +34,16 @@ class Settings(BaseModel):
     )
 
 
+def _without_password(url: str) -> str:
+    if urlsplit(url).password is not None:
+        raise ValueError("holds a password, which would be written to logs and manifests; give it by the environment")
+    return url
+
+
+Url = Annotated[str, AfterValidator(_without_password)]
+"""A folder's path or fsspec URL."""
+
+
 class Model(Settings):
     """Which network is built."""
 
@@ -49,7 +60,7 @@ class Data(Settings):
     """A data set that dualprune writes as shards itself, once."""
     folder: str | None = None
     """Where a source's original files lie; without it `mnist` is downloaded through torchvision."""
-    shards: str | None = None
+    shards: Url | None = None
     """A folder or fsspec URL of shards that were written before, with their manifest.json."""
     mean: list[float] = [0.0]
     """Per channel, of pixels in [0, 1]; subtracted first."""

@@ -1,12 +1,17 @@
-"""What whole runs are compared with."""
+"""What all tests share: a run to compare with; folders on a disk, in memory and on an S3 service."""
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
+from stages.files import Folder
 from tests.running import CONFIG, dualprune
+from tests.s3server import BUCKET, S3Server
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +22,26 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[st
     code, lines = dualprune(folder, "run", "small.yaml", "--json")
     assert code == 0, "\n".join(lines)
     return folder, lines
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 service with a bucket; this process, and those that it starts, find it by their environment."""
+    server = S3Server()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        fsspec.filesystem("s3").mkdir(BUCKET)
+        yield server
+    server.stop()
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    """An empty folder."""
+    if request.param == "local":
+        return Folder(str(tmp_path / "place"))
+    if request.param == "memory":
+        return Folder(f"memory://{uuid.uuid4().hex}")
+    request.getfixturevalue("s3")
+    return Folder(f"s3://{BUCKET}/{uuid.uuid4().hex}/place")

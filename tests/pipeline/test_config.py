@@ -159,6 +159,16 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("place", ["store", "shards"])
+def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path, place: str) -> None:
+    """It would be written to logs and manifests."""
+    path = config(tmp_path)
+    path.write_text(path.read_text().replace(f"{place}: {tmp_path}", f"{place}: ftp://user:pa55word@host"))
+    (text,) = problems(path)
+    assert f"{place}: holds a password" in text
+    assert "pa55word" not in text
+
+
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 def test_bad_input_is_refused_with_its_place(tmp_path: Path, bad: Bad) -> None:
     """`file.yaml:LINE: dotted.path: message`, and one mistake gives no messages about other places."""

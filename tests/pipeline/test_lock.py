@@ -20,6 +20,7 @@ import pytest
 from pipeline import lock
 from pipeline.lock import Held, Holder, Locks, living
 from stages.files import Folder, canonical
+from tests.s3server import BUCKET
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -43,17 +44,17 @@ RACE = """
 import os, sys, time
 from pipeline.lock import Locks
 from stages.files import Folder
-store, rounds = sys.argv[1], int(sys.argv[2])
+store, inside, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
 locks = Locks(Folder(store), "race")
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(rounds):
     while locks.try_take("name") is not None:
         time.sleep(0.0005)
-    os.close(os.open(f"{store}/inside", os.O_CREAT | os.O_EXCL))
-    with open(f"{store}/rounds", "a") as file:
+    os.close(os.open(f"{inside}/inside", os.O_CREAT | os.O_EXCL))
+    with open(f"{inside}/rounds", "a") as file:
         file.write(f"{os.getpid()}\\n")
-    os.unlink(f"{store}/inside")
+    os.unlink(f"{inside}/inside")
     locks.release("name")
 locks.close()
 """
@@ -71,10 +72,19 @@ for line in sys.stdin:
 """Try once to take each lock that is named, and tell whether it was taken."""
 
 
-@pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+@pytest.fixture
+def store(place: Folder) -> Folder:
     """An empty store."""
-    return Folder(str(tmp_path / "store") if request.param == "local" else f"memory://{uuid.uuid4().hex}")
+    return place
+
+
+@pytest.fixture(params=["local", "s3"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty store that other processes see too."""
+    if request.param == "local":
+        return str(tmp_path / "store")
+    request.getfixturevalue("s3")
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture
@@ -186,18 +196,18 @@ def test_waiting_ends_when_the_holder_does(store: Folder) -> None:
 
 
 def test_a_killed_process_gives_way_at_once(
-    tmp_path: Path, process: Callable[..., subprocess.Popen[str]], caplog: pytest.LogCaptureFixture
+    shared: str, process: Callable[..., subprocess.Popen[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
     """While it lives it does not, though it may be stopped; kill -9 leaves it no time to say anything."""
-    other = process(HOLD, str(tmp_path), "")
-    with Locks(Folder(str(tmp_path)), "mine") as locks:
+    other = process(HOLD, shared, "")
+    with Locks(Folder(shared), "mine") as locks:
         with pytest.raises(Held, match=rf"run other, process {other.pid},"):
             locks.take("name")
         other.send_signal(signal.SIGSTOP)
         assert locks.try_take("name") is not None
         other.kill()
         until(lambda: lock.started(other.pid) == 0)  # a zombie, as nobody has asked for its end yet
-        assert living(Folder(str(tmp_path))) == {}
+        assert living(Folder(shared)) == {}
         assert locks.try_take("name") is None
         assert "taken over from" in caplog.text
 
@@ -222,11 +232,11 @@ def test_another_process_with_the_same_number_is_not_the_holder(store: Folder) -
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_that_race_take_turns(
-    tmp_path: Path, process: Callable[..., subprocess.Popen[str]], count: int
+    shared: str, tmp_path: Path, process: Callable[..., subprocess.Popen[str]], count: int
 ) -> None:
     """Many times, and never two of them inside."""
-    rounds = 400 // count
-    racers = [process(RACE, str(tmp_path), str(rounds)) for _ in range(count)]
+    rounds = (16 if shared.startswith("s3:") else 400) // count
+    racers = [process(RACE, shared, str(tmp_path), str(rounds)) for _ in range(count)]
     for racer in racers:
         assert racer.stdin is not None
         racer.stdin.write("go\n")
@@ -237,17 +247,17 @@ def test_processes_that_race_take_turns(
 
 
 def test_one_of_those_that_race_takes_over_from_the_dead(
-    tmp_path: Path, process: Callable[..., subprocess.Popen[str]]
+    shared: str, process: Callable[..., subprocess.Popen[str]]
 ) -> None:
     """Exactly one, each time."""
-    rounds, store = 60, Folder(str(tmp_path))
-    dead = process(HOLD, str(tmp_path), "")
+    rounds, store = 20 if shared.startswith("s3:") else 60, Folder(shared)
+    dead = process(HOLD, shared, "")
     holder = Holder(**store.read_json("locks/names/name/00000001.json"))
     dead.kill()
     dead.wait()
     for number in range(rounds):
         leave(store, f"lock-{number}", holder)
-    racers = [process(TAKE, str(tmp_path)) for _ in range(3)]
+    racers = [process(TAKE, shared) for _ in range(3)]
     for racer in racers:
         assert racer.stdin is not None
         racer.stdin.write("".join(f"lock-{number}\n" for number in range(rounds)))

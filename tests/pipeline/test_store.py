@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 
 import pytest
 
 from pipeline.store import Store
-from stages.files import MARK
+from stages.files import MARK, Folder
 from tests.pipeline.common import artefact, manifest
 
 
-@pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+@pytest.fixture
+def store(place: Folder) -> Store:
     """An empty store."""
-    return Store(str(tmp_path / "store") if request.param == "local" else f"memory://{uuid.uuid4().hex}")
+    return Store(place.url)
 
 
 def test_an_empty_store_has_nothing(store: Store) -> None:

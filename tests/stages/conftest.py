@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -145,3 +150,30 @@ def make_task(shards: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Ma
         )
 
     return make
+
+
+@pytest.fixture
+def dying() -> Iterator[Callable[[int, Task], int]]:
+    """A function that runs a stage in a process that dies at its n-th call; gives the process's exit code."""
+    root = Path(__file__).parent.parent.parent
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.stages.faults"],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    def run(n: int, task: Task) -> int:
+        stdin.write(json.dumps([n, task.model_dump()]) + "\n")
+        stdin.flush()
+        while not (line := stdout.readline().strip()).lstrip("-").isdigit():
+            assert process.poll() is None, line
+        return int(line)
+
+    yield run
+    process.communicate()

@@ -1,7 +1,7 @@
 """A filesystem that fails or dies at the n-th write, and a process that does, over and over, at a stage's.
 
 What is counted is every call by which `stages.files` changes a local folder: folders made, files opened,
-written (by halves), synced, renamed and removed.
+written (by halves), synced, renamed and removed; or a service's: files put and removed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -21,8 +21,9 @@ from unittest.mock import patch
 from fsspec.implementations.local import LocalFileSystem
 
 from stages import files
+from stages.files import Folder
 
-How = Literal["fails once", "fails from then on", "dies"]
+How = Literal["fails once", "fails from then on", "does it and fails", "dies"]
 DIED = 77
 CHANGES = ("makedirs", "mkdir", "fsync", "replace", "unlink", "remove", "rmdir")
 
@@ -50,7 +51,30 @@ class Faults:
         """Raise OSError, or be gone without a word."""
         if self.how == "dies":
             os._exit(DIED)
-        raise OSError(errno.EIO, f"fault {self.n} at {what}")
+        raise OSError(errno.EINVAL, f"fault {self.n} at {what}")
+
+    def counted(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """A function that counts itself first."""
+
+        def counting(*args: Any, **options: Any) -> Any:
+            struck = self.strikes(name)
+            if not struck or self.how == "does it and fails":
+                done = call(*args, **options)
+            if struck:
+                self.end(name)
+            return done
+
+        return counting
+
+
+@contextmanager
+def service_faults(store: str, n: int, how: How) -> Iterator[Faults]:
+    """The same for a store on a service."""
+    one, fs = Faults(n, how), Folder(store).fs
+    with ExitStack() as stack:
+        for name in ("pipe_file", "rm_file", "rm"):
+            stack.enter_context(patch.object(fs, name, one.counted(getattr(fs, name), name)))
+        yield one
 
 
 @contextmanager
@@ -81,17 +105,7 @@ def faults(n: int, how: How) -> Iterator[Faults]:
                 one.end("write")
             self.file.write(data[len(data) // 2 :])
 
-    def counted(module: Any, name: str) -> Any:
-        plain = getattr(module, name)
-
-        def call(*args: Any, **options: Any) -> Any:
-            one.strike(name)
-            return plain(*args, **options)
-
-        return call
-
-    def proxy(module: Any) -> SimpleNamespace:
-        return SimpleNamespace(**vars(module) | {name: counted(module, name) for name in CHANGES})
+    proxy = SimpleNamespace(**vars(os) | {name: one.counted(getattr(os, name), name) for name in CHANGES})
 
     def rmtree(path: str, *_: Any, **__: Any) -> None:
         """As shutil's, by calls that are counted."""
@@ -106,13 +120,13 @@ def faults(n: int, how: How) -> Iterator[Faults]:
         os.rmdir(path)
 
     def rm(_: Any, path: str, recursive: bool = False) -> None:
-        rmtree(path) if os.path.isdir(path) else counted(os, "unlink")(path)
+        rmtree(path) if os.path.isdir(path) else proxy.unlink(path)
 
     def rm_file(_: Any, path: str) -> None:
-        counted(os, "unlink")(path)
+        proxy.unlink(path)
 
     with (
-        patch.object(files, "os", proxy(os)),
+        patch.object(files, "os", proxy),
         patch.object(files, "open", File, create=True),
         patch.object(LocalFileSystem, "rm", rm),
         patch.object(LocalFileSystem, "rm_file", rm_file),
@@ -139,7 +153,7 @@ def main() -> None:
         reader, writer = os.pipe()
         child = os.fork()
         if not child:
-            with faults(n, "dies"):
+            with service_faults(task["store"], n, "dies") if "://" in task["store"] else faults(n, "dies"):
                 run_stage(Task.model_validate(task), lambda event: None)
             os.write(writer, "\n".join(sys.modules).encode())
             os._exit(0)

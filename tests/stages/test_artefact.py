@@ -35,15 +35,14 @@ def contents() -> tuple[dict[str, Any], artefact.Tensors, artefact.Tensors, arte
     return manifest, network, holds, {"a": torch.randn(2, 3, 5, generator=generator)}
 
 
-def committed(path: Path) -> Folder:
+def committed(folder: Folder) -> Folder:
     """A folder with that artefact."""
-    folder = Folder(str(path))
     artefact.commit(folder, *contents())
     return folder
 
 
-def test_round_trip(tmp_path: Path) -> None:
-    loaded = artefact.load(committed(tmp_path))
+def test_round_trip(place: Folder) -> None:
+    loaded = artefact.load(committed(place))
     _, *expected = contents()
     for got, want in zip((loaded.network, loaded.holds, loaded.duals), expected, strict=True):
         assert got.keys() == want.keys()
@@ -51,68 +50,67 @@ def test_round_trip(tmp_path: Path) -> None:
             assert torch.equal(got[name], tensor), name
             assert got[name].dtype == tensor.dtype
     assert loaded.manifest["metrics"] == {"rate": 2.5}
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in place.read("metrics.jsonl").splitlines()]
     assert rows == contents()[0]["rows"]
     assert "rows" not in loaded.manifest
 
 
-def test_the_manifest_lists_every_file_with_its_hash_and_size(tmp_path: Path) -> None:
-    manifest = verify(committed(tmp_path))
+def test_the_manifest_lists_every_file_with_its_hash_and_size(place: Folder) -> None:
+    manifest = verify(committed(place))
     assert manifest is not None
     assert sorted(manifest["files"]) == sorted(FILES)
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*FILES, "manifest.json"])
+    assert place.names() == sorted([*FILES, "manifest.json"])
     for name, entry in manifest["files"].items():
-        data = (tmp_path / name).read_bytes()
+        data = place.read(name)
         assert entry == {"sha256": sha256(data), "bytes": len(data)}
 
 
-def test_masks_take_a_bit_an_entry(tmp_path: Path) -> None:
-    folder = Folder(str(tmp_path))
+def test_masks_take_a_bit_an_entry(place: Folder) -> None:
     mask = (torch.arange(80_001) % 3 == 0).float()
-    artefact.commit(folder, {"rows": []}, {}, {"w": mask}, {})
-    assert 10_001 <= (tmp_path / "holds.safetensors").stat().st_size < 10_500
-    assert torch.equal(artefact.load(folder).holds["w"], mask)
+    artefact.commit(place, {"rows": []}, {}, {"w": mask}, {})
+    assert 10_001 <= place.info("holds.safetensors").bytes < 10_500
+    assert torch.equal(artefact.load(place).holds["w"], mask)
 
 
-def test_same_content_same_bytes(tmp_path: Path) -> None:
-    committed(tmp_path / "a")
-    committed(tmp_path / "b")
+def test_same_content_same_bytes(place: Folder) -> None:
+    committed(place / "a")
+    committed(place / "b")
     for name in [*FILES, "manifest.json"]:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+        assert place.read(f"a/{name}") == place.read(f"b/{name}"), name
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("place", [0, 0.5, -1])
-def test_a_flipped_byte_is_damage(tmp_path: Path, name: str, place: float) -> None:
-    folder = committed(tmp_path)
-    data = bytearray((tmp_path / name).read_bytes())
-    data[int(place * len(data)) if place >= 0 else -1] ^= 1
-    (tmp_path / name).write_bytes(bytes(data))
+@pytest.mark.parametrize("where", [0, 0.5, -1])
+def test_a_flipped_byte_is_damage(place: Folder, name: str, where: float) -> None:
+    folder = committed(place)
+    data = bytearray(place.read(name))
+    data[int(where * len(data)) if where >= 0 else -1] ^= 1
+    place.write(name, bytes(data))
     for attempt in (verify, artefact.load):
         with pytest.raises(Damaged, match=name):
             attempt(folder)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_damage(tmp_path: Path, name: str) -> None:
-    folder = committed(tmp_path)
-    (tmp_path / name).unlink()
+def test_a_missing_file_is_damage(place: Folder, name: str) -> None:
+    folder = committed(place)
+    place.remove(name)
     for attempt in (verify, artefact.load):
         with pytest.raises(Damaged, match=name):
             attempt(folder)
 
 
 @pytest.mark.parametrize("text", [b"{", b"\xff{}", b"", b"[]", b"3", b"{}", b'{"files": {"metrics.jsonl": {}}}'])
-def test_a_manifest_that_is_none_is_damage(tmp_path: Path, text: bytes) -> None:
-    folder = committed(tmp_path)
-    (tmp_path / "manifest.json").write_bytes(text)
+def test_a_manifest_that_is_none_is_damage(place: Folder, text: bytes) -> None:
+    folder = committed(place)
+    place.write("manifest.json", text)
     with pytest.raises(Damaged, match=r"manifest\.json"):
         verify(folder)
 
 
-def test_without_a_manifest_there_is_no_artefact(tmp_path: Path) -> None:
-    folder = committed(tmp_path)
-    (tmp_path / "manifest.json").unlink()
+def test_without_a_manifest_there_is_no_artefact(place: Folder) -> None:
+    folder = committed(place)
+    place.remove("manifest.json")
     assert read(folder) is None
     assert verify(folder) is None
     for at in (folder, folder / "nowhere"):
@@ -120,36 +118,33 @@ def test_without_a_manifest_there_is_no_artefact(tmp_path: Path) -> None:
             artefact.load(at)
 
 
-def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_manifest_is_written_last(tmp_path: Path) -> None:
     """A commit that stops at any file leaves nothing that counts."""
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(OSError, match="metrics"):
-        committed(tmp_path)
+        committed(Folder(str(tmp_path)))
     assert (tmp_path / "model.safetensors").exists()
     assert verify(Folder(str(tmp_path))) is None
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_the_network_is_built_from_the_artefact_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_is_built_from_the_artefact_alone(place: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "noisy", noisy_net)
     torch.manual_seed(3)
     model = noisy_net(4)
     model.train()
     model(torch.randn(8, 1, 8, 8))
-    folder = Folder(str(tmp_path))
     spec = {"model": {"name": "noisy", "classes": 4}}
-    artefact.commit(folder, {"spec": spec, "rows": []}, dict(model.state_dict()), {}, {})
-    built = artefact.network(artefact.load(folder))
+    artefact.commit(place, {"spec": spec, "rows": []}, dict(model.state_dict()), {}, {})
+    built = artefact.network(artefact.load(place))
     x = torch.randn(5, 1, 8, 8)
     assert not built.training
     assert torch.equal(built(x), model.eval()(x))
 
 
-def test_a_flipped_figure_in_the_manifest_is_noticed(tmp_path: Path) -> None:
+def test_a_flipped_figure_in_the_manifest_is_noticed(place: Folder) -> None:
     """The manifest carries a hash of itself: a changed metric is damage, not a result."""
-    folder = Folder(str(tmp_path / "key"))
-    artefact.commit(folder, {"metrics": {"val_accuracy": 97.5}, "rows": []}, {}, {}, {})
-    path = tmp_path / "key" / "manifest.json"
-    path.write_text(path.read_text().replace("97.5", "98.5"))
+    artefact.commit(place, {"metrics": {"val_accuracy": 97.5}, "rows": []}, {}, {}, {})
+    place.write("manifest.json", place.read("manifest.json").replace(b"97.5", b"98.5"))
     with pytest.raises(Damaged, match="has changed"):
-        verify(folder)
+        verify(place)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +21,6 @@ from tests.stages.test_stage import prune, quiet, same_bytes
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 
-ROOT = Path(__file__).parent.parent.parent
 KEY = "0123456789abcdef"
 
 
@@ -89,32 +84,6 @@ def test_a_failure_at_any_call_loses_nothing(
         assert fault.count >= n
         assert Folder(task.store).exists(f"{KEY}/manifest.json") is committed, (n, fault.calls[n - 1])
         holds(task, whole, how)
-
-
-@pytest.fixture
-def dying() -> Iterator[Callable[[int, Task], int]]:
-    """A function that runs a stage in a process that dies at its n-th call; gives the process's exit code."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.stages.faults"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    stdin, stdout = process.stdin, process.stdout
-
-    def run(n: int, task: Task) -> int:
-        stdin.write(json.dumps([n, task.model_dump()]) + "\n")
-        stdin.flush()
-        while not (line := stdout.readline().strip()).lstrip("-").isdigit():
-            assert process.poll() is None, line
-        return int(line)
-
-    yield run
-    process.communicate()
 
 
 @pytest.mark.slow

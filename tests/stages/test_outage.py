@@ -125,6 +125,9 @@ def test_a_folder_that_is_moved_away_and_back(tiny: Callable[[str], Task], whole
     message = rf"the store {store} is not there on {socket.gethostname()}: .* bring it back, then run the same command"
     with pytest.raises(StoreAway, match=message):
         run_stage(task, at_epoch(2, lambda: store.rename(away) and None))
+    with pytest.raises(StoreAway) as caught:
+        (opened / KEY).write("x", b"")
+    assert caught.value.__cause__ is None  # nor itself
     for call in (
         lambda: run_stage(task, quiet),
         lambda: opened.read(f"{KEY}/manifest.json"),

@@ -1,0 +1,69 @@
+"""An S3 service for tests: moto's, on a port of this machine, that can be stopped, started and made to fail."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import BaseWSGIServer, make_server
+
+ACCESS_KEY, SECRET_KEY = "AKIATESTSOFDUALPRUNE", "do-not-write-me-anywhere/0123456789"
+BUCKET = "bucket"
+
+_SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+
+
+class S3Server:
+    """What it holds survives `stop`; requests are served one at a time, so that each is atomic."""
+
+    def __init__(self) -> None:
+        self.app = DomainDispatcherApplication(create_backend_app)
+        self.refuses: Callable[[str, str], bool] = lambda method, path: False
+        """Whether a request, by its method and path, is answered with 503."""
+        self.port = 0
+        self._server: BaseWSGIServer | None = None
+        self._thread: threading.Thread | None = None
+        self.start()
+
+    @property
+    def endpoint(self) -> str:
+        """Its URL."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to find it."""
+        return {
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def start(self) -> None:
+        """Serve, on the same port as before."""
+        self._server = make_server("127.0.0.1", self.port, self._answer, threaded=False)
+        self._server.log = lambda *_: None  # type: ignore[method-assign]
+        self.port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Refuse connections."""
+        assert self._server is not None
+        assert self._thread is not None
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if self.refuses(environ["REQUEST_METHOD"], environ["PATH_INFO"]):
+            start_response("503 Slow Down", [("Content-Type", "application/xml")])
+            return [] if environ["REQUEST_METHOD"] == "HEAD" else [_SLOW_DOWN]
+        answer: Iterable[bytes] = self.app(environ, start_response)
+        return answer
