@@ -144,15 +144,16 @@ def bits(folder: Path) -> dict[str, str]:
 
 def title(process: psutil.Process) -> str:
     """A process's command line; nothing for one that is gone."""
-    return _or_gone(lambda: " ".join(process.cmdline()), "")
+    return or_gone(lambda: " ".join(process.cmdline()), "")
 
 
 def alive(process: psutil.Process) -> bool:
     """Whether a process is there and no zombie."""
-    return _or_gone(lambda: process.is_running() and process.status() != psutil.STATUS_ZOMBIE, False)
+    return or_gone(lambda: process.is_running() and process.status() != psutil.STATUS_ZOMBIE, False)
 
 
-def _or_gone(ask: Callable[[], Any], otherwise: Any) -> Any:
+def or_gone(ask: Callable[[], Any], otherwise: Any) -> Any:
+    """An answer about a process, or `otherwise` if there is no such process any more."""
     try:
         return ask()
     except psutil.NoSuchProcess:
@@ -176,6 +177,10 @@ class Nodes:
     def add(self) -> subprocess.Popen[bytes]:
         """One more node of one CPU; returns once it is part of the cluster."""
         return self._start(f"--address={self.address}", "--num-cpus=1")
+
+    def workers(self) -> list[subprocess.Popen[bytes]]:
+        """The nodes with CPUs that are there."""
+        return [node for node in self._nodes[1:] if node.poll() is None]
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """End a node as a power cut would: its raylet and all that it started."""

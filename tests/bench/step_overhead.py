@@ -1,10 +1,11 @@
 """What ADMM adds to a training step: the proximal wrapper, against a dense step and against a term in the loss.
 
-All three run through `stages.engine.Engine` (DeepSpeed, ZeRO 1) on one CPU thread, with momentum SGD
-as the optimizer: it is the cheapest, so what is added to it weighs most. Every weight of two or more
+All run through `stages.engine.Engine` (DeepSpeed) on one CPU thread a rank, with momentum SGD as the
+optimizer: it is the cheapest, so what is added to it weighs most. Every weight of two or more
 dimensions is penalised. The wrapper and the term in the loss are the same mathematics, which is
-checked on the first steps before anything is timed. Times are processor time of the one thread: on a
-core that others use too, they vary far less than times by the wall clock.
+checked on the first steps before anything is timed; it is left out on two ranks, and under ZeRO 3 it would be
+wrong. Times are processor time of a rank: on cores that others use too, and where ranks wait for each other,
+they vary far less than times by the wall clock.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,6 +30,7 @@ from stages.spec import Engine as EngineSettings
 from stages.spec import Optimizer as OptimizerSettings
 from stages.targets import Targets
 from tests.bench.common import Row, interleaved, options, ratios, report
+from tests.bench.ranks import on_ranks
 
 RHO = 1e-2
 LR = 1e-4
@@ -36,7 +40,7 @@ KEEP = 0.1
 
 @dataclass(frozen=True)
 class Case:
-    """A network and its batch; `rounds` and `block` are of a full run, `quick` those of a quick one."""
+    """A network and its batch on each rank; `rounds` and `block` are of a full run, `quick` those of a quick one."""
 
     model: str
     batch: tuple[int, int, int, int]
@@ -45,20 +49,35 @@ class Case:
     quick: tuple[int, int]
 
 
-CASES = (
-    Case("lenet5", (64, 1, 28, 28), rounds=60, block=12, quick=(12, 6)),
+ALONE = (
+    Case("lenet5", (64, 1, 28, 28), rounds=60, block=12, quick=(9, 6)),
     Case("resnet18", (16, 3, 64, 64), rounds=30, block=3, quick=(6, 1)),
+    Case("resnet50", (16, 3, 64, 64), rounds=30, block=2, quick=(6, 1)),
 )
+"""On one rank under ZeRO 1."""
+TOGETHER = Case("resnet18", (16, 3, 64, 64), rounds=20, block=3, quick=(4, 1))
+"""On two ranks under ZeRO 1, 2 and 3."""
 
 
-def build(case: Case, penalised: bool) -> Engine:
+def build(case: Case, penalised: bool, zero: int) -> Engine:
     """An engine on the same initial weights each time, with or without ADMM on its weights."""
     torch.manual_seed(0)
     model = MODELS[case.model](CLASSES)
     names = {name for name, p in model.named_parameters() if p.ndim > 1} if penalised else set()
-    engine = Engine(model, names, set(), OptimizerSettings(name="sgd"), "fp32", EngineSettings(zero=1))
+    engine = Engine(model, names, set(), OptimizerSettings(name="sgd"), "fp32", EngineSettings(zero=zero))
     engine.module.train()
     return engine
+
+
+def build_both(case: Case, zero: int) -> tuple[Engine, Engine, dict[str, Tensor]]:
+    """A dense engine, one in the middle of ADMM, and the duals of that."""
+    dense, ours = build(case, False, zero), build(case, True, zero)
+    sets = {name: Cardinality(max(1, int(KEEP * ours.shape(name).numel()))) for name in sorted(ours.held)}
+    # Duals that are not zero, as they are after the first update.
+    duals = {name: 0.1 * ours.get(name) for name in sets}
+    admm.start(ours, Targets(sets, (), dict.fromkeys(sets, ("cardinality",))), duals)
+    ours.optimizer.rho = RHO
+    return dense, ours, duals
 
 
 def step(engine: Engine, pictures: Tensor, labels: Tensor, penalty: Callable[[], Tensor] | None = None) -> None:
@@ -80,34 +99,50 @@ def loss_term(engine: Engine, z: Mapping[str, Tensor], u: Mapping[str, Tensor]) 
     return penalty
 
 
-def measure(case: Case, quick: bool) -> Row:
+def alone(case: Case, quick: bool) -> Row:
     """One row: a network's three steps, timed side by side."""
-    dense, ours, usual = build(case, False), build(case, True), build(case, False)
-    sets = {name: Cardinality(max(1, int(KEEP * ours.parameters[name].numel()))) for name in sorted(ours.held)}
-    # Duals that are not zero, as they are after the first update.
-    duals = {name: 0.1 * ours.get(name) for name in sets}
-    admm.start(ours, Targets(sets, (), dict.fromkeys(sets, ("cardinality",))), duals)
-    ours.optimizer.rho = RHO
-    penalty = loss_term(usual, {name: ours.get(name, "target") + duals[name] for name in sets}, duals)
-
-    pictures = torch.randn(case.batch)
-    labels = torch.randint(CLASSES, case.batch[:1])
+    dense, ours, duals = build_both(case, zero=1)
+    usual = build(case, False, zero=1)
+    penalty = loss_term(usual, {name: ours.get(name, "target") + u for name, u in duals.items()}, duals)
+    pictures, labels = torch.randn(case.batch), torch.randint(CLASSES, case.batch[:1])
     variants: dict[str, Callable[[], None]] = {
         "dense": lambda: step(dense, pictures, labels),
         "admm": lambda: step(ours, pictures, labels),
         "loss_term": lambda: step(usual, pictures, labels, penalty),
     }
     check_same(ours, usual, dense, variants)
-    rounds, block = case.quick if quick else (case.rounds, case.block)
-    times = interleaved(variants, rounds, block, clock=time.process_time)
+    times = interleaved(variants, *(case.quick if quick else (case.rounds, case.block)), clock=time.process_time)
     for engine in (dense, ours, usual):
         engine.close()
-    row: Row = {"model": case.model, "batch": case.batch[0], "steps": rounds * block}
-    row |= {f"{name}_ms": median(values) for name, values in times.items()}
+    return row(case, 1, 1, times)
+
+
+def together(case: Case, quick: bool) -> list[Row]:
+    """On one of several ranks: a row of each ZeRO stage."""
+    join(threads=1)
+    rows = []
+    for zero in (1, 2, 3):
+        dense, ours, _ = build_both(case, zero)
+        pictures, labels = torch.randn(case.batch), torch.randint(CLASSES, case.batch[:1])
+        variants: dict[str, Callable[[], None]] = {
+            "dense": partial(step, dense, pictures, labels),
+            "admm": partial(step, ours, pictures, labels),
+        }
+        times = interleaved(variants, *(case.quick if quick else (case.rounds, case.block)), clock=time.process_time)
+        dense.close()
+        ours.close()
+        rows.append(row(case, dist.get_world_size(), zero, times))
+    return rows
+
+
+def row(case: Case, ranks: int, zero: int, times: Mapping[str, list[float]]) -> Row:
+    """What is said of one case."""
+    found: Row = {"model": case.model, "batch": case.batch[0], "ranks": ranks, "zero": zero}
+    found["dense_ms"] = median(times["dense"])
     for name in ("admm", "loss_term"):
-        low, middle, high = ratios(times[name], times["dense"])
-        row |= {f"{name}_ratio": middle, f"{name}_quartiles": [low, high]}
-    return row
+        low, middle, high = ratios(times[name], times["dense"]) if name in times else ("", "-", "")
+        found |= {f"{name}_ratio": middle, f"{name}_quartiles": [low, high] if name in times else "-"}
+    return found
 
 
 def check_same(ours: Engine, usual: Engine, dense: Engine, variants: Mapping[str, Callable[[], None]]) -> None:
@@ -128,9 +163,12 @@ def main() -> None:
     """Measure all cases and report them."""
     asked = options(__doc__.splitlines()[0])
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # The engine would take an accelerator if it saw one.
+    # Of two ranks, the one whose step grew more.
+    pairs = zip(*on_ranks(2, together, TOGETHER, asked.quick), strict=True)
+    shared = [max(pair, key=lambda found: float(found["admm_ratio"])) for pair in pairs]
     join(threads=1)
-    rows = [measure(case, asked.quick) for case in CASES]
-    report("A training step, dense and under the ADMM penalty (processor time)", rows, asked)
+    rows = [alone(case, asked.quick) for case in ALONE]
+    report("A training step, dense and under the ADMM penalty (processor time)", [*rows, *shared], asked)
 
 
 if __name__ == "__main__":
