@@ -123,6 +123,7 @@ class _Run:
         """On the lanes, by key."""
         self.elsewhere: dict[str, dag.Node] = {}
         """At work in another run, by key."""
+        self.next_look = 0.0
         self.same: dict[str, list[dag.Node]] = {}
         """Stages that wait for another one of the same key."""
         self.searches: dict[str, dag.Node] = {}
@@ -155,8 +156,7 @@ class _Run:
                 raise ClusterError(
                     f"this run seemed dead to another one, which took over {', '.join(self.locks.lost())}"
                 )
-            for node in list(self.elsewhere.values()):
-                self._try(node)
+            self._look_elsewhere()
             self._begin_all()
 
     def save(self) -> None:
@@ -213,6 +213,15 @@ class _Run:
                 self._choose(node, node.spec)
         else:
             self._train(node)
+
+    def _look_elsewhere(self) -> None:
+        """Begin what another run has let go of. Looking takes a tenth of the time at most, however many there are."""
+        began = time.monotonic()
+        if began < self.next_look:
+            return
+        for node in list(self.elsewhere.values()):
+            self._try(node)
+        self.next_look = began + 10 * (time.monotonic() - began)
 
     def _stopping(self) -> bool:
         """Whether nothing new is to begin."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,6 +17,10 @@ from pipeline.store import Store
 from pipeline.yamlfile import Path
 from stages.data.manifest import DataError, digest, read_manifest
 from stages.spec import Data
+
+LOOKS = 8
+"""Stages that are looked for in the store at once: an object store answers after a while, but many at a time. Each
+holds a file in memory while its hash is checked."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,11 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     data = {origin: (shards, digest(manifest)) for origin, (shards, manifest) in found.items()}
     samples = {data[origin][1]: manifest["splits"]["train"]["samples"] for origin, (_, manifest) in found.items()}
     before = store.last_plan(config.top.name)
+    nodes = dag.build(config.stages, lambda spec: data[spec.data.origin])
+    there = _looked(store, {node.key for node in nodes})
     plan: dict[str, Planned] = {}
-    for node in dag.build(config.stages, lambda spec: data[spec.data.origin]):
-        planned = _planned(node, store, before.get(node.name), plan)
+    for node in nodes:
+        planned = _planned(node, there[node.key], before.get(node.name), plan)
         if isinstance(node.spec, Search) and all(plan[parent].state == "cached" for parent in node.parents):
             tried, planned = _tried(planned, store, plan)
             plan |= {trial.node.name: trial for trial in tried}
@@ -182,11 +189,26 @@ def _store(top: Top, problems: Problems) -> Store | None:
     return store
 
 
-def _planned(node: dag.Node, store: Store, before: Mapping[str, Any] | None, plan: Mapping[str, Planned]) -> Planned:
-    manifest = store.artefact(node.key)
+def _looked(store: Store, keys: Collection[str]) -> dict[str, tuple[Mapping[str, Any] | None, int | None]]:
+    """Manifests of those that are done, and steps of the checkpoints of those that are begun, by key."""
+
+    def look(key: str) -> tuple[Mapping[str, Any] | None, int | None]:
+        manifest = store.artefact(key)
+        return manifest, store.checkpoint_steps(key) if manifest is None else None
+
+    with ThreadPoolExecutor(LOOKS) as pool:
+        return dict(zip(keys, pool.map(look, keys), strict=True))
+
+
+def _planned(
+    node: dag.Node,
+    there: tuple[Mapping[str, Any] | None, int | None],
+    before: Mapping[str, Any] | None,
+    plan: Mapping[str, Planned],
+) -> Planned:
+    manifest, steps = there
     if manifest is not None:
         return Planned(node, "cached", "done", manifest)
-    steps = store.checkpoint_steps(node.key)
     if steps is not None:
         return Planned(node, "resume", f"goes on after step {steps}, its last checkpoint", None)
     return Planned(node, "run", _why(node, before, plan), None)

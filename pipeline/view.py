@@ -18,8 +18,11 @@ class View:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self._lines: dict[str, str] = {}
+        self._live: Live | None = None
+        if console.is_terminal:
+            # Asked for what to show four times a second, not told at each of a thousand stages' events.
+            self._live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._drawn)
         self._residuals: dict[str, float] = {}
         self._shown: dict[str, float] = {}
 
@@ -54,7 +57,6 @@ class View:
     def ended(self, stage: str, text: str) -> None:
         """A stage's last line."""
         self._lines.pop(stage, None)
-        self._draw()
         self.note(f"{stage}: {text}")
 
     def lines(self) -> dict[str, str]:
@@ -63,15 +65,15 @@ class View:
 
     def _show(self, stage: str, line: str, last: bool) -> None:
         self._lines[stage] = line
-        if self._live:
-            self._draw()
-        elif last or time.monotonic() - self._shown.get(stage, 0.0) >= EVERY:
+        if self._live is None and (last or time.monotonic() - self._shown.get(stage, 0.0) >= EVERY):
             self._shown[stage] = time.monotonic()
             self.note(line)
 
-    def _draw(self) -> None:
-        if self._live:
-            self._live.update(Group(*(Text(line) for line in self._lines.values())))
+    def _drawn(self) -> Group:
+        """As many lines as the terminal has room for: those of the stages that began first."""
+        lines, room = list(self._lines.values()), max(1, self.console.height - 2)
+        rest = [f"and {len(lines) - room} more"] if len(lines) > room else []
+        return Group(*(Text(line) for line in lines[:room] + rest))
 
 
 def clock(seconds: float) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from pipeline import plan as planning
 from pipeline.config import load
 from pipeline.plan import Planned
 from pipeline.problems import ConfigError
+from pipeline.store import Store
 from stages.data import sources
 from stages.files import MARK, Folder
 from tests.pipeline.common import artefact, config, line, loaded, manifest, shards
@@ -152,6 +155,20 @@ def test_a_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
     assert (plan["half"].state, plan["half"].why) == ("resume", "goes on after step 120, its last checkpoint")
     artefact(str(tmp_path / "store"), key)
     assert planned(tmp_path)["half"].state == "cached"
+
+
+def test_stages_are_looked_for_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that takes its time is asked for several at once; here none is answered before all four are asked for."""
+    recorded(tmp_path, *ALL)
+    all_asked = threading.Barrier(4, timeout=60)
+    answer = Store.artefact
+
+    def artefact(store: Store, key: str) -> dict[str, Any] | None:
+        all_asked.wait()
+        return answer(store, key)
+
+    monkeypatch.setattr(Store, "artefact", artefact)
+    assert {p.state for p in planned(tmp_path).values()} == {"cached"}
 
 
 def refused(folder: Path, *changes: tuple[str, str]) -> list[str]:

@@ -114,3 +114,15 @@ def test_on_a_terminal_a_stage_has_one_line_that_is_redrawn() -> None:
         view.epoch("half", row(2))
         view.ended("half", "done")
     assert "half: done\n" in file.getvalue()
+
+
+def test_on_a_terminal_there_are_no_more_lines_than_it_has_room_for(clock: Clock) -> None:
+    """However many stages wait or run; the rest is counted."""
+    view = View(Console(file=io.StringIO(), width=100, height=12, force_terminal=True))
+    for number in range(1000):
+        view.waiting(f"stage-{number}", "waits for its workers")
+    shown = [str(line) for line in view._drawn().renderables]
+    assert shown[0] == "stage-0: waits for its workers"
+    assert shown[-1] == "and 990 more"
+    assert len(shown) == 11
+    assert len(view.lines()) == 1000
