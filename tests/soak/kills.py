@@ -1,6 +1,6 @@
 """Kills at random moments: one worker rank, one machine, the driver, the job; afterwards the run is finished.
 
-    python -m tests.soak.kills --n 30 [--seed S] [--json PATH] [--kinds worker node driver job]
+    python -m tests.soak.kills --n 30 [--first I] [--seed S] [--json PATH] [--kinds worker node driver job]
 
 What is killed in the trial `i` of a kind, and when, is a function of (seed, kind, i). A killed worker or
 machine is made good by the run itself; a killed driver or job, by the same command once more. After each,
@@ -219,6 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Kill, and report; 1 if anything did not hold."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=30, help="kills of each kind")
+    parser.add_argument("--first", type=int, default=0, help="number of the first of them: goes on with a list")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write all rows there, after each kill")
@@ -243,11 +244,12 @@ def _of_kind(kind: Kind, asked: argparse.Namespace, folder: Path, expected: Refe
         if nodes is not None:
             nodes.add()
             nodes.add()
-        for number in range(asked.n):
+        for number in range(asked.first, asked.first + asked.n):
             rows.append(trial(kind, number, asked.seed, place, expected, nodes))
             print(json.dumps(asdict(rows[-1])), flush=True)
             if asked.json is not None:
-                facts = {"n": asked.n, "seed": asked.seed, "undisturbed_seconds": expected.seconds}
+                facts = {name: vars(asked)[name] for name in ("first", "n", "seed")}
+                facts["undisturbed_seconds"] = expected.seconds
                 asked.json.write_text(json.dumps({**facts, "rows": [asdict(row) for row in rows]}, indent=1))
     finally:
         if nodes is not None:
