@@ -156,7 +156,7 @@ def train(
         progress.metrics.append(row)
         progress.seconds = before + time.monotonic() - began
         spent = (time.monotonic() - began) / (progress.steps - resumed)
-        left = spent * (epochs * per_epoch - progress.steps)
+        left = spent * per_epoch * (sum(stretch.epochs for stretch in plan[progress.stretch :]) - progress.epoch)
         log({"event": "epoch", **row, "epochs": epochs, "seconds": progress.seconds, "seconds_left": left})
         if progress.stretch < len(plan):
             checkpoints.save(engine, progress)

@@ -15,6 +15,7 @@ from stages import admm, artefact
 from stages.admm import Residual
 from stages.constraints.combined import Combined
 from stages.spec import Distill, Task
+from stages.stage import run_stage
 from stages.targets import targets
 from stages.train import _distilled, learning_rate, stretches
 from tests.stages.conftest import MakeTask
@@ -339,3 +340,24 @@ def test_masks_outlive_every_later_kind_of_stage(make_task: MakeTask) -> None:
             assert bool((loaded.holds[name] <= mask).all()), (number, name)
             assert bool(((loaded.network[name] != 0) <= (loaded.holds[name] != 0)).all()), (number, name)
         masks = loaded.holds
+
+
+def test_the_time_left_is_of_the_epochs_that_are_left(make_task: MakeTask) -> None:
+    """Also where ADMM ends early: one of two epochs is over, though five were planned; then none is left."""
+    admm_ = {"updates": 4, "lr": 0.003, "rho": 0.05, "tolerance": 1e9}
+    events: list[dict[str, Any]] = []
+    run_stage(make_task(prune(admm=admm_, retrain=SHORT)), events.append)
+    first, last = (event for event in events if event["event"] == "epoch")
+    assert first["seconds_left"] == pytest.approx(first["seconds"], rel=0.01)
+    assert last["seconds_left"] == 0
+
+
+def test_retraining_begins_without_the_momentum_of_admm(make_task: MakeTask) -> None:
+    """The optimizer's step counts begin anew at it, and at it alone, as one sees in the checkpoints."""
+    task = make_task(prune(admm={"updates": 2, "lr": 0.003, "rho": 0.05}, retrain={"epochs": 2, "lr": 0.01}))
+    counts = []
+    for epoch in (2, 3, 4):  # each ends after the checkpoint of the one before
+        stopped(task, epoch)
+        newest = max(Path(task.store, task.key, "checkpoints").rglob("*.json"))
+        counts.append(json.loads(newest.read_text())["progress"]["inner_steps"])
+    assert counts == [10, 0, 10]
