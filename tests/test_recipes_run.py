@@ -106,9 +106,9 @@ def test_candidates_overlap_where_there_is_room(run: Run) -> None:
     began, ended, lane_of = {}, {}, {}
     for log in (run.folder / "runs" / "logs").glob("recipes/*/lane-*-rank-0.log"):
         for line in log.read_text().splitlines():
-            if match := re.search(r"^(\S+ \S+) INFO root: (\S+) (begins on rank 0|is done)", line):
+            if match := re.search(r"^(\S+ \S+) INFO root: (\S+?)(?: (begins) on rank 0|: done)", line):
                 when = datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S,%f")
-                (began if "begins" in match[3] else ended)[match[2]] = when
+                (began if match[3] else ended)[match[2]] = when
                 lane_of[match[2]] = log.name
     assert len(set(lane_of.values())) == 2
     up = max(min(began[name] for name in began if lane_of[name] == lane) for lane in set(lane_of.values()))

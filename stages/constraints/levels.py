@@ -42,8 +42,9 @@ class Levels(SharedValues):
             positive = (sums[count - 1] / count).view(1)
             return torch.cat([-positive, torch.zeros_like(positive), positive])
         elif self.kind == "power":
-            # 2^e is nearest for magnitudes in [3/4, 3/2) of it.
-            top = int(torch.log2(x.abs().max().double() * 4 / 3).floor())
+            # 2^e is nearest for magnitudes in [3/4, 3/2) of it; frexp's significand is in [1/2, 1).
+            significand, exponent = torch.frexp(x.abs().max().double())
+            top = int(exponent) - int(significand < 0.75)
             exponents = torch.arange(top - 2 ** (self.bits - 1) + 1, top + 1, dtype=torch.float64, device=x.device)
             positive = torch.exp2(exponents)
         else:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -523,15 +523,17 @@ def test_equidistant_weights_of_a_layer_use_at_most_2_to_the_bits_levels(bits: i
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_powers_are_nearest_given_their_top(bits: int) -> None:
-    """The top is the power of two that is nearest to the largest magnitude, and each weight takes the nearest."""
+    """The top is the power of two nearest to the largest magnitude (of two, the larger); each weight takes the nearest."""
 
     @few
+    @example([3.0])
+    @example([math.nextafter(3.0, 0.0)])
     @given(st.lists(st.floats(-4, 4).filter(lambda v: abs(v) > 1e-6), min_size=1, max_size=20))
     def holds(values: list[float]) -> None:
         x = torch.tensor(values, dtype=torch.float64)
         z = Levels("power", bits).project(x)
         largest = float(x.abs().max())
-        top = min((2.0**e for e in range(-24, 4)), key=lambda level: abs(level - largest))
+        top = min((2.0**e for e in range(-24, 4)), key=lambda level: (abs(level - largest), -level))
         near = [sign * top / 2**e for e in range(2 ** (bits - 1)) for sign in (-1, 1)]
         for before, after in zip(x.tolist(), z.tolist(), strict=True):
             assert after in near
