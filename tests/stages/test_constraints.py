@@ -523,7 +523,7 @@ def test_equidistant_weights_of_a_layer_use_at_most_2_to_the_bits_levels(bits: i
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_powers_are_nearest_given_their_top(bits: int) -> None:
-    """The top is the power of two nearest to the largest magnitude (of two, the larger); each weight takes the nearest."""
+    """The top level is the nearest to the largest magnitude (of two, the larger); each weight takes the nearest."""
 
     @few
     @example([3.0])
