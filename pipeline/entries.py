@@ -143,7 +143,7 @@ def _work(entry: dict[str, Any], wide: dict[str, Any], number: int, problems: Pr
         choice: Work | None = _checked(CHOICES[kind], settings, at, ("name", "parents"), problems)
         return choice
     said = {key: value for key, value in entry.items() if key not in STAGE_OWN}
-    settings = {**wide, **said, **_data(wide.get("data"), said)}
+    settings = {**wide, **said, **_data(wide.get("data"), said), **_model(entry, wide.get("model"), at, problems)}
     spec = _spec(settings, set(said), at, problems)
     if spec is None:
         _rest(number, settings, set(said), problems)
@@ -171,6 +171,19 @@ def _data(wide: Any, own: dict[str, Any]) -> dict[str, Any]:
         return {}
     other = {"source", "folder", "shards"} if {"source", "shards"} & set(own["data"]) else set()
     return {"data": {**{key: value for key, value in wide.items() if key not in other}, **own["data"]}}
+
+
+def _model(entry: dict[str, Any], wide: Any, at: Path, problems: Problems) -> dict[str, Any]:
+    """The `model` of a stage with a parent: weights from elsewhere are what stages without one start from."""
+    if not entry.get("parent"):
+        return {}
+    own = entry.get("model")
+    if isinstance(own, dict) and own.get("weights") is not None:
+        text = f"are what a stage without a parent starts from, and this one starts from {entry['parent']}"
+        problems.add((*at, "model", "weights"), text)
+    if "model" in entry or not isinstance(wide, dict):
+        return {}
+    return {"model": {key: value for key, value in wide.items() if key not in ("weights", "sha256")}}
 
 
 def _checked(
@@ -256,7 +269,7 @@ def _networks(found: list[Stage], problems: Problems) -> None:
         spec = trained(stage.spec)
         specs[stage.name] = own = spec if spec is not None else of[stage.parents[0]]
         for parent, other in of.items():
-            if own.model != other.model:
+            if own.model.network != other.model.network:
                 text = f"its parent {parent} has another: {other.model.name}, {other.model.classes} classes"
                 problems.add(("stages", stage.number, "model"), text)
             elif spec is None and own.data.origin != other.data.origin:

@@ -22,6 +22,8 @@ class Needed:
     keys: frozenset[str]
     data: frozenset[str]
     """Folders of shards, by name."""
+    weights: frozenset[str] = frozenset()
+    """Files of weights from elsewhere, by their hashes."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,15 @@ def find(store: Store, needed: Needed, alive: Mapping[str, Holder]) -> list[Wast
     for run in runs:
         live |= _keys_of(store, run, alive[run_lock(run)], files)
     keep = needed.keys | live
-    # No plan says which shards a run reads.
+    # No plan says which shards and weights a run reads.
     data = set(store.folder.names("data")) if runs else needed.data
-    return [*_stages(files, keep), *_shards(files, data), *_leftovers(files, keep, live, now)]
+    weights = set(store.folder.names("weights")) if runs else needed.weights
+    return [
+        *_stages(files, keep),
+        *_shards(files, data),
+        *_weights(files, weights),
+        *_leftovers(files, keep, live, now),
+    ]
 
 
 def remove(store: Store, waste: Collection[Waste]) -> list[str]:
@@ -88,6 +96,13 @@ def _shards(files: Mapping[str, File], keep: Collection[str]) -> Iterator[Waste]
             sizes[parts[1]] = sizes.get(parts[1], 0) + file.bytes
     for name, size in sorted(sizes.items()):
         yield Waste(f"data/{name}", size, "shards that no given configuration reads")
+
+
+def _weights(files: Mapping[str, File], keep: Collection[str]) -> Iterator[Waste]:
+    for path, file in sorted(files.items()):
+        folder, _, name = path.partition("/")
+        if folder == "weights" and name not in keep and not name.endswith(".part"):
+            yield Waste(path, file.bytes, "weights that no given configuration starts from")
 
 
 def _leftovers(files: Mapping[str, File], keep: Collection[str], live: Collection[str], now: float) -> Iterator[Waste]:

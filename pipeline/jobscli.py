@@ -69,6 +69,9 @@ def _submit(options: argparse.Namespace, console: Console) -> int:
     trained = [(stage, dag.trained(stage.spec)) for stage in config.stages]
     data = {planning.place(config, stage, "data"): spec.data for stage, spec in trained if spec is not None}
     _portable(config.top, data, problems)
+    for stage, spec in trained:
+        if spec is not None:
+            _reachable((*planning.place(config, stage, "model"), "weights"), spec.model.file, problems)
     problems.stop()
     jobs = _jobs(options)
     with tempfile.TemporaryDirectory(prefix="dualprune-") as folder:
@@ -168,13 +171,18 @@ def told(state: State) -> str:
 
 def _portable(top: Top | None, data: Mapping[Place, Data], problems: Problems) -> None:
     """Note the places that mean another thing on each machine."""
-    way = "give an absolute path on a filesystem that all machines share, or a bucket's URL"
     places: dict[Place, str | None] = {} if top is None else {("store",): top.store}
     for at, one in data.items():
         places |= {(*at, "folder"): one.folder, (*at, "shards"): one.shards}
     for at, url in places.items():
-        if url is not None and "://" not in url and not url.startswith("/"):
-            problems.add(at, f"{url} would be another place on the cluster's machines than here; {way}")
+        _reachable(at, url, problems)
+
+
+def _reachable(at: Place, url: str | None, problems: Problems) -> None:
+    if url is not None and "://" not in url and not url.startswith("/"):
+        text = f"{url} would be another place on the cluster's machines than here"
+        way = "give an absolute path on a filesystem that all machines share, or a bucket's URL"
+        problems.add(at, f"{text}; {way}")
 
 
 def _jobs(options: argparse.Namespace) -> Jobs:

@@ -16,7 +16,7 @@ from pipeline.search import bisect
 from pipeline.store import Store
 from pipeline.yamlfile import Path
 from stages.data.manifest import DataError, digest, read_manifest
-from stages.spec import Data
+from stages.spec import Data, Model
 
 LOOKS = 8
 """Stages that are looked for in the store at once: an object store answers after a while, but many at a time. Each
@@ -57,13 +57,13 @@ def _size(node: dag.Node, samples: Mapping[str, int]) -> Size | None:
 
     epochs = sum(stretch.epochs for stretch in stretches(spec))
     rate = check(spec).rate if spec.kind == "prune" else None
-    return Size(epochs, epochs * (samples[node.data_digest] // spec.batch), rate)
+    return Size(epochs, epochs * (spec.data.used(samples[node.data_digest]) // spec.batch), rate)
 
 
 def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
-    """The plan of a configuration. Writes shards of built-in data sets that are not there yet.
+    """The plan of a configuration. Writes shards of built-in data sets, and weights, that the store does not hold yet.
 
-    Raises ConfigError for a store that can't be written and for data that is missing or damaged.
+    Raises ConfigError for a store that can't be written, data that is missing or damaged, and weights that don't fit.
     """
     store = _store(config.top, problems)
     found: dict[tuple[str | None, ...], tuple[str, dict[str, Any]]] = {}
@@ -80,17 +80,18 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
         except DataError as error:
             problems.add(place(config, stage, "data"), str(error))
             continue
-        samples = found[origin][1]["splits"]["train"]["samples"]
-        if spec.batch > samples:
-            text = f"a batch of {spec.batch} is larger than the {samples} training samples"
+        used = spec.data.used(found[origin][1]["splits"]["train"]["samples"])
+        if spec.batch > used:
+            text = f"a batch of {spec.batch} is larger than the {used} training samples"
             problems.add(place(config, stage, "batch"), text)
+    stages = [] if store is None else _brought(config, store, problems)
     problems.stop()
     assert store is not None
 
     data = {origin: (shards, digest(manifest)) for origin, (shards, manifest) in found.items()}
     samples = {data[origin][1]: manifest["splits"]["train"]["samples"] for origin, (_, manifest) in found.items()}
     before = store.last_plan(config.top.name)
-    nodes = dag.build(config.stages, lambda spec: data[spec.data.origin])
+    nodes = dag.build(stages, lambda spec: data[spec.data.origin])
     there = _looked(store, {node.key for node in nodes})
     plan: dict[str, Planned] = {}
     for node in nodes:
@@ -100,6 +101,26 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
             plan |= {trial.node.name: trial for trial in tried}
         plan[node.name] = replace(planned, size=_size(node, samples))
     return store, list(plan.values())
+
+
+def _brought(config: Config, store: Store, problems: Problems) -> list[Stage]:
+    """The stages, with the hashes of the weights that they start from: those are in the store after this."""
+    found: dict[Model, Model] = {}
+    stages = []
+    for stage in config.stages:
+        spec = dag.trained(stage.spec)
+        if spec is not None and spec.model.weights is not None:
+            from stages.pretrained import WeightsError, bring
+
+            try:
+                if spec.model not in found:
+                    found[spec.model] = bring(spec.model, store.folder)
+            except WeightsError as error:
+                problems.add((*place(config, stage, "model"), "weights"), str(error))
+                continue
+            stage = replace(stage, spec=spec.model_copy(update={"model": found[spec.model]}))
+        stages.append(stage)
+    return stages
 
 
 def _tried(search: Planned, store: Store, plan: Mapping[str, Planned]) -> tuple[list[Planned], Planned]:
@@ -234,9 +255,9 @@ def _why(node: dag.Node, before: Mapping[str, Any] | None, plan: Mapping[str, Pl
 
 
 def _settings(node: dag.Node) -> dict[str, Any]:
-    """All that a stage's key is made from, defaults spelt out: where its data lies is left aside."""
-    where = {"source", "folder", "shards"}
-    exclude: Any = {"stage": {"data": where}} if isinstance(node.spec, Search) else {"data": where}
+    """All that a stage's key is made from, defaults spelt out: where data and weights lie is left aside."""
+    where = {"data": {"source", "folder", "shards"}, "model": {"weights"}}
+    exclude: Any = {"stage": where} if isinstance(node.spec, Search) else where
     return node.spec.model_dump(mode="json", exclude=exclude)
 
 

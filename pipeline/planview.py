@@ -37,7 +37,7 @@ def seconds(plan: Iterable[Planned]) -> dict[str, float]:
 
 def _alike(node: dag.Node) -> tuple[Any, ...]:
     spec = dag.trained(node.spec)
-    return () if spec is None else (spec.model.model_dump_json(), node.data_digest, spec.batch, spec.precision)
+    return () if spec is None else (spec.model.network, node.data_digest, spec.batch, spec.precision)
 
 
 def as_json(plan: list[Planned]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import config, garbage, inventory
+from pipeline import config, dag, garbage, inventory
 from pipeline import plan as planning
 from pipeline.inventory import Entry
 from pipeline.lock import Holder, living
@@ -171,13 +171,16 @@ def _needed(store: Store, configs: Iterable[str]) -> tuple[dict[str, str], garba
     """Names by key, and what configurations need of this store, wherever they would have theirs. Raises ConfigError."""
     names: dict[str, str] = {}
     shards: set[str] = set()
+    weights: set[str | None] = set()
     for path in configs:
         _, plan = planning.make(*config.load(path, [f"store={json.dumps(store.url)}"]))
         names |= {planned.node.key: planned.node.name for planned in plan}
         shards |= {planned.node.shards for planned in plan}
+        trained = [dag.trained(planned.node.spec) for planned in plan]
+        weights |= {spec.model.sha256 for spec in trained if spec is not None}
     here = f"{store.url}/data/"
     data = frozenset(url.removeprefix(here) for url in shards if url.startswith(here))
-    return names, garbage.Needed(frozenset(names), data)
+    return names, garbage.Needed(frozenset(names), data, frozenset(digest for digest in weights if digest))
 
 
 def _waste(store: Store, needed: garbage.Needed, alive: Mapping[str, Holder]) -> list[garbage.Waste]:

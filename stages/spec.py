@@ -51,15 +51,36 @@ class Model(Settings):
     """A name from `stages.models.MODELS`."""
     classes: int = Field(default=10, ge=2)
     """Number of outputs."""
+    weights: Url | None = None
+    """What a stage without a parent starts from: a state dict (.pth, .th, .safetensors) by path or URL, or
+    `torchvision` for that library's default weights, `torchvision:NAME` for others of it."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Of the weights' file. A plan finds it out, so that another file is another stage; a given one is insisted on."""
+
+    @property
+    def file(self) -> str | None:
+        """Path or URL of the weights, if they are not torchvision's."""
+        return None if self.weights is None or self.weights.partition(":")[0] == "torchvision" else self.weights
+
+    @property
+    def network(self) -> tuple[str, int]:
+        """What is built, whatever it starts from."""
+        return self.name, self.classes
+
+    @model_validator(mode="after")
+    def _hashed(self) -> Model:
+        if self.sha256 is not None and self.weights is None:
+            raise ValueError("`sha256` is of `weights`, and there are none")
+        return self
 
 
 class Data(Settings):
     """Which shards are read, and what is done to their pictures."""
 
-    source: Literal["digits", "mnist"] | None = None
+    source: Literal["digits", "mnist", "cifar10"] | None = None
     """A data set that dualprune writes as shards itself, once."""
     folder: str | None = None
-    """Where a source's original files lie; without it `mnist` is downloaded through torchvision."""
+    """Where a source's original files lie; without it `mnist` and `cifar10` are downloaded through torchvision."""
     shards: Url | None = None
     """A folder or fsspec URL of shards that were written before, with their manifest.json."""
     mean: list[float] = [0.0]
@@ -67,19 +88,28 @@ class Data(Settings):
     std: list[Annotated[float, Field(gt=0)]] = [1.0]
     """Per channel; divided by second."""
     shift: int = Field(default=0, ge=0, le=8)
-    """Training pictures are moved by up to this many pixels in each direction, at random."""
+    """Training pictures are moved by up to this many pixels in each direction, at random. What comes in is black
+    (0 before normalisation): the random crop of a padded picture, as papers have it for CIFAR-10 with 4."""
+    flip: bool = False
+    """Every other training picture, at random, is mirrored left to right."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only so many of each split's samples are used, its first ones: to try something out."""
 
     @property
     def origin(self) -> tuple[str | None, str | None, str | None]:
         """Where the shards come from."""
         return self.source, self.folder, self.shards
 
+    def used(self, samples: int) -> int:
+        """How many of a split's samples are used."""
+        return samples if self.limit is None else min(samples, self.limit)
+
     @model_validator(mode="after")
     def _one_origin(self) -> Data:
         if (self.source is None) == (self.shards is None):
             raise ValueError("give either `source` (a data set to write as shards) or `shards` (a folder of them)")
-        if self.folder is not None and self.source != "mnist":
-            raise ValueError("`folder` belongs to `source: mnist`")
+        if self.folder is not None and self.source not in ("mnist", "cifar10"):
+            raise ValueError("`folder` belongs to `source: mnist` and `source: cifar10`")
         if len(self.mean) != len(self.std):
             raise ValueError(f"`mean` has {len(self.mean)} values and `std` has {len(self.std)}: one per channel each")
         return self
@@ -399,5 +429,6 @@ def key_material(spec: StageSpec, data_digest: str, parents: list[str]) -> dict[
     settings = spec.model_dump(mode="json", exclude_defaults=True)
     for place in ("source", "folder", "shards"):
         settings["data"].pop(place, None)
+    settings["model"].pop("weights", None)  # their hash is what counts, not where they lie
     kind = settings["kind"]
     return {"spec": settings, "method": METHOD_VERSIONS[kind], "data": data_digest, "parents": parents}

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stages import admm, artefact, quantize
+from stages import admm, artefact, pretrained, quantize
 from stages.checkpoint import Checkpoints, Progress
 from stages.data.batches import Batches, load_split
 from stages.engine import Engine, join
@@ -32,8 +32,8 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
     Goes on from the stage's newest checkpoint where there is one. Returns the artefact's manifest;
     `log` is called on rank 0. When `stopping` says so on any rank, all save where they are, within an
     epoch too, and None is returned; the next call goes on from that very step. Raises SpecError,
-    DataError, stages.manifest.Damaged for a parent that is not what it was, stages.train.NonFinite, and
-    stages.outage.StoreError and StoreAway.
+    DataError, stages.manifest.Damaged for a parent that is not what it was, stages.pretrained.WeightsError,
+    stages.train.NonFinite, and stages.outage.StoreError and StoreAway.
     """
     rank, world, device = join(task.engine.threads)
     log = log if rank == 0 else _silent
@@ -54,6 +54,8 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
     model = build_model(spec.model)
     if parent is not None:
         model.load_state_dict(parent.network)
+    elif spec.model.weights is not None:
+        pretrained.load(spec.model, store, model)
     teacher = _teacher(task, store, device)
     aims = targets(spec, {name: p.shape for name, p in model.named_parameters()})
     holds = _inherited(spec, aims.names, parent.holds if parent else {})

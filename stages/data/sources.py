@@ -43,6 +43,57 @@ def mnist(folder: str | None) -> dict[str, Samples]:
     }
 
 
+def cifar10(folder: str | None) -> dict[str, Samples]:
+    """CIFAR-10: 45,000 train, 5,000 validation, 10,000 test.
+
+    `folder` holds sheets (`_sheets`) or the original Python batches; without it torchvision downloads those.
+    """
+    train, train_labels = _cifar10(folder, "train")
+    test, test_labels = _cifar10(folder, "test")
+    order = epoch_order(len(train), seed=50000, epoch=0)
+    held, rest = np.sort(order[:5000]), np.sort(order[5000:])
+    return {
+        "train": [(train[i], int(train_labels[i])) for i in rest],
+        "val": [(train[i], int(train_labels[i])) for i in held],
+        "test": [(picture, int(label)) for picture, label in zip(test, test_labels, strict=True)],
+    }
+
+
+def _cifar10(folder: str | None, split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    from torchvision.datasets import CIFAR10
+
+    if folder is not None and (Path(folder) / f"{split}-labels.u8").exists():
+        return _sheets(Path(folder), split)
+    root = Path(folder) if folder is not None else Path.home() / ".cache" / "dualprune"
+    root = root.parent if root.name == CIFAR10.base_folder else root
+    try:
+        data = CIFAR10(str(root), train=split == "train", download=folder is None)
+    except (RuntimeError, OSError) as error:
+        way = f"give `folder` sheets with {split}-labels.u8, or the folder that holds {CIFAR10.base_folder}"
+        where = "can't be downloaded" if folder is None else f"is not in {folder}"
+        raise DataError(f"CIFAR-10 {where} ({error}); {way}") from None
+    return data.data, np.asarray(data.targets, dtype=np.uint8)
+
+
+def _sheets(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Lossless WebP sheets of 25 rows of 40 pictures, `<split>-00.webp` and on, and a byte a label."""
+    from PIL import Image
+
+    labels = np.fromfile(folder / f"{split}-labels.u8", np.uint8)
+    sheets = []
+    for number in range(len(labels) // 1000):
+        path = folder / f"{split}-{number:02d}.webp"
+        try:
+            with Image.open(path) as sheet:
+                pixels = np.asarray(sheet.convert("RGB"))
+        except OSError as error:
+            raise DataError(f"CIFAR-10's {path} can't be read: {error}") from None
+        if pixels.shape != (800, 1280, 3):
+            raise DataError(f"CIFAR-10's {path} is of {pixels.shape[1]} x {pixels.shape[0]} pixels, not 1280 x 800")
+        sheets.append(pixels.reshape(25, 32, 40, 32, 3).transpose(0, 2, 1, 3, 4).reshape(1000, 32, 32, 3))
+    return np.concatenate(sheets), labels
+
+
 def _idx(folder: str | None, prefix: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     if folder is None:
         from torchvision.datasets import MNIST
@@ -65,4 +116,4 @@ def _idx(folder: str | None, prefix: str) -> tuple[NDArray[np.uint8], NDArray[np
     return arrays[0].reshape(-1, 28, 28), arrays[1]
 
 
-SOURCES: dict[str, Callable[[str | None], dict[str, Samples]]] = {"digits": digits, "mnist": mnist}
+SOURCES: dict[str, Callable[[str | None], dict[str, Samples]]] = {"digits": digits, "mnist": mnist, "cifar10": cifar10}

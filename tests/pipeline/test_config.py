@@ -94,11 +94,13 @@ VALUES = {
     ),
     "no constraints": Bad("\n      - " + HALF, " []", "constraints: []", "stages[1].constraints", "at least 1"),
     "two origins": Bad("{shards:", "{source: digits, shards:", "source", "data", "give either `source`"),
-    "unknown data set": Bad("{shards:", "{source: nist, shards:", "nist", "data.source", "'digits' or 'mnist'"),
+    "unknown data set": Bad(
+        "{shards:", "{source: nist, shards:", "nist", "data.source", "'digits', 'mnist' or 'cifar10'"
+    ),
     "offload of nothing": Bad(
         "name: tiny", "name: tiny\nengine: {zero: 0, offload: true}", "engine:", "engine", "needs `zero` 1, 2 or 3"
     ),
-    "unknown model": Bad("digits_cnn", "digits", "name: digits}", "model.name", "there are digits_cnn, lenet5"),
+    "unknown model": Bad("digits_cnn", "digits", "name: digits}", "model.name", "there are alexnet, digits_cnn"),
     "a stage's unknown model": Bad(
         TRAIN, TRAIN + "    model: {name: nonet}\n", "nonet", "stages[0].model.name", "there is no model 'nonet'"
     ),
@@ -353,7 +355,7 @@ def test_a_later_override_wins(tmp_path: Path) -> None:
         ("stages.half.parent=hafl", "stages[1].parent: there is no stage 'hafl'"),
         ("model={name: nonet}", "model.name: there is no model 'nonet'"),
         ("stages.half.model.name=nonet", "stages[1].model.name: there is no model 'nonet'"),
-        ("data={source: nist}", "data.source: must be 'digits' or 'mnist'"),
+        ("data={source: nist}", "data.source: must be 'digits', 'mnist' or 'cifar10'"),
         ("stages=3", "a list of stages is needed"),
         ("stages.other=3", "stages[3]: a stage is a mapping"),
     ],

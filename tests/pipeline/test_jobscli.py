@@ -154,10 +154,12 @@ def test_paths_that_mean_something_here_only(
         tmp_path,
         (f"store: {tmp_path / 'store'}\n", ""),
         ("    train: {epochs: 2, lr: 4e-3}", "    train: {epochs: 2, lr: 4e-3}\n    data: {shards: there}"),
+        ("model: {name: digits_cnn}", "model: {name: digits_cnn, weights: ./w.pth}"),
     )
     assert cli.main(["submit", str(path), "--address", ADDRESS]) == BAD_INPUT
     printed = capsys.readouterr().err
-    assert "2 problems" in printed
+    assert "3 problems" in printed
+    assert "file.yaml:4: model.weights: ./w.pth would be" in printed
     assert "file.yaml:1: store: ./runs would be" in printed
     assert "file.yaml:11: stages[0].data.shards: there would be" in printed
     assert "an absolute path on a filesystem that all machines share, or a bucket's URL" in printed
@@ -167,7 +169,9 @@ def test_paths_that_mean_something_here_only(
 def test_places_that_all_machines_have(jobs: Callable[..., Scripted], tmp_path: Path, place: str) -> None:
     """They need not be reached from here."""
     jobs()
-    assert cli.main(["submit", str(config(tmp_path)), "--address", ADDRESS, "--set", f"store={place}"]) == DONE
+    for also in (f"store={place}", f"model.weights={place}/w.pth", "model.weights=torchvision"):
+        sets = ["--set", f"store={place}", "--set", also]
+        assert cli.main(["submit", str(config(tmp_path)), "--address", ADDRESS, *sets]) == DONE
 
 
 @pytest.mark.parametrize("verb", [["submit", "CONFIG"], ["logs", "tiny-1"], ["stop", "tiny-1"]])

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from pipeline import plan as planning
 from pipeline.config import load
@@ -16,7 +18,9 @@ from pipeline.plan import Planned
 from pipeline.problems import ConfigError
 from pipeline.store import Store
 from stages.data import sources
-from stages.files import MARK, Folder
+from stages.files import MARK, Folder, sha256
+from stages.spec import Model
+from stages.targets import build_model
 from tests.pipeline.common import artefact, config, line, loaded, manifest, shards
 
 
@@ -52,6 +56,68 @@ def test_an_artefact_with_right_hashes_is_done(tmp_path: Path) -> None:
     assert plan["dense"].state == "cached"
     assert plan["dense"].manifest == manifest()
     assert [p.state for p in plan.values()].count("run") == 3
+
+
+def pretrained(folder: Path, name: str = "digits_cnn", scale: float = 1.0, classes: int = 10) -> Path:
+    """A file of a network's weights, all of them `scale`."""
+    state = build_model(Model(name=name, classes=classes)).state_dict()
+    path = folder / "w.safetensors"
+    path.write_bytes(safetensors.torch.save({n: torch.full_like(tensor, scale) for n, tensor in state.items()}))
+    return path
+
+
+def test_weights_are_in_the_key_by_content_and_only_of_the_first_stage(tmp_path: Path) -> None:
+    """Another file at the same place is another stage, and so are all after it; the same elsewhere is the same."""
+    without = planned(tmp_path)
+    given = ("name: digits_cnn", f"name: digits_cnn, weights: {pretrained(tmp_path)}")
+    plan = {p.node.name: p.node for p in planning.make(*loaded(tmp_path, given))[1]}
+    digest = sha256((tmp_path / "w.safetensors").read_bytes())
+    assert plan["dense"].spec.model.sha256 == digest
+    assert plan["dense"].material["spec"]["model"] == {"name": "digits_cnn", "sha256": digest}
+    assert {node.spec.model.weights for name, node in plan.items() if name != "dense"} == {None}
+    for name in ("half", "v1.5-quarter", "other"):
+        assert plan[name].material["spec"] == without[name].node.material["spec"]
+    (tmp_path / "elsewhere").mkdir()
+    moved = (given[0], f"name: digits_cnn, weights: {pretrained(tmp_path / 'elsewhere')}")
+    keys = {name: node.key for name, node in plan.items()}
+    assert {p.node.name: p.node.key for p in planning.make(*loaded(tmp_path, moved))[1]} == keys
+    pretrained(tmp_path, scale=2.0)
+    again = {p.node.name: p.node.key for p in planning.make(*loaded(tmp_path, given))[1]}
+    assert set(again.values()).isdisjoint(keys.values())
+    assert set(keys.values()).isdisjoint(p.node.key for p in without.values())
+    assert len(Folder(str(tmp_path / "store")).names("weights")) == 2
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_weights_that_do_not_fit_are_refused_with_their_line(tmp_path: Path, own: bool) -> None:
+    """Before anything runs; together with what else is wrong around the file."""
+    weights = pretrained(tmp_path, classes=7)
+    changes = [("{name: digits_cnn}", f"{{name: digits_cnn, weights: {weights}}}"), ("batch: 64", "batch: 101")]
+    if own:
+        train = "    train: {epochs: 2, lr: 4e-3}"
+        changes[0] = (train, f"{train}\n    model: {{name: digits_cnn, weights: {weights}}}")
+    with pytest.raises(ConfigError) as caught:
+        planning.make(*loaded(tmp_path, *changes))
+    at = "file.yaml:12: stages[0].model.weights" if own else "file.yaml:5: model.weights"
+    misfit = "8.weight has shape (7, 128), and (10, 128) is needed; 8.bias has shape (7,), and (10,) is needed"
+    assert f"{at}: {weights} does not fit digits_cnn of 10 classes: {misfit}" in caught.value.problems
+    assert sum("a batch of 101" in problem for problem in caught.value.problems) == 1
+    assert not Folder(str(tmp_path / "store")).exists("weights")
+
+
+def test_a_stage_with_a_parent_starts_from_that(tmp_path: Path) -> None:
+    """Weights of its own are refused."""
+    path = config(tmp_path, ("parent: half", "parent: half\n    model: {name: digits_cnn, weights: w.pth}"))
+    with pytest.raises(ConfigError, match=r"model\.weights: are what a stage without a parent starts from"):
+        load(str(path))
+
+
+def test_a_limit_is_what_counts(tmp_path: Path) -> None:
+    """Of samples, for steps and for batches that fit."""
+    plan = planned(tmp_path, "data.limit=70")
+    assert (plan["dense"].size.epochs, plan["dense"].size.steps) == (2, 2)
+    with pytest.raises(ConfigError, match="a batch of 64 is larger than the 63 training samples"):
+        planned(tmp_path, "data.limit=63")
 
 
 def test_an_unchanged_plan_is_all_done(tmp_path: Path) -> None:

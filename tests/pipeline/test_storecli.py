@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 
 from pipeline import cli, garbage, inventory
 from pipeline import plan as planning
@@ -17,6 +18,8 @@ from pipeline.lock import Held, Locks, living, run_lock, stage_lock
 from pipeline.store import Store
 from stages.files import Folder, canonical, sha256
 from stages.manifest import own_hash
+from stages.spec import Model
+from stages.targets import build_model
 from tests.pipeline.common import config, loaded
 from tests.pipeline.test_lock import elsewhere
 
@@ -224,6 +227,17 @@ def test_what_no_configuration_needs_goes(store: str, tmp_path: Path, capsys: py
     assert told(capsys, "verify", "--store", store)[0].startswith(f"{store}: 1 artefacts and 1 parts")
     assert living(Folder(store)) == {}
     assert not Folder(store).exists(f"locks/names/{stage_lock(HALF)}")
+
+
+def test_weights_that_no_configuration_starts_from_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The others stay."""
+    weights, url = tmp_path / "w.safetensors", str(tmp_path / "store")
+    weights.write_bytes(safetensors.torch.save(build_model(Model(name="digits_cnn")).state_dict()))
+    path = config(tmp_path, ("{name: digits_cnn}", f"{{name: digits_cnn, weights: {weights}}}"))
+    Folder(url).write(f"weights/{'0' * 64}", b"others")
+    printed = told(capsys, "gc", str(path), "--store", url, "--yes")[0]
+    assert f"weights/{'0' * 64}  6 B  weights that no given configuration starts from" in printed
+    assert Folder(url).names("weights") == [sha256(weights.read_bytes())]
 
 
 def test_all_given_configurations_are_kept(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,33 @@ def test_shifts_change_with_seed_and_epoch(rgb: Split) -> None:
         assert same < 0.25  # 1 in 25 by chance
 
 
+def test_half_of_the_pictures_are_mirrored(rgb: Split) -> None:
+    """Alike in every batch, others in each epoch, and apart from the shifts."""
+    indices = np.arange(60)
+    batches = Batches(rgb, settings(flip=True), seed=3, device=CPU)
+    mirrored = []
+    for epoch in range(20):
+        got = bytes_of(batches.train(indices, epoch)[0])
+        ways = [np.array_equal(a, b[..., ::-1]) for a, b in zip(rgb.pictures, got, strict=True)]
+        assert all(way or np.array_equal(a, b) for a, b, way in zip(rgb.pictures, got, ways, strict=True))
+        mirrored.append(ways)
+        alone, _ = batches.train(np.array([17]), epoch)
+        assert np.array_equal(bytes_of(alone)[0], got[17])
+    share = np.mean(mirrored)
+    assert 0.45 < share < 0.55  # 1,200 tosses: five deviations are 0.07
+    assert len({tuple(ways) for ways in mirrored}) == 20
+    both, _ = Batches(rgb, settings(flip=True, shift=2), seed=3, device=CPU).train(indices, 0)
+    shifted, _ = Batches(rgb, settings(shift=2), seed=3, device=CPU).train(indices, 0)
+    want = torch.where(torch.tensor(mirrored[0]).view(-1, 1, 1, 1), shifted.flip(3), shifted)
+    assert torch.equal(both, want)
+    assert torch.equal(batches.plain(indices)[0], Batches(rgb, settings(), 3, CPU).plain(indices)[0])
+
+
+def test_a_limit_leaves_the_first_samples(rgb: Split) -> None:
+    """Of every split, and no more than there are."""
+    assert [len(Batches(rgb, settings(limit=n), 0, CPU)) for n in (1, 7, 60, 1000)] == [1, 7, 60, 60]
+
+
 def test_no_shift_and_plain_leave_pictures_alone(rgb: Split) -> None:
     indices = np.array([5, 3])
     for pictures in (

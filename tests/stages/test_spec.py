@@ -12,6 +12,7 @@ from stages.spec import (
     Cardinality,
     Data,
     Engine,
+    Model,
     Optimizer,
     Phase,
     PruneSpec,
@@ -158,7 +159,39 @@ def test_the_key_knows_results_and_not_places() -> None:
         return key_material(PruneSpec.model_validate(PRUNE | change), "digest", ["parent"])
 
     assert key() == key(data={"shards": "/elsewhere"}) == key(data={"source": "mnist", "folder": "x"})
+    same = {"name": "lenet5"}
+    assert key() == key(model=same | {"weights": None, "sha256": None}) == key(data={"source": "digits", "limit": None})
+    pretrained = same | {"weights": "a.pth", "sha256": "a" * 64}
+    assert key(model=pretrained) == key(model=pretrained | {"weights": "b.pth"}) != key()
+    assert key(model=pretrained) != key(model=pretrained | {"sha256": "b" * 64})
+    for change in ({"data": {"source": "digits", "flip": True}}, {"data": {"source": "digits", "limit": 9}}):
+        assert key(**change) != key()
     for change in ({"seed": 1}, {"batch": 32}, {"duals": "carry"}, {"data": {"source": "digits", "shift": 1}}):
         assert key(**change) != key()
     assert key_material(PruneSpec.model_validate(PRUNE), "other", ["parent"]) != key()
     assert key_material(PruneSpec.model_validate(PRUNE), "digest", ["other"]) != key()
+
+
+def test_keys_of_old_settings_stay() -> None:
+    """Of stages from before there were weights from elsewhere, mirrored pictures and limits: artefacts stay what they
+    were. The material is written down here as it was then."""
+    assert key_material(PruneSpec.model_validate(PRUNE), "digest", ["parent"]) == {
+        "spec": {
+            "model": {"name": "lenet5"},
+            "data": {},
+            "kind": "prune",
+            "constraints": [{"tensors": "*", "rate": 4.0, "set": "cardinality"}],
+            "admm": {"updates": 2, "lr": 0.1, "rho": 0.01},
+            "retrain": {"epochs": 1, "lr": 0.1},
+        },
+        "method": 1,
+        "data": "digest",
+        "parents": ["parent"],
+    }
+
+
+def test_a_hash_is_of_weights() -> None:
+    with pytest.raises(ValidationError, match="`sha256` is of `weights`, and there are none"):
+        Model(name="lenet5", sha256="a" * 64)
+    given = (None, "torchvision", "torchvision:V2", "s3://x")
+    assert [Model(name="lenet5", weights=one).file for one in given] == [None, None, None, "s3://x"]

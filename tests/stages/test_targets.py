@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from stages.constraints.cardinality import Cardinality
-from stages.models import MODELS
+from stages.models import MODELS, CifarBlock
 from stages.spec import Model, PruneSpec, QuantizeSpec, SpecError, TrainSpec
 from stages.targets import build_model, check, targets
 
@@ -127,17 +128,57 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         check(spec)
 
 
-@pytest.mark.parametrize("name", ["digits_cnn", "lenet5", "resnet18", "resnet50"])
+PROMISED = {
+    "digits_cnn": 71_568,
+    "lenet5": 430_500,
+    "resnet20": 268_336,
+    "resnet32": 461_872,
+    "resnet56": 848_944,
+    "resnet18": 11_172_032,
+    "resnet50": 23_475_392,
+    "alexnet": 57_035_456,
+    "mobilenet_v2": 2_202_560,
+    "squeezenet1_1": 724_672,
+    "vgg16": 134_289_088,
+    "vgg16_bn": 134_289_088,
+    "vit_b_16": 85_684_224,
+}
+"""Weights of each network at ten classes: of what has two or more dimensions."""
+
+
+@pytest.mark.parametrize("name", ["digits_cnn", "lenet5", "resnet20", "resnet18", "resnet50", "squeezenet1_1"])
 def test_models_have_as_many_outputs_as_asked_and_the_weights_they_promise(name: str) -> None:
     shape = {"digits_cnn": (2, 1, 8, 8), "lenet5": (2, 1, 28, 28)}.get(name, (2, 3, 32, 32))
     model = build_model(Model(name=name, classes=7)).eval()
     assert model(torch.zeros(shape)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_models_have_the_weights_they_promise(name: str) -> None:
+    """And are built without memory for them."""
     ten = build_model(Model(name=name), device="meta")
     assert all(p.is_meta for p in ten.parameters())
-    weights = sum(p.numel() for p in ten.parameters() if p.ndim > 1)
-    counts = {"digits_cnn": 71_568, "lenet5": 430_500, "resnet18": 11_172_032, "resnet50": 23_475_392}
-    assert weights == counts[name]
-    assert name in MODELS
+    assert sum(p.numel() for p in ten.parameters() if p.ndim > 1) == PROMISED[name]
+
+
+def test_every_model_is_promised() -> None:
+    assert set(PROMISED) == set(MODELS)
+
+
+def test_a_residual_block_adds_its_input_as_option_a_says() -> None:
+    """With convolutions that give nothing: every second pixel, channels of zeros around them, and no negatives."""
+    block = CifarBlock(16, 32).eval()
+    nn.init.zeros_(block.conv2.weight)
+    x = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    want = torch.zeros(2, 32, 4, 4)
+    for channel in range(16):
+        for row in range(4):
+            for column in range(4):
+                want[:, 8 + channel, row, column] = x[:, channel, 2 * row, 2 * column].clamp(min=0)
+    assert torch.equal(block(x), want)
+    same = CifarBlock(16, 16).eval()
+    nn.init.zeros_(same.conv2.weight)
+    assert torch.equal(same(x), x.clamp(min=0))
 
 
 CONV, LINEAR = "2.weight of shape (50, 20, 5, 5): ", "5.weight of shape (500, 800): "
