@@ -131,7 +131,7 @@ def _followed(jobs: Jobs, job: str, options: argparse.Namespace, console: Consol
 def _arguments(options: argparse.Namespace) -> list[str]:
     """The options of `run` that were given."""
     named = [("--from", [options.start] if options.start else []), ("--only", options.only), ("--force", options.force)]
-    alone = [("--keep-going", options.keep_going), ("--wait", options.wait)]
+    alone = [("--keep-going", options.keep_going), ("--smoke", options.smoke), ("--wait", options.wait)]
     values = [("--set", [*options.set, *HERE]), *named]
     return [p for name, given in values for value in given for p in (name, value)] + [name for name, on in alone if on]
 

@@ -48,7 +48,7 @@ def test_the_flags_are_these() -> None:
         for verb, parser in verbs.choices.items()
         if verb != "store"
     }
-    run, there = ["--from", "--only", "--force", "--keep-going", "--wait"], ["--address", "--follow"]
+    run, there = ["--from", "--only", "--force", "--keep-going", "--smoke", "--wait"], ["--address", "--follow"]
     own = {"run": run, "plan": ["--dot"], "submit": [*run, *there]}
     of_jobs = {"logs": ["-h --help", "job", *there], "stop": ["-h --help", "job", "--address"]}
     configured = {verb: ["-h --help", "config", "--set", "--json", *own.get(verb, [])] for verb in [*VERBS, "submit"]}

@@ -94,10 +94,10 @@ def test_submit(jobs: Callable[..., Scripted], tmp_path: Path, capsys: pytest.Ca
     scripted = jobs()
     path = config(tmp_path)
     settings = ["--set", "stages.dense.train.epochs=3", "--set", "data={shards: s3://a bucket/shards}"]
-    assert cli.main(["submit", str(path), "--address", ADDRESS, *settings, "--keep-going"]) == DONE
+    assert cli.main(["submit", str(path), "--address", ADDRESS, *settings, "--keep-going", "--smoke"]) == DONE
     assert scripted.sent["name"] == "tiny"
     assert scripted.sent["files"]["configs/file.yaml"] == path.read_bytes()
-    given = [*settings, "--set", "cluster.address=auto", "--keep-going"]
+    given = [*settings, "--set", "cluster.address=auto", "--keep-going", "--smoke"]
     words = shlex.split(scripted.sent["command"])
     assert words[words.index("-m") :] == ["-m", "pipeline.cli", "run", "configs/file.yaml", *given]
     assert not (tmp_path / "store").exists()

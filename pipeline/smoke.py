@@ -1,0 +1,72 @@
+"""A configuration in small: every stage for a few steps, to find errors before a long run. Pure.
+
+What can go wrong on the way stays: networks, constraints, kinds of stages, workers, GPUs, the data as given, the
+kind of store. Accuracies mean nothing, so nothing is chosen or refused by them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from pipeline.choices import Replace, Search, Select
+from pipeline.config import Config, Monitor
+from pipeline.dag import Work
+from stages.spec import Admm, Phase, Settings, Snap, StageSpec
+
+STEPS = 2
+"""Optimizer steps of an epoch."""
+UPDATES = 2
+"""Updates of Z and U at most, and rounds of snapping."""
+SAMPLES = 4
+"""Of a batch, at most so many for each worker and micro-batch: batch normalisation needs more than one."""
+S = TypeVar("S", bound=StageSpec)
+
+BY_TRAINING = ("val_accuracy", "val_loss")
+"""Metrics that a few steps can't reach."""
+
+
+def smoke(config: Config) -> Config:
+    """The same stages with few samples, epochs and updates, in the folder `smoke` of the store, and without W&B.
+
+    Its stages have other keys than the real ones.
+    """
+    top = config.top
+    batch = SAMPLES * top.cluster.workers.max * top.engine.accumulate
+    changes = {"store": f"{top.store.rstrip('/')}/smoke", "monitor": Monitor(wandb="disabled")}
+    stages = tuple(replace(stage, spec=_work(stage.spec, batch)) for stage in config.stages)
+    return replace(config, top=top.model_copy(update=changes), stages=stages)
+
+
+def _work(work: Work, batch: int) -> Work:
+    if isinstance(work, Select):
+        budget = {metric: limit for metric, limit in work.budget.items() if metric not in BY_TRAINING}
+        return work.model_copy(update={"budget": budget})
+    if isinstance(work, Search):
+        return work.model_copy(update={"stage": _spec(work.stage, batch), "tolerance": 100.0, "trials": 2})
+    return work if isinstance(work, Replace) else _spec(work, batch)
+
+
+def _spec(spec: S, batch: int) -> S:
+    """A stage's settings, its batch at most `batch`."""
+    batch = min(spec.batch, batch)
+    changes: dict[str, Any] = {
+        "batch": batch,
+        "data": spec.data.model_copy(update={"limit": spec.data.used(STEPS * batch)}),
+    }
+    for name in type(spec).model_fields:
+        value = getattr(spec, name)
+        if isinstance(value, Settings):
+            changes.setdefault(name, _short(value))
+    return spec.model_copy(update=changes)
+
+
+def _short(value: Settings) -> Settings:
+    """Settings of a phase, if they are, with the fewest epochs that still do what it does."""
+    if isinstance(value, Admm):
+        return value.model_copy(update={"updates": min(value.updates, UPDATES), "epochs": 1})
+    if isinstance(value, Snap):
+        return value.model_copy(update={"rounds": min(value.rounds, UPDATES), "epochs": min(value.epochs, 1)})
+    if isinstance(value, Phase):
+        return value.model_copy(update={"epochs": min(value.epochs, 1)})
+    return value
