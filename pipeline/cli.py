@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline import jobscli, planview, storecli
+from pipeline import costs, jobscli, planview, storecli
 from pipeline import plan as planning
 from pipeline.codes import BAD_INPUT, DONE, FAILED, STOPPED, TERMINATED
 from pipeline.config import Config, Top, load
@@ -92,9 +92,21 @@ def _parser() -> argparse.ArgumentParser:
             _run_options(verb)
         if command is _plan:
             verb.add_argument("--dot", action="store_true", help="print the graph for Graphviz")
+            text = "images that one GPU (one worker, where cluster.gpus is 0) trains in a second, to estimate hours by"
+            verb.add_argument("--images-per-second", metavar="N", type=_speed, help=text)
     storecli.add(verbs)
     jobscli.add(verbs, (_configured, _run_options))
     return parser
+
+
+def _speed(given: str) -> float:
+    try:
+        value = float(given)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number above 0 is needed, not {given!r}")
+    return value
 
 
 def _run_options(verb: argparse.ArgumentParser) -> None:
@@ -204,12 +216,14 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 def _plan(options: argparse.Namespace, console: Console) -> int:
     config, _, _, plan = _prepared_here(options)
+    device = "GPU" if config.top.cluster.gpus else "worker"
+    found = costs.estimated(plan, config.top.cluster, options.images_per_second)
     if options.dot:
         print(planview.dot(plan))
     elif options.json:
-        print(json.dumps({"run": config.top.name, "stages": planview.as_json(plan)}))
+        print(json.dumps({"run": config.top.name, **planview.as_json(plan, found, device)}))
     else:
-        Console(stderr=console.stderr, width=160).print(planview.as_table(plan))
+        Console(stderr=console.stderr, width=160).print(planview.as_table(plan, found, device))
     return DONE
 
 

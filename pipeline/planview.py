@@ -1,49 +1,25 @@
-"""A plan as a table, as JSON and as a graph, with estimated times."""
+"""A plan as a table, as JSON and as a graph, with what it is estimated to take."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from pipeline import dag
+from pipeline.costs import Cost, total
 from pipeline.plan import Planned
 from pipeline.view import clock
 
 COLOURS = {"cached": "palegreen", "resume": "khaki", "run": "white"}
 
 
-def seconds(plan: Iterable[Planned]) -> dict[str, float]:
-    """Estimated seconds of training of the stages that are not done, from the steps of those that are, by name.
-
-    Stages count as alike if they train the same network on the same data in the same batches and precision.
-    """
-    plan = list(plan)
-    known: dict[tuple[Any, ...], tuple[float, int]] = {}
-    for planned in plan:
-        if planned.manifest is not None:
-            metrics, (time, steps) = planned.manifest["metrics"], known.get(_alike(planned.node), (0.0, 0))
-            known[_alike(planned.node)] = (time + metrics["seconds"], steps + metrics["steps"])
-    found = {}
-    for planned in plan:
-        time, steps = known.get(_alike(planned.node), (0.0, 0))
-        if planned.state != "cached" and planned.size is not None and steps:
-            found[planned.node.name] = planned.size.steps * time / steps
-    return found
-
-
-def _alike(node: dag.Node) -> tuple[Any, ...]:
-    spec = dag.trained(node.spec)
-    return () if spec is None else (spec.model.network, node.data_digest, spec.batch, spec.precision)
-
-
-def as_json(plan: list[Planned]) -> list[dict[str, Any]]:
-    """One object a stage."""
-    left = seconds(plan)
-    return [
+def as_json(plan: list[Planned], costs: Mapping[str, Cost], device: str) -> dict[str, Any]:
+    """One object a stage; hours are of a `device`, and all together None where a stage's are not known."""
+    stages = [
         {
             "name": planned.node.name,
             "kind": planned.node.spec.kind,
@@ -54,32 +30,51 @@ def as_json(plan: list[Planned]) -> list[dict[str, Any]]:
             "rate": _rate(planned),
             "epochs": planned.size.epochs if planned.size else None,
             "steps": planned.size.steps if planned.size else None,
-            "estimated_seconds": left.get(planned.node.name),
+            **_estimates(costs.get(planned.node.name)),
         }
         for planned in plan
     ]
+    steps = sum(p.size.steps for p in plan if p.size is not None and p.state != "cached")
+    return {"stages": stages, "device": device, "left": {"steps": steps, **_estimates(total(plan, costs))}}
 
 
-def as_table(plan: list[Planned]) -> Table:
-    """One row a stage; the estimate is of one after the other, without start-up."""
+def _estimates(cost: Cost | None) -> dict[str, Any]:
+    return {
+        "estimated_seconds": None if cost is None else cost.seconds,
+        "estimated_device_hours": None if cost is None else cost.hours,
+    }
+
+
+def as_table(plan: list[Planned], costs: Mapping[str, Cost], device: str) -> Table:
+    """One row a stage, and one for all that is left to do; estimates are of one after the other, without start-up."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("stage", "key", "state", "rate", "epochs", "estimate"):
-        right = title in ("rate", "epochs", "estimate")
-        table.add_column(title, justify="right" if right else "left", no_wrap=True)
+    for title in ("stage", "key", "state"):
+        table.add_column(title, no_wrap=True)
+    for title in ("rate", "epochs", "steps", "estimate", f"{device} hours"):
+        table.add_column(title, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
-    left = seconds(plan)
     for planned in plan:
-        rate, name = _rate(planned), planned.node.name
+        rate, name, size = _rate(planned), planned.node.name, planned.size
         table.add_row(
             name,
             planned.node.key,
             planned.state,
             "" if rate is None else f"{rate:.2f}x",
-            str(planned.size.epochs) if planned.size else "",
-            clock(left[name]) if name in left else "",
+            str(size.epochs) if size else "",
+            f"{size.steps:,}" if size else "",
+            *_costs(costs.get(name)),
             escape(planned.why),
         )
+    left = [planned.size for planned in plan if planned.size is not None and planned.state != "cached"]
+    if left:
+        epochs, steps = sum(size.epochs for size in left), sum(size.steps for size in left)
+        row = ("left to do", "", "", "", str(epochs), f"{steps:,}", *_costs(total(plan, costs)), "")
+        table.add_row(*row, style="bold")
     return table
+
+
+def _costs(cost: Cost | None) -> tuple[str, str]:
+    return ("", "") if cost is None else (clock(cost.seconds), f"{cost.hours:,.2f}")
 
 
 def dot(plan: list[Planned]) -> str:

@@ -32,6 +32,7 @@ from cluster.lanes import Event
 from pipeline import driver, planview, results
 from pipeline import plan as planning
 from pipeline.config import Config, load
+from pipeline.costs import estimated
 from pipeline.problems import Problems
 from pipeline.store import Store
 from pipeline.view import View
@@ -234,7 +235,7 @@ def _measured(folder: Path, size: int, clocks: Clocks) -> Row:
     config, problems = timed("load", lambda: load(str(path)))
     store, plan, wanted = timed("plan", lambda: planned(config, problems))
     row["stages"] = len(plan)
-    timed("show plan", lambda: (planview.as_json(plan), planview.dot(plan)))
+    timed("show plan", lambda: (planview.as_json(plan, estimated(plan, config.top.cluster), ""), planview.dot(plan)))
     lanes = Instant(clocks)
     with patch.object(driver, "Lanes", lambda *_: lanes), (folder / "terminal").open("w") as terminal:
         view = View(Console(file=terminal))

@@ -116,7 +116,11 @@ def manifest(data: bytes = b"weights", **own: float) -> dict[str, Any]:
         "steps": 44,
         **own,
     }
-    whole = {"files": {"model.safetensors": {"sha256": sha256(data), "bytes": len(data)}}, "metrics": metrics}
+    whole = {
+        "files": {"model.safetensors": {"sha256": sha256(data), "bytes": len(data)}},
+        "metrics": metrics,
+        "world": 1,
+    }
     return whole | {"sha256": own_hash(whole)}
 
 

@@ -49,7 +49,7 @@ def test_the_flags_are_these() -> None:
         if verb != "store"
     }
     run, there = ["--from", "--only", "--force", "--keep-going", "--smoke", "--wait"], ["--address", "--follow"]
-    own = {"run": run, "plan": ["--dot"], "submit": [*run, *there]}
+    own = {"run": run, "plan": ["--dot", "--images-per-second"], "submit": [*run, *there]}
     of_jobs = {"logs": ["-h --help", "job", *there], "stop": ["-h --help", "job", "--address"]}
     configured = {verb: ["-h --help", "config", "--set", "--json", *own.get(verb, [])] for verb in [*VERBS, "submit"]}
     assert flags == configured | of_jobs
@@ -154,9 +154,10 @@ def test_a_plan_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     finished(tmp_path, "dense")
     assert cli.main(["plan", str(config(tmp_path)), "--json"]) == cli.DONE
     value = json.loads(capsys.readouterr().out)
-    assert list(value) == ["run", "stages"]
+    assert list(value) == ["run", "stages", "device", "left"]
     assert value["run"] == "tiny"
-    fields = ["name", "kind", "key", "parents", "state", "why", "rate", "epochs", "steps", "estimated_seconds"]
+    fields = ["name", "kind", "key", "parents", "state", "why", "rate", "epochs", "steps"]
+    fields += ["estimated_seconds", "estimated_device_hours"]
     assert all(list(stage) == fields for stage in value["stages"])
     by_name = {stage["name"]: stage for stage in value["stages"]}
     assert sorted(by_name) == ["dense", "half", "other", "v1.5-quarter"]
@@ -165,16 +166,17 @@ def test_a_plan_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_plan_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A line a stage: name, key, state, rate, epochs, time by what is done already, reason."""
+    """A line a stage: name, key, state, rate, epochs, steps, time by what is done already, reason; and what is left."""
     finished(tmp_path, "dense")
     assert cli.main(["plan", str(config(tmp_path))]) == cli.DONE
     head, *rows = [row.split() for row in capsys.readouterr().out.splitlines()]
-    assert head == ["stage", "key", "state", "rate", "epochs", "estimate", "why"]
+    assert head == ["stage", "key", "state", "rate", "epochs", "steps", "estimate", "worker", "hours", "why"]
     assert {row[0]: (row[2], " ".join(row[3:])) for row in rows} == {
-        "dense": ("cached", "2.00x 2 done"),
-        "half": ("run", "2.00x 2 0:01 not run yet"),
-        "v1.5-quarter": ("run", "4.00x 2 0:01 not run yet"),
-        "other": ("run", "2.00x 2 0:01 not run yet"),
+        "dense": ("cached", "2.00x 2 2 done"),
+        "half": ("run", "2.00x 2 2 0:01 0.00 not run yet"),
+        "v1.5-quarter": ("run", "4.00x 2 2 0:01 0.00 not run yet"),
+        "other": ("run", "2.00x 2 2 0:01 0.00 not run yet"),
+        "left": ("do", "6 6 0:02 0.00"),
     }
 
 

@@ -1,4 +1,4 @@
-"""A plan as a table, as JSON and as a graph, with times estimated from what is done."""
+"""A plan as a table, as JSON and as a graph, with what it is estimated to take."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from pipeline import plan as planning
 from pipeline import planview
 from pipeline.config import load
+from pipeline.costs import Cost
 from pipeline.plan import Planned
 from pipeline.view import clock
 from tests.pipeline.common import artefact, extended
@@ -55,50 +57,54 @@ def plan(folder: Path, **seconds: float) -> list[Planned]:
     return planning.make(*load(path))[1]
 
 
-def test_nothing_done_gives_no_estimates(tmp_path: Path) -> None:
-    """There are no steps to go by."""
-    assert planview.seconds(plan(tmp_path)) == {}
-
-
-def test_estimates_go_by_the_steps_of_what_is_alike(tmp_path: Path) -> None:
-    """All of them together: 33 s for 88 steps. Another batch is not alike; what is done or only chooses has none."""
-    found = planview.seconds(plan(tmp_path, dense=11.0, half=22.0))
-    assert found == pytest.approx(
-        {"v1.5-quarter": 2 * 33 / 88, "other": 2 * 33 / 88, "least": 2 * 33 / 88, "long": 100 * 33 / 88}
-    )
-
-
-def test_a_choices_own_time_counts_for_nothing(tmp_path: Path) -> None:
-    """It has no steps."""
-    without = planview.seconds(plan(tmp_path, dense=11.0, half=22.0, other=11.0))
-    assert planview.seconds(plan(tmp_path, best=5.0)) == without
-
-
 def test_json_has_all_there_is(tmp_path: Path) -> None:
     """Rates as they are where a stage is done, and as they are asked for elsewhere; nothing is made up."""
-    rows = {row["name"]: row for row in planview.as_json(plan(tmp_path, dense=11.0, half=22.0))}
-    assert json.loads(json.dumps(rows)) == rows
+    found = plan(tmp_path, dense=11.0, half=22.0)
+    printed = planview.as_json(found, {"v1.5-quarter": Cost(3.5, 0.25)}, "GPU")
+    assert json.loads(json.dumps(printed)) == printed
+    rows = {row["name"]: row for row in printed["stages"]}
     best, half, quarter = rows["best"], rows["half"], rows["v1.5-quarter"]
     assert (best["kind"], best["parents"], best["state"]) == ("select", ["half", "other"], "run")
     assert [best[name] for name in ("rate", "epochs", "steps", "estimated_seconds")] == [None] * 4
     assert (half["state"], half["rate"], half["estimated_seconds"]) == ("cached", 2.0, None)
     assert quarter["rate"] == pytest.approx(4.0, rel=1e-3)
     assert (quarter["epochs"], quarter["steps"]) == (2, 2)
+    assert (quarter["estimated_seconds"], quarter["estimated_device_hours"]) == (3.5, 0.25)
     assert (rows["least"]["kind"], rows["least"]["epochs"]) == ("search", 2)
+    assert printed["device"] == "GPU"
+    # v1.5-quarter, other and least: 2 steps each; long: 100; wide: 2 epochs of 2 steps.
+    assert printed["left"] == {"steps": 110, "estimated_seconds": None, "estimated_device_hours": None}
 
 
 def test_a_table_has_a_line_a_stage(tmp_path: Path) -> None:
     """Reasons as they are, brackets included; times on a clock."""
     found = plan(tmp_path, dense=11.0, half=22.0)
-    console = Console(file=io.StringIO(), width=160)
-    console.print(planview.as_table(found))
-    assert isinstance(console.file, io.StringIO)
-    head, *lines = console.file.getvalue().splitlines()
-    assert head.split() == ["stage", "key", "state", "rate", "epochs", "estimate", "why"]
+    costs = {p.node.name: Cost(37.5, 1.25) for p in found if p.node.name in ("least", "v1.5-quarter", "other", "wide")}
+    head, *lines, last = shown(planview.as_table(found, costs, "worker"))
+    assert re.split(r"\s\s+", head.strip())[:4] == ["stage", "key", "state", "rate"]
+    assert head.split()[3:] == ["rate", "epochs", "steps", "estimate", "worker", "hours", "why"]
     rows = {line.split()[0]: line.split()[1:] for line in lines}
     assert list(rows) == [planned.node.name for planned in found]
     assert rows["best"][1:] == ["run", "not", "run", "yet"]
-    assert rows["long"][1:] == ["run", "4.00x", "100", clock(37.5), "not", "run", "yet"]
+    assert rows["long"][1:] == ["run", "4.00x", "100", "100", "not", "run", "yet"]
+    assert rows["other"][1:7] == ["run", "2.00x", "2", "2", clock(37.5), "1.25"]
+    assert last.split() == ["left", "to", "do", "108", "110"]
+    *_, last = shown(planview.as_table(found, costs | {"long": Cost(7200, 4000)}, "GPU"))
+    assert last.split() == ["left", "to", "do", "108", "110", clock(7200 + 4 * 37.5), "4,005.00"]
+
+
+def test_where_all_is_done_nothing_is_left(tmp_path: Path) -> None:
+    """No such row."""
+    found = [planned for planned in plan(tmp_path, dense=11.0, half=22.0) if planned.state == "cached"]
+    assert len(shown(planview.as_table(found, {}, "GPU"))) == 1 + len(found)
+
+
+def shown(table: Table) -> list[str]:
+    """A table's lines."""
+    console = Console(file=io.StringIO(), width=160)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
 
 
 def test_the_graph_has_all_nodes_and_edges(tmp_path: Path) -> None:
