@@ -179,7 +179,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     config, problems, store, plan = _prepared_here(options)
     if options.smoke:  # is for what may go wrong: of what it is to run, nothing that it did before counts
         wanted = planning.wanted(plan, options.start, options.only, options.force)
-        plan, stale = planning.forced(plan, sorted(wanted))
+        plan, stale = planning.forced(plan, sorted(wanted), "a smoke run begins anew")
     else:
         plan, stale = planning.forced(plan, options.force)
         wanted = planning.wanted(plan, options.start, options.only, options.force)

@@ -138,7 +138,9 @@ def _tried(search: Planned, store: Store, plan: Mapping[str, Planned]) -> tuple[
     return trials, search
 
 
-def forced(plan: list[Planned], names: Sequence[str]) -> tuple[list[Planned], set[str]]:
+def forced(
+    plan: list[Planned], names: Sequence[str], why: str = "asked for by --force"
+) -> tuple[list[Planned], set[str]]:
     """The plan with the named stages to run though they are done, and the keys whose artefacts have to go for that.
 
     Stages of the same key run again with them, and a search with all its trials. Raises ConfigError.
@@ -147,7 +149,7 @@ def forced(plan: list[Planned], names: Sequence[str]) -> tuple[list[Planned], se
     keys = {planned.node.key for planned in plan if planned.node.name in names or planned.search in names}
     searches = {planned.search for planned in plan if planned.search and planned.node.key in keys}
     return [
-        replace(p, state="run", why="asked for by --force", manifest=None) if p.node.key in keys else p
+        replace(p, state="run", why=why, manifest=None) if p.node.key in keys else p
         for p in plan
         if p.search not in searches
     ], keys

@@ -122,7 +122,8 @@ def _fetched(settings: Model) -> bytes:
             data: bytes = file.read()
         return data
     except Exception as error:  # noqa: BLE001 - each filesystem has errors of its own; all mean the same here
-        raise WeightsError(f"{settings.weights} can't be read: {error!r}") from None
+        way = "; with the file at hand, give its path" if "://" in settings.file else ""
+        raise WeightsError(f"{settings.weights} can't be read: {error!r}{way}") from None
 
 
 def _from_torchvision(settings: Model) -> bytes:

@@ -91,7 +91,7 @@ class Data(Settings):
     """Training pictures are moved by up to this many pixels in each direction, at random. What comes in is black
     (0 before normalisation): the random crop of a padded picture, as papers have it for CIFAR-10 with 4."""
     flip: bool = False
-    """Every other training picture, at random, is mirrored left to right."""
+    """Half of the training pictures are mirrored, left to right, at random."""
     limit: int | None = Field(default=None, ge=1)
     """Only so many of each split's samples are used, its first ones: to try something out."""
 

@@ -27,21 +27,23 @@ class Batches:
         channels = split.pictures.shape[1]
         if len(settings.mean) not in (1, channels):
             raise ValueError(f"data.mean has {len(settings.mean)} values, but the pictures {channels} channels")
-        self.split, self.settings, self.seed, self.device = split, settings, seed, device
+        self.split, self.seed, self.device = split, seed, device
+        self.shift, self.flip = settings.shift, settings.flip
+        self.samples = settings.used(len(split))
         self.mean = torch.tensor(settings.mean, device=device).view(1, -1, 1, 1)
         self.std = torch.tensor(settings.std, device=device).view(1, -1, 1, 1)
 
     def __len__(self) -> int:
-        return self.settings.used(len(self.split))
+        return self.samples
 
     def train(self, indices: Indices, epoch: int) -> tuple[Tensor, Tensor]:
         """Augmented pictures, fp32 [n, c, h, w], and labels, int64 [n]."""
         pictures = self.split.pictures[indices]
-        if self.settings.shift:
-            pictures = _shifted(pictures, self.settings.shift, hashed(self.seed, epoch, indices, purpose=1))
-        if self.settings.flip:
-            mirrored = (hashed(self.seed, epoch, indices, purpose=2) & np.uint64(1)).astype(bool)
-            pictures[mirrored] = pictures[mirrored, :, :, ::-1]
+        if self.shift:
+            pictures = _shifted(pictures, self.shift, hashed(self.seed, epoch, indices, purpose=1))
+        if self.flip:
+            mirrored = hashed(self.seed, epoch, indices, purpose=3) % np.uint64(2) == 1
+            pictures = np.where(mirrored[:, None, None, None], pictures[..., ::-1], pictures)
         return self._tensors(pictures, indices)
 
     def plain(self, indices: Indices) -> tuple[Tensor, Tensor]:

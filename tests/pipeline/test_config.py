@@ -7,9 +7,13 @@ from typing import NamedTuple
 
 import pytest
 
-from pipeline.config import RECIPES, load
+from pipeline.config import RECIPES, Config, load
+from pipeline.dag import trained
 from pipeline.problems import ConfigError
+from pipeline.smoke import smoke
 from stages.models import MODELS
+from stages.targets import check
+from stages.train import stretches
 from tests.pipeline.common import config, line, loaded, problems
 
 HALF = '{set: cardinality, tensors: "*", rate: 2}'
@@ -286,6 +290,42 @@ def test_every_recipe_loads_by_name() -> None:
     for name in names:
         settings, _ = load(name)
         assert settings.stages
+
+
+def epochs_to(settings: Config) -> dict[str, int]:
+    """Epochs of training of each stage and all that it comes from."""
+    found: dict[str, int] = {}
+    for stage in settings.stages:
+        spec = trained(stage.spec)
+        assert spec is not None
+        found[stage.name] = sum(s.epochs for s in stretches(spec)) + (found[stage.parents[0]] if stage.parents else 0)
+    return found
+
+
+@pytest.mark.parametrize("name", ["cifar10_resnet20", "cifar10_resnet56"])
+def test_cifar10_recipes_compare_like_with_like(name: str) -> None:
+    """Each method gets each rate in the same epochs, by the same budget, with the same teacher."""
+    settings, _ = load(name)
+    epochs, stages = epochs_to(settings), {stage.name: stage for stage in settings.stages}
+    for rate in ("5x", "10x", "20x"):
+        ours, *others = (stages[f"{method}-{rate}"] for method in ("admm", "magnitude", "gradual"))
+        for other in others:
+            assert epochs[other.name] == epochs[ours.name] > 0
+            assert other.parents[1] == ours.parents[1] == "dense"
+            for what in ("constraints", "distill", "data", "batch", "optimizer"):
+                assert getattr(other.spec, what) == getattr(ours.spec, what)
+            assert other.spec.retrain.lr == ours.spec.retrain.lr
+
+
+@pytest.mark.parametrize("name", sorted({file.stem for folder in RECIPES for file in folder.glob("*.yaml")}))
+def test_stages_of_recipes_are_named_for_what_they_leave(name: str) -> None:
+    """`NAME-20x` leaves a twentieth, in the settings as given; in small, every recipe is still sound."""
+    settings, _ = load(name)
+    for stage in settings.stages:
+        spec, rate = trained(stage.spec), stage.name.rpartition("-")[2]
+        if rate.endswith("x") and spec is not None and spec.kind == "prune":
+            assert check(spec).rate == pytest.approx(float(rate[:-1]), rel=0.01)
+    assert [stage.name for stage in smoke(settings).stages] == [stage.name for stage in settings.stages]
 
 
 def test_a_name_that_is_nothing_lists_the_recipes() -> None:

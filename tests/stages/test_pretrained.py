@@ -160,7 +160,9 @@ def test_from_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             file.write(saved({name: torch.full_like(t, value) for name, t in trained().items()}))
         found += [bring(Model(name="resnet20", weights=url), Folder(str(tmp_path / "store"))) for _ in range(2)]
     assert found[0] == found[1] != found[2] == found[3]
-    with pytest.raises(WeightsError, match=r"nowhere\.pth can't be read: FileNotFoundError"):
+    with pytest.raises(WeightsError, match=r"nowhere\.pth can't be read: FileNotFoundError\(.*; with the file at hand"):
+        bring(Model(name="resnet20", weights=f"{url}/nowhere.pth"), Folder(str(tmp_path / "store")))
+    with pytest.raises(WeightsError, match=r"nowhere\.pth can't be read: FileNotFoundError\([^;]*$"):
         bring(Model(name="resnet20", weights=str(tmp_path / "nowhere.pth")), Folder(str(tmp_path / "store")))
 
 
