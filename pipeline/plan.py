@@ -15,8 +15,8 @@ from pipeline.problems import ConfigError, Problems, like
 from pipeline.search import bisect
 from pipeline.store import Store
 from pipeline.yamlfile import Path
-from stages.data.manifest import DataError, digest, read_manifest
-from stages.spec import Data
+from stages.data.manifest import DataError, check_settings, digest, read_manifest
+from stages.spec import AROUND, Data
 
 LOOKS = 8
 """Stages that are looked for in the store at once: an object store answers after a while, but many at a time. Each
@@ -77,6 +77,7 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
                 if spec.data.shards is None and store is None:
                     continue
                 found[origin] = _resolve(spec.data, store)
+            check_settings(found[origin][1], spec.data)
         except DataError as error:
             problems.add(place(config, stage, "data"), str(error))
             continue
@@ -234,9 +235,8 @@ def _why(node: dag.Node, before: Mapping[str, Any] | None, plan: Mapping[str, Pl
 
 
 def _settings(node: dag.Node) -> dict[str, Any]:
-    """All that a stage's key is made from, defaults spelt out: where its data lies is left aside."""
-    where = {"source", "folder", "shards"}
-    exclude: Any = {"stage": {"data": where}} if isinstance(node.spec, Search) else {"data": where}
+    """All that a stage's key is made from, defaults spelt out: where its data lies and how it is read is left aside."""
+    exclude: Any = {"stage": {"data": AROUND}} if isinstance(node.spec, Search) else {"data": AROUND}
     return node.spec.model_dump(mode="json", exclude=exclude)
 
 
