@@ -18,7 +18,7 @@ import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch.nn import functional as F
 
 from stages.data.order import Indices, hashed
@@ -135,6 +135,8 @@ def _decode(data: bytes, plain: bool, least: tuple[int, int] | None = None) -> P
 def _opened(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+    except UnidentifiedImageError:
+        raise BadPicture("it is neither a JPEG nor a PNG that can be read") from None
     except Exception as error:  # noqa: BLE001 - PIL's plugins raise errors of every kind
         raise BadPicture(_short(error)) from None
 

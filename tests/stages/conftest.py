@@ -73,7 +73,7 @@ def jpeg(height: int, width: int, seed: int, mode: str = "RGB", kind: str = "JPE
 
 def jpegs(n: int, seed: int = 0) -> list[tuple[bytes, int]]:
     """Encoded pictures of many sizes, labelled 0, 1, 2, 0, 1, ..."""
-    sizes = np.random.default_rng(seed).integers(20, 60, (n, 2))
+    sizes = np.random.default_rng(seed).integers(20, 200, (n, 2))
     return [(jpeg(int(h), int(w), 1000 * seed + i), i % 3) for i, (h, w) in enumerate(sizes)]
 
 
