@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from stages.data.order import Indices, hashed
 
 Picture = NDArray[np.uint8]
-"""Pixels [h, w, 3]."""
+"""Pixels [3, h, w]."""
 Box = tuple[int, int, int, int]
 """Top, left, height, width."""
 
@@ -68,7 +68,7 @@ def flipped(random: NDArray[np.float64]) -> bool:
 def random_crop(
     data: bytes, size: int, scale: list[float], ratio: list[float], random: NDArray[np.float64], most: int
 ) -> Picture:
-    """A random crop of an encoded picture, resized to [size, size, 3]. `most` bounds the pixels that are decoded.
+    """A random crop of an encoded picture, resized to [3, size, size]. `most` bounds the pixels that are decoded.
 
     Resized with antialiasing; a JPEG is decoded at half its scale or less where the crop keeps its pixels then.
     Raises BadPicture.
@@ -80,11 +80,11 @@ def random_crop(
     down, across = whole.shape[0] / height, whole.shape[1] / width
     top, left, h, w = int(top * down), int(left * across), int(h * down), int(w * across)
     crop = torch.from_numpy(whole[top : top + h, left : left + w]).permute(2, 0, 1)[None]
-    return F.interpolate(crop, (size, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+    return F.interpolate(crop, (size, size), mode="bilinear", antialias=True)[0].numpy()
 
 
 def central_crop(data: bytes, resize: int, crop: int, most: int) -> Picture:
-    """The centre [crop, crop, 3] of an encoded picture whose short side was made `resize` long. Raises BadPicture.
+    """The centre [3, crop, crop] of an encoded picture whose short side was made `resize` long. Raises BadPicture.
 
     The very pixels of torchvision's Resize and CenterCrop on PIL pictures, which the published accuracies are of.
     """
@@ -95,7 +95,8 @@ def central_crop(data: bytes, resize: int, crop: int, most: int) -> Picture:
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
     left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
-    return np.asarray(picture.crop((left, top, left + crop, top + crop)))
+    centre: Picture = np.asarray(picture.crop((left, top, left + crop, top + crop))).transpose(2, 0, 1)
+    return centre
 
 
 def _look(data: bytes, most: int) -> tuple[int, int, bool]:
@@ -115,13 +116,13 @@ def _look(data: bytes, most: int) -> tuple[int, int, bool]:
     return height, width, plain
 
 
-def _decode(data: bytes, plain: bool, least: tuple[int, int] | None = None) -> Picture:
-    """All pixels; of a plain JPEG, where `least` (height, width) will do, at the smallest scale that has them."""
+def _decode(data: bytes, plain: bool, least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """All pixels, [h, w, 3]; of a plain JPEG, where `least` (height, width) will do, at the least scale that has them."""
     if plain:
         height, width = least or (0, 0)
         # What libjpeg only warns of is an error here: PIL, after it, forgives some of that.
         with suppress(ValueError):
-            pixels: Picture = simplejpeg.decode_jpeg(
+            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
                 data, min_height=height, min_width=width, min_factor=2 if least else 1
             )
             return pixels

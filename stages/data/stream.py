@@ -110,7 +110,7 @@ class Shards(Dataset[Loaded]):
 
     def _load(self, job: Job) -> Loaded:
         side, labels = self.settings.crop, self.index[job.indices, 3]
-        pictures = np.zeros((len(labels), side, side, 3), dtype=np.uint8)
+        pictures = np.zeros((len(labels), 3, side, side), dtype=np.uint8)
         random = uniforms(self.seed, job.epoch, job.indices) if job.epoch is not None else [None] * len(labels)
         bad: dict[int, str] = {}
         for place, (sample, numbers) in enumerate(zip(job.indices, random, strict=True)):
@@ -124,7 +124,7 @@ class Shards(Dataset[Loaded]):
         if lost.any() and not lost.all():
             pictures[lost] = pictures[np.flatnonzero(~lost)[0]]
         labels = np.where(lost, IGNORED, labels)
-        return Loaded(torch.from_numpy(pictures).permute(0, 3, 1, 2), torch.from_numpy(labels), bad)
+        return Loaded(torch.from_numpy(pictures), torch.from_numpy(labels), bad)
 
     def _picture(self, sample: int, random: NDArray[np.float64] | None) -> NDArray[np.uint8]:
         shard, offset, size, _ = (int(value) for value in self.index[sample])
@@ -132,7 +132,7 @@ class Shards(Dataset[Loaded]):
         if random is None:
             return central_crop(data, wanted.resize, wanted.crop, wanted.max_pixels)
         picture = random_crop(data, wanted.crop, wanted.scale, wanted.ratio, random, wanted.max_pixels)
-        return picture[:, ::-1] if wanted.flip and flipped(random) else picture
+        return picture[..., ::-1] if wanted.flip and flipped(random) else picture
 
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:
         entry = self.shards[shard]
@@ -162,8 +162,8 @@ class Stream:
             raise ValueError(f"data.mean has {len(settings.mean)} values, but the pictures 3 channels")
         self.shards = Shards(url, split, settings, seed, classes)
         self.settings, self.seed, self.device = settings, seed, device
-        self.mean = torch.tensor(settings.mean, device=device).view(1, -1, 1, 1)
-        self.std = torch.tensor(settings.std, device=device).view(1, -1, 1, 1)
+        mean, std = (torch.tensor(value, device=device).view(1, -1, 1, 1) for value in (settings.mean, settings.std))
+        self.factor, self.offset = 1 / (255 * std), -mean / std
         self.bad: dict[int, str] = {}
         """The bad samples that this rank has met, each with shard, key and reason."""
 
@@ -200,8 +200,9 @@ class Stream:
             if error is not None:
                 raise error
             self._note(bad)
-            x = pictures.to(self.device, non_blocking=True).float().div_(255)
-            yield x.sub_(self.mean).div_(self.std), labels.to(self.device, non_blocking=True)
+            x, y = (values.to(self.device, non_blocking=True) for values in (pictures, labels))
+            # One pass from bytes to floats: on a processor it takes half the time of four.
+            yield torch.addcmul(self.offset, x, self.factor), y
 
     def _note(self, bad: dict[int, str]) -> None:
         for sample, why in bad.items():

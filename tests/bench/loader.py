@@ -3,9 +3,9 @@
 `python -m tests.bench.loader [--quick] [--json PATH]`, with DUALPRUNE_DATA naming a folder that holds imagenet_sample/.
 
 Each goes once through the same JPEGs in the same random crops' distribution: RandomResizedCrop 224 and a mirror, to
-uint8 [n, 3, 224, 224] for ours (it is normalised on the device, which is timed with it) and to normalised fp32 for the
-others, as their users write it. In one process, by the processor's time; then with worker processes for all cores, by
-the clock. `limit` only decodes, whole, with the same decoder.
+normalised fp32 [n, 3, 224, 224]. `ours, bytes` ends with bytes, which is the processor's part where a GPU normalises.
+In one process, by the processor's time; then with a worker process for each core, by the clock. `limit` only decodes,
+whole, with the same decoder.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
 from stages.data.index import index
-from stages.data.order import micro_batches
-from stages.data.stream import Stream
+from stages.data.order import epoch_order, micro_batches
+from stages.data.stream import Job, Shards, Stream
 from stages.spec import Data
 from tests.bench.common import interleaved, options, ratios, report
 
@@ -77,17 +77,22 @@ def variants(tars: list[Path], folder: Path) -> tuple[dict[str, Variant], list[b
         stream = Stream(str(folder / "index"), "train", settings, 0, torch.device("cpu"), 1000)
         return stream.epoch(micro_batches(stream.order(0), len(stream) // BATCH), 0)
 
+    def as_bytes(workers: int) -> Iterator[Any]:
+        settings = Data(shards=".", flip=True, workers=workers)
+        shards = Shards(str(folder / "index"), "train", settings, 0, 1000)
+        parts = micro_batches(epoch_order(len(shards), 0, 0), len(shards) // BATCH)
+        return iter(DataLoader(shards, None, sampler=[Job(part, 0) for part in parts], num_workers=workers))  # type: ignore[arg-type]
+
     def torchvision(workers: int) -> Iterator[Any]:
         return iter(DataLoader(tree, BATCH, shuffle=True, num_workers=workers))
 
     def plain(workers: int) -> Iterator[Any]:
-        dataset = webdataset.WebDataset(
-            [str(file) for file in tars], shardshuffle=100, seed=0, empty_check=False
-        ).shuffle(1000)
-        made = dataset.decode("pil").to_tuple("jpg", "cls").map_tuple(theirs(), lambda label: label).batched(BATCH)
+        urls = [str(file) for file in tars]
+        dataset = webdataset.WebDataset(urls, shardshuffle=100, seed=0, empty_check=False).shuffle(1000)
+        made = dataset.decode("pil").to_tuple("jpg", "cls").map_tuple(theirs(), int).batched(BATCH)
         return iter(webdataset.WebLoader(made, batch_size=None, num_workers=workers))
 
-    return {"ours": ours, "torchvision": torchvision, "webdataset": plain}, pictures
+    return {"ours": ours, "ours, bytes": as_bytes, "torchvision": torchvision, "webdataset": plain}, pictures
 
 
 def drained(variant: Variant, workers: int) -> int:
