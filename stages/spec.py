@@ -322,6 +322,8 @@ class StageSpec(Settings):
     """Samples per optimizer step, over all ranks. An epoch's last incomplete batch is left out."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of forward and backward; weights, Z and U are kept in fp32 in any case."""
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Of labels: this share of each is spread evenly over all classes in training (Szegedy et al. 2016, section 7)."""
     optimizer: Optimizer = Optimizer()
 
 

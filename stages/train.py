@@ -212,7 +212,9 @@ def _epoch(
         torch.manual_seed((spec.seed * 1_000_003 + epoch) * 1_000_003 + step * world + rank)
         for pictures, labels in islice(batches, engine.accumulate):
             logits = engine.forward(pictures)
-            loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)
+            loss = F.cross_entropy(
+                logits, labels, reduction="sum", ignore_index=IGNORED, label_smoothing=spec.smoothing
+            )
             if teacher is not None and not isinstance(spec, TrainSpec) and spec.distill is not None:
                 loss = _distilled(loss, logits, teacher, pictures, labels, spec.distill)
             value = float(loss.detach())

@@ -27,13 +27,13 @@ _log = logging.getLogger(__name__)
 
 
 def index(url: str, name: str, shards: dict[str, str], held: int = 0, bad: float = 0.001) -> dict[str, Any]:
-    """Describe WebDataset shards that are there already, so that they can be read; writes to `url` and returns the
-    manifest.
+    """Describe WebDataset shards that are there already, so that they can be read. Writes to `url`.
 
     `shards` has, for `train`, `val` and `test`, a folder or its URL with a pattern: `s3://bucket/imagenet/val-*.tar`.
-    The same may stand for two splits. Without `val`, `held` samples of `train` become it, always the same ones. A
-    sample is a picture (jpg, jpeg, png) and its label (cls, a number); those that are not are left out and counted,
-    up to a share `bad` of a split's. Every shard is read once. Raises DataError.
+    The same may stand for two splits. Without `val`, `held` samples of `train` become it, always the same ones; they
+    lie in all of its shards, so on a service shards of their own are faster. A sample is a picture (jpg, jpeg, png)
+    and its label (cls, a number); those that are not are left out and counted, up to a share `bad` of a split's.
+    Every shard is read once. Returns the manifest. Raises DataError.
     """
     folder = Folder(url)
     manifest: dict[str, Any] = {"name": name, "splits": {}, "at": {}}

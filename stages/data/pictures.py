@@ -117,7 +117,7 @@ def _look(data: bytes, most: int) -> tuple[int, int, bool]:
 
 
 def _decode(data: bytes, plain: bool, least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """All pixels, [h, w, 3]; of a plain JPEG, where `least` (height, width) will do, at the least scale that has them."""
+    """All pixels, [h, w, 3]; of a plain JPEG, at the smallest scale that has `least` (height, width) of them."""
     if plain:
         height, width = least or (0, 0)
         # What libjpeg only warns of is an error here: PIL, after it, forgives some of that.

@@ -432,3 +432,32 @@ def test_imagenet_pictures_and_scores_are_those_of_torchvision(tmp_path: Path, o
         "ours": [608, 828],
         "as documented": [611, 829],
     }
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_loss_is_of_smoothed_labels_and_of_good_samples_alone(
+    make_task: MakeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_rank: None, smoothing: float
+) -> None:
+    """The first step's, against a sum written out: (1 - s) of each label, and s spread over all three classes."""
+    monkeypatch.setitem(MODELS, "linear", lambda classes: nn.Sequential(nn.Flatten(), nn.Linear(768, classes)))
+    samples = jpegs(20)
+    samples[4] = (b"bad", 0)
+    folder = written(tmp_path / "shards", samples)
+    spec = {
+        "kind": "train",
+        "train": {"epochs": 1, "lr": 1e-9},
+        "model": {"name": "linear", "classes": 3},
+        "data": {"shards": folder, "crop": 16, "resize": 20},
+        "batch": 20,
+        "smoothing": smoothing,
+    }
+    task = make_task(spec).model_copy(update={"shards": folder})
+    rows: list[dict[str, Any]] = []
+    run_stage(task, rows.append)
+    data = open_split(folder, "train", "", task.spec.data, 0, CPU, 3)
+    ((x, labels),) = data.epoch([data.order(0)], 0)
+    torch.manual_seed(0)
+    chances = nn.Linear(768, 3)(x.flatten(1)).log_softmax(1)
+    wanted = torch.eye(3)[labels.clamp(min=0)] * (1 - smoothing) + smoothing / 3
+    expected = -(wanted * chances).sum(1)[labels != IGNORED].sum() / 20
+    assert rows[-1]["loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
