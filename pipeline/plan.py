@@ -15,8 +15,8 @@ from pipeline.problems import ConfigError, Problems, like
 from pipeline.search import bisect
 from pipeline.store import Store
 from pipeline.yamlfile import Path
-from stages.data.manifest import DataError, digest, read_manifest
-from stages.spec import Data, Model
+from stages.data.manifest import DataError, check_settings, digest, read_manifest
+from stages.spec import AROUND, Data, Model
 
 LOOKS = 8
 """Stages that are looked for in the store at once: an object store answers after a while, but many at a time. Each
@@ -77,6 +77,7 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
                 if spec.data.shards is None and store is None:
                     continue
                 found[origin] = _resolve(spec.data, store)
+            check_settings(found[origin][1], spec.data)
         except DataError as error:
             problems.add(place(config, stage, "data"), str(error))
             continue
@@ -257,8 +258,8 @@ def _why(node: dag.Node, before: Mapping[str, Any] | None, plan: Mapping[str, Pl
 
 
 def _settings(node: dag.Node) -> dict[str, Any]:
-    """All that a stage's key is made from, defaults spelt out: where data and weights lie is left aside."""
-    where = {"data": {"source", "folder", "shards"}, "model": {"weights"}}
+    """All that a stage's key is made from, defaults spelt out: not where data and weights lie or how data is read."""
+    where = {"data": AROUND, "model": {"weights"}}
     exclude: Any = {"stage": where} if isinstance(node.spec, Search) else where
     return node.spec.model_dump(mode="json", exclude=exclude)
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from stages.data.batches import Batches
 from stages.data.order import share
+from stages.data.stream import IGNORED, Stream
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Score:
 
     correct: int
     samples: int
+    """Those that could be read: bad ones are not counted."""
     loss: float
 
     @property
@@ -32,7 +34,7 @@ class Score:
 
 @torch.no_grad()
 def evaluate(
-    forward: Callable[[Tensor], Tensor], batches: Batches, rank: int = 0, world: int = 1, size: int = 256
+    forward: Callable[[Tensor], Tensor], batches: Batches | Stream, rank: int = 0, world: int = 1, size: int = 256
 ) -> Score:
     """Score `forward` (pictures to logits) on all of `batches`, `size` samples at a time on each rank.
 
@@ -41,16 +43,20 @@ def evaluate(
     """
     own = share(np.arange(len(batches)), rank, world)
     rounds = math.ceil(math.ceil(len(batches) / world) / size)
-    correct, loss = 0, 0.0
-    for number in range(rounds):
-        part = own[number * size : (number + 1) * size]
-        pictures, labels = batches.plain(part if len(part) else np.zeros(1, dtype=np.int64))
+    parts = [own[number * size : (number + 1) * size] for number in range(rounds)]
+    first = np.zeros(1, dtype=np.int64)
+    correct, lost, loss = 0, 0, 0.0
+    for part, (pictures, labels) in zip(
+        parts, batches.evaluation(part if len(part) else first for part in parts), strict=True
+    ):
         logits = forward(pictures)
         if len(part):
             correct += int((logits.argmax(1) == labels).sum())
-            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            lost += int((labels == IGNORED).sum())
+            loss += float(F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED))
     if world > 1:
-        totals = torch.tensor([correct, loss], dtype=torch.float64, device=batches.device)
+        totals = torch.tensor([correct, lost, loss], dtype=torch.float64, device=batches.device)
         dist.all_reduce(totals)
-        correct, loss = int(totals[0]), float(totals[1])
-    return Score(correct, len(batches), loss / len(batches))
+        correct, lost, loss = int(totals[0]), int(totals[1]), float(totals[2])
+    counted = len(batches) - lost
+    return Score(correct, counted, loss / counted)

@@ -31,6 +31,15 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def sha256_of(path: str) -> str:
+    """Hex digest of a local file, read piece by piece."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
+
+
 def canonical(value: Any) -> bytes:
     """JSON with sorted keys and no spaces: equal values, equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
@@ -81,8 +90,8 @@ class Folder:
         self.local = isinstance(self.fs, LocalFileSystem)
         self.store = store or self
         self._marked: bool = store is not None and store._marked
-        protocols = (self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol
-        self._exclusive = not EXCLUSIVE.isdisjoint(protocols)
+        self._protocols = {self.fs.protocol} if isinstance(self.fs.protocol, str) else set(self.fs.protocol)
+        self._exclusive = not EXCLUSIVE.isdisjoint(self._protocols)
 
     @property
     def absolute(self) -> str:
@@ -117,6 +126,10 @@ class Folder:
         """All of a file. Raises FileNotFoundError."""
         data: bytes = self._do(lambda: self.fs.cat_file(self.path(path)))
         return data
+
+    def fetch(self, path: str, target: str) -> None:
+        """Copy a file to a local one, piece by piece. Raises FileNotFoundError."""
+        self._do(lambda: self.fs.get_file(self.path(path), target))
 
     def read_json(self, path: str) -> Any:
         """A JSON file's value. Raises FileNotFoundError, and ValueError for what is not JSON."""
@@ -165,6 +178,16 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(posixpath.basename(entry.rstrip("/")) for entry in entries)
+
+    def sizes(self) -> dict[str, int] | None:
+        """Bytes of each file directly in this folder, from one listing; None where the filesystem has no listings."""
+        if "http" in self._protocols:
+            return None
+        try:
+            entries = self._do(lambda: self.fs.ls(self.root, detail=True, refresh=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {posixpath.basename(e["name"].rstrip("/")): int(e["size"] or 0) for e in entries}
 
     def files(self, path: str = "") -> dict[str, File]:
         """All files below a folder by path, from one listing."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from stages import artefact
-from stages.data.batches import Batches
-from stages.data.shards import Split
+from stages.data.batches import open_split
+from stages.data.manifest import digest, read_manifest
 from stages.evaluate import evaluate
 from stages.files import Folder
 from stages.spec import Data
@@ -17,8 +17,10 @@ def measure(url: str, shards: str) -> dict[str, float]:
     loaded = artefact.load(Folder(url))
     model = artefact.network(loaded)
     data = Data.model_validate(loaded.manifest["spec"]["data"])
+    classes = loaded.manifest["spec"]["model"]["classes"]
+    found = digest(read_manifest(shards))
     scores = {}
     for split in ("val", "test"):
-        batches = Batches(Split(shards, split), data, seed=0, device=torch.device("cpu"))
+        batches = open_split(shards, split, found, data, 0, torch.device("cpu"), classes)
         scores[f"{split}_accuracy"] = evaluate(model, batches).accuracy
     return scores

@@ -53,6 +53,8 @@ def passes(error: BaseException, local: bool) -> bool:
     names = {cls.__name__ for cls in type(error).__mro__}
     if names & _PASSING_NAMES:
         return True
+    if "ClientResponseError" in names:  # aiohttp's, for what a web server answers
+        return getattr(error, "status", 0) in (408, 425, 429, 500, 502, 503, 504)
     # What a service answers and fsspec has no name for becomes EIO: most of that passes. A disk's EIO does not.
     return isinstance(error, OSError) and (error.errno in _PASSING or (error.errno == errno.EIO and not local))
 

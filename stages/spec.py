@@ -94,6 +94,26 @@ class Data(Settings):
     """Half of the training pictures are mirrored, left to right, at random."""
     limit: int | None = Field(default=None, ge=1)
     """Only so many of each split's samples are used, its first ones: to try something out."""
+    crop: int = Field(default=224, ge=1)
+    """Of encoded pictures of any size: the side of what the network sees."""
+    resize: int = Field(default=256, ge=1)
+    """Of encoded pictures: the length of the short side before the central crop, in evaluation."""
+    scale: list[float] = [0.08, 1.0]
+    """Of encoded pictures: the least and the largest share of a picture's area in a training crop."""
+    ratio: list[float] = [3 / 4, 4 / 3]
+    """Of encoded pictures: the least and the largest width : height of a training crop."""
+    window: int = Field(default=0, ge=0)
+    """Of encoded pictures: an epoch goes through the shards in random order, so many at a time, and mixes the
+    samples of these; then a cache of so many shards is enough. 0 mixes all, which is best where files are local."""
+    max_pixels: int = Field(default=1 << 26, ge=1)
+    """Of encoded pictures: larger ones are bad samples. They are not decoded."""
+    bad: float = Field(default=0.001, ge=0, lt=1)
+    """Of encoded pictures: a stage ends with an error once more than this share of a split's samples, and more than
+    one, turned out bad; so many are left out. 0 allows none."""
+    workers: int = Field(default=0, ge=0)
+    """Of encoded pictures: processes of each rank that decode ahead of the training; 0 decodes in between."""
+    cache: int = Field(default=50 * 10**9, ge=0)
+    """Of encoded pictures on a service: bytes of this machine's disk that copies of shards may take."""
 
     @property
     def origin(self) -> tuple[str | None, str | None, str | None]:
@@ -112,7 +132,17 @@ class Data(Settings):
             raise ValueError("`folder` belongs to `source: mnist` and `source: cifar10`")
         if len(self.mean) != len(self.std):
             raise ValueError(f"`mean` has {len(self.mean)} values and `std` has {len(self.std)}: one per channel each")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"`scale` is {self.scale}: two shares of an area, the least first, within (0, 1]")
+        if len(self.ratio) != 2 or not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"`ratio` is {self.ratio}: two positive numbers, the least first")
+        if self.crop > self.resize:
+            raise ValueError(f"`crop` ({self.crop}) is larger than `resize` ({self.resize}), from which it is cut")
         return self
+
+
+AROUND = {"source", "folder", "shards", "workers", "cache", "bad"}
+"""Settings of `Data` that don't change what a network sees, and so no key: what the data is, its digest says."""
 
 
 class Optimizer(Settings):
@@ -320,6 +350,8 @@ class StageSpec(Settings):
     """Samples per optimizer step, over all ranks. An epoch's last incomplete batch is left out."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of forward and backward; weights, Z and U are kept in fp32 in any case."""
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Of labels: this share of each is spread evenly over all classes in training (Szegedy et al. 2016, section 7)."""
     optimizer: Optimizer = Optimizer()
 
 
@@ -427,8 +459,8 @@ def key_material(spec: StageSpec, data_digest: str, parents: list[str]) -> dict[
     changed default is a change of method, and its version says so.
     """
     settings = spec.model_dump(mode="json", exclude_defaults=True)
-    for place in ("source", "folder", "shards"):
-        settings["data"].pop(place, None)
+    for name in AROUND:
+        settings["data"].pop(name, None)
     settings["model"].pop("weights", None)  # their hash is what counts, not where they lie
     kind = settings["kind"]
     return {"spec": settings, "method": METHOD_VERSIONS[kind], "data": data_digest, "parents": parents}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stages import admm, artefact, pretrained, quantize
 from stages.checkpoint import Checkpoints, Progress
-from stages.data.batches import Batches, load_split
+from stages.data.batches import open_split
 from stages.engine import Engine, join
 from stages.evaluate import evaluate
 from stages.files import Folder
@@ -44,7 +44,7 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
         return finished
     spec = task.spec
     data, validation, test = (
-        Batches(load_split(task.shards, split, task.data_digest), spec.data, spec.seed, device)
+        open_split(task.shards, split, task.data_digest, spec.data, spec.seed, device, spec.model.classes)
         for split in ("train", "val", "test")
     )
     if len(data) < spec.batch:

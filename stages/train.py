@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,8 @@ from torch.nn import functional as F
 from stages import admm, quantize
 from stages.checkpoint import Checkpoints, Progress
 from stages.data.batches import Batches
-from stages.data.order import epoch_order, global_batch, micro_batches, share, steps_per_epoch
+from stages.data.order import global_batch, micro_batches, share, steps_per_epoch
+from stages.data.stream import IGNORED, Stream
 from stages.engine import Engine
 from stages.evaluate import evaluate
 from stages.spec import Admm, Distill, Phase, PruneSpec, QuantizeSpec, Spec, TrainSpec
@@ -106,8 +108,8 @@ def train(
     engine: Engine,
     spec: Spec,
     targets: Targets,
-    data: Batches,
-    validation: Batches,
+    data: Batches | Stream,
+    validation: Batches | Stream,
     teacher: nn.Module | None,
     progress: Progress,
     checkpoints: Checkpoints,
@@ -147,6 +149,9 @@ def train(
             "loss": loss,
             "lr": stretch.lr,
         }
+        bad = _summed(len(data.bad), engine)
+        if bad:
+            row["bad"] = int(bad)  # samples left out by each rank since it began
         progress.epoch, progress.step, progress.loss = progress.epoch + 1, 0, 0.0
         if progress.epoch == stretch.epochs:
             row |= _after(engine, spec, plan, targets, progress)
@@ -185,7 +190,7 @@ def _epoch(
     engine: Engine,
     spec: Spec,
     stretch: Stretch,
-    data: Batches,
+    data: Batches | Stream,
     teacher: nn.Module | None,
     epoch: int,
     progress: Progress,
@@ -193,19 +198,25 @@ def _epoch(
     """Train on what is left of an epoch; yields after each optimizer step."""
     rank, world = dist.get_rank(), dist.get_world_size()
     per_epoch = steps_per_epoch(len(data), spec.batch)
-    order = epoch_order(len(data), spec.seed, epoch)
+    order = data.order(epoch)
+    parts = (
+        part
+        for step in range(progress.step, per_epoch)
+        for part in micro_batches(share(global_batch(order, spec.batch, step), rank, world), engine.accumulate)
+    )
+    batches = data.epoch(parts, epoch)
     engine.module.train()
     for step in range(progress.step, per_epoch):
         lr = learning_rate(stretch, progress.epoch + step / per_epoch)
-        own = share(global_batch(order, spec.batch, step), rank, world)
         # Randomness inside the network (dropout) depends on where we are, not on how we got here.
         torch.manual_seed((spec.seed * 1_000_003 + epoch) * 1_000_003 + step * world + rank)
-        for part in micro_batches(own, engine.accumulate):
-            pictures, labels = data.train(part, epoch)
+        for pictures, labels in islice(batches, engine.accumulate):
             logits = engine.forward(pictures)
-            loss = F.cross_entropy(logits, labels, reduction="sum")
+            loss = F.cross_entropy(
+                logits, labels, reduction="sum", ignore_index=IGNORED, label_smoothing=spec.smoothing
+            )
             if teacher is not None and not isinstance(spec, TrainSpec) and spec.distill is not None:
-                loss = _distilled(loss, logits, teacher, pictures, spec.distill)
+                loss = _distilled(loss, logits, teacher, pictures, labels, spec.distill)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise NonFinite(f"the loss is {value} at step {progress.steps + 1} (epoch {epoch + 1}, rank {rank})")
@@ -281,11 +292,16 @@ def _after(engine: Engine, spec: Spec, plan: list[Stretch], targets: Targets, pr
     return row
 
 
-def _distilled(loss: Tensor, logits: Tensor, teacher: nn.Module, pictures: Tensor, settings: Distill) -> Tensor:
+def _distilled(
+    loss: Tensor, logits: Tensor, teacher: nn.Module, pictures: Tensor, labels: Tensor, settings: Distill
+) -> Tensor:
     """(1 - a) cross entropy + a T^2 KL(teacher || student) at temperature T, summed over the batch."""
     with torch.no_grad():
         wanted = F.log_softmax(teacher(pictures) / settings.temperature, dim=1)
     given = F.log_softmax(logits / settings.temperature, dim=1)
+    counts = labels != IGNORED
+    if not bool(counts.all()):
+        wanted, given = wanted[counts], given[counts]
     apart = F.kl_div(given, wanted, reduction="sum", log_target=True) * settings.temperature**2
     return (1 - settings.weight) * loss + settings.weight * apart
 

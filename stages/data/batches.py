@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.data.order import Indices, hashed
+from stages.data.manifest import read_manifest
+from stages.data.order import Indices, epoch_order, hashed
 from stages.data.shards import Split
+from stages.data.stream import Stream
 from stages.spec import Data
 
 
@@ -20,8 +24,21 @@ def load_split(url: str, split: str, digest: str) -> Split:
     return Split(url, split)
 
 
+def open_split(
+    url: str, split: str, digest: str, settings: Data, seed: int, device: torch.device, classes: int
+) -> Batches | Stream:
+    """Batches of a split for a network of so many classes, from memory or read as they are needed, as its manifest
+    says. Raises DataError, and ValueError for settings that don't suit it."""
+    if read_manifest(url)["splits"][split].get("format") == "jpeg":
+        return Stream(url, split, settings, seed, device, classes)
+    return Batches(load_split(url, split, digest), settings, seed, device)
+
+
 class Batches:
-    """Batches of one split as the settings describe them, on one device."""
+    """Batches of one split that is in memory, as the settings describe them, on one device."""
+
+    bad: ClassVar[dict[int, str]] = {}
+    """No sample of these is bad: a split is decoded as a whole, or refused."""
 
     def __init__(self, split: Split, settings: Data, seed: int, device: torch.device) -> None:
         channels = split.pictures.shape[1]
@@ -35,6 +52,18 @@ class Batches:
 
     def __len__(self) -> int:
         return self.samples
+
+    def order(self, epoch: int) -> Indices:
+        """All samples in the order of an epoch."""
+        return epoch_order(len(self), self.seed, epoch)
+
+    def epoch(self, parts: Iterable[Indices], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented pictures and labels of each micro-batch in turn, as `train` makes them."""
+        return (self.train(part, epoch) for part in parts)
+
+    def evaluation(self, parts: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same without augmentation."""
+        return (self.plain(part) for part in parts)
 
     def train(self, indices: Indices, epoch: int) -> tuple[Tensor, Tensor]:
         """Augmented pictures, fp32 [n, c, h, w], and labels, int64 [n]."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from stages.files import Folder, canonical, sha256
+from stages.spec import Data
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "val", "test")
+OF_ONE_SHAPE = ("shift",)
+OF_ANY_SIZE = ("crop", "resize", "scale", "ratio", "window", "max_pixels", "bad", "workers", "cache")
+"""Settings that have a meaning for one of the two formats alone."""
 
 
 class DataError(ValueError):
@@ -20,13 +24,18 @@ def read_manifest(url: str) -> dict[str, Any]:
         folder = Folder(url)
         manifest: dict[str, Any] = folder.read_json(MANIFEST)
         splits = manifest["splits"]
-        present = set(folder.names())
+        present = folder.sizes()
         for split in SPLITS:
             if split not in splits or not splits[split]["samples"]:
                 raise DataError(f"{url} has no samples for the split {split}")
-            for entry in [*splits[split]["shards"], splits[split]["index"]]:
-                if entry["file"] not in present:
-                    raise DataError(f"{url}/{entry['file']} is missing, though {MANIFEST} lists it")
+            shards = shards_folder(url, manifest, split)
+            there = present if shards.url == folder.url else shards.sizes()
+            for where, found, entry in [
+                (folder, present, splits[split]["index"]),
+                *((shards, there, shard) for shard in splits[split]["shards"]),
+            ]:
+                if found is not None and entry["file"] not in found:
+                    raise DataError(f"{where.url}/{entry['file']} is missing, though {MANIFEST} lists it")
     except FileNotFoundError:
         raise DataError(f"{url} holds no {MANIFEST}, so no shards that dualprune wrote") from None
     except DataError:
@@ -34,6 +43,20 @@ def read_manifest(url: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
         raise DataError(f"{url}/{MANIFEST} can't be read: {error!r}") from None
     return manifest
+
+
+def shards_folder(url: str, manifest: dict[str, Any], split: str) -> Folder:
+    """Where a split's shards lie: beside the manifest, or where they lay when they were indexed."""
+    return Folder(manifest.get("at", {}).get(split, url))
+
+
+def check_settings(manifest: dict[str, Any], data: Data) -> None:
+    """Raise DataError for settings that do nothing to the pictures that are there."""
+    encoded = manifest["splits"]["train"].get("format") == "jpeg"
+    for name in OF_ONE_SHAPE if encoded else OF_ANY_SIZE:
+        if getattr(data, name) != Data.model_fields[name].default:
+            wanted, there = ("of one shape", "encoded, of any size") if encoded else ("encoded", "of one shape")
+            raise DataError(f"data.{name} is for pictures {wanted}, and those of these shards are {there}")
 
 
 def digest(manifest: dict[str, Any]) -> str:

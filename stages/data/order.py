@@ -18,6 +18,19 @@ def epoch_order(samples: int, seed: int, epoch: int) -> Indices:
     return np.random.RandomState(bits).permutation(samples).astype(np.int64)
 
 
+def windowed_order(counts: Indices, window: int, seed: int, epoch: int) -> Indices:
+    """A permutation of range(sum(counts)) that visits `window` shards at a time; shard s has `counts[s]` samples.
+
+    Shards come in random order, and the samples of each window of them mixed. Samples are numbered shard by shard.
+    """
+    shards = epoch_order(len(counts), seed, epoch)
+    mixed = hashed(seed, epoch, np.arange(counts.sum(), dtype=np.int64), purpose=2)
+    place = np.empty(len(counts), dtype=np.int64)
+    place[shards] = np.arange(len(shards)) // window
+    # By window, and within it by random bits: equal ones, should there be any, stay in their samples' order.
+    return np.lexsort((mixed, np.repeat(place, counts))).astype(np.int64)
+
+
 def steps_per_epoch(samples: int, batch: int) -> int:
     """Full global batches in an epoch; the incomplete last one is left out."""
     return samples // batch

@@ -176,8 +176,8 @@ def check_same(engine: Engine, plain: Plain) -> None:
     torch.manual_seed(0)
     begin = dict(MODELS[MODEL](CLASSES).named_parameters())
     theirs = dict(plain.model.module.named_parameters())
-    apart = max(float((engine.get(name) - theirs[name]).abs().max()) for name in begin)
-    moved = max(float((theirs[name] - begin[name]).abs().max()) for name in begin)
+    apart = max(float((engine.get(name) - theirs[name].detach()).abs().max()) for name in begin)
+    moved = max(float((theirs[name] - begin[name]).detach().abs().max()) for name in begin)
     if not apart < 0.01 * moved:
         raise RuntimeError(f"ours ends {apart:.2g} from DDP, which moved by {moved:.2g}")
 
@@ -185,8 +185,8 @@ def check_same(engine: Engine, plain: Plain) -> None:
 def summary(name: str, found: dict[int, list[Times]]) -> Row:
     """One variant's row: medians over rounds, of the ranks' mean processor time and of the slowest's wall time."""
     row: Row = {"variant": name}
-    for number, clock in enumerate(("processor", "wall")):
-        together = statistics.mean if clock == "processor" else max
+    for number, clock in enumerate(("cpu", "wall")):
+        together = statistics.mean if clock == "cpu" else max
         of: dict[int, dict[str, list[float]]] = {
             world: {
                 variant: [
@@ -197,9 +197,9 @@ def summary(name: str, found: dict[int, list[Times]]) -> Row:
             for world, ranks in found.items()
         }
         one, two = (statistics.median(of[world][name]) for world in (1, 2))
-        row |= {f"{clock} ms, 1": one, f"{clock} ms, 2": two, f"{clock} 1/2": one / two}
+        row |= {f"{clock} 1": one, f"{clock} 2": two, f"{clock} 1/2": one / two}
         for world in (1, 2):
-            row[f"{clock} / ddp, {world}"] = ratios(of[world][name], of[world]["ddp"])[1]
+            row[f"{clock}/ddp {world}"] = ratios(of[world][name], of[world]["ddp"])[1]
     return row
 
 
@@ -213,7 +213,7 @@ def main() -> None:
             shards(Path(folder), steps * BATCH * world)
             found[world] = on_ranks(world, measured, Path(folder), rounds)
     rows = [summary(name, found) for name in ("ddp", "dense", "admm")]
-    report(f"A step of {MODEL} on one and on two CPU workers, {BATCH} samples each", rows, asked)
+    report(f"ms a step of {MODEL} on one and on two CPU workers, {BATCH} samples each: processor and wall", rows, asked)
 
 
 if __name__ == "__main__":

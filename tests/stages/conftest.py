@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from stages.constraints import Constraint
@@ -58,6 +60,21 @@ def random_pictures(n: int, shape: tuple[int, ...], seed: int) -> list[tuple[np.
     """Pictures of uniformly random bytes, labelled 0, 1, 2, 0, 1, ..."""
     rng = np.random.default_rng(seed)
     return [(rng.integers(0, 256, shape, dtype=np.uint8), i % 3) for i in range(n)]
+
+
+def jpeg(height: int, width: int, seed: int, mode: str = "RGB", kind: str = "JPEG") -> bytes:
+    """An encoded picture of soft random blotches."""
+    rough = np.random.default_rng(seed).integers(0, 256, (6, 8, len(mode)), dtype=np.uint8)
+    picture = Image.fromarray(rough.squeeze(), mode).resize((width, height), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    picture.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def jpegs(n: int, seed: int = 0) -> list[tuple[bytes, int]]:
+    """Encoded pictures of many sizes, labelled 0, 1, 2, 0, 1, ..."""
+    sizes = np.random.default_rng(seed).integers(20, 200, (n, 2))
+    return [(jpeg(int(h), int(w), 1000 * seed + i), i % 3) for i, (h, w) in enumerate(sizes)]
 
 
 def step(engine: Engine, number: int, lr: float = 0.05, samples: int = 12) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from stages import admm, artefact
 from stages.admm import Residual
 from stages.constraints.combined import Combined
+from stages.data.stream import IGNORED
 from stages.spec import Distill, Task
 from stages.stage import run_stage
 from stages.targets import targets
@@ -295,18 +296,20 @@ def test_without_restarts_the_rate_falls_once_over_all_updates(make_task: MakeTa
     in_its_sets(task, run(task))
 
 
-def test_the_distillation_loss_by_hand() -> None:
+@pytest.mark.parametrize("bad", [0, 1], ids=["all count", "one does not"])
+def test_the_distillation_loss_by_hand(bad: int) -> None:
     generator = torch.Generator().manual_seed(0)
     logits, pictures = (torch.randn(4, 3, generator=generator) for _ in range(2))
     teacher = nn.Linear(3, 3)
     labels = torch.tensor([0, 1, 2, 0])
+    labels[:bad] = IGNORED
     plain = F.cross_entropy(logits, labels, reduction="sum")
-    got = _distilled(plain, logits, teacher, pictures, Distill(weight=0.3, temperature=4.0))
+    got = _distilled(plain, logits, teacher, pictures, labels, Distill(weight=0.3, temperature=4.0))
 
     def soft(x: Tensor) -> Tensor:
         return torch.exp(x / 4) / torch.exp(x / 4).sum(1, keepdim=True)
 
-    p, q = soft(teacher(pictures)), soft(logits)
+    p, q = soft(teacher(pictures))[bad:], soft(logits)[bad:]
     torch.testing.assert_close(got, 0.7 * plain + 0.3 * 16 * (p * (p / q).log()).sum())
 
 

@@ -1,0 +1,152 @@
+"""The index of a split: which shard holds a sample, where in it, and its label. Made from tar headers, read once."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import tarfile
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
+from functools import partial
+from typing import IO, Any
+
+import numpy as np
+
+from stages.data.manifest import MANIFEST, DataError
+from stages.data.order import Indices, epoch_order
+from stages.files import Folder, sha256, sha256_of
+
+_PICTURES = ("jpg", "jpeg", "png")
+Shard = tuple[Indices, dict[str, Any], dict[str, str]]
+"""Rows of the index, entry in the manifest, and why which keys are no samples."""
+
+_log = logging.getLogger(__name__)
+
+
+def index(url: str, name: str, shards: dict[str, str], held: int = 0, bad: float = 0.001) -> dict[str, Any]:
+    """Describe WebDataset shards that are there already, so that they can be read. Writes to `url`.
+
+    `shards` has, for `train`, `val` and `test`, a folder or its URL with a pattern: `s3://bucket/imagenet/val-*.tar`.
+    The same may stand for two splits. Without `val`, `held` samples of `train` become it, always the same ones; they
+    lie in all of its shards, so on a service shards of their own are faster. A sample is a picture (jpg, jpeg, png)
+    and its label (cls, a number); those that are not are left out and counted, up to a share `bad` of a split's.
+    Every shard is read once. Returns the manifest. Raises DataError.
+    """
+    folder = Folder(url)
+    manifest: dict[str, Any] = {"name": name, "splits": {}, "at": {}}
+    if held and "val" in shards:
+        raise DataError("samples are `held` out of train to become val, but val has shards: give one of the two")
+    seen: dict[str, list[Shard]] = {}
+    for split, pattern in shards.items():
+        base = pattern.rpartition("/")[0]
+        found = seen[pattern] = seen.get(pattern) or _matching(pattern)
+        rows = np.concatenate([rows for rows, _, _ in found])
+        skipped = {entry["file"]: why for _, entry, why in found if why}
+        lost = sum(map(len, skipped.values()))
+        if lost > max(1, int(bad * (len(rows) + lost))):
+            shard, why = next(iter(skipped.items()))
+            key = next(iter(why))
+            share = f"{lost} of {len(rows) + lost}"
+            raise DataError(f"{pattern}: {share} samples are bad, such as {key} in {base}/{shard}: {why[key]}")
+        entries = [entry for _, entry, _ in found]
+        parts = {split: rows}
+        if split == "train" and held:
+            order = epoch_order(len(rows), seed=len(rows), epoch=0)
+            parts = {"train": rows[np.sort(order[held:])], "val": rows[np.sort(order[:held])]}
+        for part, own in parts.items():
+            manifest["at"][part] = Folder(base).absolute
+            manifest["splits"][part] = {
+                "samples": len(own),
+                "format": "jpeg",
+                "skipped": skipped,
+                "shards": entries,
+                "index": write_index(folder, part, own),
+            }
+    folder.write_json(MANIFEST, manifest)
+    return manifest
+
+
+def read_index(url: str, entry: dict[str, Any]) -> Indices:
+    """The rows of a split's index. Raises DataError."""
+    data = Folder(url).read(entry["index"]["file"])
+    if sha256(data) != entry["index"]["sha256"]:
+        raise DataError(f"{url}/{entry['index']['file']} is not what the manifest says: its sha256 differs")
+    rows: Indices = np.load(io.BytesIO(data), allow_pickle=False)
+    return rows
+
+
+def scan(file: IO[bytes], number: int) -> tuple[Indices, dict[str, str]]:
+    """The index rows of tar file `number`, and why which keys are no samples. Raises tarfile.TarError if it is damaged.
+
+    Nothing is ever unpacked; names that climb out of a folder are refused all the same.
+    """
+    places: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
+    bad: dict[str, str] = {}
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for member in tar:
+            # WebDataset's rule: what follows the first dot of the file's name says what it is.
+            found = re.fullmatch(r"((?:.*/)?[^./]+)\.([^/]+)", member.name)
+            key, kind = (found[1], found[2].lower()) if found else (member.name, "")
+            if member.name.startswith("/") or ".." in member.name.split("/"):
+                bad[key] = "its path leads out of the folder"
+            elif kind not in (*_PICTURES, "cls"):
+                continue
+            elif not member.isreg():
+                bad[key] = f"{member.name} is no plain file"
+            elif key in (labels if kind == "cls" else places):
+                bad[key] = "it is there more than once"
+            elif kind == "cls":
+                file.seek(member.offset_data)
+                text = file.read(min(member.size, 20))
+                labels[key] = int(text) if re.fullmatch(rb"\s*\d{1,9}\s*", text) else -1
+            else:
+                places[key] = (member.offset_data, member.size)
+        file.seek(tar.offset)
+        if file.read(512) != bytes(512):
+            # Python's tarfile takes what follows a damaged header, or nothing at all, for the end.
+            raise tarfile.ReadError(f"it has no end mark after {tar.offset} bytes")
+    bad |= {key: "it has no label (.cls)" for key in places if key not in labels and key not in bad}
+    bad |= {key: "it has no picture" for key in labels if key not in places and key not in bad}
+    bad |= {key: "its label is no number" for key, label in labels.items() if label < 0 and key not in bad}
+    rows = [(number, *places[key], labels[key]) for key in places if key not in bad]
+    return np.array(rows, dtype=np.int64).reshape(-1, 4), bad
+
+
+def _matching(pattern: str) -> list[Shard]:
+    """All shards of a pattern, several at a time."""
+    base, _, names = pattern.rpartition("/")
+    folder = Folder(base)
+    files = [file for file in folder.names() if fnmatch(file, names)]
+    if not files:
+        raise DataError(f"{pattern} matches no file")
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(partial(_indexed, folder), files, range(len(files))))
+
+
+def _indexed(folder: Folder, file: str, number: int) -> Shard:
+    with tempfile.TemporaryDirectory() as aside:
+        path = folder.path(file)
+        if not folder.local:
+            path = os.path.join(aside, "shard")
+            folder.fetch(file, path)
+        try:
+            with open(path, "rb") as shard:
+                rows, bad = scan(shard, number)
+        except tarfile.TarError as error:
+            raise DataError(f"{folder.url}/{file} is no whole tar file: {error}") from None
+        entry = {"file": file, "sha256": sha256_of(path), "bytes": os.path.getsize(path), "samples": len(rows)}
+    for key, why in bad.items():
+        _log.warning("%s/%s: %s is left out: %s", folder.url, file, key, why)
+    return rows, entry, bad
+
+
+def write_index(folder: Folder, split: str, rows: Indices) -> dict[str, str]:
+    """Write a split's index; its entry in the manifest."""
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    folder.write(f"{split}-index.npy", buffer.getvalue())
+    return {"file": f"{split}-index.npy", "sha256": sha256(buffer.getvalue())}
