@@ -272,6 +272,22 @@ def test_missing_shards_are_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("setting", "encoded"), [("shift: 1", True), ("crop: 100", False), ("workers: 2", False)])
+def test_settings_that_do_nothing_to_the_pictures_are_refused(tmp_path: Path, setting: str, encoded: bool) -> None:
+    """Before any machine is taken: those for pictures of one shape, and those for encoded ones of any size."""
+    where = tmp_path / "shards"
+    settings, problems = loaded(tmp_path, (f"{{shards: {where}}}", f"{{shards: {where}, {setting}}}"))
+    if encoded:
+        known = Folder(str(where)).read_json("manifest.json")
+        known["splits"] = {split: entry | {"format": "jpeg"} for split, entry in known["splits"].items()}
+        Folder(str(where)).write_json("manifest.json", known)
+    with pytest.raises(ConfigError) as caught:
+        planning.make(settings, problems)
+    (found,) = caught.value.problems
+    at = line(tmp_path / "file.yaml", "data: ")
+    assert found.startswith(f"file.yaml:{at}: data: data.{setting.split(':')[0]} is for pictures")
+
+
 @pytest.mark.parametrize("where", ["/nowhere/at/all", "nowhere://x", "/etc/hosts"])
 def test_a_stages_own_missing_shards_are_refused_there(tmp_path: Path, where: str) -> None:
     """No such folder, no such kind of filesystem, or no folder: at the stage's own `data`."""

@@ -166,7 +166,9 @@ def test_the_key_knows_results_and_not_places() -> None:
     assert key(model=pretrained) != key(model=pretrained | {"sha256": "b" * 64})
     for change in ({"data": {"source": "digits", "flip": True}}, {"data": {"source": "digits", "limit": 9}}):
         assert key(**change) != key()
-    for change in ({"seed": 1}, {"batch": 32}, {"duals": "carry"}, {"data": {"source": "digits", "shift": 1}}):
+    assert key() == key(data={"source": "digits", "workers": 8, "cache": 10**9, "bad": 0.5})
+    data = [{"source": "digits", **own} for own in ({"shift": 1}, {"crop": 96}, {"window": 4}, {"flip": True})]
+    for change in ({"seed": 1}, {"batch": 32}, {"duals": "carry"}, {"smoothing": 0.1}, *({"data": d} for d in data)):
         assert key(**change) != key()
     assert key_material(PruneSpec.model_validate(PRUNE), "other", ["parent"]) != key()
     assert key_material(PruneSpec.model_validate(PRUNE), "digest", ["other"]) != key()
