@@ -32,7 +32,7 @@ from stages.targets import Targets
 from tests.bench.common import Row, interleaved, options, ratios, report
 from tests.bench.ranks import on_ranks
 
-RHO = 1e-2
+RHO = 1.0
 LR = 1e-4
 CLASSES = 10
 KEEP = 0.1
