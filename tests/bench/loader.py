@@ -121,7 +121,7 @@ def main() -> None:
         sys.exit("DUALPRUNE_DATA is not set: it names a folder that holds imagenet_sample/")
     torch.set_num_threads(1)
     tars = sorted(Path(root, "imagenet_sample").glob("*.tar"))[: 2 if asked.quick else None]
-    rounds, cores = (3 if asked.quick else 5), len(os.sched_getaffinity(0))
+    rounds, cores = 3, len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         compared, pictures = variants(tars, Path(folder))
         for name, variant in compared.items():
