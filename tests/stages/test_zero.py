@@ -220,6 +220,7 @@ def rank_main(rank: int, rendezvous: str, folder: str) -> None:
         engine = Engine(net(), set(NAMES), set(), optimizer("adamw"), "fp32", placed)
         safetensors.torch.save_file(cluster(engine), f"{folder}/clusters-{zero}-{offload}-{rank}")
         engine.close()
+    dist.barrier()  # or the one that ends first may break the other's last connection
     dist.destroy_process_group()
 
 
