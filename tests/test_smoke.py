@@ -14,7 +14,6 @@ pytestmark = pytest.mark.slow
 
 RECIPES = {
     "digits": [],
-    "mnist_lenet5": ["data.folder={root}/mnist"],
     "cifar10_resnet20": ["data.folder={root}/cifar10", "model.weights={root}/weights/resnet20-12fca82f.th"],
 }
 """By name: where its data and weights lie within DUALPRUNE_DATA."""
