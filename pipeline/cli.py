@@ -177,12 +177,10 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     from pipeline import driver
 
     config, problems, store, plan = _prepared_here(options)
-    if options.smoke:  # is for what may go wrong: of what it is to run, nothing that it did before counts
-        wanted = planning.wanted(plan, options.start, options.only, options.force)
-        plan, stale = planning.forced(plan, sorted(wanted), "a smoke run begins anew")
-    else:
-        plan, stale = planning.forced(plan, options.force)
-        wanted = planning.wanted(plan, options.start, options.only, options.force)
+    # A smoke run is for what may go wrong: of what it is to run, nothing that it did before counts.
+    force = planning.wanted(plan, options.start, options.only) if options.smoke else options.force
+    plan, stale = planning.forced(plan, force, "--smoke" if options.smoke else "--force")
+    wanted = planning.wanted(plan, options.start, options.only, options.force)
     waiting = [planned for planned in plan if planned.state != "cached" and planned.node.name in wanted]
     results: list[Result]
     with View(console) as view:

@@ -139,18 +139,17 @@ def _tried(search: Planned, store: Store, plan: Mapping[str, Planned]) -> tuple[
     return trials, search
 
 
-def forced(
-    plan: list[Planned], names: Sequence[str], why: str = "asked for by --force"
-) -> tuple[list[Planned], set[str]]:
+def forced(plan: list[Planned], names: Collection[str], option: str = "--force") -> tuple[list[Planned], set[str]]:
     """The plan with the named stages to run though they are done, and the keys whose artefacts have to go for that.
 
-    Stages of the same key run again with them, and a search with all its trials. Raises ConfigError.
+    `option` is what asks for it. Stages of the same key run again with them, and a search with all its trials.
+    Raises ConfigError.
     """
-    _known(plan, names, "--force")
+    _known(plan, names, option)
     keys = {planned.node.key for planned in plan if planned.node.name in names or planned.search in names}
     searches = {planned.search for planned in plan if planned.search and planned.node.key in keys}
     return [
-        replace(p, state="run", why=why, manifest=None) if p.node.key in keys else p
+        replace(p, state="run", why=f"asked for by {option}", manifest=None) if p.node.key in keys else p
         for p in plan
         if p.search not in searches
     ], keys
@@ -160,13 +159,14 @@ def wanted(plan: list[Planned], start: str | None, only: Sequence[str], force: S
     """Names of the stages to run: all, or `start` and those after it, or just `only`. Raises ConfigError."""
     option = "--from" if start else "--only"
     _known(plan, [start] if start else only, option)
-    names = set(only) if only else {start} if start else {planned.node.name for planned in plan}
+    stages = [planned for planned in plan if planned.search is None]
+    names = set(only) if only else {start} if start else {planned.node.name for planned in stages}
     if start:
-        for planned in plan:
+        for planned in stages:
             if not names.isdisjoint(planned.node.parents):
                 names.add(planned.node.name)
-    undone = {planned.node.name for planned in plan if planned.state != "cached"} - names
-    lacking = [(p.node.name, parent) for p in plan if p.node.name in names for parent in p.node.parents]
+    undone = {planned.node.name for planned in stages if planned.state != "cached"} - names
+    lacking = [(p.node.name, parent) for p in stages if p.node.name in names for parent in p.node.parents]
     found = [
         f"{name} needs {parent}, which is not done; run that first" for name, parent in lacking if parent in undone
     ]
@@ -176,7 +176,7 @@ def wanted(plan: list[Planned], start: str | None, only: Sequence[str], force: S
     return names
 
 
-def _known(plan: list[Planned], names: Sequence[str], option: str) -> None:
+def _known(plan: list[Planned], names: Collection[str], option: str) -> None:
     there = [planned.node.name for planned in plan if planned.search is None]
     unknown = [f"there is no stage {name!r}{like(name, there)}" for name in names if name not in there]
     if unknown:

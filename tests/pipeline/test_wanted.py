@@ -156,6 +156,17 @@ def test_forcing_what_will_not_run_is_refused(tmp_path: Path) -> None:
     assert caught.value.problems == ["v1.5-quarter needs half, which is not done; run that first"]
 
 
+def test_all_that_is_wanted_can_be_forced(tmp_path: Path) -> None:
+    """As a smoke run does the second time; a search's trials go with the search, whose name stands for them."""
+    _, plan = searching(tmp_path, {**TRIED, "least@8": 90.0, "least": 96.25})
+    names = planning.wanted(list(plan.values()), None, [])
+    assert names == {name for name in plan if "@" not in name}
+    after, keys = planning.forced(list(plan.values()), names, "--smoke")
+    assert {(p.state, p.why) for p in after} == {("run", "asked for by --smoke")}
+    assert keys == {planned.node.key for planned in plan.values()}
+    assert planning.wanted(list(plan.values()), "least", []) == {"least", "after"}
+
+
 def test_a_searchs_trials_are_shown_as_far_as_they_are_done(tmp_path: Path) -> None:
     """Before the search itself, which says how many there are."""
     _, plan = searching(tmp_path, TRIED)
