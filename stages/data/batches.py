@@ -11,26 +11,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.data.manifest import read_manifest
+from stages.data.manifest import planned_manifest
 from stages.data.order import Indices, epoch_order, hashed
 from stages.data.shards import Split
-from stages.data.stream import Stream
+from stages.data.stream import Shards, Stream
 from stages.spec import Data
 
 
 @lru_cache(maxsize=8)
 def load_split(url: str, split: str, digest: str) -> Split:
-    """A split, read once per process: a warm worker keeps it from stage to stage. `digest` keeps versions apart."""
-    return Split(url, split)
+    """A split, read once per process: a warm worker keeps it from stage to stage. Raises DataError."""
+    return Split(url, planned_manifest(url, digest)["splits"][split])
 
 
 def open_split(
     url: str, split: str, digest: str, settings: Data, seed: int, device: torch.device, classes: int
 ) -> Batches | Stream:
     """Batches of a split for a network of so many classes, from memory or read as they are needed, as its manifest
-    says. Raises DataError, and ValueError for settings that don't suit it."""
-    if read_manifest(url)["splits"][split].get("format") == "jpeg":
-        return Stream(url, split, settings, seed, device, classes)
+    (whose digest is `digest`) says. Raises DataError, and ValueError for settings that don't suit it."""
+    manifest = planned_manifest(url, digest)
+    if manifest["splits"][split].get("format") == "jpeg":
+        return Stream(Shards(url, manifest, split, settings, seed, classes), device)
     return Batches(load_split(url, split, digest), settings, seed, device)
 
 

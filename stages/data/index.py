@@ -8,6 +8,7 @@ import os
 import re
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from functools import partial
@@ -69,7 +70,7 @@ def index(url: str, name: str, shards: dict[str, str], held: int = 0, bad: float
     return manifest
 
 
-def read_index(url: str, entry: dict[str, Any]) -> Indices:
+def read_index(url: str, entry: Mapping[str, Any]) -> Indices:
     """The rows of a split's index. Raises DataError."""
     data = Folder(url).read(entry["index"]["file"])
     if sha256(data) != entry["index"]["sha256"]:

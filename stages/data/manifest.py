@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from stages.files import Folder, canonical, sha256
@@ -45,7 +47,19 @@ def read_manifest(url: str) -> dict[str, Any]:
     return manifest
 
 
-def shards_folder(url: str, manifest: dict[str, Any], split: str) -> Folder:
+@lru_cache(maxsize=8)
+def planned_manifest(url: str, planned: str) -> dict[str, Any]:
+    """The manifest that a run was planned with (`planned`: its digest), read once per process: a warm worker keeps it.
+
+    Raises DataError, also if there is another one now.
+    """
+    manifest = read_manifest(url)
+    if digest(manifest) != planned:
+        raise DataError(f"{url} holds other shards than when this run was planned; start the run again")
+    return manifest
+
+
+def shards_folder(url: str, manifest: Mapping[str, Any], split: str) -> Folder:
     """Where a split's shards lie: beside the manifest, or where they lay when they were indexed."""
     return Folder(manifest.get("at", {}).get(split, url))
 

@@ -19,7 +19,7 @@ from PIL import Image
 from webdataset.autodecode import Decoder, imagehandler
 
 from stages.data.index import read_index, scan, write_index
-from stages.data.manifest import MANIFEST, DataError, read_manifest
+from stages.data.manifest import MANIFEST, DataError
 from stages.data.order import Indices
 from stages.files import Folder, sha256
 
@@ -64,9 +64,9 @@ def write(
 class Split:
     """One split of a folder of shards, decoded once and kept in memory as uint8 [samples, c, h, w]."""
 
-    def __init__(self, url: str, split: str) -> None:
+    def __init__(self, url: str, entry: Mapping[str, Any]) -> None:
+        """`entry` is the split's in the manifest of the folder `url`. Raises DataError."""
         folder = Folder(url)
-        entry = read_manifest(url)["splits"][split]
         index = read_index(url, entry)
         self.labels = index[:, 3]
         decode = _decoder(channels=entry["shape"][0])

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stages.data.cache import Cache, default_root
 from stages.data.index import read_index
-from stages.data.manifest import DataError, read_manifest, shards_folder
+from stages.data.manifest import DataError, shards_folder
 from stages.data.order import Indices, epoch_order, windowed_order
 from stages.data.pictures import BadPicture, central_crop, flipped, random_crop, uniforms
 from stages.files import Folder
@@ -51,10 +51,16 @@ class Loaded(NamedTuple):
 
 
 class Shards(Dataset[Loaded]):
-    """One split's samples by number. Raises DataError at once for shards that are missing or cut short."""
+    """One split's samples by number, of the manifest of the folder `url`.
 
-    def __init__(self, url: str, split: str, settings: Data, seed: int, classes: int) -> None:
-        manifest = read_manifest(url)
+    Raises DataError at once for shards that are missing or cut short, and ValueError for settings that don't suit them.
+    """
+
+    def __init__(
+        self, url: str, manifest: Mapping[str, Any], split: str, settings: Data, seed: int, classes: int
+    ) -> None:
+        if len(settings.mean) not in (1, 3):
+            raise ValueError(f"data.mean has {len(settings.mean)} values, but the pictures 3 channels")
         entry = manifest["splits"][split]
         self.settings, self.seed, self.classes = settings, seed, classes
         self.shards = entry["shards"]
@@ -69,8 +75,9 @@ class Shards(Dataset[Loaded]):
 
     def _check(self) -> None:
         sizes = self.folder.sizes()
-        for shard in self.shards if sizes is not None else []:
-            size = (sizes or {}).get(shard["file"])
+        for shard in self.shards:
+            # Where a service lists no files, what is missing is found when it is read.
+            size = shard["bytes"] if sizes is None else sizes.get(shard["file"], 0)
             if size != shard["bytes"]:
                 where = f"{self.folder.url}/{shard['file']}"
                 raise DataError(f"{where} has {size} bytes and not the {shard['bytes']} that the manifest says")
@@ -155,13 +162,11 @@ class Shards(Dataset[Loaded]):
 
 
 class Stream:
-    """Batches of one split as the settings describe them, on one device, read while the network trains."""
+    """Batches of one split as its settings describe them, on one device, read while the network trains."""
 
-    def __init__(self, url: str, split: str, settings: Data, seed: int, device: torch.device, classes: int) -> None:
-        if len(settings.mean) not in (1, 3):
-            raise ValueError(f"data.mean has {len(settings.mean)} values, but the pictures 3 channels")
-        self.shards = Shards(url, split, settings, seed, classes)
-        self.settings, self.seed, self.device = settings, seed, device
+    def __init__(self, shards: Shards, device: torch.device) -> None:
+        settings = shards.settings
+        self.shards, self.settings, self.seed, self.device = shards, settings, shards.seed, device
         mean, std = (torch.tensor(value, device=device).view(1, -1, 1, 1) for value in (settings.mean, settings.std))
         self.factor, self.offset = 1 / (255 * std), -mean / std
         self.bad: dict[int, str] = {}

@@ -69,17 +69,17 @@ def variants(tars: list[Path], folder: Path) -> tuple[dict[str, Variant], list[b
     (folder / "shards").mkdir()
     for file in tars:
         (folder / "shards" / file.name).symlink_to(file)
-    index(str(folder / "index"), "sample", dict.fromkeys(("train", "val", "test"), f"{folder}/shards/*.tar"))
+    manifest = index(str(folder / "index"), "sample", dict.fromkeys(("train", "val", "test"), f"{folder}/shards/*.tar"))
     tree = ImageFolder(str(folder / "tree"), theirs())
 
     def ours(workers: int) -> Iterator[Any]:
         settings = Data(shards=".", mean=MEAN, std=STD, flip=True, workers=workers)
-        stream = Stream(str(folder / "index"), "train", settings, 0, torch.device("cpu"), 1000)
+        stream = Stream(Shards(str(folder / "index"), manifest, "train", settings, 0, 1000), torch.device("cpu"))
         return stream.epoch(micro_batches(stream.order(0), len(stream) // BATCH), 0)
 
     def as_bytes(workers: int) -> Iterator[Any]:
         settings = Data(shards=".", flip=True, workers=workers)
-        shards = Shards(str(folder / "index"), "train", settings, 0, 1000)
+        shards = Shards(str(folder / "index"), manifest, "train", settings, 0, 1000)
         parts = micro_batches(epoch_order(len(shards), 0, 0), len(shards) // BATCH)
         return iter(DataLoader(shards, None, sampler=[Job(part, 0) for part in parts], num_workers=workers))  # type: ignore[arg-type]
 

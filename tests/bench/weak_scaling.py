@@ -29,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 from stages import admm
 from stages.checkpoint import Checkpoints, Progress
 from stages.data.batches import Batches
+from stages.data.manifest import read_manifest
 from stages.data.order import epoch_order, global_batch, share
 from stages.data.shards import Split, write
 from stages.engine import Engine, join
@@ -70,9 +71,9 @@ class Ours:
         self.spec, self.aims = spec, targets(spec, {name: p.shape for name, p in model.named_parameters()})
         self.engine = Engine(model, set(self.aims.names), set(), spec.optimizer, "fp32", EngineSettings(zero=1))
         admm.start(self.engine, self.aims, {})
+        splits, device = read_manifest(str(folder))["splits"], self.engine.engine.device
         self.data, self.validation = (
-            Batches(Split(str(folder), split), spec.data, spec.seed, self.engine.engine.device)
-            for split in ("train", "val")
+            Batches(Split(str(folder), splits[split]), spec.data, spec.seed, device) for split in ("train", "val")
         )
         self.checkpoints = Checkpoints(Folder(str(folder / "none")), dist.get_rank(), world)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from stages.data.batches import Batches, load_split
+from stages.data.manifest import DataError, digest, read_manifest
 from stages.data.shards import Split, write
 from stages.spec import Data
 from tests.stages.conftest import random_pictures
@@ -20,8 +21,8 @@ CPU = torch.device("cpu")
 def rgb(tmp_path: Path) -> Split:
     """Sixty random RGB pictures of 5 x 7 pixels, none of them black anywhere."""
     pictures = [(np.maximum(p, 1), label) for p, label in random_pictures(60, (5, 7, 3), seed=0)]
-    write(str(tmp_path), "random", dict.fromkeys(("train", "val", "test"), pictures))
-    return Split(str(tmp_path), "train")
+    manifest = write(str(tmp_path), "random", dict.fromkeys(("train", "val", "test"), pictures))
+    return Split(str(tmp_path), manifest["splits"]["train"])
 
 
 def settings(**values: object) -> Data:
@@ -141,7 +142,13 @@ def test_one_mean_serves_all_channels_and_two_are_refused_for_three(rgb: Split) 
         Batches(rgb, settings(mean=[0.5, 0.5], std=[1.0, 1.0]), 0, CPU)
 
 
-def test_a_split_is_read_once_per_digest(rgb: Split, tmp_path: Path) -> None:
-    first = load_split(str(tmp_path), "val", "one")
-    assert load_split(str(tmp_path), "val", "one") is first
-    assert load_split(str(tmp_path), "val", "two") is not first
+def test_a_split_is_read_once_per_version_of_its_shards(rgb: Split, tmp_path: Path) -> None:
+    """Nor is its manifest asked for again; shards that were written anew since the plan are refused."""
+    url, planned = str(tmp_path), digest(read_manifest(str(tmp_path)))
+    first = load_split(url, "val", planned)
+    (tmp_path / "manifest.json").rename(tmp_path / "aside.json")
+    assert load_split(url, "val", planned) is first
+    other = write(url, "other", dict.fromkeys(("train", "val", "test"), random_pictures(9, (5, 7, 3), seed=1)))
+    assert len(load_split(url, "val", digest(other))) == 9
+    with pytest.raises(DataError, match="other shards than when this run was planned"):
+        load_split(url, "val", "of an older plan")

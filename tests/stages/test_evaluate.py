@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stages.data.batches import Batches
+from stages.data.manifest import read_manifest
 from stages.data.shards import Split, write
 from stages.evaluate import Score, evaluate
 from stages.spec import Data
@@ -21,7 +22,12 @@ def batches(one_rank: None, tmp_path: Path) -> Batches:
     """Twenty-three random pictures of three classes."""
     pictures = random_pictures(23, (4, 4), seed=1)
     write(str(tmp_path), "random", dict.fromkeys(("train", "val", "test"), pictures))
-    return Batches(Split(str(tmp_path), "test"), Data(source="digits"), 0, torch.device("cpu"))
+    return Batches(
+        Split(str(tmp_path), read_manifest(str(tmp_path))["splits"]["test"]),
+        Data(source="digits"),
+        0,
+        torch.device("cpu"),
+    )
 
 
 def forward(pictures: Tensor) -> Tensor:

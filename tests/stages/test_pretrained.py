@@ -20,6 +20,7 @@ from torch import Tensor
 
 from stages import artefact, pretrained
 from stages.data.batches import Batches
+from stages.data.manifest import read_manifest
 from stages.data.shards import Split, write
 from stages.data.sources import cifar10
 from stages.evaluate import evaluate
@@ -219,7 +220,15 @@ def test_published_accuracies(depth: int, right: int, cifar10_shards: str, tmp_p
     load(settings, store, network)
     imagenet = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     data = Data.model_validate({"source": "cifar10", "shift": 4, "flip": True} | imagenet)
-    score = evaluate(network, Batches(Split(cifar10_shards, "test"), data, seed=0, device=torch.device("cpu")))
+    score = evaluate(
+        network,
+        Batches(
+            Split(cifar10_shards, read_manifest(cifar10_shards)["splits"]["test"]),
+            data,
+            seed=0,
+            device=torch.device("cpu"),
+        ),
+    )
     assert (score.correct, score.samples) == (right, 10_000)
 
 

@@ -46,7 +46,7 @@ def settings(**values: Any) -> Data:
 
 def opened(url: str, split: str = "train", **values: Any) -> Stream:
     """A split as a stage opens it."""
-    found = open_split(url, split, "", settings(**values), 3, CPU, 3)
+    found = open_split(url, split, digest(read_manifest(url)), settings(**values), 3, CPU, 3)
     assert isinstance(found, Stream)
     return found
 
@@ -87,7 +87,8 @@ def same(one: list[tuple[Tensor, Tensor]], other: list[tuple[Tensor, Tensor]]) -
 @pytest.mark.parametrize("window", [0, 1, 3])
 def test_an_epoch_is_the_data_set_at_any_number_of_ranks(tmp_path: Path, shard_bytes: int, window: int) -> None:
     samples = [(picture, number) for number, (picture, _) in enumerate(jpegs(60))]
-    data = open_split(written(tmp_path, samples, shard_bytes), "train", "", settings(window=window), 3, CPU, 60)
+    url = written(tmp_path, samples, shard_bytes)
+    data = open_split(url, "train", digest(read_manifest(url)), settings(window=window), 3, CPU, 60)
     assert isinstance(data, Stream)
     order = data.order(epoch=1)
     assert sorted(order) == list(range(60))
@@ -157,7 +158,7 @@ def test_settings_for_the_other_kind_of_pictures_are_refused(url: str, shards: s
 
 
 def test_a_mirrored_picture_of_one_shape(shards: str) -> None:
-    split = Split(shards, "train")
+    split = Split(shards, read_manifest(shards)["splits"]["train"])
     plain, data = (Batches(split, Data(source="digits", flip=flip), 1, CPU) for flip in (False, True))
     (x, _), (y, _) = plain.train(np.arange(100), 0), data.train(np.arange(100), 0)
     mirrored = [bool(torch.equal(a.flip(2), b)) and not torch.equal(a, b) for a, b in zip(x, y, strict=True)]
@@ -401,7 +402,8 @@ def test_imagenet_pictures_and_scores_are_those_of_torchvision(tmp_path: Path, o
     tars = f"{root}/imagenet_sample/imagenet-sample-*.tar"
     index(str(tmp_path), "sample", dict.fromkeys(SPLITS, tars))
     imagenet: dict[str, Any] = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-    data = open_split(str(tmp_path), "val", "", Data(shards=str(tmp_path), workers=2, **imagenet), 0, CPU, 1000)
+    found = digest(read_manifest(str(tmp_path)))
+    data = open_split(str(tmp_path), "val", found, Data(shards=str(tmp_path), workers=2, **imagenet), 0, CPU, 1000)
     assert isinstance(data, Stream)
     net = torchvision.models.squeezenet1_1()
     net.load_state_dict(torch.load(f"{root}/weights/squeezenet1_1-imagenet.pth", weights_only=True))
@@ -451,10 +453,11 @@ def test_the_loss_is_of_smoothed_labels_and_of_good_samples_alone(
         "batch": 20,
         "smoothing": smoothing,
     }
-    task = make_task(spec).model_copy(update={"shards": folder})
+    update = {"shards": folder, "data_digest": digest(read_manifest(folder))}
+    task = make_task(spec).model_copy(update=update)
     rows: list[dict[str, Any]] = []
     run_stage(task, rows.append)
-    data = open_split(folder, "train", "", task.spec.data, 0, CPU, 3)
+    data = open_split(folder, "train", task.data_digest, task.spec.data, 0, CPU, 3)
     ((x, labels),) = data.epoch([data.order(0)], 0)
     torch.manual_seed(0)
     chances = nn.Linear(768, 3)(x.flatten(1)).log_softmax(1)
