@@ -47,6 +47,26 @@ stages:
     retrain: {epochs: 2, lr: 0.002}
 """
 
+TWO_STAGES = """
+name: two
+cluster: {workers: 1}
+model: {name: digits_cnn}
+data: {source: digits, mean: [0.3], std: [0.38]}
+monitor: {wandb: offline}
+stages:
+  - name: dense
+    kind: train
+    train: {epochs: 2, lr: 0.004}
+  - name: half
+    kind: prune
+    parent: dense
+    constraints:
+      - {set: cardinality, tensors: "*", rate: 2}
+    admm: {updates: 1, lr: 0.002, rho: 0.01}
+    retrain: {epochs: 1, lr: 0.002}
+"""
+"""The least that has a parent and a child."""
+
 
 class Running:
     """`dualprune ...` in a process of its own, its output read as it comes."""

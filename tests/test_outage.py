@@ -13,30 +13,16 @@ import pytest
 
 from pipeline import inventory
 from pipeline.store import Store
-from tests.running import Running, dualprune, json_of
+from tests.running import TWO_STAGES, Running, dualprune, json_of
 
 pytestmark = pytest.mark.slow
 
-CONFIG = """
-name: outage
-store: {store}
-cluster: {{workers: 1}}
-model: {{name: digits_cnn}}
-data: {{source: digits, mean: [0.3], std: [0.38]}}
-monitor: {{wandb: disabled}}
-engine: {{checkpoint_steps: 5}}
-stages:
-  - name: dense
-    kind: train
-    train: {{epochs: {epochs}, lr: 0.004}}
-  - name: half
-    kind: prune
-    parent: dense
-    constraints:
-      - {{set: cardinality, tensors: "*", rate: 2}}
-    admm: {{updates: 1, lr: 0.002, rho: 0.01}}
-    retrain: {{epochs: 1, lr: 0.002}}
-"""
+
+def command(folder: Path, store: Path) -> list[str]:
+    """The command of a run in `folder` with its store there: its first stage is long, and often saved."""
+    (folder / "file.yaml").write_text(TWO_STAGES)
+    settings = (f"store={store}", "engine.checkpoint_steps=5", "stages.dense.train.epochs=40")
+    return ["run", "file.yaml", "--json", *(word for setting in settings for word in ("--set", setting))]
 
 
 @pytest.fixture
@@ -53,7 +39,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def finishes(folder: Path, store: Path) -> None:
     """The same command runs what is left, and all is whole."""
-    code, output = dualprune(folder, "run", "file.yaml", "--json")
+    code, output = dualprune(folder, *command(folder, store))
     assert code == 0, "\n".join(output)
     assert {row["state"] for row in json_of(output)["stages"]} <= {"done", "cached"}
     found = inventory.verify(Store(str(store)))
@@ -62,8 +48,7 @@ def finishes(folder: Path, store: Path) -> None:
 
 def test_a_disk_that_fills_up(tmp_path: Path, disk: Path) -> None:
     """The stage fails with a sentence that names the store and says what to do; with space, it goes on."""
-    (tmp_path / "file.yaml").write_text(CONFIG.format(store=disk, epochs=40))
-    with Running(tmp_path, "run", "file.yaml", "--json") as run:
+    with Running(tmp_path, *command(tmp_path, disk)) as run:
         run.wait_for("dense: train epoch")
         with (disk / "ballast").open("ab", buffering=0) as ballast:
             while run.process.poll() is None:  # what an older checkpoint gives back is taken too
@@ -84,8 +69,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, disk: Path) -> None:
 def test_a_store_that_is_away_for_a_while(tmp_path: Path) -> None:
     """The stage is tried again, and goes on when the store is back."""
     store = tmp_path / "store"
-    (tmp_path / "file.yaml").write_text(CONFIG.format(store=store, epochs=40))
-    with Running(tmp_path, "run", "file.yaml", "--json") as run:
+    with Running(tmp_path, *command(tmp_path, store)) as run:
         run.wait_for("dense: train epoch")
         store.rename(tmp_path / "away")
         run.wait_for(f"dense: StoreAway: the store {store} is not there on ")

@@ -10,30 +10,10 @@ from pathlib import Path
 import pytest
 
 from stages.files import Folder
-from tests.running import Running, dualprune, json_of
+from tests.running import TWO_STAGES, Running, dualprune, json_of
 from tests.s3server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 
 pytestmark = pytest.mark.slow
-
-CONFIG = """
-name: remote
-store: {store}
-cluster: {{workers: 2}}
-model: {{name: digits_cnn}}
-data: {{source: digits, mean: [0.3], std: [0.38]}}
-monitor: {{wandb: offline}}
-stages:
-  - name: dense
-    kind: train
-    train: {{epochs: 2, lr: 0.004}}
-  - name: half
-    kind: prune
-    parent: dense
-    constraints:
-      - {{set: cardinality, tensors: "*", rate: 2}}
-    admm: {{updates: 1, lr: 0.002, rho: 0.01}}
-    retrain: {{epochs: 1, lr: 0.002}}
-"""
 
 
 def written(folder: Path, store: Folder, pid: int) -> Iterator[tuple[str, bytes]]:
@@ -49,18 +29,19 @@ def written(folder: Path, store: Folder, pid: int) -> Iterator[tuple[str, bytes]
 def test_a_run_on_s3(tmp_path: Path, s3: S3Server) -> None:
     """It runs, runs nothing the second time, verifies, and its credentials are in nothing that it wrote."""
     store = Folder(f"s3://{BUCKET}/{uuid.uuid4().hex}/runs")
-    (tmp_path / "file.yaml").write_text(CONFIG.format(store=store.url))
-    with Running(tmp_path, "run", "file.yaml", "--json") as run:
+    (tmp_path / "file.yaml").write_text(TWO_STAGES)
+    command = ("run", "file.yaml", "--json", "--set", f"store={store.url}", "--set", "cluster.workers=2")
+    with Running(tmp_path, *command) as run:
         code, output = run.end()
     assert code == 0, "\n".join(output)
     assert [row["state"] for row in json_of(output)["stages"]] == ["done"] * 2
     found = dict(written(tmp_path, store, run.process.pid))
-    for part in ("driver.log", "lane-0-rank-1.log", ".wandb", "/manifest.json", "raylet.out", "plans/remote.json"):
+    for part in ("driver.log", "lane-0-rank-1.log", ".wandb", "/manifest.json", "raylet.out", "plans/two.json"):
         assert any(part in name for name in found), part
     for secret in (SECRET_KEY, ACCESS_KEY):
         assert secret not in "\n".join(output)
         assert [name for name, data in found.items() if secret.encode() in data] == []
-    code, output = dualprune(tmp_path, "run", "file.yaml", "--json")
+    code, output = dualprune(tmp_path, *command)
     assert (code, [row["state"] for row in json_of(output)["stages"]]) == (0, ["cached"] * 2)
     code, output = dualprune(tmp_path, "store", "verify", "--store", store.url, "--json")
     assert (code, json_of(output)["artefacts"], json_of(output)["damages"]) == (0, 2, [])
