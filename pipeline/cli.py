@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline import costs, jobscli, planview, storecli
+from pipeline import costs, datacli, jobscli, planview, storecli
 from pipeline import plan as planning
 from pipeline.codes import BAD_INPUT, DONE, FAILED, STOPPED, TERMINATED
 from pipeline.config import Config, Top, load
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Console(stderr=True).print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
         return FAILED
     except KeyboardInterrupt as stop:
-        console.print("stopped; the same command goes on from the last checkpoints", highlight=False)
+        console.print("stopped; the same command goes on from what is saved", highlight=False)
         return TERMINATED if isinstance(stop, _Terminated) else STOPPED
 
 
@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--dot", action="store_true", help="print the graph for Graphviz")
             text = "images that one GPU (one worker, where cluster.gpus is 0) trains in a second, to estimate hours by"
             verb.add_argument("--images-per-second", metavar="N", type=_speed, help=text)
+    datacli.add(verbs)
     storecli.add(verbs)
     jobscli.add(verbs, (_configured, _run_options))
     return parser

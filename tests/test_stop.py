@@ -35,7 +35,7 @@ def test_a_stopped_run_goes_on_from_that_very_step(
         ended, output = run.end()
     shown = "\n".join(output)
     assert ended == code, shown
-    assert output[-1] == "stopped; the same command goes on from the last checkpoints", shown
+    assert output[-1] == "stopped; the same command goes on from what is saved", shown
     assert "Traceback" not in shown
     assert [title(process) for process in group if alive(process)] == []
     stopped = re.search(r"prune-4x: stopped after step (\d+), and saved there", shown)

@@ -202,7 +202,7 @@ def test_a_stopped_job(cluster: Cluster, submit: list[str], tmp_path: Path) -> N
     assert output[-1].startswith(f"{job}: stopped; what it has done is kept")
     code, log = following.end()
     assert code == 130, "\n".join(log)
-    assert "stopped; the same command goes on from the last checkpoints" in log
+    assert "stopped; the same command goes on from what is saved" in log
     assert "Traceback" not in "\n".join(log)
     of_the_job = ("RayTrainWorker", "TrainController", "pipeline.cli", "JobSupervisor")
     wait(

@@ -32,6 +32,12 @@ ATTEMPTS = 10
 """At a random crop that lies within the picture, before the largest central one is taken."""
 
 
+PNG = b"\x89PNG"
+"""What the bytes of a PNG begin with."""
+QUALITY = 90
+"""Of a JPEG that is encoded anew, where none is asked for."""
+
+
 class BadPicture(ValueError):
     """Bytes that can't be made a picture of, and why."""
 
@@ -89,14 +95,35 @@ def central_crop(data: bytes, resize: int, crop: int, most: int) -> Picture:
     The very pixels of torchvision's Resize and CenterCrop on PIL pictures, which the published accuracies are of.
     """
     height, width, plain = _look(data, most)
-    picture = Image.fromarray(_decode(data, plain))
-    short = min(height, width)
-    size = (resize, int(resize * height / short)) if width <= height else (int(resize * width / short), resize)
+    picture, size = Image.fromarray(_decode(data, plain)), _with_short_side(height, width, resize)
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
     left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
     centre: Picture = np.asarray(picture.crop((left, top, left + crop, top + crop))).transpose(2, 0, 1)
     return centre
+
+
+def packed(data: bytes, resize: int | None, quality: int | None, most: int) -> tuple[str, bytes]:
+    """An encoded picture as it goes into a shard: `jpg` or `png`, and its bytes.
+
+    It stays as it is, but for a short side longer than `resize` or a `quality`: then it is a JPEG of that quality (or
+    90) in colour, resized as torchvision's Resize does. Raises BadPicture.
+    """
+    height, width, plain = _look(data, most)
+    shrinks = resize is not None and min(height, width) > resize
+    if not shrinks and quality is None:
+        return "png" if data.startswith(PNG) else "jpg", data
+    pixels = _decode(data, plain)
+    if resize is not None and shrinks:
+        size = _with_short_side(height, width, resize)
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    return "jpg", simplejpeg.encode_jpeg(pixels, quality or QUALITY, colorsubsampling="420")
+
+
+def _with_short_side(height: int, width: int, length: int) -> tuple[int, int]:
+    """Width and height of a picture whose short side is made `length` long, rounded as torchvision rounds them."""
+    short = min(height, width)
+    return (length, int(length * height / short)) if width <= height else (int(length * width / short), length)
 
 
 def _look(data: bytes, most: int) -> tuple[int, int, bool]:

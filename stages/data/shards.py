@@ -21,6 +21,7 @@ from webdataset.autodecode import Decoder, imagehandler
 from stages.data.index import read_index, scan, write_index
 from stages.data.manifest import MANIFEST, DataError
 from stages.data.order import Indices
+from stages.data.pictures import PNG
 from stages.files import Folder, sha256
 
 Sample = tuple[NDArray[np.uint8] | bytes, int]
@@ -59,6 +60,19 @@ def write(
         }
     folder.write_json(MANIFEST, manifest)
     return manifest
+
+
+def tarred(samples: Iterable[tuple[str, str, bytes, int]]) -> bytes:
+    """One tar file of samples: of each its key, `jpg` or `png`, its bytes and its label."""
+    buffer = io.BytesIO()
+    with webdataset.TarWriter(buffer, mtime=0) as writer:
+        for sample in samples:
+            writer.write(_member(*sample))
+    return buffer.getvalue()
+
+
+def _member(key: str, kind: str, data: bytes, label: int) -> dict[str, Any]:
+    return {"__key__": key, kind: data, "cls": str(label).encode()}
 
 
 class Split:
@@ -103,13 +117,13 @@ def _pack(samples: Iterable[Sample], shard_bytes: int) -> Iterator[tuple[bytes, 
             buffer = io.BytesIO()
             writer = webdataset.TarWriter(buffer, mtime=0)
         if isinstance(picture, bytes):
-            kind, data = "png" if picture.startswith(b"\x89PNG") else "jpg", picture
+            kind, data = "png" if picture.startswith(PNG) else "jpg", picture
         else:
             png = io.BytesIO()
             Image.fromarray(picture).save(png, format="PNG")
             kind, data = "png", png.getvalue()
             shape = [1, *picture.shape] if picture.ndim == 2 else [picture.shape[2], *picture.shape[:2]]
-        writer.write({"__key__": f"{number:08d}", kind: data, "cls": str(label).encode()})
+        writer.write(_member(f"{number:08d}", kind, data, label))
         if buffer.tell() >= shard_bytes:
             writer.close()
             writer = None

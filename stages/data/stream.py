@@ -7,8 +7,6 @@ depends on nothing but seed, epoch and these. Bad samples are counted and report
 from __future__ import annotations
 
 import logging
-import os
-import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
@@ -18,12 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from stages.data.cache import Cache, default_root
 from stages.data.index import read_index
 from stages.data.manifest import DataError, shards_folder
+from stages.data.members import Members
 from stages.data.order import Indices, epoch_order, windowed_order
 from stages.data.pictures import BadPicture, central_crop, flipped, random_crop, uniforms
-from stages.files import Folder
 from stages.spec import Data
 
 IGNORED = -100
@@ -70,8 +67,7 @@ class Shards(Dataset[Loaded]):
             raise DataError(f"{url}/{entry['index']['file']} is not in the order of the shards")
         self.counts = np.bincount(self.index[:, 0], minlength=len(self.shards))
         self._check()
-        # fsspec's connections don't outlive a fork, so each process opens its own.
-        self._opened = (os.getpid(), self.folder)
+        self.members = Members(self.folder, self.shards, settings.cache)
 
     def _check(self) -> None:
         sizes = self.folder.sizes()
@@ -108,11 +104,7 @@ class Shards(Dataset[Loaded]):
     def where(self, sample: int) -> str:
         """A sample's shard and key, for people."""
         shard, offset, _, _ = self.index[sample]
-        header = self._bytes(int(shard), int(offset) - 512, 512)
-        try:
-            name = tarfile.TarInfo.frombuf(header, "utf-8", "replace").name
-        except tarfile.HeaderError:
-            name = f"what is at byte {offset}"
+        name = self.members.name(int(shard), int(offset))
         return f"{self.folder.url}/{self.shards[shard]['file']}: {name}"
 
     def _load(self, job: Job) -> Loaded:
@@ -135,30 +127,11 @@ class Shards(Dataset[Loaded]):
 
     def _picture(self, sample: int, random: NDArray[np.float64] | None) -> NDArray[np.uint8]:
         shard, offset, size, _ = (int(value) for value in self.index[sample])
-        data, wanted = self._bytes(shard, offset, size), self.settings
+        data, wanted = self.members.read(shard, offset, size), self.settings
         if random is None:
             return central_crop(data, wanted.resize, wanted.crop, wanted.max_pixels)
         picture = random_crop(data, wanted.crop, wanted.scale, wanted.ratio, random, wanted.max_pixels)
         return picture[..., ::-1] if wanted.flip and flipped(random) else picture
-
-    def _bytes(self, shard: int, offset: int, size: int) -> bytes:
-        entry = self.shards[shard]
-        if self.folder.local:
-            try:
-                with open(self.folder.path(entry["file"]), "rb", buffering=0) as file:
-                    data = os.pread(file.fileno(), size, offset)
-            except FileNotFoundError:
-                raise DataError(f"{self.folder.url}/{entry['file']} is no longer there") from None
-        else:
-            if self._opened[0] != os.getpid():
-                self._opened = (os.getpid(), Folder(self.folder.url))
-            cache = Cache(default_root(), self.settings.cache)
-            data = cache.read(self._opened[1], entry, offset, size)
-        if len(data) != size:
-            raise DataError(
-                f"{self.folder.url}/{entry['file']} ends before a sample that its index has: it was changed"
-            )
-        return data
 
 
 class Stream:

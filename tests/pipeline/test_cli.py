@@ -284,7 +284,7 @@ def test_an_interrupted_run_ends_with_130(
     monkeypatch.setattr(driver, "Lanes", lambda *_: lanes)
     assert cli.main(["run", str(config(tmp_path))]) == cli.STOPPED
     assert lanes.closed
-    assert "goes on from the last checkpoints" in capsys.readouterr().out
+    assert "goes on from what is saved" in capsys.readouterr().out
 
 
 def test_a_terminated_run_ends_with_143(
@@ -306,7 +306,7 @@ def test_a_terminated_run_ends_with_143(
     monkeypatch.setattr(driver, "Lanes", lambda *_: lanes)
     assert cli.main(["run", str(config(tmp_path))]) == cli.TERMINATED
     assert lanes.closed
-    assert "goes on from the last checkpoints" in capsys.readouterr().out
+    assert "goes on from what is saved" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) == before
 
 

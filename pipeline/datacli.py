@@ -1,0 +1,208 @@
+"""`dualprune shards` and `dualprune index`: pictures made ready for training, once, before any run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipeline.codes import DONE
+from pipeline.problems import ConfigError
+from stages.data.manifest import SPLITS, DataError
+from stages.files import Folder
+
+if TYPE_CHECKING:
+    from stages.data.convert import Options
+
+SHARDS = "write shards: of a tree of pictures (ImageNet's), of other shards, or of mnist, cifar10 and digits"
+INDEX = "make shards of pictures that are there already readable: writes an index of them, and copies nothing"
+ENCODED = ("split", "held", "seed", "resize", "quality", "size", "bad", "processes")
+"""Options that mean nothing to a data set of pictures of one shape."""
+
+
+def add(verbs: Any) -> None:
+    """Add `shards` and `index` to the command line's."""
+    shards, index = (verbs.add_parser(name, help=text, description=text) for name, text in _VERBS)
+    text = "a folder or its URL with train, val and test in it; or mnist, cifar10, digits"
+    shards.add_argument("source", metavar="SOURCE", help=text)
+    index.add_argument("source", metavar="SOURCE", help="a folder of shards, or its URL")
+    for verb, command in ((shards, _shards), (index, _index)):
+        verb.add_argument("dest", metavar="DEST", help="the folder to write to, or its fsspec URL")
+        text = "where a split lies in SOURCE: a folder of class folders, or a pattern of shards; may be repeated"
+        verb.add_argument("--split", metavar="NAME=PLACE", action="append", default=[], type=_split, help=text)
+        text = "samples of train that become val; what is called val there is test then (default: none)"
+        verb.add_argument("--held", metavar="N", type=_whole, default=None, help=text)
+        text = "share of a split's samples that may be left out because they can't be read (default: 0.001)"
+        verb.add_argument("--bad", metavar="SHARE", type=_share, default=None, help=text)
+        verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
+        verb.set_defaults(command=command)
+    text = "make longer short sides P pixels long (default: leave pictures as they are)"
+    shards.add_argument("--resize", metavar="P", type=_whole, help=text)
+    text = "encode all pictures as JPEG of this quality, 1 to 100 (default: 90 for those that are resized)"
+    shards.add_argument("--quality", metavar="Q", type=_quality, help=text)
+    shards.add_argument("--size", metavar="MB", type=_whole, help="megabytes of a shard, about (default: 128)")
+    text = "of the order of the samples, and of what is held out (default: 0)"
+    shards.add_argument("--seed", metavar="N", type=int, help=text)
+    shards.add_argument("--processes", metavar="N", type=_whole, help="at work at a time (default: one a core)")
+    text = "for mnist and cifar10: where their files are (default: download them)"
+    shards.add_argument("--folder", metavar="PATH", help=text)
+
+
+_VERBS = (("shards", SHARDS), ("index", INDEX))
+
+
+def _number(low: float, high: float, convert: Callable[[str], float], wanted: str) -> Callable[[str], Any]:
+    def check(given: str) -> float:
+        try:
+            value = convert(given)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{wanted} is needed, not {given!r}")
+        return value
+
+    return check
+
+
+_whole = _number(1, float("inf"), int, "a whole number above 0")
+_quality = _number(1, 100, int, "a quality between 1 and 100")
+_share = _number(0, 1, float, "a share between 0 and 1")
+
+
+def _split(given: str) -> tuple[str, str]:
+    name, _, place = given.partition("=")
+    if name not in SPLITS or not place:
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(SPLITS)} and a place are needed, as in train=PLACE, not {given!r}"
+        )
+    return name, place
+
+
+def _shards(options: argparse.Namespace, console: Console) -> int:
+    from stages.data.convert import convert
+    from stages.data.sources import SOURCES
+
+    try:
+        if options.source in SOURCES:
+            manifest = _of_one_shape(options)
+        else:
+            if options.folder is not None:
+                raise DataError(f"--folder is for {', '.join(SOURCES)}; the source {options.source} is a folder itself")
+            wanted, found = _options(options), _places(options)
+            with _bar(console) as bar:
+                task = bar.add_task("samples", total=None)
+
+                def show(done: int, samples: int) -> None:
+                    bar.update(task, completed=done, total=samples)
+
+                manifest = convert(options.dest, _name(options), found, wanted, options.processes, show)
+    except (DataError, ImportError) as error:
+        raise ConfigError("shards", [str(error)]) from None
+    return _told(manifest, options, console)
+
+
+def _of_one_shape(options: argparse.Namespace) -> dict[str, Any]:
+    """A built-in data set's manifest, written unless it is there."""
+    from stages.data.manifest import read_manifest
+    from stages.data.shards import write
+    from stages.data.sources import SOURCES
+
+    given = [name for name in ENCODED if getattr(options, name)]
+    if given:
+        raise DataError(f"--{given[0]} is for trees and shards; {options.source} has splits and a shape of its own")
+    if Folder(options.dest).names():
+        manifest = read_manifest(options.dest)
+        if manifest.get("name") != options.source:
+            raise DataError(f"{options.dest} holds shards of {manifest.get('name')}; give an empty folder")
+        return manifest
+    return write(options.dest, options.source, SOURCES[options.source](options.folder))
+
+
+def _index(options: argparse.Namespace, console: Console) -> int:
+    from stages.data.index import index
+
+    try:
+        found = _places(options)
+        trees = [place for place in found.values() if not place.endswith(".tar")]
+        if trees:
+            raise DataError(f"{trees[0]} is no pattern of shards (*.tar); `dualprune shards` makes shards of pictures")
+        kept = {"bad": options.bad} if options.bad is not None else {}
+        manifest = index(options.dest, _name(options), found, options.held or 0, **kept)
+    except (DataError, ImportError) as error:
+        raise ConfigError("index", [str(error)]) from None
+    return _told(manifest, options, console)
+
+
+def _places(options: argparse.Namespace) -> dict[str, str]:
+    """Where the splits lie: folders of class folders, or patterns of shards.
+
+    What is not given is looked for by its name: the folder `train` of class folders or of shards, or shards with
+    `train` in their names. Raises DataError.
+    """
+    source, given = options.source.rstrip("/"), dict(options.split)
+    folder = Folder(source)
+    names = folder.names()
+    found: dict[str, str] = {}
+    for split in SPLITS:
+        if split in given:
+            absolute = "://" in given[split] or given[split].startswith("/")
+            found[split] = given[split] if absolute else f"{source}/{given[split]}"
+        elif split in names:
+            tars = any(name.endswith(".tar") for name in (folder / split).names())
+            found[split] = f"{source}/{split}/*.tar" if tars else f"{source}/{split}"
+        elif any(split in name and name.endswith(".tar") for name in names):
+            found[split] = f"{source}/*{split}*.tar"
+    if options.held and "val" in found:
+        if "test" in found:
+            raise DataError(f"{source} has val and test already; leave out --held")
+        found["test"] = found.pop("val")
+    lacking = [split for split in SPLITS if split not in found and not (split == "val" and options.held)]
+    if lacking:
+        there = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
+        hints = [f"`--split {lacking[0]}=PLACE` says where it is"]
+        if lacking == ["test"]:
+            hints.append("`--held N` makes N samples of train val, and what is called val there test")
+        elif lacking == ["val"]:
+            hints.append("`--held N` makes N samples of train val")
+        raise DataError(f"{source} has nothing for {' and '.join(lacking)}: it holds {there}. {'; '.join(hints)}")
+    return found
+
+
+def _options(given: argparse.Namespace) -> Options:
+    from stages.data.convert import Options
+
+    names = {field.name for field in fields(Options)}
+    values = {name: value for name, value in vars(given).items() if name in names and value is not None}
+    return Options(**values, **({"shard_bytes": given.size << 20} if given.size else {}))
+
+
+def _name(options: argparse.Namespace) -> str:
+    return str(options.source).rstrip("/").rpartition("/")[2] or "pictures"
+
+
+def _bar(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def _told(manifest: dict[str, Any], options: argparse.Namespace, console: Console) -> int:
+    for split in SPLITS:
+        entry = manifest["splits"][split]
+        size, count = sum(shard["bytes"] for shard in entry["shards"]) / (1 << 20), len(entry["shards"])
+        text = f"{split}: {entry['samples']} samples in {count} {'shard' if count == 1 else 'shards'} ({size:.1f} MB)"
+        skipped = {where: why for reasons in entry.get("skipped", {}).values() for where, why in reasons.items()}
+        for where, why in skipped.items():
+            console.print(f"{split}: left out {where}: {why}", style="yellow", highlight=False, markup=False)
+        left = f", {len(skipped)} left out" if skipped else ""
+        console.print(text + left, highlight=False)
+    line = f"data: {{shards: {Folder(options.dest).absolute}}}"
+    console.print(f"to train on them: {line}", highlight=False, soft_wrap=True)
+    if options.json:
+        found = {split: entry["samples"] for split, entry in manifest["splits"].items()}
+        print(json.dumps({"shards": Folder(options.dest).absolute, "samples": found}))
+    return DONE

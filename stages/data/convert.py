@@ -1,0 +1,330 @@
+"""Shards of encoded pictures made from a tree of files or from other shards: shuffled, of equal size, many at a time.
+
+Which samples a shard holds, and in which order, depends on the source and the options alone. Each shard that is
+written leaves a note in `parts/`, so that a conversion that was killed goes on after the last one; the manifest comes
+last, and the notes go.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import os
+import re
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stages.data.index import index, read_index, scan, write_index
+from stages.data.manifest import MANIFEST, SPLITS, DataError, shards_folder
+from stages.data.members import Members
+from stages.data.order import Indices, epoch_order
+from stages.data.pictures import BadPicture, packed
+from stages.data.shards import tarred
+from stages.files import Folder, canonical, sha256
+
+PARTS = "parts"
+PLAN = f"{PARTS}/plan.json"
+SAMPLED = 64
+"""Pictures whose mean size says how many go into a shard."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is made of a source."""
+
+    shard_bytes: int = 128 << 20
+    """Of a shard, about."""
+    resize: int | None = None
+    """Longer short sides are made so many pixels long."""
+    quality: int | None = None
+    """Of JPEG; all pictures are encoded anew."""
+    held: int = 0
+    """Samples of `train` that become `val`; what the source calls `val` is `test` then."""
+    seed: int = 0
+    """Of the order, and of what is held out."""
+    bad: float = 0.001
+    """Share of a split's samples that may be left out, because they can't be read."""
+    max_pixels: int = 1 << 26
+    """Larger pictures are bad."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Picture files in folders that are named for their classes, `paths` relative to `root`."""
+
+    root: str
+    paths: list[str]
+    labels: Indices
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def part(self, samples: Indices) -> Tree:
+        """These samples alone."""
+        return Tree(self.root, [self.paths[sample] for sample in samples], self.labels[samples])
+
+    def content(self) -> Any:
+        """What tells this source from others."""
+        return [self.paths, self.labels.tolist()]
+
+    def __iter__(self) -> Iterator[tuple[str, bytes, int]]:
+        """Of each sample where it was, its bytes and its label."""
+        for path, label in zip(self.paths, self.labels.tolist(), strict=True):
+            try:
+                with open(os.path.join(self.root, path), "rb") as file:
+                    data = file.read()
+            except OSError as error:
+                raise DataError(f"{self.root}/{path} can't be read: {error.strerror}") from None
+            yield path, data, label
+
+
+@dataclass(frozen=True)
+class Tars:
+    """Samples in shards, by the rows of an index."""
+
+    members: Members
+    rows: Indices
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def part(self, samples: Indices) -> Tars:
+        """These samples alone."""
+        return Tars(self.members, self.rows[samples])
+
+    def content(self) -> Any:
+        """What tells this source from others."""
+        return [[shard["sha256"] for shard in self.members.shards], self.rows.tolist()]
+
+    def __iter__(self) -> Iterator[tuple[str, bytes, int]]:
+        """Of each sample where it was, its bytes and its label."""
+        for shard, offset, size, label in self.rows.tolist():
+            name = self.members.name(shard, offset)
+            yield f"{self.members.shards[shard]['file']}/{name}", self.members.read(shard, offset, size), label
+
+
+Source = Tree | Tars
+
+
+class Shard(NamedTuple):
+    """A shard to be written."""
+
+    split: str
+    file: str
+    source: Source
+    numbers: Indices
+    """Of its samples, in their split's source."""
+
+
+def convert(
+    url: str,
+    name: str,
+    where: Mapping[str, str],
+    options: Options,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, samples: None,
+) -> dict[str, Any]:
+    """Write shards of what lies at `where` into the folder `url`, in so many processes (or all cores).
+
+    `where` says of each split where its folders of classes lie, or is a pattern of shards (`train-*.tar`).
+
+    Goes on where a former conversion with the same options was cut off. `progress` is told how many samples of all are
+    done. Returns the manifest. Raises DataError, also for a folder that holds anything else.
+    """
+    folder = Folder(url)
+    sources, classes = _sources(where, options)
+    facts = {split: sha256(canonical(source.content())) for split, source in sources.items()}
+    plan = {"name": name, "source": facts, **asdict(options)}
+    finished = _begin(folder, plan)
+    if finished is not None:
+        return finished
+    shards = _cut(sources, options)
+    parts = _all_written(url, shards, options, processes, progress)
+    manifest: dict[str, Any] = {"name": name, "made": plan, "splits": {}}
+    if classes:
+        manifest["classes"] = classes
+    for split in SPLITS:
+        own = [parts[shard.file] for shard in shards if shard.split == split and len(parts[shard.file]["rows"])]
+        if not own:
+            raise DataError(f"none of the samples for {split} can be read")
+        rows = np.concatenate([np.insert(part["rows"], 0, number, axis=1) for number, part in enumerate(own)])
+        manifest["splits"][split] = {
+            "samples": len(rows),
+            "format": "jpeg",
+            "skipped": {part["entry"]["file"]: part["bad"] for part in own if part["bad"]},
+            "shards": [part["entry"] for part in own],
+            "index": write_index(folder, split, rows),
+        }
+    folder.write_json(MANIFEST, manifest)
+    folder.remove(PARTS)
+    return manifest
+
+
+def _all_written(
+    url: str,
+    shards: list[Shard],
+    options: Options,
+    processes: int | None,
+    progress: Callable[[int, int], None],
+) -> dict[str, dict[str, Any]]:
+    """What `_written` says of each shard, by its file."""
+    made: dict[str, dict[str, Any]] = {}
+    done, lost, samples = 0, Counter[str](), Counter[str]()
+    for shard in shards:
+        samples[shard.split] += len(shard.numbers)
+    # Not forked: a filesystem's connections and threads don't outlive that.
+    with ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn"), _uninterrupted) as pool:
+        try:
+            waiting = {pool.submit(_written, url, shard, options): shard for shard in shards}
+            for future in as_completed(waiting):
+                shard, part = waiting.pop(future), future.result()
+                made[shard.file] = {**part, "rows": np.array(part["rows"], dtype=np.int64)}  # an eighth of the memory
+                lost[shard.split] += len(part["bad"])
+                _allowed(shard.split, lost, samples, part["bad"], options)
+                done += len(shard.numbers)
+                progress(done, samples.total())
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return made
+
+
+def _uninterrupted() -> None:
+    """An interrupt is for the process that gave the work: it lets what is at work end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _sources(where: Mapping[str, str], options: Options) -> tuple[dict[str, Source], list[str]]:
+    """The source of each split, and the names of the classes of a tree."""
+    found: dict[str, Source] = {}
+    classes: list[str] = []
+    tars = {split: place for split, place in where.items() if "*" in place or place.endswith(".tar")}
+    for split in [split for split in SPLITS if split in where and split not in tars]:
+        tree, there = _tree(where[split], classes)
+        found[split], classes = tree, classes or there
+    if tars:
+        with tempfile.TemporaryDirectory() as aside:
+            manifest = index(aside, "source", tars, bad=options.bad)
+            for split, entry in manifest["splits"].items():
+                members = Members(shards_folder(aside, manifest, split), entry["shards"], limit=_all(manifest))
+                found[split] = Tars(members, read_index(aside, entry))
+    return {split: found[split] for split in SPLITS if split in found}, classes
+
+
+def _all(manifest: dict[str, Any]) -> int:
+    """Bytes of all shards: copies of remote ones are kept until the end, as a shuffle comes back to each of them."""
+    return sum(shard["bytes"] for entry in manifest["splits"].values() for shard in entry["shards"])
+
+
+def _tree(place: str, known: list[str]) -> tuple[Tree, list[str]]:
+    """A tree, its classes numbered as torchvision's ImageFolder does, or as another split's are. Raises DataError."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+
+    try:
+        classes, numbers = find_classes(place)
+        strange = [name for name in classes if known and name not in known]
+        if strange:
+            raise DataError(f"{place} has the class {strange[0]}, which train does not have")
+        numbers = {name: known.index(name) for name in classes} if known else numbers
+        samples = make_dataset(place, numbers, IMG_EXTENSIONS, allow_empty=True)
+    except OSError as error:
+        raise DataError(f"{place} is no tree of a folder for each class: {error}") from None
+    if not samples:
+        raise DataError(f"{place} holds no pictures")
+    paths = [os.path.relpath(path, place) for path, _ in samples]
+    return Tree(place, paths, np.array([label for _, label in samples], dtype=np.int64)), classes
+
+
+def _begin(folder: Folder, plan: dict[str, Any]) -> dict[str, Any] | None:
+    """Note in the folder what it is for; the manifest, if all was done before. Raises DataError if it holds others."""
+    names = folder.names()
+    if MANIFEST in names:
+        manifest: dict[str, Any] = folder.read_json(MANIFEST)
+        if manifest.get("made") == plan:
+            folder.remove(PARTS)
+            return manifest
+        raise DataError(f"{folder.url} holds shards of another source or with other options; give another folder")
+    if PARTS in names and folder.read_json(PLAN) == plan:
+        _log.info("%s: goes on", folder.url)
+    elif names:
+        what = "what was begun with another source or other options" if PARTS in names else f"{names[0]} and more"
+        raise DataError(f"{folder.url} holds {what}; give an empty folder")
+    else:
+        folder.write_json(PLAN, plan)
+    return None
+
+
+def _cut(sources: Mapping[str, Source], options: Options) -> list[Shard]:
+    """The shards of all splits, their samples shuffled. Those of a split differ by a sample at most."""
+    orders = {split: (source, epoch_order(len(source), options.seed, 0)) for split, source in sources.items()}
+    if options.held:
+        train, order = orders["train"]
+        if options.held >= len(order):
+            raise DataError(f"{options.held} samples can't be held out of {len(order)}")
+        orders["train"], orders["val"] = (train, order[options.held :]), (train, order[: options.held])
+    shards = []
+    for split in SPLITS:
+        source, order = orders[split]
+        some = order[:SAMPLED]
+        size = len(tarred(_packed(source.part(some), some, options, {}))) / len(some)
+        count = min(math.ceil(len(order) * size / options.shard_bytes), len(order))
+        parts = np.array_split(order, count)
+        shards += [Shard(split, f"{split}-{n:06d}.tar", source.part(part), part) for n, part in enumerate(parts)]
+    return shards
+
+
+def _packed(
+    source: Source, numbers: Indices, options: Options, bad: dict[str, str]
+) -> Iterator[tuple[str, str, bytes, int]]:
+    """Of each sample its key, `jpg` or `png`, its bytes and its label; the bad ones go to `bad`, with the reason."""
+    for number, (where, data, label) in zip(numbers.tolist(), source, strict=True):
+        try:
+            kind, picture = packed(data, options.resize, options.quality, options.max_pixels)
+        except BadPicture as error:
+            bad[where] = str(error)
+        else:
+            yield f"{number:08d}-{_plain(where)}", kind, picture, label
+
+
+def _written(url: str, shard: Shard, options: Options) -> dict[str, Any]:
+    """Write a shard, unless that was done before. Its entry in the manifest, its index rows but for the number of the
+    shard, and its bad samples."""
+    folder, note = Folder(url), f"{PARTS}/{shard.file}.json"
+    with suppress(FileNotFoundError):
+        done: dict[str, Any] = folder.read_json(note)
+        if folder.info(shard.file).bytes == done["entry"]["bytes"]:
+            return done
+    bad: dict[str, str] = {}
+    data = tarred(_packed(shard.source, shard.numbers, options, bad))
+    rows, _ = scan(io.BytesIO(data), 0)
+    entry = {"file": shard.file, "sha256": sha256(data), "bytes": len(data), "samples": len(rows)}
+    made = {"entry": entry, "rows": rows[:, 1:].tolist(), "bad": bad}
+    if len(rows):
+        folder.write(shard.file, data)
+        folder.write_json(note, made)
+    return made
+
+
+def _plain(where: str) -> str:
+    """The name of a sample's file, as a key can have it: WebDataset's keys end at the first dot."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", os.path.splitext(os.path.basename(where))[0])
+
+
+def _allowed(
+    split: str, lost: Mapping[str, int], samples: Mapping[str, int], bad: Mapping[str, str], options: Options
+) -> None:
+    """Raise DataError once too many samples of a split are bad."""
+    if lost[split] > max(1, int(options.bad * samples[split])):
+        where, why = next(iter(bad.items()))
+        raise DataError(f"{split}: {lost[split]} of {samples[split]} samples are bad, such as {where}: {why}")

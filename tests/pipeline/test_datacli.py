@@ -1,0 +1,152 @@
+"""`dualprune shards` and `dualprune index`: where splits are looked for, what is refused, and what is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import cli
+from stages.data.manifest import digest, read_manifest
+from stages.data.shards import Split, write
+from stages.data.sources import digits
+from tests.stages.conftest import jpegs
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = cli.DONE) -> tuple[list[str], str]:
+    """What a command prints: lines, and what goes to the error output in one line."""
+    assert cli.main([str(argument) for argument in arguments]) == code
+    printed = capsys.readouterr()
+    return printed.out.splitlines(), " ".join(printed.err.split())
+
+
+def pictures(folder: Path, split: str, count: int = 6) -> None:
+    """A folder of class folders."""
+    for number, (data, label) in enumerate(jpegs(count)):
+        place = folder / split / f"n{label}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.jpg").write_bytes(data)
+
+
+def plain(folder: Path, *names: str) -> None:
+    """Shards as others write them, of nine samples each, under these names."""
+    made = folder.parent / "made"
+    write(str(made), "plain", dict.fromkeys(("train", "val", "test"), jpegs(9)))
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((made / "train-000000.tar").read_bytes())
+
+
+def test_a_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As ImageNet's, with a picture that can't be read; the same command again has nothing to do."""
+    pictures(tmp_path / "tree", "train", 30)
+    pictures(tmp_path / "tree", "val")
+    (tmp_path / "tree" / "train" / "n0" / "bad.jpg").write_text("bad")
+    command = ("shards", tmp_path / "tree", tmp_path / "out", "--held", 8, "--resize", 32, "--processes", 1, "--json")
+    for _ in range(2):
+        lines, _ = told(capsys, *command)
+        shown = read_manifest(str(tmp_path / "out"))["splits"]
+        assert json.loads(lines[-1]) == {
+            "shards": str(tmp_path / "out"),
+            "samples": {split: shown[split]["samples"] for split in ("train", "val", "test")},
+        }
+        assert shown["train"]["samples"] + shown["val"]["samples"] == 30
+        assert shown["test"]["samples"] == 6
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        (["a-train-0.tar", "a-train-1.tar", "a-val-0.tar", "a-test-0.tar"], []),
+        (["train/0.tar", "train/1.tar", "val/0.tar", "test/0.tar"], []),
+        (
+            ["0.tar", "1.tar", "2.tar", "3.tar"],
+            ["--split", "train=[01].tar", "--split", "val=2.tar", "--split", "test=3.tar"],
+        ),
+    ],
+    ids=["by name", "by folder", "as given"],
+)
+def test_an_index_of_shards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str], options: list[str]
+) -> None:
+    """Beside them or elsewhere; nothing is copied."""
+    plain(tmp_path / "there", *names)
+    lines, _ = told(capsys, "index", tmp_path / "there", tmp_path / "here", *options)
+    assert [line.split(" (")[0] for line in lines[:3]] == [
+        "train: 18 samples in 2 shards",
+        "val: 9 samples in 1 shard",
+        "test: 9 samples in 1 shard",
+    ]
+    assert lines[3] == f"to train on them: data: {{shards: {tmp_path}/here}}"
+    assert not list((tmp_path / "here").glob("*.tar"))
+
+
+def test_held_out_of_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is called val is for the test then."""
+    plain(tmp_path / "there", "train-0.tar", "val-0.tar")
+    lines, _ = told(capsys, "index", tmp_path / "there", tmp_path / "there", "--held", 2, "--json")
+    assert json.loads(lines[-1])["samples"] == {"train": 7, "val": 2, "test": 9}
+
+
+def test_a_built_in_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The shards are those that a run would write itself."""
+    lines, _ = told(capsys, "shards", "digits", tmp_path / "out")
+    assert lines[0].startswith("train: 1077 samples in 1 shard (")
+    manifest = read_manifest(str(tmp_path / "out"))
+    assert digest(manifest) == digest(write(str(tmp_path / "own"), "digits", digits(None)))
+    assert np.array_equal(
+        Split(str(tmp_path / "out"), manifest["splits"]["val"]).labels, [label for _, label in digits(None)["val"]]
+    )
+    again, _ = told(capsys, "shards", "digits", tmp_path / "out")
+    assert again == lines
+
+
+REFUSED: dict[str, tuple[list[str], list[str]]] = {
+    "no test": (
+        ["shards", "tree", "out"],
+        ["tree has nothing for test: it holds train, val.", "--split test=", "--held N"],
+    ),
+    "no val": (["index", "tars", "out"], ["has nothing for val", "--held N"]),
+    "nothing": (["shards", "nowhere", "out"], ["nothing for train and val and test", "it holds nothing"]),
+    "val twice": (["index", "tars", "out", "--held", "3", "--split", "val=train-0.tar"], ["leave out --held"]),
+    "an index of a tree": (["index", "tree", "out", "--held", "3"], ["tree/train is no pattern of shards"]),
+    "resized digits": (["shards", "digits", "out", "--resize", "9"], ["--resize is for trees and shards"]),
+    "a folder of a tree": (["shards", "tree", "out", "--folder", "x"], ["--folder is for digits, mnist, cifar10"]),
+    "mnist that is not there": (["shards", "mnist", "out", "--folder", "tree"], ["train-images-idx3-ubyte"]),
+    "another one's folder": (["shards", "digits", "tree"], ["holds no manifest.json"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a sentence that says what to do, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "tree", "train")
+    pictures(tmp_path / "tree", "val")
+    plain(tmp_path / "tars", "train-0.tar", "test-0.tar")
+    arguments, said = REFUSED[case]
+    _, error = told(capsys, *arguments, code=cli.BAD_INPUT)
+    assert all(text in error for text in said), error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--held", "0"),
+        ("--quality", "101"),
+        ("--bad", "2"),
+        ("--split", "train"),
+        ("--split", "all=x"),
+        ("--size", "x"),
+    ],
+)
+def test_values_that_make_no_sense(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Are refused with the option's name."""
+    with pytest.raises(SystemExit):
+        cli.main(["shards", "a", "b", option, value])
+    assert f"argument {option}: " in capsys.readouterr().err

@@ -1,0 +1,332 @@
+"""Shards made of trees and of other shards: what is in them, and that a conversion that is cut off goes on."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from stages.data.convert import Options, convert
+from stages.data.manifest import SPLITS, DataError, digest, read_manifest
+from stages.data.order import epoch_order
+from stages.files import Folder
+from tests.s3server import BUCKET, S3Server
+from tests.stages.conftest import jpeg, jpegs
+
+CLASSES = ("ant", "bee.eater", "cat")
+SMALL = 36_000
+"""Bytes of a shard, so that there are several."""
+
+
+def tree(folder: Path, counts: dict[str, int]) -> Path:
+    """Pictures of many sizes in folders of classes, so many in each split."""
+    for seed, (split, count) in enumerate(counts.items()):
+        for number, (data, label) in enumerate(jpegs(count, seed)):
+            place = folder / split / CLASSES[label]
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"picture.{number}.JPEG").write_bytes(data)
+    return folder
+
+
+def inside(folder: Path, manifest: dict[str, Any], split: str) -> list[tuple[str, bytes, int]]:
+    """Key, picture and label of each sample of a split, in the shards' order, by tarfile alone."""
+    found = []
+    for shard in manifest["splits"][split]["shards"]:
+        with tarfile.open(folder / shard["file"]) as tar:
+            files = {name: tar.extractfile(name).read() for name in tar.getnames()}  # type: ignore[union-attr]
+        pictures = [name for name in files if not name.endswith(".cls")]
+        found += [(key, files[n], int(files[f"{key}.cls"])) for n in pictures for key in [n.partition(".")[0]]]
+    return found
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty pictures to train on, and twelve called val."""
+    return tree(tmp_path_factory.mktemp("source"), {"train": 60, "val": 12})
+
+
+@pytest.fixture(scope="module")
+def where(source: Path) -> dict[str, str]:
+    """The source's splits as `convert` is told of them: what is called val is for test."""
+    return {"train": f"{source}/train", "test": f"{source}/val"}
+
+
+@pytest.fixture(scope="module")
+def made(where: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Its shards, fifteen held out, and their manifest."""
+    folder = tmp_path_factory.mktemp("made")
+    return folder, convert(str(folder), "small", where, Options(shard_bytes=SMALL, held=15), processes=2)
+
+
+def test_shards_hold_what_the_tree_holds(
+    made: tuple[Path, dict[str, Any]], source: Path, where: dict[str, str]
+) -> None:
+    """Each picture once, byte for byte, labelled as torchvision labels it, under a key that tells which it is."""
+    folder, manifest = made
+    assert read_manifest(str(folder)) == manifest
+    assert manifest["classes"] == list(CLASSES)
+    assert {split: manifest["splits"][split]["samples"] for split in SPLITS} == {"train": 45, "val": 15, "test": 12}
+    for splits, name in ((("train", "val"), "train"), (("test",), "val")):
+        theirs = ImageFolder(str(source / name)).samples
+        ours = [sample for split in splits for sample in inside(folder, manifest, split)]
+        assert sorted((data, label) for _, data, label in ours) == sorted(
+            (Path(path).read_bytes(), label) for path, label in theirs
+        )
+        for key, data, _ in ours:
+            path = Path(theirs[int(key[:8])][0])
+            assert key[8:] == "-" + path.stem.replace(".", "_")
+            assert data == path.read_bytes()
+    assert sorted(file.name for file in folder.iterdir()) == sorted(
+        ["manifest.json"]
+        + [f"{split}-index.npy" for split in SPLITS]
+        + [shard["file"] for split in SPLITS for shard in manifest["splits"][split]["shards"]]
+    )
+
+
+def test_samples_are_shuffled_and_shards_even(made: tuple[Path, dict[str, Any]]) -> None:
+    """The order is that of the seed; what is held out is the beginning of it."""
+    folder, manifest = made
+    numbers = {split: [int(key[:8]) for key, _, _ in inside(folder, manifest, split)] for split in SPLITS}
+    assert numbers["val"] + numbers["train"] == epoch_order(60, 0, 0).tolist()
+    assert numbers["test"] == epoch_order(12, 0, 0).tolist()
+    sizes = [shard["samples"] for shard in manifest["splits"]["train"]["shards"]]
+    assert len(sizes) > 3
+    assert max(sizes) - min(sizes) <= 1
+    mean = np.mean([shard["bytes"] for shard in manifest["splits"]["train"]["shards"]])
+    assert 0.6 * SMALL < mean < 1.3 * SMALL  # a tar file is of whole blocks of 10 KB
+
+
+def test_the_same_options_give_the_same_bytes(
+    made: tuple[Path, dict[str, Any]], where: dict[str, str], tmp_path: Path
+) -> None:
+    """In however many processes, and wherever; another seed gives others. A finished folder is left as it is."""
+    folder, manifest = made
+    again = convert(str(tmp_path / "a"), "small", where, Options(shard_bytes=SMALL, held=15), processes=1)
+    assert again == manifest
+    for file in folder.iterdir():
+        assert (tmp_path / "a" / file.name).read_bytes() == file.read_bytes(), file.name
+    times = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert convert(str(folder), "small", where, Options(shard_bytes=SMALL, held=15)) == manifest
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == times
+    other = convert(str(tmp_path / "b"), "small", where, Options(shard_bytes=SMALL, held=15, seed=1), processes=1)
+    assert digest(other) != digest(manifest)
+
+
+def test_a_folder_that_holds_something_else_is_refused(
+    made: tuple[Path, dict[str, Any]], where: dict[str, str], tmp_path: Path
+) -> None:
+    """Nothing in it is touched."""
+    folder, _ = made
+    with pytest.raises(DataError, match="other options; give another folder"):
+        convert(str(folder), "small", where, Options(shard_bytes=SMALL, held=14))
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"holds mine\.txt and more; give an empty folder"):
+        convert(str(tmp_path), "small", where, Options(held=14))
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_other_shards_are_made_anew(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """Another size and order, the same pictures."""
+    folder, manifest = made
+    patterns = {split: f"{folder}/{split}-*.tar" for split in SPLITS}
+    again = convert(str(tmp_path), "large", patterns, Options(seed=3), processes=1)
+    for split in SPLITS:
+        assert len(again["splits"][split]["shards"]) == 1
+        before = [(data, label) for _, data, label in inside(folder, manifest, split)]
+        after = [(data, label) for _, data, label in inside(tmp_path, again, split)]
+        assert sorted(after) == sorted(before)
+        assert after != before
+
+
+def test_long_short_sides_are_resized_as_torchvision_does(where: dict[str, str], tmp_path: Path) -> None:
+    """Within what a JPEG of quality 95 loses; smaller pictures stay as they are."""
+    manifest = convert(str(tmp_path), "s", where, Options(held=5, resize=60, quality=None), processes=1)
+    theirs = ImageFolder(where["train"]).samples
+    resize = v2.Resize(60, antialias=True)
+    differing = 0
+    for key, data, _ in inside(tmp_path, manifest, "train"):
+        original = Path(theirs[int(key[:8])][0]).read_bytes()
+        before = Image.open(io.BytesIO(original)).convert("RGB")
+        if min(before.size) <= 60:
+            assert data == original
+            continue
+        wanted, found = np.asarray(resize(before), float), np.asarray(Image.open(io.BytesIO(data)), float)
+        assert found.shape == wanted.shape
+        assert min(found.shape[:2]) == 60
+        assert np.abs(found - wanted).mean() < 12  # noise, which a JPEG keeps badly
+        differing += 1
+    assert differing > 10
+
+
+def test_quality_encodes_all_anew(where: dict[str, str], tmp_path: Path) -> None:
+    """At their own size, PNGs among them."""
+    place = tmp_path / "tree" / "train" / "ant"
+    place.mkdir(parents=True)
+    pictures = {}
+    for n in range(4):
+        data = io.BytesIO()
+        Image.open(io.BytesIO(jpeg(40 + n, 50, n))).save(data, format="PNG" if n % 2 else "JPEG", quality=95)
+        pictures[f"{n}.{'png' if n % 2 else 'jpg'}"] = data.getvalue()
+    for name, content in pictures.items():
+        (place / name).write_bytes(content)
+    train = {"train": str(place.parent), "test": str(place.parent)}
+    plain = convert(str(tmp_path / "plain"), "p", train, Options(held=1), processes=1)
+    kept = {data for split in ("train", "val") for _, data, _ in inside(tmp_path / "plain", plain, split)}
+    assert kept == set(pictures.values())
+    coarse = convert(str(tmp_path / "coarse"), "c", train, Options(held=1, quality=20), processes=1)
+    sizes = set()
+    for _, data, _ in inside(tmp_path / "coarse", coarse, "test"):
+        picture = Image.open(io.BytesIO(data))
+        assert picture.format == "JPEG"
+        sizes.add(picture.size)
+    assert sizes == {(50, 40 + n) for n in range(4)}
+    coarser, finer = (
+        sum(len(data) for _, data, _ in inside(tmp_path / name, manifest, "test"))
+        for name, manifest in (("coarse", coarse), ("plain", plain))
+    )
+    assert coarser < finer / 2
+
+
+KILLED = """
+import sys
+from stages.data.convert import Options, convert
+
+if __name__ == "__main__":
+    def progress(done, samples):
+        print(done, flush=True)
+
+    train, test, folder = sys.argv[1:]
+    convert(folder, "small", {"train": train, "test": test}, Options(shard_bytes=36_000, held=15), 1, progress)
+"""
+
+
+def test_a_conversion_that_was_killed_goes_on(
+    made: tuple[Path, dict[str, Any]], where: dict[str, str], tmp_path: Path
+) -> None:
+    """It writes no shard again that was whole, and ends with the bytes of an undisturbed one."""
+    (tmp_path / "script.py").write_text(KILLED)
+    command = [sys.executable, str(tmp_path / "script.py"), where["train"], where["test"], str(tmp_path / "made")]
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": root}, start_new_session=True
+    ) as run:
+        assert run.stdout is not None
+        assert int(run.stdout.readline()) > 0
+        os.killpg(run.pid, signal.SIGKILL)
+    written = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "made").glob("*.tar")}
+    noted = {file.name.removesuffix(".json") for file in (tmp_path / "made" / "parts").glob("*.tar.json")}
+    assert 0 < len(noted) <= len(written)
+    assert not (tmp_path / "made" / "manifest.json").exists()
+    time.sleep(0.01)
+    folder, manifest = made
+    assert convert(str(tmp_path / "made"), "small", where, Options(shard_bytes=SMALL, held=15), 1) == manifest
+    for file in folder.iterdir():
+        assert (tmp_path / "made" / file.name).read_bytes() == file.read_bytes(), file.name
+    assert all((tmp_path / "made" / name).stat().st_mtime_ns == written[name] for name in noted)
+
+
+def broken(folder: Path) -> dict[str, str]:
+    """A tree with bad pictures of several kinds, and what is said of them."""
+    place = tree(folder, {"train": 30}) / "train" / "ant"
+    (place / "text.jpg").write_text("no picture")
+    (place / "cut.png").write_bytes(b"\x89PNG\r\n")
+    with io.BytesIO() as data:
+        Image.new("1", (9000, 9000)).save(data, format="PNG")
+        (place / "bomb.png").write_bytes(data.getvalue())
+    return {"ant/text.jpg": "neither", "ant/cut.png": "neither", "ant/bomb.png": "9000 x 9000 pixels are more"}
+
+
+def test_bad_pictures_are_left_out_and_named(tmp_path: Path) -> None:
+    """Up to the share that is allowed; beyond that nothing is made."""
+    said = broken(tmp_path / "tree")
+    train = {"train": str(tmp_path / "tree" / "train"), "test": str(tmp_path / "tree" / "train")}
+    made = convert(str(tmp_path / "made"), "b", train, Options(held=10, bad=0.5), processes=1)
+    assert sum(made["splits"][split]["samples"] for split in ("train", "val")) == 30
+    for splits in (("train", "val"), ("test",)):
+        skipped = [made["splits"][split]["skipped"].values() for split in splits]
+        reasons = {where: why for parts in skipped for part in parts for where, why in part.items()}
+        assert set(reasons) == set(said)
+        assert all(said[where] in why for where, why in reasons.items())
+    with pytest.raises(DataError, match=r"\d of \d+ samples are bad, such as ant/"):
+        convert(str(tmp_path / "other"), "b", train, Options(held=10, bad=0.01), processes=1)
+    assert not (tmp_path / "other" / "manifest.json").exists()
+
+
+REFUSED: dict[str, tuple[Callable[[Path], dict[str, str]], Options, str]] = {
+    "a class that train lacks": (
+        lambda folder: {"train": str(folder / "a"), "test": str(folder / "b")},
+        Options(held=1),
+        "b has the class dog, which train does not have",
+    ),
+    "no folders of classes": (
+        lambda folder: {"train": str(folder / "a" / "cat"), "test": str(folder / "a")},
+        Options(held=1),
+        "is no tree of a folder for each class",
+    ),
+    "nothing there": (
+        lambda folder: {"train": str(folder / "none"), "test": str(folder / "a")},
+        Options(held=1),
+        "is no tree of a folder for each class",
+    ),
+    "folders without pictures": (
+        lambda folder: {"train": str(folder / "empty"), "test": str(folder / "a")},
+        Options(held=1),
+        "holds no pictures",
+    ),
+    "more held out than there are": (
+        lambda folder: {"train": str(folder / "a"), "test": str(folder / "a")},
+        Options(held=2),
+        "2 samples can't be held out of 2",
+    ),
+    "no shard of that name": (
+        lambda folder: {"train": f"{folder}/*.tar", "test": str(folder / "a")},
+        Options(held=1),
+        "matches no file",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused(case: str, tmp_path: Path) -> None:
+    """With the reason, before anything is written."""
+    for name in ("a/ant/1.jpg", "a/cat/2.jpg", "b/ant/1.jpg", "b/dog/1.jpg", "empty/ant/readme.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg(20, 20, 0))
+    where, options, why = REFUSED[case]
+    with pytest.raises(DataError, match=why):
+        convert(str(tmp_path / "made"), "r", where(tmp_path), options, processes=1)
+    assert not list((tmp_path / "made").glob("*.tar"))
+
+
+@pytest.mark.slow
+def test_from_a_bucket_to_a_bucket(
+    made: tuple[Path, dict[str, Any]], s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards there are made anew there, with the bytes that they have on a disk."""
+    monkeypatch.setenv("DUALPRUNE_CACHE", str(tmp_path / "cache"))
+    folder, _ = made
+    bucket = Folder(f"s3://{BUCKET}/{uuid.uuid4().hex}")
+    for file in folder.glob("*.tar"):
+        bucket.write(f"from/{file.name}", file.read_bytes())
+    options = Options(shard_bytes=2 * SMALL, seed=1)
+    local = {split: f"{folder}/{split}-*.tar" for split in SPLITS}
+    remote = {split: f"{bucket.url}/from/{split}-*.tar" for split in SPLITS}
+    expected = convert(str(tmp_path / "made"), "b", local, options, processes=1)
+    assert convert(f"{bucket.url}/to", "b", remote, options, processes=1) == expected
+    assert read_manifest(f"{bucket.url}/to") == expected
+    for file in (tmp_path / "made").iterdir():
+        assert bucket.read(f"to/{file.name}") == file.read_bytes(), file.name
