@@ -32,7 +32,7 @@ from cluster.failures import Failure
 from cluster.lane import Event, Lane
 from cluster.rank import Mailbox, Work
 from cluster.room import Node, Shape, fits, shares
-from cluster.session import ClusterError, end_actors, near, nodes, refusal, settings, start
+from cluster.session import ClusterError, end_actors, kill, near, nodes, refusal, settings, start
 
 SAVING = 5.0
 """Seconds that busy lanes get to save where they are, when all is to end."""
@@ -42,6 +42,8 @@ IDLE = 30.0
 """Seconds that a lane is kept for which nothing waits."""
 ENDING = 20.0
 """Seconds at most that worker groups take to end that are not asked but made to."""
+ANSWERING = 5.0
+"""Seconds that Ray gets for an answer when all is to end."""
 GROWING = 60.0
 """Seconds that a lane works at its size before it is opened again with more workers."""
 LOOKING = 2.0
@@ -157,7 +159,14 @@ class Lanes:
             if time.monotonic() > limit:
                 _log.warning("worker groups are left that did not end in %s s", ENDING)
                 return
-            end_actors(self._ray, group.LEADER)
+            # Ray's call waits a minute for a head that is no more, and then takes this process down.
+            asking = threading.Thread(target=end_actors, args=(self._ray, group.LEADER), name="end", daemon=True)
+            asking.start()
+            asking.join(ANSWERING)
+            if asking.is_alive():
+                _log.warning("Ray does not answer: what is left of it on this machine is killed")
+                kill(self._ray)
+                return
             time.sleep(0.1)
 
     def _received(self, timeout: float, limit: float | None = None) -> list[Event]:

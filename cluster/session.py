@@ -158,6 +158,13 @@ def end_actors(ray: Any, kind: str) -> None:
             global_worker.core_worker.kill_actor(ray.ActorID(bytes.fromhex(identity)), True)
 
 
+def kill(ray: Any) -> None:
+    """Kill the processes of a local Ray at once. Another cluster's are not ours."""
+    node = ray._private.worker._global_node
+    if node is not None:
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
+
+
 def token() -> str | None:
     """Where this machine has a token for Ray clusters, of the places that Ray looks at; None if it has none."""
     if os.environ.get("RAY_AUTH_TOKEN"):

@@ -32,16 +32,13 @@ from stages.outage import StoreAway, StoreError
 from stages.spec import Data
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came: the same as an interrupt, but for the exit code."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code: 0 done, 1 a stage failed, 2 bad input, 130 interrupted, 143 terminated."""
     options = _parser().parse_args(arguments)
     console = Console(stderr=bool(getattr(options, "json", False)))
+    terminated = threading.Event()
     try:
-        with _terminable():
+        with _terminable(terminated):
             command: int = options.command(options, console)
         return command
     except ConfigError as error:
@@ -50,21 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (StoreError, StoreAway) as error:
         Console(stderr=True).print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
         return FAILED
-    except KeyboardInterrupt as stop:
+    except KeyboardInterrupt:
         console.print("stopped; the same command goes on from what is saved", highlight=False)
-        return TERMINATED if isinstance(stop, _Terminated) else STOPPED
+        return TERMINATED if terminated.is_set() else STOPPED
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM raises, as an interrupt does, so that what is at work is saved. A second one adds nothing."""
+def _terminable(terminated: threading.Event) -> Iterator[None]:
+    """SIGTERM raises as an interrupt does, so that what is at work is saved, and sets `terminated`: Ray may raise an
+    interrupt of its own in its place. A second one adds nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def terminate(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise _Terminated
+        terminated.set()
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:

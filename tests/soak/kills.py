@@ -35,6 +35,8 @@ from tests.running import CONFIG, Nodes, Running, bits, dualprune, json_of, or_g
 
 Kind = Literal["worker", "node", "driver", "job"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+EARLY = 0.25
+"""Share of the drivers and jobs that are killed before anything trains."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Row:
     kind: Kind
     number: int
     moment: float
-    """Of the run's expected time, from its start or, for what is killed on the lanes, from the first training."""
+    """Of the time that is expected until the first training (`early`) or from then on."""
+    early: bool
     at: str = ""
     """The last line of output before it."""
     codes: list[int] = field(default_factory=list)
@@ -90,7 +93,8 @@ def trial(kind: Kind, number: int, seed: int, folder: Path, expected: Reference,
     `nodes` is a cluster with two nodes, for the kind `node`; it has two again afterwards.
     """
     choice = random.Random(f"{seed} {kind} {number}")
-    row = Row(kind, number, choice.random())
+    early = kind in ("driver", "job") and choice.random() < EARLY
+    row = Row(kind, number, choice.random(), early)
     began = time.monotonic()
     for attempt in range(5):
         shutil.rmtree(folder / "runs", ignore_errors=True)
@@ -113,11 +117,11 @@ def _killed(
         arguments += ["--set", f"cluster.address={nodes.address}"]
     environment = nodes.ENVIRONMENT if nodes is not None else {}
     with Running(folder, *arguments, environment=environment) as run:
-        if kind in ("worker", "node"):
+        if row.early:
+            time.sleep(moment * expected.training)
+        else:
             run.wait_for("dense: training")
             time.sleep(moment * (expected.seconds - expected.training))
-        else:
-            time.sleep(moment * expected.seconds)
         done = _done(folder)
         row.finished, row.at = len(done), run.lines[-1] if run.lines else "before its first line"
         if run.process.poll() is not None or not _strike(kind, choice, run, nodes):
