@@ -27,7 +27,9 @@ ENCODED = ("split", "held", "seed", "resize", "quality", "size", "bad", "process
 
 def add(verbs: Any) -> None:
     """Add `shards` and `index` to the command line's."""
-    shards, index = (verbs.add_parser(name, help=text, description=text) for name, text in _VERBS)
+    shards, index = (
+        verbs.add_parser(name, help=text, description=text) for name, text in (("shards", SHARDS), ("index", INDEX))
+    )
     text = "a folder or its URL with train, val and test in it; or mnist, cifar10, digits"
     shards.add_argument("source", metavar="SOURCE", help=text)
     index.add_argument("source", metavar="SOURCE", help="a folder of shards, or its URL")
@@ -51,9 +53,6 @@ def add(verbs: Any) -> None:
     shards.add_argument("--processes", metavar="N", type=_whole, help="at work at a time (default: one a core)")
     text = "for mnist and cifar10: where their files are (default: download them)"
     shards.add_argument("--folder", metavar="PATH", help=text)
-
-
-_VERBS = (("shards", SHARDS), ("index", INDEX))
 
 
 def _number(low: float, high: float, convert: Callable[[str], float], wanted: str) -> Callable[[str], Any]:

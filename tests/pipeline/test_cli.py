@@ -52,7 +52,9 @@ def test_the_flags_are_these() -> None:
     own = {"run": run, "plan": ["--dot", "--images-per-second"], "submit": [*run, *there]}
     of_jobs = {"logs": ["-h --help", "job", *there], "stop": ["-h --help", "job", "--address"]}
     configured = {verb: ["-h --help", "config", "--set", "--json", *own.get(verb, [])] for verb in [*VERBS, "submit"]}
-    assert flags == configured | of_jobs
+    places = ["-h --help", "source", "dest", "--split", "--held", "--bad", "--json"]
+    made = ["--resize", "--quality", "--size", "--seed", "--processes", "--folder"]
+    assert flags == configured | of_jobs | {"index": places, "shards": [*places, *made]}
 
 
 def test_help_lists_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:
