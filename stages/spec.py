@@ -74,6 +74,15 @@ class Model(Settings):
         return self
 
 
+class RandAugment(Settings):
+    """Operations on each training picture, drawn at random (Cubuk et al. 2020), as torchvision's RandAugment."""
+
+    operations: int = Field(default=2, ge=1)
+    """How many, one after the other."""
+    magnitude: int = Field(default=9, ge=0, le=30)
+    """How strong each is."""
+
+
 class Data(Settings):
     """Which shards are read, and what is done to their pictures."""
 
@@ -102,6 +111,8 @@ class Data(Settings):
     """Of encoded pictures: the least and the largest share of a picture's area in a training crop."""
     ratio: list[float] = [3 / 4, 4 / 3]
     """Of encoded pictures: the least and the largest width : height of a training crop."""
+    randaugment: RandAugment | None = None
+    """Of encoded pictures: done to training crops."""
     window: int = Field(default=0, ge=0)
     """Of encoded pictures: an epoch goes through the shards in random order, so many at a time, and mixes the
     samples of these; then a cache of so many shards is enough. 0 mixes all, which is best where files are local."""
@@ -339,6 +350,21 @@ class Distill(Settings):
     temperature: float = Field(default=2.0, gt=0)
 
 
+class Mix(Settings):
+    """Training pictures mixed in pairs, and their labels with them; of two ways one for each batch."""
+
+    mixup: float = Field(default=0.0, ge=0)
+    """Pictures are added; alpha of the Beta distribution that shares are drawn from (Zhang et al. 2018). 0: not."""
+    cutmix: float = Field(default=0.0, ge=0)
+    """A box of one is pasted into the other; alpha likewise, of the area's share (Yun et al. 2019). 0: not."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Mix:
+        if not self.mixup and not self.cutmix:
+            raise ValueError("give `mixup` or `cutmix`, or both: an alpha above 0")
+        return self
+
+
 class StageSpec(Settings):
     """What every kind of stage has."""
 
@@ -352,6 +378,8 @@ class StageSpec(Settings):
     """Of forward and backward; weights, Z and U are kept in fp32 in any case."""
     smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Of labels: this share of each is spread evenly over all classes in training (Szegedy et al. 2016, section 7)."""
+    mix: Mix | None = None
+    """Mixing of training pictures."""
     optimizer: Optimizer = Optimizer()
 
 

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from stages import admm, quantize
 from stages.checkpoint import Checkpoints, Progress
 from stages.data.batches import Batches
+from stages.data.mix import mixed
 from stages.data.order import global_batch, micro_batches, share, steps_per_epoch
 from stages.data.stream import IGNORED, Stream
 from stages.engine import Engine
@@ -211,10 +212,12 @@ def _epoch(
         # Randomness inside the network (dropout) depends on where we are, not on how we got here.
         torch.manual_seed((spec.seed * 1_000_003 + epoch) * 1_000_003 + step * world + rank)
         for pictures, labels in islice(batches, engine.accumulate):
+            if spec.mix is not None:
+                pictures, others, own = mixed(pictures, labels, spec.mix)
             logits = engine.forward(pictures)
-            loss = F.cross_entropy(
-                logits, labels, reduction="sum", ignore_index=IGNORED, label_smoothing=spec.smoothing
-            )
+            loss = _loss(logits, labels, spec)
+            if spec.mix is not None:
+                loss = own * loss + (1 - own) * _loss(logits, others, spec)
             if teacher is not None and not isinstance(spec, TrainSpec) and spec.distill is not None:
                 loss = _distilled(loss, logits, teacher, pictures, labels, spec.distill)
             value = float(loss.detach())
@@ -228,6 +231,11 @@ def _epoch(
                 raise NonFinite(f"the gradient is not finite at {where}: {_culprits(engine, pictures, labels)}")
         progress.step, progress.steps = step + 1, progress.steps + 1
         yield
+
+
+def _loss(logits: Tensor, labels: Tensor, spec: Spec) -> Tensor:
+    """Cross entropy, summed over the samples that are good."""
+    return F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED, label_smoothing=spec.smoothing)
 
 
 def _culprits(engine: Engine, pictures: Tensor, labels: Tensor) -> str:

@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from torch.nn import functional as F
 
 from stages.data.order import Indices, hashed
+from stages.spec import RandAugment
 
 Picture = NDArray[np.uint8]
 """Pixels [3, h, w]."""
@@ -38,13 +39,19 @@ QUALITY = 90
 """Of a JPEG that is encoded anew, where none is asked for."""
 
 
+DOWN, ACROSS, MIRROR, OTHER = range(2 * ATTEMPTS, 2 * ATTEMPTS + 4)
+
+
 class BadPicture(ValueError):
     """Bytes that can't be made a picture of, and why."""
 
 
 def uniforms(seed: int, epoch: int, indices: Indices) -> NDArray[np.float64]:
-    """What `crop_box` and `flipped` want of each sample: numbers in [0, 1), [samples, 2 * ATTEMPTS + 3]."""
-    bits = [hashed(seed, epoch, indices, purpose) for purpose in range(16, 16 + 2 * ATTEMPTS + 3)]
+    """What is random about each sample: numbers in [0, 1), [samples, 2 * ATTEMPTS + 4].
+
+    Two for each attempt at a crop, then the crop's place down and across, the mirror, and a seed for `augmented`.
+    """
+    bits = [hashed(seed, epoch, indices, purpose) for purpose in range(16, 16 + 2 * ATTEMPTS + 4)]
     numbers: NDArray[np.float64] = (np.stack(bits, axis=1) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return numbers
 
@@ -60,7 +67,7 @@ def crop_box(height: int, width: int, scale: list[float], ratio: list[float], ra
         shape = math.exp(low + (high - low) * random[2 * attempt + 1])
         w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
         if 0 < w <= width and 0 < h <= height:
-            return int(random[-3] * (height - h + 1)), int(random[-2] * (width - w + 1)), h, w
+            return int(random[DOWN] * (height - h + 1)), int(random[ACROSS] * (width - w + 1)), h, w
     h = min(height, max(1, round(width / ratio[0])))
     w = min(width, max(1, round(height * ratio[1])))
     return (height - h) // 2, (width - w) // 2, h, w
@@ -68,7 +75,19 @@ def crop_box(height: int, width: int, scale: list[float], ratio: list[float], ra
 
 def flipped(random: NDArray[np.float64]) -> bool:
     """Whether a sample is mirrored."""
-    return bool(random[-1] < 0.5)
+    return bool(random[MIRROR] < 0.5)
+
+
+def augmented(picture: Picture, settings: RandAugment, random: NDArray[np.float64]) -> Picture:
+    """A picture after operations drawn at random."""
+    from torchvision.transforms import v2  # takes a second, and most runs don't need it
+
+    way = v2.RandAugment(settings.operations, settings.magnitude)
+    # torchvision draws from torch's generator, which is the network's for dropout: lend it, and give it back.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(random[OTHER] * 2.0**53))
+        changed: Picture = way(torch.from_numpy(np.ascontiguousarray(picture))).numpy()
+    return changed
 
 
 def random_crop(

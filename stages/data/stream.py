@@ -20,7 +20,7 @@ from stages.data.index import read_index
 from stages.data.manifest import DataError, shards_folder
 from stages.data.members import Members
 from stages.data.order import Indices, epoch_order, windowed_order
-from stages.data.pictures import BadPicture, central_crop, flipped, random_crop, uniforms
+from stages.data.pictures import BadPicture, augmented, central_crop, flipped, random_crop, uniforms
 from stages.spec import Data
 
 IGNORED = -100
@@ -131,7 +131,8 @@ class Shards(Dataset[Loaded]):
         if random is None:
             return central_crop(data, wanted.resize, wanted.crop, wanted.max_pixels)
         picture = random_crop(data, wanted.crop, wanted.scale, wanted.ratio, random, wanted.max_pixels)
-        return picture[..., ::-1] if wanted.flip and flipped(random) else picture
+        picture = picture[..., ::-1] if wanted.flip and flipped(random) else picture
+        return picture if wanted.randaugment is None else augmented(picture, wanted.randaugment, random)
 
 
 class Stream:

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import simplejpeg
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import functional as F
+from torchvision.transforms import v2
 
 from stages.data import pictures
-from stages.data.pictures import BadPicture, central_crop, crop_box, flipped, random_crop, uniforms
+from stages.data.pictures import OTHER, BadPicture, augmented, central_crop, crop_box, flipped, random_crop, uniforms
+from stages.spec import RandAugment
 from tests.stages.conftest import jpeg
 
 SCALE, RATIO = [0.08, 1.0], [3 / 4, 4 / 3]
@@ -120,6 +123,20 @@ def test_a_large_crop_is_decoded_at_reduced_scale(monkeypatch: pytest.MonkeyPatc
     assert np.abs(got.transpose(1, 2, 0).astype(int) - exact).mean() < 2
     random_crop(data, 700, whole, RATIO, random, 1 << 22)
     assert decoded[1].shape == (1200, 1600, 3)
+
+
+def test_operations_are_drawn_for_each_sample_and_leave_torchs_generator_alone() -> None:
+    """The same numbers give the same picture, other ones another, and they are torchvision's."""
+    picture = random_crop(jpeg(60, 80, 1), 32, SCALE, RATIO, uniforms(0, 0, np.arange(1))[0], MOST)
+    before = torch.get_rng_state()
+    found = [augmented(picture, RandAugment(), random) for random in uniforms(3, 1, np.arange(30))]
+    assert torch.equal(torch.get_rng_state(), before)
+    again = [augmented(picture, RandAugment(), random) for random in uniforms(3, 1, np.arange(30))]
+    assert all(np.array_equal(one, same) for one, same in zip(found, again, strict=True))
+    assert all(one.shape == picture.shape and one.dtype == np.uint8 for one in found)
+    assert len({one.tobytes() for one in found}) > 20
+    torch.manual_seed(int(uniforms(3, 1, np.arange(1))[0, OTHER] * 2.0**53))
+    assert np.array_equal(found[0], v2.RandAugment(2, 9)(torch.from_numpy(picture)).numpy())
 
 
 @pytest.mark.parametrize("bomb", [huge_png(20_000), huge_jpeg(20_000)], ids=["PNG", "JPEG"])

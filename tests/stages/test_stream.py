@@ -16,19 +16,23 @@ import torch
 import torchvision
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision import transforms as T
+from torchvision.transforms import v2
 
 from stages.data import stream
 from stages.data.batches import Batches, open_split
 from stages.data.index import index, read_index
 from stages.data.manifest import DataError, check_settings, digest, read_manifest
+from stages.data.members import Members
+from stages.data.mix import mixed
 from stages.data.order import Indices, global_batch, micro_batches, share, steps_per_epoch
 from stages.data.shards import Split, write
-from stages.data.stream import IGNORED, Shards, Stream
+from stages.data.stream import IGNORED, Stream
 from stages.evaluate import evaluate
 from stages.files import Folder, sha256
 from stages.models import MODELS
-from stages.spec import Data, Task
+from stages.spec import Data, Mix, Task
 from stages.stage import run_stage
 from tests.stages.conftest import MakeTask, jpegs
 from tests.stages.test_pictures import huge_png, pil
@@ -291,13 +295,13 @@ def test_imagenet_is_resumed_without_reading_what_was_seen(
 ) -> None:
     folder = imagenet_sized(tmp_path)
     read: list[int] = []
-    plain = Shards._bytes
+    plain = Members.read
 
-    def noted(self: Shards, shard: int, offset: int, size: int) -> bytes:
+    def noted(self: Members, shard: int, offset: int, size: int) -> bytes:
         read.append(shard)
         return plain(self, shard, offset, size)
 
-    monkeypatch.setattr(Shards, "_bytes", noted)
+    monkeypatch.setattr(Members, "read", noted)
     data = opened(folder, window=window)
     assert len(data) == 1_281_167
     order = data.order(5)
@@ -436,9 +440,58 @@ def test_imagenet_pictures_and_scores_are_those_of_torchvision(tmp_path: Path, o
     }
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_the_loss_is_of_smoothed_labels_and_of_good_samples_alone(
-    make_task: MakeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_rank: None, smoothing: float
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmented_pictures_are_those_of_their_numbers(url: str, workers: int) -> None:
+    """In whatever process; evaluation has none of it."""
+    plain, changed = opened(url), opened(url, workers=workers, randaugment={"operations": 1, "magnitude": 20})
+    order = plain.order(1)
+    before = torch.cat([x for x, _ in plain.epoch(micro_batches(order, 4), 1)])
+    after = torch.cat([x for x, _ in changed.epoch(micro_batches(order, 4), 1)])
+    alone = torch.cat([x for x, _ in opened(url, randaugment={"operations": 1, "magnitude": 20}).epoch([order], 1)])
+    assert torch.equal(after, alone)
+    same = (before == after).flatten(1).all(1)
+    assert 0 < int(same.sum()) < len(order)  # one of the operations does nothing
+    (x, _), (y, _) = next(plain.evaluation([order])), next(changed.evaluation([order]))
+    assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize(
+    ("settings", "ways"),
+    [
+        ({"mixup": 0.3}, (v2.MixUp(alpha=0.3, num_classes=5),)),
+        ({"cutmix": 1.0}, (v2.CutMix(alpha=1.0, num_classes=5),)),
+        ({"mixup": 0.3, "cutmix": 1.0}, (v2.MixUp(alpha=0.3, num_classes=5), v2.CutMix(alpha=1.0, num_classes=5))),
+    ],
+    ids=["mixup", "cutmix", "both"],
+)
+def test_mixing_is_torchvisions(settings: dict[str, float], ways: tuple[v2.Transform, ...]) -> None:
+    """Pictures, and labels in the shares that are returned; over many batches each way has its turn."""
+    x, y = torch.rand(6, 3, 12, 10), torch.tensor([0, 4, 1, 1, 3, 2])
+    used = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        pictures, others, own = mixed(x, y, Mix(**settings))
+        torch.manual_seed(seed)
+        way = ways[int(torch.randint(len(ways), ()))]
+        theirs, labels = way(x, y)
+        assert torch.equal(pictures, theirs)
+        torch.testing.assert_close(own * F.one_hot(y, 5) + (1 - own) * F.one_hot(others, 5), labels)
+        used.add(way)
+    assert len(used) == len(ways)
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "mix"),
+    [(0.0, None), (0.2, None), (0.2, {"mixup": 0.5, "cutmix": 0.5})],
+    ids=["", "smoothed", "mixed"],
+)
+def test_the_loss_is_of_smoothed_and_mixed_labels_and_of_good_samples_alone(
+    make_task: MakeTask,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    one_rank: None,
+    smoothing: float,
+    mix: dict[str, float] | None,
 ) -> None:
     """The first step's, against a sum written out: (1 - s) of each label, and s spread over all three classes."""
     monkeypatch.setitem(MODELS, "linear", lambda classes: nn.Sequential(nn.Flatten(), nn.Linear(768, classes)))
@@ -452,6 +505,7 @@ def test_the_loss_is_of_smoothed_labels_and_of_good_samples_alone(
         "data": {"shards": folder, "crop": 16, "resize": 20},
         "batch": 20,
         "smoothing": smoothing,
+        "mix": mix,
     }
     update = {"shards": folder, "data_digest": digest(read_manifest(folder))}
     task = make_task(spec).model_copy(update=update)
@@ -460,7 +514,12 @@ def test_the_loss_is_of_smoothed_labels_and_of_good_samples_alone(
     data = open_split(folder, "train", task.data_digest, task.spec.data, 0, CPU, 3)
     ((x, labels),) = data.epoch([data.order(0)], 0)
     torch.manual_seed(0)
-    chances = nn.Linear(768, 3)(x.flatten(1)).log_softmax(1)
-    wanted = torch.eye(3)[labels.clamp(min=0)] * (1 - smoothing) + smoothing / 3
-    expected = -(wanted * chances).sum(1)[labels != IGNORED].sum() / 20
-    assert rows[-1]["loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
+    network = nn.Linear(768, 3)
+    torch.manual_seed(0)
+    x, others, own = mixed(x, labels, Mix(**mix)) if mix else (x, labels, 1.0)
+    chances, expected = network(x.flatten(1)).log_softmax(1), 0.0
+    for of, share_of in ((labels, own), (others, 1 - own)):
+        wanted = torch.eye(3)[of.clamp(min=0)] * (1 - smoothing) + smoothing / 3
+        expected -= share_of * float((wanted * chances).sum(1)[of != IGNORED].sum().detach()) / 20
+    assert 0.05 < own < 0.95 or not mix
+    assert rows[-1]["loss"] == pytest.approx(expected, rel=1e-5)
