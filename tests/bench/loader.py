@@ -1,15 +1,16 @@
-"""Pictures per second: ours beside torchvision's ImageFolder, a plain webdataset pipeline, and decoding alone.
+"""Pictures per second: ours, torchvision's ImageFolder, plain webdataset, MosaicML's streaming, and decoding alone.
 
 `python -m tests.bench.loader [--quick] [--json PATH]`, with DUALPRUNE_DATA naming a folder that holds imagenet_sample/.
 
 Each goes once through the same JPEGs in the same random crops' distribution: RandomResizedCrop 224 and a mirror, to
 normalised fp32 [n, 3, 224, 224]. `ours, bytes` ends with bytes, which is the processor's part where a GPU normalises.
 In one process, by the processor's time; then with a worker process for each core, by the clock. `limit` only decodes,
-whole, with the same decoder.
+whole, with the same decoder. MosaicML's row is there if mosaicml-streaming is installed.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import statistics
@@ -92,7 +93,33 @@ def variants(tars: list[Path], folder: Path) -> tuple[dict[str, Variant], list[b
         made = dataset.decode("pil").to_tuple("jpg", "cls").map_tuple(theirs(), int).batched(BATCH)
         return iter(webdataset.WebLoader(made, batch_size=None, num_workers=workers))
 
-    return {"ours": ours, "ours, bytes": as_bytes, "torchvision": torchvision, "webdataset": plain}, pictures
+    compared = {"ours": ours, "ours, bytes": as_bytes, "torchvision": torchvision, "webdataset": plain}
+    if importlib.util.find_spec("streaming") is not None:
+        compared["mosaicml"] = mosaic(pictures, folder / "mds")
+    return compared, pictures
+
+
+def mosaic(pictures: list[bytes], folder: Path) -> Variant:
+    """MosaicML's StreamingDataset over shards of its own format, with torchvision's transforms."""
+    from streaming import MDSWriter, StreamingDataset
+    from streaming.base.util import clean_stale_shared_memory
+
+    with MDSWriter(out=str(folder), columns={"picture": "bytes", "label": "int"}) as writer:
+        for number, picture in enumerate(pictures):
+            writer.write({"picture": picture, "label": number})
+    transforms = theirs()
+
+    class Transformed(StreamingDataset):  # type: ignore[misc]
+        def __getitem__(self, at: Any) -> Any:
+            sample = super().__getitem__(at)
+            return transforms(Image.open(io.BytesIO(sample["picture"])).convert("RGB")), sample["label"]
+
+    def epoch(workers: int) -> Iterator[Any]:
+        clean_stale_shared_memory()  # its locks don't outlive a fork: one data set for each epoch
+        made = Transformed(local=str(folder), shuffle=True, batch_size=BATCH)
+        return iter(DataLoader(made, BATCH, num_workers=workers))
+
+    return epoch
 
 
 def drained(variant: Variant, workers: int) -> int:
