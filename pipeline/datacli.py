@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.codes import DONE
 from pipeline.problems import ConfigError
-from stages.data.manifest import SPLITS, DataError
+from stages.data.manifest import MANIFEST, SPLITS, DataError
 from stages.files import Folder
 
 if TYPE_CHECKING:
@@ -130,6 +130,9 @@ def _index(options: argparse.Namespace, console: Console) -> int:
         trees = [place for place in found.values() if not place.endswith(".tar")]
         if trees:
             raise DataError(f"{trees[0]} is no pattern of shards (*.tar); `dualprune shards` makes shards of pictures")
+        dest = Folder(options.dest)
+        if MANIFEST in dest.names() and "at" not in dest.read_json(MANIFEST):
+            raise DataError(f"{options.dest} holds shards with a manifest of their own; give another folder")
         kept = {"bad": options.bad} if options.bad is not None else {}
         manifest = index(options.dest, _name(options), found, options.held or 0, **kept)
     except (DataError, ImportError) as error:

@@ -8,7 +8,6 @@ last, and the notes go.
 from __future__ import annotations
 
 import io
-import logging
 import math
 import os
 import re
@@ -17,9 +16,10 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,8 +36,6 @@ PARTS = "parts"
 PLAN = f"{PARTS}/plan.json"
 SAMPLED = 64
 """Pictures whose mean size says how many go into a shard."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -184,6 +182,7 @@ def _all_written(
     done, lost, samples = 0, Counter[str](), Counter[str]()
     for shard in shards:
         samples[shard.split] += len(shard.numbers)
+    others = set(active_children())
     # Not forked: a filesystem's connections and threads don't outlive that.
     with ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn"), _uninterrupted) as pool:
         try:
@@ -195,13 +194,18 @@ def _all_written(
                 _allowed(shard.split, lost, samples, part["bad"], options)
                 done += len(shard.numbers)
                 progress(done, samples.total())
-        finally:
+        except BrokenProcessPool:
+            raise DataError("a process that wrote a shard was killed; if memory was short, use fewer") from None
+        except BaseException:
+            for process in set(active_children()) - others:
+                process.terminate()
             pool.shutdown(cancel_futures=True)
+            raise
     return made
 
 
 def _uninterrupted() -> None:
-    """An interrupt is for the process that gave the work: it lets what is at work end."""
+    """An interrupt is for the process that gave the work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -255,13 +259,16 @@ def _begin(folder: Folder, plan: dict[str, Any]) -> dict[str, Any] | None:
             folder.remove(PARTS)
             return manifest
         raise DataError(f"{folder.url} holds shards of another source or with other options; give another folder")
-    if PARTS in names and folder.read_json(PLAN) == plan:
-        _log.info("%s: goes on", folder.url)
-    elif names:
-        what = "what was begun with another source or other options" if PARTS in names else f"{names[0]} and more"
-        raise DataError(f"{folder.url} holds {what}; give an empty folder")
-    else:
+    begun = folder.read_json(PLAN) if folder.exists(PLAN) else None
+    if begun is None and set(names) <= {PARTS}:
         folder.write_json(PLAN, plan)
+    elif begun == plan:
+        for name in names:
+            if name.endswith(".part"):  # of a write that was cut off
+                folder.remove(name)
+    else:
+        what = f"{names[0]} and more" if begun is None else "what was begun with another source or other options"
+        raise DataError(f"{folder.url} holds {what}; give an empty folder")
     return None
 
 

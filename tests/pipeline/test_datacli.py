@@ -112,6 +112,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "nothing": (["shards", "nowhere", "out"], ["nothing for train and val and test", "it holds nothing"]),
     "val twice": (["index", "tars", "out", "--held", "3", "--split", "val=train-0.tar"], ["leave out --held"]),
     "an index of a tree": (["index", "tree", "out", "--held", "3"], ["tree/train is no pattern of shards"]),
+    "an index over a manifest": (["index", "made", "made"], ["made holds shards with a manifest of their own"]),
     "resized digits": (["shards", "digits", "out", "--resize", "9"], ["--resize is for trees and shards"]),
     "a folder of a tree": (["shards", "tree", "out", "--folder", "x"], ["--folder is for digits, mnist, cifar10"]),
     "mnist that is not there": (["shards", "mnist", "out", "--folder", "tree"], ["train-images-idx3-ubyte"]),

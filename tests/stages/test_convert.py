@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
@@ -201,6 +202,36 @@ def test_quality_encodes_all_anew(where: dict[str, str], tmp_path: Path) -> None
     assert coarser < finer / 2
 
 
+def test_an_interrupt_ends_it_at_once(where: dict[str, str], tmp_path: Path) -> None:
+    """With all of its processes; what was whole is kept."""
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    notes = []
+
+    def interrupt(done: int, samples: int) -> None:
+        notes.extend((tmp_path / "made" / "parts").glob("*.tar.json"))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(str(tmp_path / "made"), "small", where, Options(shard_bytes=SMALL, held=15), 2, interrupt)
+    assert notes
+    assert all(note.exists() for note in notes)
+    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+    assert [child for child in left if "resource_tracker" not in " ".join(child.cmdline())] == []
+
+
+def test_a_killed_process_is_told(where: dict[str, str], tmp_path: Path) -> None:
+    """As when there is no memory left."""
+
+    def kill(done: int, samples: int) -> None:
+        for child in psutil.Process().children():
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+
+    with pytest.raises(DataError, match="a process that wrote a shard was killed"):
+        convert(str(tmp_path / "made"), "small", where, Options(shard_bytes=8_000, held=15), 1, kill)
+    convert(str(tmp_path / "made"), "small", where, Options(shard_bytes=8_000, held=15), 1)
+
+
 KILLED = """
 import sys
 from stages.data.convert import Options, convert
@@ -234,6 +265,7 @@ def test_a_conversion_that_was_killed_goes_on(
     time.sleep(0.01)
     folder, manifest = made
     assert convert(str(tmp_path / "made"), "small", where, Options(shard_bytes=SMALL, held=15), 1) == manifest
+    assert sorted(file.name for file in (tmp_path / "made").iterdir()) == sorted(file.name for file in folder.iterdir())
     for file in folder.iterdir():
         assert (tmp_path / "made" / file.name).read_bytes() == file.read_bytes(), file.name
     assert all((tmp_path / "made" / name).stat().st_mtime_ns == written[name] for name in noted)
