@@ -125,6 +125,8 @@ class Engine:
         )
         self.optimizer.device = self.engine.device
         self.module: nn.Module = self.engine.module
+        if settings.compile:
+            self.module.compile()
         self.parameters = dict(self.module.named_parameters())
         self.buffers = {name: b for name, b in self.module.named_buffers() if name in self.module.state_dict()}
         self.dtype = next(iter(self.parameters.values())).dtype

@@ -449,9 +449,14 @@ class Engine(Settings):
     """Checkpoint also within epochs, every so many steps; each epoch ends with one in any case."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of each rank; by default what the rank was given."""
+    compile: bool = False
+    """Have torch.compile make kernels of the network: the first steps of each stage take long, the others less. Needs a
+    C++ compiler on the CPU, Triton on GPUs, and a `zero` below 3."""
 
     @model_validator(mode="after")
     def _sharded(self) -> Engine:
+        if self.compile and self.zero == 3:
+            raise ValueError("`compile` can't follow weights that ZeRO 3 gathers; leave it out, or lower `zero`")
         if self.offload and self.zero == 0:
             raise ValueError("`offload` moves what ZeRO shards: it needs `zero` 1, 2 or 3; leave one of the two out")
         return self

@@ -137,6 +137,12 @@ def test_data_settings_that_contradict_are_refused(data: dict[str, Any], message
         Data.model_validate(data)
 
 
+def test_what_zero_3_gathers_can_not_be_compiled() -> None:
+    assert Engine(compile=True, zero=2).compile
+    with pytest.raises(ValidationError, match="`compile` can't follow weights that ZeRO 3 gathers"):
+        Engine(compile=True, zero=3)
+
+
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_only_what_is_sharded_can_be_offloaded(zero: int) -> None:
     assert Engine.model_validate({"zero": zero}).offload is False

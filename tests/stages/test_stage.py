@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from stages import artefact
 from stages.data.manifest import DataError
@@ -276,6 +278,19 @@ def test_a_damaged_checkpoint_costs_time_and_no_bits(make_task: MakeTask) -> Non
     same_bytes(task, whole)
 
 
+def same_but_for_rounding(got: artefact.Artefact, expected: artefact.Artefact) -> None:
+    """As many weights left, nearly the same ones, with nearly the same values and scores."""
+    assert nonzeros(got.network) == nonzeros(expected.network)
+    for name, mask in expected.holds.items():
+        assert float((mask == got.holds[name]).float().mean()) > 0.998, name
+    for name, value in expected.network.items():
+        assert float((got.network[name] - value).abs().mean()) < 1e-3 * float(value.abs().mean()), name
+    for split in ("val", "test"):
+        assert (
+            abs(got.manifest["metrics"][f"{split}_accuracy"] - expected.manifest["metrics"][f"{split}_accuracy"]) <= 2
+        )
+
+
 @pytest.mark.parametrize(("zero", "offload"), PLACES)
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_how_the_work_is_done_does_not_change_what_comes_out(
@@ -286,15 +301,18 @@ def test_how_the_work_is_done_does_not_change_what_comes_out(
     expected = run(make_task(spec, "one", model="digits_cnn", zero=1))
     placed = {"zero": zero, "offload": offload, "accumulate": accumulate}
     got = run(make_task(spec, "other", model="digits_cnn", **placed))
-    assert nonzeros(got.network) == nonzeros(expected.network)
-    for name, mask in expected.holds.items():
-        assert float((mask == got.holds[name]).float().mean()) > 0.998, name
-    for name, value in expected.network.items():
-        assert float((got.network[name] - value).abs().mean()) < 1e-3 * float(value.abs().mean()), name
-    for split in ("val", "test"):
-        assert (
-            abs(got.manifest["metrics"][f"{split}_accuracy"] - expected.manifest["metrics"][f"{split}_accuracy"]) <= 2
-        )
+    same_but_for_rounding(got, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+def test_a_compiled_network_learns_the_same(make_task: MakeTask) -> None:
+    """To rounding; its tensors have the names that they always have."""
+    spec = prune() | {"batch": 80, "optimizer": {"name": "sgd"}}
+    expected = run(make_task(spec, "one", model="digits_cnn"))
+    before = counters["stats"]["unique_graphs"]
+    same_but_for_rounding(run(make_task(spec, "other", model="digits_cnn", compile=True)), expected)
+    assert counters["stats"]["unique_graphs"] > before
 
 
 def test_a_seed_gives_the_same_bytes_and_another_seed_others(make_task: MakeTask) -> None:
