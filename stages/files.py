@@ -26,9 +26,12 @@ from fsspec.implementations.local import LocalFileSystem
 from stages.outage import gone, passes, told
 
 
-def sha256(data: bytes) -> str:
-    """Hex digest of `data`."""
-    return hashlib.sha256(data).hexdigest()
+def sha256(*pieces: bytes) -> str:
+    """Hex digest of the pieces one after the other."""
+    found = hashlib.sha256()
+    for piece in pieces:
+        found.update(piece)
+    return found.hexdigest()
 
 
 def sha256_of(path: str) -> str:

@@ -32,7 +32,7 @@ def stem(step: str, part: int, parts: int) -> str:
 
 def digest(data: bytes, facts: dict[str, Any]) -> str:
     """The hash of a part: of its tensors and of where the stage stood."""
-    return sha256(data + canonical(facts))
+    return sha256(data, canonical(facts))
 
 
 def read(folder: Folder, stem: str) -> tuple[bytes, dict[str, Any]] | None:
