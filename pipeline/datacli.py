@@ -111,7 +111,7 @@ def _of_one_shape(options: argparse.Namespace) -> dict[str, Any]:
     from stages.data.shards import write
     from stages.data.sources import SOURCES
 
-    given = [name for name in ENCODED if getattr(options, name)]
+    given = [name for name in ENCODED if getattr(options, name) not in (None, [])]
     if given:
         raise DataError(f"--{given[0]} is for trees and shards; {options.source} has splits and a shape of its own")
     if Folder(options.dest).names():
