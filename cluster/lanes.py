@@ -81,7 +81,12 @@ class Lanes:
             os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", group.START_LIMIT)
         # Imports on this side take about as long as Ray's processes take to start: let them overlap.
         imported: list[Work] = []
-        importing = threading.Thread(target=lambda: imported.append(_imported(work)), name="import")
+
+        def beside() -> None:
+            with contextlib.suppress(Exception):  # of a real one more below, where the same is done again
+                imported.append(_imported(work))
+
+        importing = threading.Thread(target=beside, name="import")
         importing.start()
         self._ray = start(address, modules or [])
         reason = refusal(self._ray, {name: shape.least * amount for name, amount in shape.worker.items()})
@@ -101,9 +106,12 @@ class Lanes:
         self._taken: frozenset[str] = frozenset()
         self._looked = time.monotonic()
         importing.join()
-        if not imported:
-            raise ClusterError("the work that lanes are to do could not be imported; see the error above")
-        self._work = imported[0]
+        try:
+            # Two threads that import one package at once can find it half there: alone, it is whole.
+            self._work = imported[0] if imported else _imported(work)
+        except Exception as error:
+            self._ray.shutdown()
+            raise ClusterError(f"the work that lanes are to do can't be imported: {error!r}") from error
 
     def submit(self, task: str, payload: Any) -> None:
         """Queue a task, or queue it again after it failed."""

@@ -425,7 +425,7 @@ def test_imagenet_pictures_and_scores_are_those_of_torchvision(tmp_path: Path, o
         for part, (pictures, labels) in zip(everything, data.evaluation(everything), strict=True):
             shifted = []
             for number, sample in enumerate(part):
-                picture = pil(data.shards._bytes(*map(int, data.shards.index[sample, :3])))
+                picture = pil(data.shards.members.read(*map(int, data.shards.index[sample, :3])))
                 torch.testing.assert_close(pictures[number], normal(pixels(picture)), rtol=1e-5, atol=1e-6)
                 short = min(picture.size)
                 width, height = (round(side * 256 / short) for side in picture.size)
