@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from stages.spec import Amount, PruneSpec, Settings
+from stages.sets import Amount
+from stages.settings import Settings
+from stages.spec import PruneSpec
 
 METHOD_VERSION = 1
 """Raised when a choice starts to fall differently for the same settings: its keys change."""

@@ -19,7 +19,8 @@ from pipeline import entries, overrides
 from pipeline.entries import STAGE_WIDE, Stage
 from pipeline.problems import ConfigError, Problems, explained, like
 from pipeline.yamlfile import Path, parse
-from stages.spec import Data, Engine, Settings, Url
+from stages.settings import Settings, Url
+from stages.spec import Data, Engine
 
 RECIPES = [FilePath(__file__).parent / "_configs", FilePath(__file__).parent.parent / "configs"]
 """Where named recipes lie: in an installed package, and in the source tree."""

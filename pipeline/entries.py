@@ -18,7 +18,8 @@ from pipeline.dag import Work, cycle, in_order, trained
 from pipeline.problems import Problems, explained, like
 from pipeline.recipes import expand
 from pipeline.yamlfile import Path
-from stages.spec import KINDS, Model, PruneSpec, Settings, Spec, SpecError, StageSpec
+from stages.settings import Settings, SpecError
+from stages.spec import KINDS, Model, PruneSpec, Spec, StageSpec
 
 STAGE_OWN = ("name", "parent", "teacher", "ladder", "beam", "search")
 """What a stage's entry says beside its settings; `teacher` is what `distill` learns from, if not the parent."""

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.yamlfile import Path
-from stages.spec import SETS, Settings
+from stages.sets import SETS
+from stages.settings import Settings
 
 
 class ConfigError(ValueError):

@@ -21,7 +21,8 @@ from pydantic import Field, ValidationError
 from pipeline.choices import Metric
 from pipeline.problems import Problems, explained
 from pipeline.yamlfile import Path
-from stages.spec import SETS, Amount, Settings
+from stages.sets import SETS, Amount
+from stages.settings import Settings
 
 VARYING = ("constraints", "admm", "retrain", "snap", "centroids", "distill")
 """Settings in which a list gives each target its own value."""

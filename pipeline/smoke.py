@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from pipeline.choices import Replace, Search, Select
 from pipeline.config import Config, Monitor
 from pipeline.dag import Work
-from stages.spec import Admm, Phase, Settings, Snap, StageSpec
+from stages.settings import Settings
+from stages.spec import Admm, Phase, Snap, StageSpec
 
 STEPS = 2
 """Optimizer steps of an epoch."""

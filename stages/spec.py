@@ -7,41 +7,15 @@ out (worker count, ZeRO stage, checkpoint cadence) is in `Engine` and is no part
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from typing_extensions import Self
+from pydantic import Field, model_validator
+
+from stages.sets import AnySet, Support
+from stages.settings import Settings, Url
 
 METHOD_VERSIONS = {"train": 1, "prune": 1, "quantize": 1}
 """Raised when a kind of stage starts to give other results for the same settings: its keys change."""
-
-
-class SpecError(ValueError):
-    """Settings that can't work. `problems` lists (path within the specification, message)."""
-
-    def __init__(self, problems: list[tuple[tuple[str | int, ...], str]]) -> None:
-        self.problems = problems
-        super().__init__("; ".join(f"{'.'.join(map(str, at))}: {text}" for at, text in problems))
-
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, strict about types, and no unknown keys."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-def _without_password(url: str) -> str:
-    if urlsplit(url).password is not None:
-        raise ValueError("holds a password, which would be written to logs and manifests; give it by the environment")
-    return url
-
-
-Url = Annotated[str, AfterValidator(_without_password)]
-"""A folder's path or fsspec URL."""
 
 
 class Model(Settings):
@@ -92,9 +66,9 @@ class Data(Settings):
     """Where a source's original files lie; without it `mnist` and `cifar10` are downloaded through torchvision."""
     shards: Url | None = None
     """A folder or fsspec URL of shards that were written before, with their manifest.json."""
-    mean: list[float] = [0.0]
+    mean: list[float] = Field(default=[0.0])
     """Per channel, of pixels in [0, 1]; subtracted first."""
-    std: list[Annotated[float, Field(gt=0)]] = [1.0]
+    std: list[Annotated[float, Field(gt=0)]] = Field(default=[1.0])
     """Per channel; divided by second."""
     shift: int = Field(default=0, ge=0, le=8)
     """Training pictures are moved by up to this many pixels in each direction, at random. What comes in is black
@@ -107,9 +81,9 @@ class Data(Settings):
     """Of encoded pictures of any size: the side of what the network sees."""
     resize: int = Field(default=256, ge=1)
     """Of encoded pictures: the length of the short side before the central crop, in evaluation."""
-    scale: list[float] = [0.08, 1.0]
+    scale: list[float] = Field(default=[0.08, 1.0])
     """Of encoded pictures: the least and the largest share of a picture's area in a training crop."""
-    ratio: list[float] = [3 / 4, 4 / 3]
+    ratio: list[float] = Field(default=[3 / 4, 4 / 3])
     """Of encoded pictures: the least and the largest width : height of a training crop."""
     randaugment: RandAugment | None = None
     """Of encoded pictures: done to training crops."""
@@ -202,144 +176,6 @@ class Admm(Settings):
         if self.rho_balance and self.rho_growth != 1.0:
             raise ValueError("`rho_balance` and `rho_growth` both set rho: use one of them")
         return self
-
-
-class Amount(Settings):
-    """How much stays. Exactly one of rate, keep and count says it."""
-
-    rate: float | None = Field(default=None, ge=1)
-    """k = floor(size / rate)."""
-    keep: float | None = Field(default=None, gt=0, le=1)
-    """k = floor(size * keep)."""
-    count: int | None = Field(default=None, ge=1)
-    """k itself."""
-
-    @model_validator(mode="after")
-    def _one_amount(self) -> Self:
-        if sum(value is not None for value in (self.rate, self.keep, self.count)) != 1:
-            raise ValueError("give exactly one of `rate`, `keep` and `count`")
-        return self
-
-    def entries(self, size: int) -> int:
-        """k of `size`. A product that is whole but for rounding counts as whole."""
-        if self.count is not None:
-            return self.count
-        share = self.keep if self.keep is not None else 1 / (self.rate or 1)
-        return math.floor(size * share * (1 + 1e-12))
-
-
-class Pattern(Settings):
-    """Which tensors a constraint is for."""
-
-    tensors: str
-    """Shell pattern over names of weights of two or more dimensions; `*` is all of them."""
-
-
-class Cardinality(Pattern, Amount):
-    """At most k entries are not zero: of each matching tensor, or of all of them together."""
-
-    set: Literal["cardinality"]
-    scope: Literal["tensor", "global"] = "tensor"
-    """`global`: one budget for all matching tensors; the largest magnitudes of all of them stay."""
-    floor: int = Field(default=1, ge=0)
-    """With `global`: so many of each tensor stay in any case, so that no layer dies."""
-    scale: Literal["none", "rms"] = "none"
-    """With `global`: compare magnitudes as they are, or divided by their tensor's root mean square, so that a
-    layer of small weights (many inputs) is not emptied in favour of one of large weights."""
-
-
-class Structured(Pattern, Amount):
-    """At most k filters (outputs), channels (inputs), columns (of the matrix form) or rows (of linear layers)."""
-
-    set: Literal["filter", "channel", "column", "row"]
-
-
-class Head(Pattern, Amount):
-    """At most k attention heads of a projection."""
-
-    set: Literal["head"]
-    heads: int = Field(ge=1)
-    parts: int = Field(default=1, ge=1)
-    """Projections stacked in one tensor: 3 for fused query, key and value."""
-
-
-class Block(Pattern, Amount):
-    """At most k tiles of p x q of the matrix form; its sides must divide."""
-
-    set: Literal["block"]
-    p: int = Field(ge=1)
-    q: int = Field(ge=1)
-
-
-class NM(Pattern):
-    """At most n of every m consecutive inputs; the number of inputs must divide by m."""
-
-    set: Literal["nm"]
-    n: int = Field(ge=1)
-    m: int = Field(ge=2)
-
-    @model_validator(mode="after")
-    def _fewer(self) -> NM:
-        if self.n >= self.m:
-            raise ValueError(f"{self.n} of {self.m} prunes nothing; n must be less than m")
-        return self
-
-
-class LowRank(Pattern):
-    """Rank at most `rank`, or the least that leaves out at most the share `energy` of squared singular values."""
-
-    set: Literal["lowrank"]
-    rank: int | None = Field(default=None, ge=1)
-    energy: float | None = Field(default=None, gt=0, lt=1)
-    view: Literal["channel", "spatial"] = "channel"
-    """The matrix: outputs x (inputs, kernel), or (inputs, kernel height) x (outputs, kernel width)."""
-
-    @model_validator(mode="after")
-    def _one_measure(self) -> LowRank:
-        if (self.rank is None) == (self.energy is None):
-            raise ValueError("give either `rank` or `energy`")
-        return self
-
-
-class Levels(Pattern):
-    """Non-zeros on quantisation levels; zeros (pruned weights) stay."""
-
-    set: Literal["levels"]
-    levels: Literal["equidistant", "power", "ternary", "binary"] = "equidistant"
-    bits: int | None = Field(default=None, ge=1, le=8)
-    """Of `equidistant` and `power`: 2^bits levels."""
-
-    @model_validator(mode="after")
-    def _bits(self) -> Levels:
-        if (self.levels in ("equidistant", "power")) != (self.bits is not None):
-            raise ValueError("`bits` belongs to `levels: equidistant` and `levels: power`, which need it")
-        return self
-
-
-class Clusters(Pattern):
-    """Non-zeros share at most `count` values."""
-
-    set: Literal["clusters"]
-    count: int = Field(ge=1, le=4096)
-
-
-Support = Annotated[Cardinality | Structured | Head | Block | NM | LowRank, Field(discriminator="set")]
-AnySet = Annotated[
-    Cardinality | Structured | Head | Block | NM | LowRank | Levels | Clusters, Field(discriminator="set")
-]
-
-
-SETS: dict[str, type[Pattern]] = {
-    "cardinality": Cardinality,
-    **dict.fromkeys(("filter", "channel", "column", "row"), Structured),
-    "head": Head,
-    "block": Block,
-    "nm": NM,
-    "lowrank": LowRank,
-    "levels": Levels,
-    "clusters": Clusters,
-}
-"""The settings of each set by its name; `stages.constraints.SETS` makes the sets."""
 
 
 class Distill(Settings):
@@ -477,7 +313,7 @@ class Task(Settings):
     store: str
     """fsspec URL under which artefacts lie by key."""
     spec: Spec
-    parents: list[Parent] = []
+    parents: list[Parent] = Field(default=[])
     """The stage to start from and, if it is another one, the stage to learn from."""
     shards: str
     """fsspec URL of the data that `spec.data` resolved to."""

@@ -15,7 +15,9 @@ from stages.budget import Budget
 from stages.constraints import SETS, Constraint
 from stages.constraints.combined import Combined, refusal
 from stages.models import MODELS
-from stages.spec import Cardinality, Model, PruneSpec, QuantizeSpec, SpecError, StageSpec
+from stages.sets import Cardinality
+from stages.settings import SpecError
+from stages.spec import Model, PruneSpec, QuantizeSpec, StageSpec
 
 Problem = tuple[tuple[str | int, ...], str]
 

@@ -1,6 +1,6 @@
 """Constraint sets: each a frozen dataclass with `project`, `contains`, `hold` and `most`.
 
-To add one: a file here with such a class, its settings in `stages/spec.py`, and a line in `SETS`.
+To add one: a file here with such a class, its settings in `stages/sets.py`, and a line in `SETS`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from stages import spec
+from stages import sets
 from stages.constraints import groups
 from stages.constraints.cardinality import Cardinality
 from stages.constraints.clusters import Clusters
@@ -43,12 +43,12 @@ class Constraint(Protocol):
         ...
 
 
-def cardinality(settings: spec.Cardinality, shape: Shape) -> Constraint:
+def cardinality(settings: sets.Cardinality, shape: Shape) -> Constraint:
     """Of one tensor alone; a budget over several is `stages.budget`."""
     return Cardinality(_amount(settings, math.prod(shape), "weights"))
 
 
-def structured(settings: spec.Structured, shape: Shape) -> Constraint:
+def structured(settings: sets.Structured, shape: Shape) -> Constraint:
     """Filters, channels, columns, rows."""
     if settings.set == "row" and len(shape) != 2:
         raise ValueError("rows are of linear layers; a convolution has filters")
@@ -61,24 +61,24 @@ def structured(settings: spec.Structured, shape: Shape) -> Constraint:
     return _groups(settings, layouts[settings.set], shape, f"{settings.set}s")
 
 
-def heads(settings: spec.Head, shape: Shape) -> Constraint:
+def heads(settings: sets.Head, shape: Shape) -> Constraint:
     """Attention heads."""
     return _groups(settings, partial(groups.heads, count=settings.heads, parts=settings.parts), shape, "heads")
 
 
-def blocks(settings: spec.Block, shape: Shape) -> Constraint:
+def blocks(settings: sets.Block, shape: Shape) -> Constraint:
     """Tiles."""
     return _groups(settings, partial(groups.blocks, p=settings.p, q=settings.q), shape, "tiles")
 
 
-def nm(settings: spec.NM, shape: Shape) -> Constraint:
+def nm(settings: sets.NM, shape: Shape) -> Constraint:
     """N of M."""
     if shape[1] % settings.m:
         raise ValueError(f"its {shape[1]} inputs don't divide into runs of {settings.m}; leave this tensor out")
     return NM(settings.n, settings.m)
 
 
-def lowrank(settings: spec.LowRank, shape: Shape) -> Constraint:
+def lowrank(settings: sets.LowRank, shape: Shape) -> Constraint:
     """Low rank."""
     made = LowRank(settings.rank, settings.energy, settings.view)
     full = min(made.sides(shape))
@@ -87,12 +87,12 @@ def lowrank(settings: spec.LowRank, shape: Shape) -> Constraint:
     return made
 
 
-def levels(settings: spec.Levels, shape: Shape) -> Constraint:
+def levels(settings: sets.Levels, shape: Shape) -> Constraint:
     """Quantisation levels."""
     return Levels(settings.levels, settings.bits or 1)
 
 
-def clusters(settings: spec.Clusters, shape: Shape) -> Constraint:
+def clusters(settings: sets.Clusters, shape: Shape) -> Constraint:
     """Shared values."""
     if settings.count > math.prod(shape):
         raise ValueError(f"asks for {settings.count} clusters of {math.prod(shape)} weights")
@@ -115,7 +115,7 @@ SETS: dict[str, Callable[[Any, Shape], Constraint]] = {
 """The table of sets: how each is made from its settings and a tensor's shape. Raise ValueError if it can't be."""
 
 
-def _amount(settings: spec.Amount, size: int, what: str) -> int:
+def _amount(settings: sets.Amount, size: int, what: str) -> int:
     k = settings.entries(size)
     if k < 1:
         raise ValueError(f"leaves {k} of {size} {what}; at least one must stay")
@@ -124,6 +124,6 @@ def _amount(settings: spec.Amount, size: int, what: str) -> int:
     return k
 
 
-def _groups(settings: spec.Amount, layout: Callable[[Shape], groups.Layout], shape: Shape, what: str) -> Constraint:
+def _groups(settings: sets.Amount, layout: Callable[[Shape], groups.Layout], shape: Shape, what: str) -> Constraint:
     sizes, axes = layout(shape)
     return groups.Groups(_amount(settings, math.prod(sizes[axis] for axis in axes), what), layout)

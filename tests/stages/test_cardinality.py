@@ -12,7 +12,7 @@ import torch
 from stages.constraints import SETS
 from stages.constraints.cardinality import Cardinality
 from stages.constraints.select import CHUNK, SMALL, _bracketed
-from stages.spec import Cardinality as Settings
+from stages.sets import Cardinality as Settings
 
 
 def test_the_largest_magnitudes_stay() -> None:

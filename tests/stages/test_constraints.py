@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stages import spec
+from stages import sets
 from stages.constraints import SETS, Constraint
 from stages.constraints.cardinality import Cardinality
 from stages.constraints.clusters import Clusters
@@ -47,7 +47,7 @@ def amount(limit: int) -> st.SearchStrategy[dict[str, Any]]:
 
 def made(name: str, shape: Shape, **values: Any) -> Case:
     """The set of that name from its settings."""
-    kind = spec.SETS[name]
+    kind = sets.SETS[name]
     return SETS[name](kind.model_validate({"set": name, "tensors": "*"} | values), shape), shape
 
 
@@ -116,15 +116,15 @@ def shared(draw: st.DrawFn, name: str) -> Case:
     return made(name, shape, count=draw(st.integers(1, math.prod(shape))))
 
 
-CASES: dict[type[spec.Pattern], Callable[[str], st.SearchStrategy[Case]]] = {
-    spec.Cardinality: cardinalities,
-    spec.Structured: structures,
-    spec.Head: heads,
-    spec.Block: tiles,
-    spec.NM: nms,
-    spec.LowRank: lowranks,
-    spec.Levels: levels,
-    spec.Clusters: shared,
+CASES: dict[type[sets.Pattern], Callable[[str], st.SearchStrategy[Case]]] = {
+    sets.Cardinality: cardinalities,
+    sets.Structured: structures,
+    sets.Head: heads,
+    sets.Block: tiles,
+    sets.NM: nms,
+    sets.LowRank: lowranks,
+    sets.Levels: levels,
+    sets.Clusters: shared,
 }
 """How settings of each class, and a shape that fits them, are made up."""
 
@@ -144,7 +144,7 @@ def combined(draw: st.DrawFn, name: str) -> Case:
 
 def cases(name: str) -> st.SearchStrategy[Case]:
     """Sets of that name with shapes."""
-    return combined(name) if name == "combined" else CASES[spec.SETS[name]](name)
+    return combined(name) if name == "combined" else CASES[sets.SETS[name]](name)
 
 
 @st.composite
@@ -183,8 +183,8 @@ EVERY = pytest.mark.parametrize("name", [*SETS, "combined"])
 
 
 def test_every_set_in_the_table_is_tested() -> None:
-    assert set(SETS) == set(spec.SETS)
-    assert set(spec.SETS.values()) == set(CASES), "make up settings of a new class in CASES"
+    assert set(SETS) == set(sets.SETS)
+    assert set(sets.SETS.values()) == set(CASES), "make up settings of a new class in CASES"
 
 
 @EVERY

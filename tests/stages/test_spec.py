@@ -7,20 +7,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from stages.spec import (
-    Admm,
-    Cardinality,
-    Data,
-    Engine,
-    Model,
-    Optimizer,
-    Phase,
-    PruneSpec,
-    Spec,
-    Task,
-    TrainSpec,
-    key_material,
-)
+from stages.sets import Cardinality
+from stages.spec import Admm, Data, Engine, Model, Optimizer, Phase, PruneSpec, Spec, Task, TrainSpec, key_material
 
 PRUNE: dict[str, Any] = {
     "kind": "prune",

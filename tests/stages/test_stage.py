@@ -19,7 +19,8 @@ from stages.engine import Engine
 from stages.files import Folder
 from stages.manifest import Damaged
 from stages.measure import measure
-from stages.spec import SpecError, Task
+from stages.settings import SpecError
+from stages.spec import Task
 from stages.stage import run_stage
 from stages.train import NonFinite, Stretch, learning_rate, stretches
 from tests.stages.conftest import PLACES, MakeTask

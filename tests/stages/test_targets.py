@@ -11,7 +11,8 @@ from torch import nn
 
 from stages.constraints.cardinality import Cardinality
 from stages.models import MODELS, CifarBlock
-from stages.spec import Model, PruneSpec, QuantizeSpec, SpecError, TrainSpec
+from stages.settings import SpecError
+from stages.spec import Model, PruneSpec, QuantizeSpec, TrainSpec
 from stages.targets import build_model, check, targets
 
 DATA = {"source": "digits"}
