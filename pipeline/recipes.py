@@ -24,7 +24,7 @@ from pipeline.yamlfile import Path
 from stages.sets import SETS, Amount
 from stages.settings import Settings
 
-VARYING = ("constraints", "admm", "retrain", "snap", "centroids", "distill")
+VARYING = ("constraints", "admm", "retrain", "snap", "centroids", "distill", "regrow", "duals")
 """Settings in which a list gives each target its own value."""
 
 Target = Annotated[float, Field(gt=0)]

@@ -65,7 +65,8 @@ def _spec(spec: S, batch: int) -> S:
 def _short(value: Settings) -> Settings:
     """Settings of a phase, if they are, with the fewest epochs that still do what it does."""
     if isinstance(value, Admm):
-        return value.model_copy(update={"updates": min(value.updates, UPDATES), "epochs": 1})
+        interval = value.interval and min(value.interval, STEPS - 1)
+        return value.model_copy(update={"updates": min(value.updates, UPDATES), "epochs": 1, "interval": interval})
     if isinstance(value, Snap):
         return value.model_copy(update={"rounds": min(value.rounds, UPDATES), "epochs": min(value.epochs, 1)})
     if isinstance(value, Phase):

@@ -84,6 +84,11 @@ def parameter_groups(
     return [group for group in groups.values() if group["params"]]
 
 
+def channels_last(pictures: Tensor) -> Tensor:
+    """Pictures as convolutions run faster on CPU and GPU alike (LeNet-5 on one core: 1.6 times)."""
+    return pictures.contiguous(memory_format=torch.channels_last) if pictures.ndim == 4 else pictures
+
+
 class Engine:
     """A model on its ranks, with its optimizer.
 
@@ -148,11 +153,8 @@ class Engine:
 
     def forward(self, pictures: Tensor) -> Tensor:
         """The network's outputs for a batch, in fp32."""
-        if pictures.ndim == 4:
-            # Convolutions run faster so on CPU and GPU alike (LeNet-5 on one core: 1.6 times).
-            pictures = pictures.contiguous(memory_format=torch.channels_last)
         try:
-            logits: Tensor = self.engine(pictures.to(self.dtype))
+            logits: Tensor = self.engine(channels_last(pictures).to(self.dtype))
         except Exception as error:
             note_layer(error, self.module)
             raise

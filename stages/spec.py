@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from stages.sets import AnySet, Support
 from stages.settings import Settings, Url
 
-METHOD_VERSIONS = {"train": 1, "prune": 1, "quantize": 1}
+METHOD_VERSIONS = {"train": 1, "prune": 2, "quantize": 2}
 """Raised when a kind of stage starts to give other results for the same settings: its keys change."""
 
 
@@ -142,24 +143,40 @@ class Optimizer(Settings):
     """Largest norm of the loss's gradient (the ADMM penalty is not part of it); 0 does not clip."""
 
 
-class Phase(Settings):
+class Rate(Settings):
+    """A learning rate, and how it goes on."""
+
+    lr: float = Field(gt=0)
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    """`cosine` falls from `lr` to 0, step by step; `step` falls by `factor` each `every` epochs (torch's StepLR)."""
+    every: float | None = Field(default=None, gt=0)
+    """Of `step`: epochs, whole or not."""
+    factor: float = Field(default=0.1, gt=0, le=1)
+    """Of `step`."""
+
+    @model_validator(mode="after")
+    def _steps(self) -> Self:
+        if (self.schedule == "step") != (self.every is not None):
+            raise ValueError("`every` belongs to `schedule: step`, which needs it")
+        return self
+
+
+class Phase(Rate):
     """A stretch of plain training."""
 
     epochs: int = Field(ge=0)
-    lr: float = Field(gt=0)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """`cosine` falls from `lr` to 0 over the phase, step by step."""
 
 
-class Admm(Settings):
+class Admm(Rate):
     """The ADMM phase (METHODS: Zhang et al. 2018, section 4): `updates` times, train, then update Z and U."""
 
     updates: int = Field(ge=1)
     """How often Z and U are updated at most (K)."""
     epochs: int = Field(default=1, ge=1)
     """Epochs of training before each update (E)."""
-    lr: float = Field(gt=0)
-    schedule: Literal["cosine", "constant"] = "constant"
+    interval: int | None = Field(default=None, ge=1)
+    """Z and U are updated within these epochs too, each so many optimizer steps; rho stays what it is there."""
+    schedule: Literal["cosine", "constant", "step"] = "constant"
     lr_restart: bool = True
     """Whether the schedule starts anew with each update, or runs once over all of them."""
     rho: float = Field(gt=0)

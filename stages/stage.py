@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages import admm, artefact, pretrained, quantize
 from stages.checkpoint import Checkpoints, Progress
 from stages.data.batches import open_split
-from stages.engine import Engine, join
+from stages.engine import Engine, channels_last, join
 from stages.evaluate import evaluate
 from stages.files import Folder
 from stages.manifest import Damaged, verify
 from stages.spec import PruneSpec, Spec, Task, TrainSpec
 from stages.targets import Targets, build_model, targets, weights
-from stages.train import Log, Stopping, train
+from stages.train import Log, Stopping, Teacher, train
 
 _log = logging.getLogger(__name__)
 
@@ -126,11 +126,22 @@ def _support(
     return masks
 
 
-def _teacher(task: Task, store: Folder, device: torch.device) -> nn.Module | None:
-    """The network that the stage learns from, if it does: its second parent's, or its only one's."""
+def _teacher(task: Task, store: Folder, device: torch.device) -> Teacher | None:
+    """The network that the stage learns from, if it does: its second parent's, or its only one's.
+
+    It answers in the stage's precision.
+    """
     if isinstance(task.spec, TrainSpec) or task.spec.distill is None or not task.parents:
         return None
-    return artefact.network(artefact.load(store / task.parents[-1].key)).to(device)
+    network = artefact.network(artefact.load(store / task.parents[-1].key)).to(device)
+    bf16 = task.spec.precision == "bf16"
+
+    @torch.no_grad()
+    def teacher(pictures: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return network(channels_last(pictures)).float()  # type: ignore[no-any-return]
+
+    return teacher
 
 
 def _duals(spec: Spec, parent: artefact.Artefact | None, holds: Mapping[str, Tensor]) -> dict[str, Tensor]:

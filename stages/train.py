@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from stages import admm, quantize
@@ -28,10 +28,12 @@ from stages.data.order import global_batch, micro_batches, share, steps_per_epoc
 from stages.data.stream import IGNORED, Stream
 from stages.engine import Engine
 from stages.evaluate import evaluate
-from stages.spec import Admm, Distill, Phase, PruneSpec, QuantizeSpec, Spec, TrainSpec
+from stages.spec import Admm, Distill, Phase, PruneSpec, QuantizeSpec, Rate, Spec, TrainSpec
 from stages.targets import Targets
 
 Log = Callable[[dict[str, Any]], None]
+Teacher = Callable[[Tensor], Tensor]
+"""From pictures to the logits that are learnt from, without a graph."""
 Stopping = Callable[[], bool]
 """Whether this rank was told to save and leave. One rank that was is enough."""
 
@@ -52,13 +54,14 @@ class Stretch:
 
     phase: Literal["train", "admm", "snap", "centroids", "retrain"]
     epochs: int
-    lr: float
-    schedule: str
+    rate: Rate
     then: Then = "nothing"
     before: int = 0
     """Epochs of the schedule that earlier stretches used up."""
     span: int = 0
     """Epochs of the schedule in all; 0: those of this stretch."""
+    interval: int | None = None
+    """Optimizer steps from one update of Z and U to the next within the stretch."""
 
 
 def stretches(spec: Spec) -> list[Stretch]:
@@ -69,7 +72,7 @@ def stretches(spec: Spec) -> list[Stretch]:
         plan = _admm(spec.admm, last="project" if isinstance(spec, PruneSpec) else "fit")
         if isinstance(spec, QuantizeSpec):
             if spec.snap is not None:
-                snapped = Stretch("snap", spec.snap.epochs, spec.snap.lr, "constant", then="snap")
+                snapped = Stretch("snap", spec.snap.epochs, Rate(lr=spec.snap.lr, schedule="constant"), then="snap")
                 plan += [snapped] * (spec.snap.rounds - 1) + [replace(snapped, then="snap the rest")]
             if spec.centroids is not None:
                 plan.append(_phase("centroids", spec.centroids))
@@ -78,7 +81,7 @@ def stretches(spec: Spec) -> list[Stretch]:
 
 
 def _phase(name: Literal["train", "centroids", "retrain"], phase: Phase) -> Stretch:
-    return Stretch(name, phase.epochs, phase.lr, phase.schedule)
+    return Stretch(name, phase.epochs, phase)
 
 
 def _admm(settings: Admm, last: Then) -> list[Stretch]:
@@ -87,11 +90,11 @@ def _admm(settings: Admm, last: Then) -> list[Stretch]:
         Stretch(
             "admm",
             settings.epochs,
-            settings.lr,
-            settings.schedule,
+            settings,
             then="update" if number < settings.updates - 1 else last,
             before=0 if settings.lr_restart else number * settings.epochs,
             span=span,
+            interval=settings.interval,
         )
         for number in range(settings.updates)
     ]
@@ -99,10 +102,10 @@ def _admm(settings: Admm, last: Then) -> list[Stretch]:
 
 def learning_rate(stretch: Stretch, done: float) -> float:
     """The rate after `done` epochs of a stretch, a fraction of one among them."""
-    if stretch.schedule == "constant":
-        return stretch.lr
-    done = (stretch.before + done) / (stretch.span or stretch.epochs)
-    return stretch.lr * 0.5 * (1 + math.cos(math.pi * done))
+    rate, done = stretch.rate, stretch.before + done
+    if rate.schedule == "cosine":
+        return rate.lr * 0.5 * (1 + math.cos(math.pi * done / (stretch.span or stretch.epochs)))
+    return rate.lr * rate.factor ** (done // rate.every) if rate.every else rate.lr
 
 
 def train(
@@ -111,7 +114,7 @@ def train(
     targets: Targets,
     data: Batches | Stream,
     validation: Batches | Stream,
-    teacher: nn.Module | None,
+    teacher: Teacher | None,
     progress: Progress,
     checkpoints: Checkpoints,
     checkpoint_steps: int | None,
@@ -133,6 +136,8 @@ def train(
         engine.optimizer.sharing = progress.sharing if stretch.phase == "centroids" else 0
         epoch = sum(s.epochs for s in plan[: progress.stretch]) + progress.epoch
         for _ in _epoch(engine, spec, stretch, data, teacher, epoch, progress):
+            if _within(stretch, progress, per_epoch):
+                admm.update(engine, targets)
             if progress.step == per_epoch:
                 continue  # what follows ends with a checkpoint
             stop = progress.steps % (AGREEING if world > 1 else 1) == 0 and _agreed(stopping, engine)
@@ -148,7 +153,7 @@ def train(
             "phase": stretch.phase,
             "steps": progress.steps,
             "loss": loss,
-            "lr": stretch.lr,
+            "lr": stretch.rate.lr,
         }
         bad = _summed(len(data.bad), engine)
         if bad:
@@ -172,6 +177,12 @@ def train(
     return True
 
 
+def _within(stretch: Stretch, progress: Progress, per_epoch: int) -> bool:
+    """Whether Z and U are updated at this step, before the stretch's end."""
+    done = progress.epoch * per_epoch + progress.step
+    return stretch.interval is not None and done % stretch.interval == 0 and done < stretch.epochs * per_epoch
+
+
 def _stopped(progress: Progress, checkpoints: Checkpoints, log: Log) -> bool:
     checkpoints.finish()
     log({"event": "stopped", "steps": progress.steps})
@@ -192,7 +203,7 @@ def _epoch(
     spec: Spec,
     stretch: Stretch,
     data: Batches | Stream,
-    teacher: nn.Module | None,
+    teacher: Teacher | None,
     epoch: int,
     progress: Progress,
 ) -> Iterator[None]:
@@ -301,11 +312,10 @@ def _after(engine: Engine, spec: Spec, plan: list[Stretch], targets: Targets, pr
 
 
 def _distilled(
-    loss: Tensor, logits: Tensor, teacher: nn.Module, pictures: Tensor, labels: Tensor, settings: Distill
+    loss: Tensor, logits: Tensor, teacher: Teacher, pictures: Tensor, labels: Tensor, settings: Distill
 ) -> Tensor:
     """(1 - a) cross entropy + a T^2 KL(teacher || student) at temperature T, summed over the batch."""
-    with torch.no_grad():
-        wanted = F.log_softmax(teacher(pictures) / settings.temperature, dim=1)
+    wanted = F.log_softmax(teacher(pictures) / settings.temperature, dim=1)
     given = F.log_softmax(logits / settings.temperature, dim=1)
     counts = labels != IGNORED
     if not bool(counts.all()):

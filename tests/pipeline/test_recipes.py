@@ -113,11 +113,14 @@ def test_a_list_has_a_value_for_each_target() -> None:
             ],
             "admm": {"updates": [4, 5, 6], "lr": 1e-3, "rho": 1e-3},
             "distill": {"weight": [0.1, 0.2, 0.3]},
+            "regrow": [True, True, False],
+            "duals": ["reset", "carry", "carry"],
         }
     )
     assert [[c["rate"] for c in one["constraints"]] for one in stages] == [[1.5, 4], [2, 10], [3, 25]]
     assert [one["admm"]["updates"] for one in stages] == [4, 5, 6]
     assert [one["distill"]["weight"] for one in stages] == [0.1, 0.2, 0.3]
+    assert [(one["regrow"], one["duals"]) for one in stages] == [(True, "reset"), (True, "carry"), (False, "carry")]
     assert {one["admm"]["rho"] for one in stages} == {1e-3}
 
 

@@ -97,6 +97,15 @@ def test_frozen_and_no_unknown_keys(settings: Any) -> None:
         type(settings).model_validate(given | {"surprise": 1})
 
 
+@pytest.mark.parametrize("kind", [Phase, Admm])
+@pytest.mark.parametrize("given", [{"schedule": "step"}, {"every": 3}, {"schedule": "cosine", "every": 3}])
+def test_every_and_steps_belong_together(kind: type[Phase | Admm], given: dict[str, Any]) -> None:
+    rest = {"epochs": 6, "lr": 0.1} | ({"updates": 2, "rho": 0.1} if kind is Admm else {})
+    assert kind.model_validate(rest | {"schedule": "step", "every": 3.5}).every == 3.5
+    with pytest.raises(ValidationError, match="`every` belongs to `schedule: step`"):
+        kind.model_validate(rest | given)
+
+
 def test_an_unknown_key_is_refused_at_its_place() -> None:
     with pytest.raises(ValidationError) as caught:
         PruneSpec.model_validate(PRUNE | {"admm": PRUNE["admm"] | {"roh": 1.0}})

@@ -210,6 +210,10 @@ INTERRUPTED: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     ),
     "balanced": (prune(admm={"updates": 3, "lr": 0.003, "rho": 0.05, "rho_balance": True}, retrain=SHORT), (2, 3)),
     "global": (prune(constraints=PRUNES["global"], retrain=SHORT, distill={"weight": 0.5}), (2, 3)),
+    "updates within epochs": (
+        prune(admm={"updates": 1, "epochs": 3, "interval": 4, "lr": 0.003, "rho": 0.05}, retrain=SHORT),
+        (1, 2, 3),
+    ),
 }
 
 
@@ -296,6 +300,38 @@ def test_without_restarts_the_rate_falls_once_over_all_updates(make_task: MakeTa
     in_its_sets(task, run(task))
 
 
+def test_the_rate_falls_in_steps_as_torch_has_it(make_task: MakeTask) -> None:
+    """Within a phase, and anew with each update of ADMM or once over all of them."""
+    steps = {"schedule": "step", "every": 2, "factor": 0.1}
+    weight = torch.optim.SGD([torch.zeros(1)], lr=0.4)
+    theirs = torch.optim.lr_scheduler.StepLR(weight, step_size=2, gamma=0.1)
+    wanted = []
+    for _ in range(6):
+        wanted.append(theirs.get_last_lr()[0])
+        weight.step()
+        theirs.step()
+    (train,) = stretches(make_task(DENSE | {"train": {"epochs": 6, "lr": 0.4} | steps}).spec)
+    assert [learning_rate(train, epoch + 0.9) for epoch in range(6)] == pytest.approx(wanted)
+    for restart, rates in ((True, wanted[:3] * 2), (False, wanted)):
+        admm_ = {"updates": 2, "epochs": 3, "lr": 0.4, "rho": 0.1, "lr_restart": restart} | steps
+        two = stretches(make_task(prune(admm=admm_)).spec)[:2]
+        assert [learning_rate(s, epoch) for s in two for epoch in range(3)] == pytest.approx(rates)
+
+
+def test_updates_within_epochs_are_those_of_shorter_stretches(make_task: MakeTask) -> None:
+    """Bit for bit: once an epoch, asked for in either way; and twice as often makes a difference."""
+    spec = {"constraints": PRUNES["global"], "retrain": SHORT}
+    by_stretch = prune(admm={"updates": 4, "epochs": 1, "lr": 0.003, "rho": 0.05}, **spec)
+    run(whole := make_task(by_stretch, "after", store="whole"))
+    for interval, same in ((10, True), (5, False)):
+        admm_ = {"updates": 2, "epochs": 2, "interval": interval, "lr": 0.003, "rho": 0.05}
+        task = make_task(prune(admm=admm_, **spec), "after", store=f"every{interval}")
+        loaded = run(task)
+        in_its_sets(task, loaded)
+        theirs = run(whole).network
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in loaded.network.items()) == same
+
+
 @pytest.mark.parametrize("bad", [0, 1], ids=["all count", "one does not"])
 def test_the_distillation_loss_by_hand(bad: int) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -313,16 +349,18 @@ def test_the_distillation_loss_by_hand(bad: int) -> None:
     torch.testing.assert_close(got, 0.7 * plain + 0.3 * 16 * (p * (p / q).log()).sum())
 
 
-def test_a_student_that_is_its_teacher_has_nothing_to_learn(make_task: MakeTask) -> None:
-    """Its distillation loss is 0 while it does not move; with the labels' loss it isn't."""
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(make_task: MakeTask, precision: str) -> None:
+    """Its distillation loss is 0 while it does not move, in any precision; with the labels' loss it isn't."""
     run(make_task(DENSE, "dense", model="digits_cnn"))
-    still = {"admm": {"updates": 1, "lr": 1e-30, "rho": 0.1}, "retrain": {"epochs": 0, "lr": 0.1}}
+    still: dict[str, Any] = {"admm": {"updates": 1, "lr": 1e-30, "rho": 0.1}, "retrain": {"epochs": 0, "lr": 0.1}}
+    still["precision"] = precision
     losses = {}
     for weight in (1.0, 0.5):
         task = make_task(prune(distill={"weight": weight}, **still), f"w{weight}", "dense", model="digits_cnn")
         run(task)
         losses[weight] = rows(task)[0]["loss"]
-    assert losses[1.0] == pytest.approx(0, abs=1e-6)
+    assert losses[1.0] == 0
     assert losses[0.5] > 1e-3
 
 
