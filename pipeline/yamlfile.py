@@ -10,6 +10,9 @@ import yaml
 Path = tuple[str | int, ...]
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader that reads 1e-3 as a number, as YAML 1.2 does, and refuses a key that is given twice."""
 
@@ -20,7 +23,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.composer.ComposerError(None, None, "a key must be a plain value", key.start_mark)
-            if key.tag == "tag:yaml.org,2002:merge":
+            if key.tag == _MERGE:
                 continue
             name = self.construct_object(key)
             if name in seen:
@@ -30,6 +33,21 @@ class _Loader(yaml.SafeLoader):
                 )
             seen[name] = key
         return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Own keys win over merged ones, and an earlier merged mapping over a later (yaml.org/type/merge).
+
+        PyYAML's own way with several mappings is another from 6.0.4 on.
+        """
+        own = [(key, value) for key, value in node.value if key.tag != _MERGE]
+        pairs: list[tuple[yaml.Node, yaml.Node]] = []
+        for child in reversed(_merged(node)):
+            if not isinstance(child, yaml.MappingNode):
+                raise yaml.constructor.ConstructorError(None, None, "only mappings can be merged", child.start_mark)
+            self.flatten_mapping(child)
+            pairs += child.value  # of equal keys the last counts
+        node.value = pairs + own
+        super().flatten_mapping(node)
 
 
 _Loader.add_implicit_resolver(
@@ -70,13 +88,17 @@ def _places(node: yaml.Node, path: Path, lines: dict[Path, int]) -> None:
         for number, child in enumerate(node.value):
             _places(child, (*path, number), lines)
     elif isinstance(node, yaml.MappingNode):
-        merged: list[yaml.Node] = []
         for key, child in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                merged += child.value if isinstance(child, yaml.SequenceNode) else [child]
+            if key.tag == _MERGE:
                 continue
             here = (*path, key.value)
             lines.setdefault(here, key.start_mark.line + 1)
             _places(child, here, lines)
-        for child in merged:
+        for child in _merged(node):
             _places(child, path, lines)
+
+
+def _merged(node: yaml.MappingNode) -> list[yaml.Node]:
+    """What a mapping merges, in order."""
+    given = [value for key, value in node.value if key.tag == _MERGE]
+    return [one for value in given for one in (value.value if isinstance(value, yaml.SequenceNode) else [value])]

@@ -133,6 +133,12 @@ def test_merge_keys_and_anchors_give_values() -> None:
     assert value["alias"] == {"lr": 1, "rho": 2}
 
 
+@pytest.mark.parametrize("merged", ["3", "[*base, 3]", "[[*base]]"])
+def test_only_mappings_are_merged(merged: str) -> None:
+    with pytest.raises(yaml.YAMLError, match="only mappings can be merged"):
+        parse(f"base: &base {{lr: 1}}\none:\n  <<: {merged}\n", "file.yaml")
+
+
 @pytest.mark.parametrize(
     ("path", "line"),
     [
