@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,8 @@ _PREEMPTED = 3
 """Ray's number (NodeDeathInfo.Reason) for a machine that was drained to be preempted."""
 
 
+STARTS = 3
+"""How often a local Ray is started at most: on a busy machine it may not come up in the time that it gives itself."""
 REACHING = 10.0
 """Seconds that a cluster may take to accept a connection."""
 WAY_IN = (
@@ -41,6 +44,8 @@ WAY_IN = (
     " the cluster, `ray get-auth-token` prints it"
 )
 """What to do for a cluster that wants a token."""
+
+_log = logging.getLogger(__name__)
 
 
 class ClusterError(RuntimeError):
@@ -69,7 +74,7 @@ def start(address: str | None, modules: list[Path]) -> Any:
             # Workers on this machine import the same packages from the same places.
             paths = [str(module.parent) for module in modules] + os.environ.get("PYTHONPATH", "").split(os.pathsep)
             os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
-            ray.init(address="local", num_cpus=cpus(), include_dashboard=False, **options)
+            _start_here(ray, options)
         else:
             reach(address)
             with _muted():
@@ -84,6 +89,31 @@ def start(address: str | None, modules: list[Path]) -> Any:
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray put its own in its place, which leaves at once
     return ray
+
+
+def _start_here(ray: Any, options: dict[str, Any]) -> None:
+    """A Ray of this machine's own, started again if it does not come up. Raises what Ray raised the last time."""
+    for number in range(1, STARTS + 1):
+        try:
+            ray.init(address="local", num_cpus=cpus(), include_dashboard=False, **options)
+            return
+        except Exception as error:
+            _end_half(ray, error)
+            if number == STARTS:
+                raise
+            _log.warning("a local Ray did not come up, and is started again: %s", error)
+
+
+def _end_half(ray: Any, error: Exception) -> None:
+    """End what a start that failed has left behind. Ray knows its processes only once all are up: till then the node
+    that started them is found where the error was raised."""
+    from ray._private.node import Node
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if isinstance(node, Node):
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+    ray.shutdown()
 
 
 def reach(address: str) -> None:

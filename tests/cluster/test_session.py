@@ -1,0 +1,76 @@
+"""A local Ray's start, where that fails: Ray's own start is stood in for."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from cluster.session import STARTS, ClusterError, start
+
+
+class Starts:
+    """In place of Ray's start: the first ones fail, each with a node that is half there."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, failures: int) -> None:
+        import ray
+        from ray._private.node import Node
+
+        self.failures = failures
+        self.told: list[str] = []
+        starts = self
+
+        class Half(Node):  # type: ignore[misc]
+            def __init__(self) -> None:
+                starts.told.append("init")
+                if starts.told.count("init") <= starts.failures:
+                    raise RuntimeError("timed out during startup")
+
+            def kill_all_processes(self, *_: Any, **__: Any) -> None:
+                starts.told.append("kill")
+
+        patch.setattr(ray, "init", lambda **options: (self.asked(options), Half()))
+        patch.setattr(ray, "shutdown", lambda: self.told.append("shutdown"))
+        patch.setattr("cluster.session.reach", lambda address: None)
+
+    def asked(self, options: dict[str, Any]) -> None:
+        """Note what was asked for."""
+        self.options = options
+
+
+@pytest.fixture(autouse=True)
+def unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search path that `start` hands on to workers is this test's alone."""
+    monkeypatch.setenv("PYTHONPATH", "")
+
+
+@pytest.mark.parametrize("failures", range(STARTS))
+def test_a_local_ray_that_does_not_come_up_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failures: int
+) -> None:
+    """Once what there was of it is ended; the log says so."""
+    starts = Starts(monkeypatch, failures)
+    with caplog.at_level(logging.WARNING, "cluster.session"):
+        start(None, [])
+    assert starts.told == ["init", "kill", "shutdown"] * failures + ["init"]
+    assert starts.options["address"] == "local"
+    assert [record.getMessage() for record in caplog.records] == [
+        "a local Ray did not come up, and is started again: timed out during startup"
+    ] * failures
+
+
+def test_a_local_ray_that_never_comes_up_is_told_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its last start, and nothing is left of that either."""
+    starts = Starts(monkeypatch, STARTS)
+    with pytest.raises(ClusterError, match=r"^a local Ray could not be started: timed out during startup$"):
+        start(None, [])
+    assert starts.told == ["init", "kill", "shutdown"] * STARTS
+
+
+def test_a_cluster_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What turns us away there has its reason."""
+    starts = Starts(monkeypatch, 1)
+    with pytest.raises(ClusterError, match=r"^no Ray cluster lets us in at 10\.0\.0\.1:6379: timed out"):
+        start("10.0.0.1:6379", [])
+    assert starts.told == ["init"]
