@@ -32,9 +32,9 @@ from cluster.failures import Failure
 from cluster.lane import Event, Lane
 from cluster.rank import Mailbox, Work
 from cluster.room import Node, Shape, fits, shares
-from cluster.session import ClusterError, end_actors, kill, near, nodes, refusal, settings, start
+from cluster.session import ClusterError, end_actors, kill, near, nodes, refusal, settings, start, whole
 
-SAVING = 5.0
+SAVING = 15.0
 """Seconds that busy lanes get to save where they are, when all is to end."""
 CLOSING = 3.0
 """Seconds that idle lanes get to end in order."""
@@ -132,13 +132,16 @@ class Lanes:
     def save(self) -> list[Event]:
         """Let busy lanes save where their tasks are, and leave them. Returns what happened in the seconds they get."""
         events: list[Event] = []
-        limit = time.monotonic() + SAVING
+        began = time.monotonic()
         for lane in self._lanes.values():
             if lane.task is not None and not lane.leaving:
                 self._leave(lane, "idle")
         with contextlib.suppress(ClusterError):  # then nobody is left who could save anything
-            while any(lane.task for lane in self._lanes.values()) and (left := limit - time.monotonic()) > 0:
-                events += self._received(min(0.5, left), left)
+            while any(lane.task for lane in self._lanes.values()):
+                # A Ray that was told to end together with this process has few words left.
+                if time.monotonic() - began > (SAVING if whole(self._ray) else ANSWERING):
+                    break
+                events += self._received(0.5, 1.0)
         return events
 
     def close(self) -> None:
@@ -178,8 +181,11 @@ class Lanes:
             time.sleep(0.1)
 
     def _received(self, timeout: float, limit: float | None = None) -> list[Event]:
+        """Events that come within `timeout` seconds; none if Ray itself takes longer than `limit` to say so."""
         try:
             raw = self._ray.get(self._mailbox.take.remote(self._seen, timeout), timeout=limit)
+        except self._ray.exceptions.GetTimeoutError:
+            return []
         except self._ray.exceptions.RayError as error:
             raise ClusterError(f"the Ray cluster went away: {error}") from error
         self._seen += len(raw)

@@ -188,6 +188,12 @@ def end_actors(ray: Any, kind: str) -> None:
             global_worker.core_worker.kill_actor(ray.ActorID(bytes.fromhex(identity)), True)
 
 
+def whole(ray: Any) -> bool:
+    """Whether all processes of a local Ray are there; of another cluster, nothing is known, and so True."""
+    node = ray._private.worker._global_node
+    return node is None or not node.dead_processes()
+
+
 def kill(ray: Any) -> None:
     """Kill the processes of a local Ray at once. Another cluster's are not ours."""
     node = ray._private.worker._global_node

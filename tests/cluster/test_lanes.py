@@ -449,3 +449,27 @@ def test_lanes_of_any_size_are_tried_again_before_they_are_given_up() -> None:
     for number in range(6, 9):
         assert lanes.end(RuntimeError("no module"), f"lane-{number}") == []
     assert [event.data.kind for event in lanes.end(RuntimeError("no module"), "lane-9")] == ["error"]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_lanes_are_heard_until_they_have_saved(monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    """No longer than that; and not for long where Ray was ended too, which may have taken the last word with it."""
+    monkeypatch.setattr(module, "whole", lambda ray: whole)
+    monkeypatch.setattr(module, "ANSWERING", 0.05)
+    lanes = Open(cpus=1)
+    lanes._ray = None
+    lanes.submit("a", 1)
+    lanes.say("ready", "x")
+    silent = 3 if whole else 1_000_000
+
+    def received(*_: float) -> list[Event]:
+        nonlocal silent
+        silent -= 1
+        time.sleep(0.02)
+        return [] if silent else lanes._handle("log", "lane-0", "x", "a", "saved") + lanes.say("stopped", "x", "a")
+
+    lanes._received = received  # type: ignore[method-assign]
+    began = time.monotonic()
+    assert lanes.save() == ([Event("log", "a", "saved")] if whole else [])
+    assert time.monotonic() - began < module.SAVING / 2
+    assert lanes.box.stopped == ["x"]
