@@ -32,7 +32,20 @@ from cluster.failures import Failure
 from cluster.lane import Event, Lane
 from cluster.rank import Mailbox, Work
 from cluster.room import Node, Shape, fits, shares
-from cluster.session import ClusterError, end_actors, kill, near, nodes, refusal, settings, start, whole
+from cluster.session import (
+    ClusterError,
+    ClusterGone,
+    end_actors,
+    head,
+    kill,
+    near,
+    nodes,
+    reach,
+    refusal,
+    settings,
+    start,
+    whole,
+)
 
 SAVING = 15.0
 """Seconds that busy lanes get to save where they are, when all is to end."""
@@ -48,6 +61,8 @@ GROWING = 60.0
 """Seconds that a lane works at its size before it is opened again with more workers."""
 LOOKING = 2.0
 """Seconds between two looks at the cluster's machines."""
+AWAY = 30.0
+"""Seconds that a cluster's head may be away, to be started anew. After a minute Ray would end this process."""
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +119,8 @@ class Lanes:
         self._wary = False
         self._seen = 0
         self._taken: frozenset[str] = frozenset()
-        self._looked = time.monotonic()
+        self._looked = self._heard = time.monotonic()
+        self._head = head(self._ray)
         importing.join()
         try:
             # Two threads that import one package at once can find it half there: alone, it is whole.
@@ -125,8 +141,10 @@ class Lanes:
             events += self._closed(*self._ended.get())
         if time.monotonic() >= self._looked + LOOKING:
             self._looked = time.monotonic()
-            self._tend(self._nodes(), self._looked)
-        self._assign()
+            if self._there():
+                self._tend(self._nodes(), self._looked)
+        if self._heard >= self._looked:
+            self._assign()
         return events
 
     def save(self) -> list[Event]:
@@ -180,6 +198,17 @@ class Lanes:
                 return
             time.sleep(0.1)
 
+    def _there(self) -> bool:
+        """Whether the cluster's head answers; asked anything while it does not, Ray blocks. Raises ClusterGone."""
+        try:
+            reach(self._head)
+        except ClusterError as error:
+            if time.monotonic() > self._heard + AWAY:
+                raise ClusterGone(str(error)) from error
+            return False
+        self._heard = time.monotonic()
+        return True
+
     def _received(self, timeout: float, limit: float | None = None) -> list[Event]:
         """Events that come within `timeout` seconds; none if Ray itself takes longer than `limit` to say so."""
         try:
@@ -187,7 +216,8 @@ class Lanes:
         except self._ray.exceptions.GetTimeoutError:
             return []
         except self._ray.exceptions.RayError as error:
-            raise ClusterError(f"the Ray cluster went away: {error}") from error
+            _log.warning("the mailbox is gone: %s", error)
+            raise ClusterGone(type(error).__name__) from error
         self._seen += len(raw)
         return [event for entry in raw for event in self._handle(*entry)]
 

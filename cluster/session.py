@@ -52,6 +52,13 @@ class ClusterError(RuntimeError):
     """A cluster that can't be reached or can't do what is asked."""
 
 
+class ClusterGone(ClusterError):
+    """A cluster that was there, and is no more."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the Ray cluster went away ({why}); once it is back, the same command goes on")
+
+
 def settings(local: bool) -> dict[str, str]:
     """Environment that Ray is to find before it is imported for the first time."""
     # `ray start` asks for a token where one exists; a client offers it only if told to.
@@ -125,6 +132,11 @@ def reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACHING).close()
     except (OSError, OverflowError) as error:
         raise ClusterError(f"nothing answers at {address}: {error}") from error
+
+
+def head(ray: Any) -> str:
+    """Where the cluster's head accepts connections."""
+    return str(ray.get_runtime_context().gcs_address)
 
 
 @contextmanager

@@ -173,7 +173,7 @@ def _room(top: Top, problems: Problems) -> None:
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
-    from cluster.session import ClusterError
+    from cluster.session import ClusterError, ClusterGone
     from pipeline import driver
 
     config, problems, store, plan = _prepared_here(options)
@@ -200,6 +200,9 @@ def _run(options: argparse.Namespace, console: Console) -> int:
             )
         except Held as held:
             view.note(f"{config.top.name} is not started: {held}; `--wait` waits for its end")
+            return FAILED
+        except ClusterGone as error:
+            Console(stderr=True).print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
             return FAILED
         except ClusterError as error:
             problems.add(("cluster",), str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import socket
 import time
 from collections import deque
 from dataclasses import replace
@@ -18,6 +19,7 @@ from cluster.lane import Event, Lane
 from cluster.lanes import Lanes
 from cluster.rank import Mailbox
 from cluster.room import Node, Shape
+from cluster.session import ClusterGone
 
 
 def test_events_are_taken_once_and_in_order() -> None:
@@ -473,3 +475,25 @@ def test_lanes_are_heard_until_they_have_saved(monkeypatch: pytest.MonkeyPatch, 
     assert lanes.save() == ([Event("log", "a", "saved")] if whole else [])
     assert time.monotonic() - began < module.SAVING / 2
     assert lanes.box.stopped == ["x"]
+
+
+def test_a_head_that_is_away_is_given_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray is asked nothing meanwhile, since it would not answer, and nothing is opened; what lanes tell is heard."""
+    lanes = Open(cpus=1)
+    lanes._head, lanes._heard, lanes._looked = "127.0.0.1:1", time.monotonic(), 0.0
+    lanes.submit("a", 1)
+    lanes.say("ready", "x")
+    lanes._received = lambda *_: lanes._handle("log", "lane-0", "x", "a", "row")  # type: ignore[method-assign]
+    monkeypatch.setattr(lanes, "_nodes", lambda: pytest.fail("Ray was asked"))
+    lanes._waiting.append(("b", 2))
+    assert lanes.take(0.0) == lanes.take(0.0) == [Event("log", "a", "row")]
+    monkeypatch.setattr(module, "AWAY", -1.0)
+    lanes._looked = 0.0
+    with pytest.raises(ClusterGone, match=r"^the Ray cluster went away \(nothing answers at 127.0.0.1:1: "):
+        lanes.take(0.0)
+    monkeypatch.undo()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        lanes._head, lanes._looked = f"127.0.0.1:{server.getsockname()[1]}", 0.0
+        lanes.take(0.0)
+    assert list(lanes._lanes) == ["lane-0"]
+    assert lanes._heard >= lanes._looked

@@ -15,7 +15,7 @@ import pytest
 
 import cluster.session
 from cluster.failures import Failure
-from cluster.session import ClusterError
+from cluster.session import ClusterError, ClusterGone
 from pipeline import cli, driver
 from pipeline import plan as planning
 from pipeline.store import Store
@@ -251,6 +251,23 @@ def test_a_cluster_that_does_not_answer_is_bad_input(
     monkeypatch.setattr(driver, "Lanes", lanes)
     assert cli.main(["run", str(config(tmp_path)), "--set", "cluster.address=host:1"]) == cli.BAD_INPUT
     assert "cluster: no Ray cluster answers at host:1" in capsys.readouterr().err
+
+
+def test_a_cluster_that_goes_away_is_no_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line says so, and how to go on; the run has failed."""
+    lanes = Scripted({})
+
+    def take(timeout: float) -> None:
+        raise ClusterGone("nothing answers at host:1")
+
+    monkeypatch.setattr(lanes, "take", take)
+    monkeypatch.setattr(driver, "Lanes", lambda *_: lanes)
+    assert cli.main(["run", str(config(tmp_path))]) == cli.FAILED
+    assert lanes.closed
+    text = "the Ray cluster went away (nothing answers at host:1); once it is back, the same command goes on\n"
+    assert capsys.readouterr().err == text
 
 
 def test_a_store_that_fails_ends_a_run_with_1(
