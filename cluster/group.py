@@ -17,6 +17,29 @@ LEADER = "TrainController"
 """Class of the actor that leads a group. When it ends, so do the ranks, and `run` raises."""
 
 
+def teller(mailbox: Any, lane: str) -> Any:
+    """What tells the mailbox, from where a group is led, that Ray killed a rank of it for memory."""
+    from ray.train import UserCallback
+
+    class Teller(UserCallback):  # type: ignore[misc]
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            for text in filter(None, map(out_of_memory, worker_exceptions.values())):
+                mailbox.tell.remote(("memory", lane, "", "", text))
+
+    return Teller()
+
+
+def out_of_memory(error: Exception) -> str | None:
+    """What Ray says of a rank that it killed because its machine had little memory left; None for one that it did not.
+
+    One that the kernel kills looks as one that is killed by anybody.
+    """
+    from ray.exceptions import OutOfMemoryError
+
+    cause = getattr(error, "health_check_failure", error)
+    return str(cause).partition("\n")[0] if isinstance(cause, OutOfMemoryError) else None
+
+
 def run(name: str, size: int, shape: Shape, config: dict[str, Any], local: bool) -> None:
     """Start `size` workers that serve a lane, and wait for their end. Raises what Ray Train raises.
 
@@ -37,6 +60,7 @@ def run(name: str, size: int, shape: Shape, config: dict[str, Any], local: bool)
             run_config=RunConfig(
                 name=name,
                 storage_path=folder,
+                callbacks=[teller(config["mailbox"], name)],
                 failure_config=tries if shape.elastic else FailureConfig(max_failures=RESTARTS),
             ),
         ).fit()

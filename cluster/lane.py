@@ -10,9 +10,12 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a task. `data` is a log row, a result, or a Failure."""
+    """Something that happened to a task. `data` is a log row, a result, or a Failure.
 
-    kind: Literal["log", "done", "failed"]
+    Of a worker that was killed for memory (`memory`) it is Ray's account; what that does to its task is told apart.
+    """
+
+    kind: Literal["log", "done", "failed", "memory"]
     task: str
     data: Any
 

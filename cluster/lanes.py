@@ -222,6 +222,8 @@ class Lanes:
         return [event for entry in raw for event in self._handle(*entry)]
 
     def _handle(self, kind: str, name: str, attempt: str, task: str, data: Any) -> list[Event]:
+        if kind == "memory":
+            return [Event("memory", "", data)]
         lane = self._lanes.get(name)
         if lane is None:
             return []  # it has ended

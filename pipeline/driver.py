@@ -36,6 +36,11 @@ _log = logging.getLogger(__name__)
 
 LEFT_OUT = "not asked for"
 """Why a stage that is not done was not run either."""
+MEMORY = (
+    "a worker was killed because its machine ran out of memory; what helps: fewer lanes or workers a machine, a smaller"
+    " batch or more of engine.accumulate, fewer of data.workers, and no engine.offload"
+)
+"""Ray's own account is in the log."""
 
 
 def run(
@@ -352,7 +357,10 @@ class _Run:
 
     def _react(self, event: Event) -> None:
         name = event.task
-        if event.kind == "log":
+        if event.kind == "memory":
+            _log.warning(event.data)
+            self.view.note(MEMORY)
+        elif event.kind == "log":
             self._row(name, event.data)
         elif event.kind == "done":
             node = self.nodes[name]

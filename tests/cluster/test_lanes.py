@@ -226,6 +226,17 @@ def test_a_group_that_comes_back_has_lost_its_task() -> None:
     assert lanes.box.given[-1] == ("y", ("a", 1))
 
 
+def test_a_worker_killed_for_memory_is_told_whatever_its_lane_does() -> None:
+    """The word comes from where the group is led, before or after those of its other workers."""
+    lanes = Open(cpus=1)
+    lanes.submit("a", 1)
+    lanes.say("ready", "x")
+    told = [Event("memory", "", "1 worker")]
+    assert lanes.say("memory", "", data="1 worker") == told
+    assert lost(lanes.end(RuntimeError("gone")), "a")
+    assert lanes.say("memory", "", data="1 worker") == told
+
+
 def test_a_failure_is_told_once() -> None:
     """What its peers report is an echo; the group's return is no second failure."""
     lanes = Open(cpus=1)

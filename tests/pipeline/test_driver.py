@@ -172,6 +172,16 @@ def test_a_lost_stage_is_tried_again(ran: Callable[..., Ran]) -> None:
     assert "its workers were lost; retry 3 of 3" in run.file.getvalue()
 
 
+def test_a_worker_that_was_killed_for_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line, with what helps; what comes of its stage is told apart."""
+    plain, said = Scripted.take, Event("memory", "", "1 worker")
+    monkeypatch.setattr(Scripted, "take", lambda self, timeout: [said, *plain(self, timeout)])
+    run = Ran(tmp_path, monkeypatch, {"dense": [LOST, None]}, "retry.lost=1")
+    assert set(run.states.values()) == {"done"}
+    lines = [line for line in run.file.getvalue().splitlines() if line.startswith(("a worker", "dense: its"))]
+    assert lines[:2] == [driver.MEMORY, "dense: its workers were lost; retry 1 of 1"]
+
+
 def test_a_preempted_stage_is_tried_again_without_end(ran: Callable[..., Ran]) -> None:
     """It is no fault of anyone's; losses are counted apart from it."""
     run = ran({"half": [PREEMPTED, LOST] * 3 + [PREEMPTED] * 5 + [None]})
