@@ -9,6 +9,7 @@ kept, so that there is always a whole one.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,19 @@ from stages.files import Folder
 from stages.optimizer import STATE
 
 KEPT = 2
+TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""safetensors' names of types."""
 
 
 @dataclass
@@ -130,7 +144,7 @@ class Checkpoints:
         try:
             step = f"step-{facts['steps']:08d}"
             stem = parts.stem(step, self.rank, self.world)
-            data = safetensors.torch.save(tensors)
+            data = _serialized(tensors)
             self.folder.write(f"{stem}.safetensors", data)
             self.folder.write_json(f"{stem}.json", {"sha256": parts.digest(data, facts), "progress": facts})
             if self.rank == 0:
@@ -153,6 +167,26 @@ def _state(engine: Engine) -> Iterator[tuple[str, Tensor]]:
     for key, names in _state_names(engine):
         for name in names:
             yield f"{key}/{name}", engine.get(name, key)
+
+
+def _serialized(tensors: dict[str, Tensor]) -> bytearray:
+    """Tensors in safetensors' form, taken out of `tensors` one by one.
+
+    The library's own function has all of them three times at its end: as tensors, and as bytes twice.
+    """
+    header, end = {}, 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
+        place = [end, end := end + tensor.nbytes]
+        header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": place}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    data = bytearray(8 + len(text) + end)
+    data[:8], data[8 : 8 + len(text)] = len(text).to_bytes(8, "little"), text
+    view = torch.frombuffer(data, dtype=torch.uint8)[8 + len(text) :]
+    for name, entry in header.items():
+        first, last = entry["data_offsets"]
+        view[first:last] = tensors.pop(name).contiguous().flatten().view(torch.uint8)
+    return data
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from fsspec.implementations.local import LocalFileSystem
 from stages.outage import gone, passes, told
 
 
-def sha256(*pieces: bytes) -> str:
+def sha256(*pieces: bytes | bytearray) -> str:
     """Hex digest of the pieces one after the other."""
     found = hashlib.sha256()
     for piece in pieces:
@@ -138,7 +138,7 @@ class Folder:
         """A JSON file's value. Raises FileNotFoundError, and ValueError for what is not JSON."""
         return json.loads(self.read(path))
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes | bytearray) -> None:
         """Write all of a file, so that a reader sees the old one or the new one and never a part."""
         target = self.path(path)
         self._do(lambda: self._replace(target, data) if self.local else self.fs.pipe_file(target, data))
@@ -236,7 +236,7 @@ class Folder:
     def _vanished(self) -> bool:
         return self.local and self._marked and not os.path.exists(posixpath.join(self.store.root, MARK))
 
-    def _replace(self, target: str, data: bytes) -> None:
+    def _replace(self, target: str, data: bytes | bytearray) -> None:
         self._make(os.path.dirname(target))
         aside = f"{target}.{uuid.uuid4().hex[:8]}.part"
         try:

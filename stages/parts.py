@@ -30,7 +30,7 @@ def stem(step: str, part: int, parts: int) -> str:
     return f"{step}/part-{part}-of-{parts}"
 
 
-def digest(data: bytes, facts: dict[str, Any]) -> str:
+def digest(data: bytes | bytearray, facts: dict[str, Any]) -> str:
     """The hash of a part: of its tensors and of where the stage stood."""
     return sha256(data, canonical(facts))
 

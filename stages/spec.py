@@ -88,6 +88,9 @@ class Data(Settings):
     """Of encoded pictures: the least and the largest width : height of a training crop."""
     randaugment: RandAugment | None = None
     """Of encoded pictures: done to training crops."""
+    decode: Literal["cpu", "device"] = "cpu"
+    """Of encoded pictures: where training JPEGs are decoded, cut and resized. On the network's own device, with nvJPEG
+    where that is a GPU, pixels are a little different. Evaluation has those of `cpu` in any case."""
     window: int = Field(default=0, ge=0)
     """Of encoded pictures: an epoch goes through the shards in random order, so many at a time, and mixes the
     samples of these; then a cache of so many shards is enough. 0 mixes all, which is best where files are local."""
@@ -122,6 +125,10 @@ class Data(Settings):
             raise ValueError(f"`scale` is {self.scale}: two shares of an area, the least first, within (0, 1]")
         if len(self.ratio) != 2 or not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"`ratio` is {self.ratio}: two positive numbers, the least first")
+        if self.randaugment is not None and self.decode == "device":
+            raise ValueError(
+                "`randaugment` changes pictures on the CPU, where `decode: device` has none; leave one out"
+            )
         if self.crop > self.resize:
             raise ValueError(f"`crop` ({self.crop}) is larger than `resize` ({self.resize}), from which it is cut")
         return self

@@ -71,6 +71,8 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
         else:
             progress = checkpoints.load(newest, engine)
         engine.optimizer.holding = progress.residual is not None or bool(holds)
+        inherited = set(holds)
+        del parent, holds  # of the network's size, three times
         log({"event": "resumed" if newest else "training", "steps": progress.steps})
         every = task.engine.checkpoint_steps
         if not train(engine, spec, aims, data, validation, teacher, progress, checkpoints, every, log, stopping):
@@ -82,7 +84,7 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
         }
         network = {name: tensor.cpu() for name, tensor in engine.tensors()}
         duals = {name: engine.get(name, "dual").cpu() for name in aims.names}
-        final_holds = _support(engine, aims, network, holds)
+        final_holds = _support(engine, aims, network, inherited)
         manifest: dict[str, Any] = {}
         if rank == 0:
             manifest = _manifest(task, progress, network, aims, scores, world)
@@ -105,10 +107,8 @@ def _inherited(spec: Spec, constrained: list[str], holds: Mapping[str, Tensor]) 
     return dict(holds)
 
 
-def _support(
-    engine: Engine, aims: Targets, network: Mapping[str, Tensor], holds: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Masks of what may be non-zero, for the stages after this one.
+def _support(engine: Engine, aims: Targets, network: Mapping[str, Tensor], inherited: set[str]) -> dict[str, Tensor]:
+    """Masks of what may be non-zero, for the stages after this one; `inherited` names those with a parent's mask.
 
     A prune's are its holds. Quantising holds weights on their values, not at zero: what was pruned before it is
     what is zero after it. Of a low-rank tensor every entry may be non-zero.
@@ -119,7 +119,7 @@ def _support(
         if "lowrank" in kinds:
             continue
         if kinds and kinds[-1] in ("levels", "clusters"):
-            if name in holds or len(kinds) > 1:
+            if name in inherited or len(kinds) > 1:
                 masks[name] = (network[name] != 0).float()
             continue
         masks[name] = engine.get(name, "hold").cpu()

@@ -8,15 +8,21 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import load
+from stages.data.index import index
 from tests.running import dualprune, json_of
 
 pytestmark = pytest.mark.slow
 
 RECIPES = {
     "digits": [],
+    "mnist_lenet5": ["data.folder={root}/mnist"],
     "cifar10_resnet20": ["data.folder={root}/cifar10", "model.weights={root}/weights/resnet20-12fca82f.th"],
+    "imagenet_resnet18": [
+        *("data.shards={shards}", "data.crop=64", "data.resize=72", "model.weights=null"),
+        *("cluster.gpus=0", "cluster.workers=1"),
+    ],
 }
-"""By name: where its data and weights lie within DUALPRUNE_DATA."""
+"""By name: where its data and weights lie within DUALPRUNE_DATA, and what makes it small enough for a CPU."""
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -25,7 +31,12 @@ def test_every_stage_of_a_recipe(name: str, tmp_path: Path) -> None:
     root = os.environ.get("DUALPRUNE_DATA")
     if RECIPES[name] and not root:
         pytest.skip("DUALPRUNE_DATA is not set: it names a folder with data and weights")
-    sets = [argument for setting in RECIPES[name] for argument in ("--set", setting.format(root=root))]
+    shards = tmp_path / "shards"
+    if name.startswith("imagenet"):
+        tars = f"{root}/imagenet_sample/imagenet-sample-00000"
+        index(str(shards), "sample", {"train": f"{tars}[0-7].tar", "val": f"{tars}8.tar", "test": f"{tars}9.tar"})
+    settings = [setting.format(root=root, shards=shards) for setting in RECIPES[name]]
+    sets = [argument for setting in settings for argument in ("--set", setting)]
     code, lines = dualprune(tmp_path, "run", name, "--smoke", "--json", *sets)
     assert code == 0, "\n".join(lines)
     rows = {row["name"]: row for row in json_of(lines)["stages"]}

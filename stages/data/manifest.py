@@ -12,7 +12,10 @@ from stages.spec import Data
 MANIFEST = "manifest.json"
 SPLITS = ("train", "val", "test")
 OF_ONE_SHAPE = ("shift",)
-OF_ANY_SIZE = ("crop", "resize", "scale", "ratio", "randaugment", "window", "max_pixels", "bad", "workers", "cache")
+OF_ANY_SIZE = (
+    *("crop", "resize", "scale", "ratio", "randaugment", "decode"),
+    *("window", "max_pixels", "bad", "workers", "cache"),
+)
 """Settings that have a meaning for one of the two formats alone."""
 
 

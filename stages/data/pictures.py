@@ -13,12 +13,14 @@ from __future__ import annotations
 import io
 import math
 from contextlib import suppress
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 from torch.nn import functional as F
 
 from stages.data.order import Indices, hashed
@@ -35,6 +37,8 @@ ATTEMPTS = 10
 
 PNG = b"\x89PNG"
 """What the bytes of a PNG begin with."""
+PLAIN = ("Gray", "YCbCr", "RGB")
+"""Colours of JPEGs that simplejpeg makes RGB of."""
 QUALITY = 90
 """Of a JPEG that is encoded anew, where none is asked for."""
 
@@ -44,6 +48,15 @@ DOWN, ACROSS, MIRROR, OTHER = range(2 * ATTEMPTS, 2 * ATTEMPTS + 4)
 
 class BadPicture(ValueError):
     """Bytes that can't be made a picture of, and why."""
+
+
+class Header(NamedTuple):
+    """What an encoded picture says of itself before it is decoded."""
+
+    height: int
+    width: int
+    colours: str
+    """Of a JPEG, by simplejpeg's names; empty for what simplejpeg can't read."""
 
 
 def uniforms(seed: int, epoch: int, indices: Indices) -> NDArray[np.float64]:
@@ -90,6 +103,14 @@ def augmented(picture: Picture, settings: RandAugment, random: NDArray[np.float6
     return changed
 
 
+def training_crop(
+    data: bytes, scale: list[float], ratio: list[float], random: NDArray[np.float64], most: int
+) -> tuple[Header, Box]:
+    """An encoded picture's header, and its random crop. Raises BadPicture, also for more than `most` pixels."""
+    header = _look(data, most)
+    return header, crop_box(header.height, header.width, scale, ratio, random)
+
+
 def random_crop(
     data: bytes, size: int, scale: list[float], ratio: list[float], random: NDArray[np.float64], most: int
 ) -> Picture:
@@ -98,14 +119,24 @@ def random_crop(
     Resized with antialiasing; a JPEG is decoded at half its scale or less where the crop keeps its pixels then.
     Raises BadPicture.
     """
-    height, width, plain = _look(data, most)
-    top, left, h, w = crop_box(height, width, scale, ratio, random)
+    (height, width, colours), (top, left, h, w) = training_crop(data, scale, ratio, random, most)
     least = (math.ceil(size * height / h), math.ceil(size * width / w)) if min(h, w) >= 2 * size else None
-    whole = _decode(data, plain, least)
+    whole = _decode(data, colours, least)
     down, across = whole.shape[0] / height, whole.shape[1] / width
-    top, left, h, w = int(top * down), int(left * across), int(h * down), int(w * across)
-    crop = torch.from_numpy(whole[top : top + h, left : left + w]).permute(2, 0, 1)[None]
-    return F.interpolate(crop, (size, size), mode="bilinear", antialias=True)[0].numpy()
+    box = int(top * down), int(left * across), int(h * down), int(w * across)
+    crop: Picture = resized(cut(torch.from_numpy(whole).permute(2, 0, 1), box), size).numpy()
+    return crop
+
+
+def cut(picture: Tensor, box: Box) -> Tensor:
+    """What lies in the box, a view."""
+    top, left, height, width = box
+    return picture[:, top : top + height, left : left + width]
+
+
+def resized(picture: Tensor, size: int) -> Tensor:
+    """A picture [3, h, w] as [3, size, size], with antialiasing."""
+    return F.interpolate(picture[None], (size, size), mode="bilinear", antialias=True)[0]
 
 
 def central_crop(data: bytes, resize: int, crop: int, most: int) -> Picture:
@@ -113,8 +144,8 @@ def central_crop(data: bytes, resize: int, crop: int, most: int) -> Picture:
 
     The very pixels of torchvision's Resize and CenterCrop on PIL pictures, which the published accuracies are of.
     """
-    height, width, plain = _look(data, most)
-    picture, size = Image.fromarray(_decode(data, plain)), _with_short_side(height, width, resize)
+    height, width, colours = _look(data, most)
+    picture, size = Image.fromarray(_decode(data, colours)), _with_short_side(height, width, resize)
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
     left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
@@ -128,11 +159,11 @@ def packed(data: bytes, resize: int | None, quality: int | None, most: int) -> t
     It stays as it is, but for a short side longer than `resize` or a `quality`: then it is a JPEG of that quality (or
     90) in colour, resized as torchvision's Resize does. Raises BadPicture.
     """
-    height, width, plain = _look(data, most)
+    height, width, colours = _look(data, most)
     shrinks = resize is not None and min(height, width) > resize
     if not shrinks and quality is None:
         return "png" if data.startswith(PNG) else "jpg", data
-    pixels = _decode(data, plain)
+    pixels = _decode(data, colours)
     if resize is not None and shrinks:
         size = _with_short_side(height, width, resize)
         pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
@@ -145,26 +176,25 @@ def _with_short_side(height: int, width: int, length: int) -> tuple[int, int]:
     return (length, int(length * height / short)) if width <= height else (int(length * width / short), length)
 
 
-def _look(data: bytes, most: int) -> tuple[int, int, bool]:
-    """Height and width by the header, before anything is decoded, and whether simplejpeg is to do that."""
+def _look(data: bytes, most: int) -> Header:
+    """The header, before anything is decoded. Raises BadPicture, also for more than `most` pixels."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        plain = colours in ("Gray", "YCbCr", "RGB")
     except ValueError:
-        plain = False
-    if not plain:
+        colours = ""
+    if colours not in PLAIN:
         with _opened(data) as picture:
             width, height = picture.size
     if height * width > most:
         raise BadPicture(f"{width} x {height} pixels are more than data.max_pixels ({most}) allows")
     if not height * width:
         raise BadPicture("it has no pixels")
-    return height, width, plain
+    return Header(height, width, colours)
 
 
-def _decode(data: bytes, plain: bool, least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+def _decode(data: bytes, colours: str, least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """All pixels, [h, w, 3]; of a plain JPEG, at the smallest scale that has `least` (height, width) of them."""
-    if plain:
+    if colours in PLAIN:
         height, width = least or (0, 0)
         # What libjpeg only warns of is an error here: PIL, after it, forgives some of that.
         with suppress(ValueError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -16,11 +17,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from stages.data.device import Decoder, Jpeg, Jpegs, packed, suits
 from stages.data.index import read_index
 from stages.data.manifest import DataError, shards_folder
 from stages.data.members import Members
 from stages.data.order import Indices, epoch_order, windowed_order
-from stages.data.pictures import BadPicture, augmented, central_crop, flipped, random_crop, uniforms
+from stages.data.pictures import (
+    BadPicture,
+    augmented,
+    central_crop,
+    flipped,
+    random_crop,
+    training_crop,
+    uniforms,
+)
 from stages.spec import Data
 
 IGNORED = -100
@@ -39,7 +49,7 @@ class Job(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A micro-batch that was read: pictures uint8 [n, 3, crop, crop], labels, and why which samples are bad."""
+    """A micro-batch: pictures of values 0 to 255 [n, 3, crop, crop], labels, and why which samples are bad."""
 
     pictures: Tensor
     labels: Tensor
@@ -47,7 +57,17 @@ class Loaded(NamedTuple):
     error: Exception | None = None
 
 
-class Shards(Dataset[Loaded]):
+class Encoded(NamedTuple):
+    """A micro-batch of which some pictures are still to be decoded on the device."""
+
+    job: Job
+    jpegs: Jpegs
+    rest: Loaded
+    """The others, in their order."""
+    error: None = None
+
+
+class Shards(Dataset[Loaded | Encoded]):
     """One split's samples by number, of the manifest of the folder `url`.
 
     Raises DataError at once for shards that are missing or cut short, and ValueError for settings that don't suit them.
@@ -94,10 +114,11 @@ class Shards(Dataset[Loaded]):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, job: Job) -> Loaded:
+    def __getitem__(self, job: Job) -> Loaded | Encoded:
         """Read a micro-batch. Errors come back as values, because a worker's would lose their words on the way."""
         try:
-            return self._load(job)
+            on_device = self.settings.decode == "device" and job.epoch is not None
+            return self._encoded(job) if on_device else self.load(job)
         except (DataError, OSError) as error:
             return Loaded(torch.empty(0), torch.empty(0), {}, error)
 
@@ -107,32 +128,65 @@ class Shards(Dataset[Loaded]):
         name = self.members.name(int(shard), int(offset))
         return f"{self.folder.url}/{self.shards[shard]['file']}: {name}"
 
-    def _load(self, job: Job) -> Loaded:
+    def load(self, job: Job) -> Loaded:
+        """Read and decode a micro-batch, its pictures uint8. Raises DataError and OSError."""
         side, labels = self.settings.crop, self.index[job.indices, 3]
         pictures = np.zeros((len(labels), 3, side, side), dtype=np.uint8)
         random = uniforms(self.seed, job.epoch, job.indices) if job.epoch is not None else [None] * len(labels)
         bad: dict[int, str] = {}
         for place, (sample, numbers) in enumerate(zip(job.indices, random, strict=True)):
             try:
-                if not 0 <= labels[place] < self.classes:
-                    raise BadPicture(f"its label is {labels[place]}, of a network of {self.classes} classes")
                 pictures[place] = self._picture(int(sample), numbers)
             except BadPicture as error:
                 bad[int(sample)] = f"{self.where(int(sample))}: {error}"
-        lost = np.isin(job.indices, list(bad))
-        if lost.any() and not lost.all():
-            pictures[lost] = pictures[np.flatnonzero(~lost)[0]]
-        labels = np.where(lost, IGNORED, labels)
-        return Loaded(torch.from_numpy(pictures), torch.from_numpy(labels), bad)
+        labels = np.where(np.isin(job.indices, list(bad)), IGNORED, labels)
+        return _aside(Loaded(torch.from_numpy(pictures), torch.from_numpy(labels), bad))
+
+    def _encoded(self, job: Job) -> Encoded:
+        assert job.epoch is not None
+        random = uniforms(self.seed, job.epoch, job.indices)
+        found = [self._jpeg(place, int(job.indices[place]), numbers) for place, numbers in enumerate(random)]
+        others = job.indices[[jpeg is None for jpeg in found]]
+        return Encoded(job, packed([jpeg for jpeg in found if jpeg is not None]), self.load(Job(others, job.epoch)))
+
+    def _jpeg(self, place: int, sample: int, random: NDArray[np.float64]) -> Jpeg | None:
+        """A sample as a device decodes it; None if that is not for a device, or bad."""
+        wanted = self.settings
+        try:
+            data = self._bytes(sample)
+            header, box = training_crop(data, wanted.scale, wanted.ratio, random, wanted.max_pixels)
+        except BadPicture:
+            return None  # `load` says why
+        if not suits(header, box, wanted.crop):
+            return None
+        return Jpeg(place, data, header, box, wanted.flip and flipped(random))
 
     def _picture(self, sample: int, random: NDArray[np.float64] | None) -> NDArray[np.uint8]:
-        shard, offset, size, _ = (int(value) for value in self.index[sample])
-        data, wanted = self.members.read(shard, offset, size), self.settings
+        data, wanted = self._bytes(sample), self.settings
         if random is None:
             return central_crop(data, wanted.resize, wanted.crop, wanted.max_pixels)
         picture = random_crop(data, wanted.crop, wanted.scale, wanted.ratio, random, wanted.max_pixels)
         picture = picture[..., ::-1] if wanted.flip and flipped(random) else picture
         return picture if wanted.randaugment is None else augmented(picture, wanted.randaugment, random)
+
+    def _bytes(self, sample: int) -> bytes:
+        """An encoded picture. Raises BadPicture for one whose label makes no sense."""
+        shard, offset, size, label = (int(value) for value in self.index[sample])
+        if not 0 <= label < self.classes:
+            raise BadPicture(f"its label is {label}, of a network of {self.classes} classes")
+        return self.members.read(shard, offset, size)
+
+
+def _aside(loaded: Loaded) -> Loaded:
+    """The same with a copy of a good sample in the place of each bad one, if there is a good one."""
+    lost = loaded.labels == IGNORED
+    if lost.any() and not lost.all():
+        loaded.pictures[lost] = loaded.pictures[int(torch.argmin(lost.byte()))].clone()
+    return loaded
+
+
+def _as_it_is(read: Any) -> Any:
+    return read  # torch would make tensors of arrays
 
 
 class Stream:
@@ -166,23 +220,42 @@ class Stream:
 
     def _read(self, jobs: Iterator[Job]) -> Iterator[tuple[Tensor, Tensor]]:
         workers, cuda = self.settings.workers, self.device.type == "cuda"
-        loader: DataLoader[Loaded] = DataLoader(
+        loader: DataLoader[Loaded | Encoded] = DataLoader(
             self.shards,
             batch_size=None,
             sampler=cast("Iterable[Job]", jobs),
             num_workers=workers,
             prefetch_factor=AHEAD if workers else None,
+            collate_fn=_as_it_is,
             pin_memory=cuda,
             # Its own generator: torch's seeds the workers, and would lose a number of the network's dropout to that.
             generator=torch.Generator(),
         )
-        for pictures, labels, bad, error in loader:
-            if error is not None:
-                raise error
-            self._note(bad)
-            x, y = (values.to(self.device, non_blocking=True) for values in (pictures, labels))
+        for read in loader:
+            if read.error is not None:
+                raise read.error
+            loaded = self._decoded(read) if isinstance(read, Encoded) else read
+            self._note(loaded.bad)
+            x, y = (values.to(self.device, non_blocking=True) for values in (loaded.pictures, loaded.labels))
             # One pass from bytes to floats: on a processor it takes half the time of four.
             yield torch.addcmul(self.offset, x, self.factor), y
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self.device)
+
+    def _decoded(self, read: Encoded) -> Loaded:
+        """All of a micro-batch, its pictures fp32 and on the device. What could not be decoded there is read anew."""
+        indices, places = read.job.indices, read.jpegs.places
+        crops, good = self._decoder.crops(read.jpegs, self.settings.crop)
+        again = self.shards.load(Job(indices[places[~good]], read.job.epoch))
+        pictures = crops.new_zeros(len(indices), *crops.shape[1:])
+        labels = torch.from_numpy(self.shards.index[indices, 3])
+        pictures[places] = crops
+        for at, loaded in ((np.setdiff1d(np.arange(len(indices)), places), read.rest), (places[~good], again)):
+            pictures[at] = loaded.pictures.to(pictures)
+            labels[at] = loaded.labels
+        return _aside(Loaded(pictures, labels, read.rest.bad | again.bad))
 
     def _note(self, bad: dict[int, str]) -> None:
         for sample, why in bad.items():

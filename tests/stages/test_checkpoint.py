@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
-from stages.checkpoint import Checkpoints, Progress
+from stages.checkpoint import TYPES, Checkpoints, Progress, _serialized
 from stages.engine import Engine
 from stages.files import Folder
 from stages.optimizer import STATE
@@ -201,3 +202,17 @@ def test_a_checkpoint_that_vanished_is_said_so(make_engine: MakeEngine, place: F
     save(engine, place, 10)
     with pytest.raises(FileNotFoundError, match="part 0 of 1"):
         Checkpoints(place, 0, 1).load("step-00000011/1", engine)
+
+
+def test_tensors_are_written_in_safetensors_form() -> None:
+    """Of every type, aligned; and each is let go of on the way. A network's are written to the library's very bytes."""
+    tensors = {str(kind): torch.arange(6).view(2, 3).to(kind) for kind in TYPES}
+    tensors |= {"scalar": torch.tensor(5), "none": torch.zeros(0, 3), "turned": torch.randn(3, 4).t()}
+    left = dict(tensors)
+    found = safetensors.torch.load(bytes(_serialized(left)))
+    assert not left
+    assert found.keys() == tensors.keys()
+    assert all(tensor.dtype == found[name].dtype for name, tensor in tensors.items())
+    assert all(torch.equal(tensor, found[name]) for name, tensor in tensors.items())
+    network = small_net().state_dict()
+    assert bytes(_serialized(dict(network))) == safetensors.torch.save(network)

@@ -127,9 +127,9 @@ def test_a_window_keeps_to_its_shards(url: str) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("window", [0, 2])
-def test_a_resumed_epoch_goes_on_bit_for_bit(url: str, workers: int, window: int) -> None:
-    plain, data = opened(url, window=window), opened(url, window=window, workers=workers)
+@pytest.mark.parametrize(("window", "decode"), [(0, "cpu"), (2, "cpu"), (0, "device")])
+def test_a_resumed_epoch_goes_on_bit_for_bit(url: str, workers: int, window: int, decode: str) -> None:
+    plain, data = (opened(url, window=window, decode=decode, workers=number) for number in (0, workers))
     order = plain.order(2)
     whole = list(plain.epoch(parts(order), 2))
     assert len(whole) == 2 * (100 // BATCH)
@@ -139,7 +139,7 @@ def test_a_resumed_epoch_goes_on_bit_for_bit(url: str, workers: int, window: int
         assert same(list(data.epoch(parts(order, step), 2)), whole[2 * step :])
         assert torch.equal(torch.get_rng_state(), before), "the network's own randomness is left alone"
     assert not same(list(data.epoch(parts(order), 3)), whole)
-    assert not same(list(opened(url, window=window, flip=False).epoch(parts(order), 2)), whole)
+    assert not same(list(opened(url, window=window, decode=decode, flip=False).epoch(parts(order), 2)), whole)
 
 
 def test_pictures_are_normalised_and_of_the_right_labels(url: str) -> None:
@@ -179,14 +179,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("workers", "decode"), [(0, "cpu"), (1, "cpu"), (0, "device"), (1, "device")])
 def test_a_bad_sample_stands_aside_and_is_reported_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, workers: int
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, workers: int, decode: str
 ) -> None:
     picture, label, why = BAD[kind]
     samples = jpegs(24)
     samples[13] = (picture, label)
-    data = opened(written(tmp_path, samples, 4_000), workers=workers)
+    data = opened(written(tmp_path, samples, 4_000), workers=workers, decode=decode)
     order = data.order(0)
     for _ in range(2):
         batches = list(data.epoch(parts(order), 0))
@@ -205,8 +205,9 @@ def test_a_bad_sample_stands_aside_and_is_reported_once(
     assert len(rows) == 24
 
 
-def test_a_batch_of_nothing_but_bad_samples_adds_nothing(tmp_path: Path) -> None:
-    data = opened(written(tmp_path, [(b"bad", 0), *jpegs(20)]))
+@pytest.mark.parametrize("decode", ["cpu", "device"])
+def test_a_batch_of_nothing_but_bad_samples_adds_nothing(tmp_path: Path, decode: str) -> None:
+    data = opened(written(tmp_path, [(b"bad", 0), *jpegs(20)]), decode=decode)
     ((x, labels),) = data.epoch([np.array([0])], 0)
     assert labels.tolist() == [IGNORED]
     loss = nn.functional.cross_entropy(x.flatten(1)[:, :3], labels, reduction="sum", ignore_index=IGNORED)
@@ -356,15 +357,16 @@ class Small(nn.Sequential):
         )
 
 
+@pytest.mark.parametrize("decode", ["cpu", "device"])
 def test_a_stage_that_was_stopped_ends_with_the_same_bits(
-    make_task: MakeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_rank: None
+    make_task: MakeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_rank: None, decode: str
 ) -> None:
     """With a bad sample, workers, and a stop within an epoch; against one that ran in peace and without workers."""
     monkeypatch.setitem(MODELS, "small", Small)
     samples = jpegs(64)
     samples[9] = (b"bad", 0)
     folder = written(tmp_path / "shards", samples, 8_000)
-    data = {"shards": folder, "crop": 16, "resize": 20, "flip": True, "bad": 0.05}
+    data = {"shards": folder, "crop": 16, "resize": 20, "flip": True, "bad": 0.05, "decode": decode}
 
     def task(store: str, workers: int) -> Task:
         spec = {
