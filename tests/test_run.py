@@ -14,7 +14,7 @@ from stages.files import Folder
 from tests.cluster.test_monitor import runs
 from tests.running import CONFIG, Running, alive, bits, dualprune, json_of, stage, title
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 LEFT = {
     "prune-4x": {"0.weight": 72, "2.weight": 2304, "6.weight": 16384, "8.weight": 320},

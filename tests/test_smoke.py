@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import load
 from tests.running import dualprune, json_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 RECIPES = {
     "digits": [],

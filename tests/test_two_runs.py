@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.running import CONFIG, Running, dualprune, json_of
+from tests.running import CONFIG, Running, dualprune, json_of, title
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-LONGER = ("--set", "stages.dense.train.epochs=100")
-"""So that the first run is still at the stage when the others look."""
+LONGER = ("--set", "stages.dense.train.epochs=20")
+"""So that the first run is still at the stage when it is held still."""
 
 
 def test_of_two_runs_of_one_name_one_works(tmp_path: Path) -> None:
@@ -23,8 +23,10 @@ def test_of_two_runs_of_one_name_one_works(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text(other)
     first = Running(tmp_path, "run", "small.yaml", "--json", *LONGER)
     first.wait_for("dense: training")
-    # Held still, so that it is at work on the stage for as long as the others take to come to it.
-    first.process.send_signal(signal.SIGSTOP)
+    # Held still, its worker too, so that it is at work on the stage for as long as the others take to come to it.
+    held = [*(child for child in first.group() if "RayTrainWorker" in title(child)), psutil.Process(first.process.pid)]
+    for process in held:
+        process.suspend()
     beside = Running(tmp_path, "run", "other.yaml", "--json", *LONGER)
     waiting = Running(tmp_path, "run", "small.yaml", "--json", "--wait", *LONGER)
     code, output = dualprune(tmp_path, "run", "small.yaml", *LONGER)
@@ -33,7 +35,8 @@ def test_of_two_runs_of_one_name_one_works(tmp_path: Path) -> None:
     assert f"process {first.process.pid}" in said
     assert "--wait" in said
     beside.wait_for("dense: is at work in another run")
-    first.process.send_signal(signal.SIGCONT)
+    for process in held:
+        process.resume()
     for run in (first, beside, waiting):
         code, output = run.end()
         assert code == 0, "\n".join(output)
