@@ -140,7 +140,8 @@ class Running:
 
 def dualprune(folder: Path, *arguments: str) -> tuple[int, list[str]]:
     """Run the command line to its end."""
-    return Running(folder, *arguments).end()
+    with Running(folder, *arguments) as run:
+        return run.end()
 
 
 def json_of(lines: list[str]) -> dict[str, Any]:

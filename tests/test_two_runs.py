@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -21,25 +22,29 @@ def test_of_two_runs_of_one_name_one_works(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(text)
     other = text.replace("name: small", "name: other").split("  - name: prune-8x")[0].replace("epochs: 6", "epochs: 1")
     (tmp_path / "other.yaml").write_text(other)
-    first = Running(tmp_path, "run", "small.yaml", "--json", *LONGER)
-    first.wait_for("dense: training")
-    # Held still, its worker too, so that it is at work on the stage for as long as the others take to come to it.
-    held = [*(child for child in first.group() if "RayTrainWorker" in title(child)), psutil.Process(first.process.pid)]
-    for process in held:
-        process.suspend()
-    beside = Running(tmp_path, "run", "other.yaml", "--json", *LONGER)
-    waiting = Running(tmp_path, "run", "small.yaml", "--json", "--wait", *LONGER)
-    code, output = dualprune(tmp_path, "run", "small.yaml", *LONGER)
-    assert code == 1
-    said = next(line for line in output if "small is not started: run-small is held by" in line)
-    assert f"process {first.process.pid}" in said
-    assert "--wait" in said
-    beside.wait_for("dense: is at work in another run")
-    for process in held:
-        process.resume()
-    for run in (first, beside, waiting):
-        code, output = run.end()
-        assert code == 0, "\n".join(output)
+    with ExitStack() as runs:
+        first = runs.enter_context(Running(tmp_path, "run", "small.yaml", "--json", *LONGER))
+        first.wait_for("dense: training")
+        # Held still, its worker too, so that it is at work on the stage for as long as the others take to come to it.
+        held = [
+            *(child for child in first.group() if "RayTrainWorker" in title(child)),
+            psutil.Process(first.process.pid),
+        ]
+        for process in held:
+            process.suspend()
+        beside = runs.enter_context(Running(tmp_path, "run", "other.yaml", "--json", *LONGER))
+        waiting = runs.enter_context(Running(tmp_path, "run", "small.yaml", "--json", "--wait", *LONGER))
+        code, output = dualprune(tmp_path, "run", "small.yaml", *LONGER)
+        assert code == 1
+        said = next(line for line in output if "small is not started: run-small is held by" in line)
+        assert f"process {first.process.pid}" in said
+        assert "--wait" in said
+        beside.wait_for("dense: is at work in another run")
+        for process in held:
+            process.resume()
+        for run in (first, beside, waiting):
+            code, output = run.end()
+            assert code == 0, "\n".join(output)
     rows = [{row["name"]: row for row in json_of(run.lines)["stages"]} for run in (first, beside, waiting)]
     assert len({row["dense"]["artefact"] for row in rows}) == 1
     assert rows[1]["prune-4x"]["artefact"] != rows[0]["prune-4x"]["artefact"]
