@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -139,7 +140,8 @@ class Running:
 
 def dualprune(folder: Path, *arguments: str) -> tuple[int, list[str]]:
     """Run the command line to its end."""
-    return Running(folder, *arguments).end()
+    with Running(folder, *arguments) as run:
+        return run.end()
 
 
 def json_of(lines: list[str]) -> dict[str, Any]:
@@ -188,15 +190,18 @@ class Nodes:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.address = f"127.0.0.1:{_free_port()}"
         self._nodes: list[subprocess.Popen[bytes]] = []
-        port = self.address.split(":")[1]
         client = f"--ray-client-server-port={_free_port()}"
-        self._start("--head", f"--port={port}", client, "--include-dashboard=false", "--num-cpus=0")
+        # Ray looks for a port itself, and says which one it took: one that is free now may not be so in a moment.
+        told = self._start("--head", "--port=0", client, "--include-dashboard=false", "--num-cpus=0")
+        port = re.search(r"--address='\S+:(\d+)'", told)
+        assert port is not None, told
+        self.address = f"127.0.0.1:{port[1]}"
 
     def add(self) -> subprocess.Popen[bytes]:
         """One more node of one CPU; returns once it is part of the cluster."""
-        return self._start(f"--address={self.address}", "--num-cpus=1")
+        self._start(f"--address={self.address}", "--num-cpus=1")
+        return self._nodes[-1]
 
     def workers(self) -> list[subprocess.Popen[bytes]]:
         """The nodes with CPUs that are there."""
@@ -234,7 +239,18 @@ class Nodes:
             if node.poll() is None:
                 self.kill(node)
 
-    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def _start(self, *arguments: str) -> str:
+        """One more node; what it says once it is up."""
+        # Ray gives its processes half a minute to start, in which a busy machine may not do it.
+        for _ in range(5):
+            told, up = self._started(*arguments)
+            if up:
+                return told
+        self.end()
+        raise AssertionError(told)
+
+    def _started(self, *arguments: str) -> tuple[str, bool]:
+        """What a node says until it is up or has ended, and whether it is up."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | self.ENVIRONMENT
         # In the foreground, so that its end is the end of this node's processes and of no other's.
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *arguments]
@@ -243,12 +259,12 @@ class Nodes:
         with path.open("wb") as log:
             node = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
         self._nodes.append(node)
-        limit = time.monotonic() + 180
-        while "Ray runtime started" not in path.read_text():
-            assert node.poll() is None, path.read_text()
-            assert time.monotonic() < limit, path.read_text()
+        while "will now block" not in (told := path.read_text()):
+            if node.poll() is not None:
+                self._nodes.remove(node)
+                return told, False
             time.sleep(0.1)
-        return node
+        return told, True
 
 
 def _free_port() -> int:

@@ -39,7 +39,7 @@ cluster.lanes.GROWING = 5.0
 
 def work(payload, log, stopping):
     # Pickled by value, because it is this program's own: it notes which samples each rank trains on, and alone it is
-    # slow, so that a machine has the time to come back.
+    # slow until it is let go, so that a machine has the time to come.
     import json, os, time
     import torch.distributed as dist
     from stages.data.batches import Batches
@@ -50,7 +50,7 @@ def work(payload, log, stopping):
     rank, world = dist.get_rank(), dist.get_world_size()
 
     def noted(self, indices, epoch):
-        if world == 1:
+        if world == 1 and not os.path.exists("{FOLDER}/quick"):
             time.sleep(0.2)
         row = {"time": time.time(), "rank": rank, "world": world, "epoch": epoch, "samples": indices.tolist()}
         with open(f"{FOLDER}/samples-{os.getpid()}.jsonl", "a") as file:
@@ -152,6 +152,7 @@ def test_a_machine_that_is_taken_away_is_left_in_time(tmp_path: Path, nodes: Nod
         nodes.add()
         nodes.announce_end(first)
         run.wait_for("dense: stopped after step")
+        (tmp_path / "quick").touch()
         code, output = run.end()
     shown = "\n".join(output)
     assert code == 0, shown

@@ -15,7 +15,7 @@ from pipeline import inventory
 from pipeline.store import Store
 from tests.running import TWO_STAGES, Running, dualprune, json_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def command(folder: Path, store: Path) -> list[str]:

@@ -11,7 +11,7 @@ from pipeline.config import load
 from stages.data.index import index
 from tests.running import dualprune, json_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 RECIPES = {
     "digits": [],

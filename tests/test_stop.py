@@ -14,19 +14,15 @@ from tests.running import CONFIG, Running, alive, bits, dualprune, json_of, stag
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_goes_on_from_that_very_step(
-    undisturbed: tuple[Path, list[str]], tmp_path: Path, how: signal.Signals, code: int
-) -> None:
-    """It saves where it is, leaves no process behind, says how to go on, and ends with the undisturbed run's bits.
+def stopped(folder: Path, key: str, how: signal.Signals, code: int) -> int:
+    """Stop a run in its second stage: it saves where it is, leaves no process behind and says how to go on.
 
-    Ctrl-C goes to all processes of a terminal; SIGTERM, to the one that was started.
+    Ctrl-C goes to all processes of a terminal; SIGTERM, to the one that was started. Returns the step that it is at.
     """
-    reference, lines = undisturbed
-    (tmp_path / "small.yaml").write_text(CONFIG)
-    with Running(tmp_path, "run", "small.yaml", "--json") as run:
+    (folder / "small.yaml").write_text(CONFIG)
+    with Running(folder, "run", "small.yaml", "--json") as run:
         run.wait_for("prune-4x: training")
-        run.wait_for_checkpoint(tmp_path / "runs" / stage(lines, "prune-4x")["key"])
+        run.wait_for_checkpoint(folder / "runs" / key)
         group = run.group()
         if how == signal.SIGINT:
             os.killpg(run.process.pid, how)
@@ -38,11 +34,22 @@ def test_a_stopped_run_goes_on_from_that_very_step(
     assert output[-1] == "stopped; the same command goes on from what is saved", shown
     assert "Traceback" not in shown
     assert [title(process) for process in group if alive(process)] == []
-    stopped = re.search(r"prune-4x: stopped after step (\d+), and saved there", shown)
-    assert stopped is not None, shown
-    step = int(stopped[1])
-    _, plan = dualprune(tmp_path, "plan", "small.yaml", "--json")
+    step = re.search(r"prune-4x: stopped after step (\d+), and saved there", shown)
+    assert step is not None, shown
+    _, plan = dualprune(folder, "plan", "small.yaml", "--json")
     assert [row["state"] for row in json_of(plan)["stages"]] == ["cached", "resume", "run"]
+    return int(step[1])
+
+
+def test_a_terminated_run_saves_where_it_is(undisturbed: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """As one that is interrupted; that it goes on from there is shown of that one."""
+    stopped(tmp_path, stage(undisturbed[1], "prune-4x")["key"], signal.SIGTERM, 143)
+
+
+def test_an_interrupted_run_goes_on_from_that_very_step(undisturbed: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """And ends with the undisturbed run's bits."""
+    reference, lines = undisturbed
+    step = stopped(tmp_path, stage(lines, "prune-4x")["key"], signal.SIGINT, 130)
     ended, output = dualprune(tmp_path, "run", "small.yaml", "--json")
     assert ended == 0, "\n".join(output)
     assert f"prune-4x: goes on after step {step}" in output
