@@ -8,7 +8,20 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from stages.sets import Cardinality
-from stages.spec import Admm, Data, Engine, Model, Optimizer, Phase, PruneSpec, Spec, Task, TrainSpec, key_material
+from stages.spec import (
+    METHOD_VERSIONS,
+    Admm,
+    Data,
+    Engine,
+    Model,
+    Optimizer,
+    Phase,
+    PruneSpec,
+    Spec,
+    Task,
+    TrainSpec,
+    key_material,
+)
 
 PRUNE: dict[str, Any] = {
     "kind": "prune",
@@ -189,7 +202,7 @@ def test_keys_of_old_settings_stay() -> None:
             "admm": {"updates": 2, "lr": 0.1, "rho": 0.01},
             "retrain": {"epochs": 1, "lr": 0.1},
         },
-        "method": 1,
+        "method": METHOD_VERSIONS["prune"],
         "data": "digest",
         "parents": ["parent"],
     }

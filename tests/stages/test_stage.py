@@ -20,7 +20,7 @@ from stages.files import Folder
 from stages.manifest import Damaged
 from stages.measure import measure
 from stages.settings import SpecError
-from stages.spec import Task
+from stages.spec import PruneSpec, Rate, Task
 from stages.stage import run_stage
 from stages.train import NonFinite, Stretch, learning_rate, stretches
 from tests.stages.conftest import PLACES, MakeTask
@@ -356,18 +356,19 @@ def test_a_loss_that_is_no_number_stops_the_stage(make_task: MakeTask) -> None:
 def test_the_stretches_of_a_prune(make_task: MakeTask) -> None:
     admm = {"updates": 3, "epochs": 2, "lr": 0.1, "rho": 0.01, "rho_growth": 2.0}
     spec = make_task(prune(admm=admm)).spec
+    assert isinstance(spec, PruneSpec)
     assert stretches(spec) == [
-        Stretch("admm", 2, 0.1, "constant", "update"),
-        Stretch("admm", 2, 0.1, "constant", "update"),
-        Stretch("admm", 2, 0.1, "constant", "project"),
-        Stretch("retrain", 2, 0.01, "cosine"),
+        Stretch("admm", 2, spec.admm, "update"),
+        Stretch("admm", 2, spec.admm, "update"),
+        Stretch("admm", 2, spec.admm, "project"),
+        Stretch("retrain", 2, spec.retrain),
     ]
 
 
 def test_learning_rates() -> None:
-    cosine = Stretch("train", 1, 0.4, "cosine")
+    cosine = Stretch("train", 1, Rate(lr=0.4))
     assert [learning_rate(cosine, done) for done in (0, 0.5, 1)] == pytest.approx([0.4, 0.2, 0.0])
-    assert learning_rate(Stretch("train", 1, 0.4, "constant"), 0.9) == 0.4
+    assert learning_rate(Stretch("train", 1, Rate(lr=0.4, schedule="constant")), 0.9) == 0.4
 
 
 def test_a_gradient_that_overflows_ends_the_stage_and_names_the_tensor(make_task: MakeTask) -> None:
