@@ -6,6 +6,7 @@ kind of store. Accuracies mean nothing, so nothing is chosen or refused by them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -30,28 +31,31 @@ BY_TRAINING = ("val_accuracy", "val_loss")
 def smoke(config: Config) -> Config:
     """The same stages with few samples, epochs and updates, in the folder `smoke` of the store, and without W&B.
 
-    Its stages have other keys than the real ones.
+    Without GPUs it runs in fp32: processors that only emulate bf16 take a hundred times as long for it. Its stages have
+    other keys than the real ones.
     """
     top = config.top
     batch = SAMPLES * top.cluster.workers.max * top.engine.accumulate
+    fixed: dict[str, Any] = {} if top.cluster.gpus else {"precision": "fp32"}
     changes = {"store": f"{top.store.rstrip('/')}/smoke", "monitor": Monitor(wandb="disabled")}
-    stages = tuple(replace(stage, spec=_work(stage.spec, batch)) for stage in config.stages)
+    stages = tuple(replace(stage, spec=_work(stage.spec, batch, fixed)) for stage in config.stages)
     return replace(config, top=top.model_copy(update=changes), stages=stages)
 
 
-def _work(work: Work, batch: int) -> Work:
+def _work(work: Work, batch: int, fixed: Mapping[str, Any]) -> Work:
     if isinstance(work, Select):
         budget = {metric: limit for metric, limit in work.budget.items() if metric not in BY_TRAINING}
         return work.model_copy(update={"budget": budget})
     if isinstance(work, Search):
-        return work.model_copy(update={"stage": _spec(work.stage, batch), "tolerance": 100.0, "trials": 2})
-    return work if isinstance(work, Replace) else _spec(work, batch)
+        return work.model_copy(update={"stage": _spec(work.stage, batch, fixed), "tolerance": 100.0, "trials": 2})
+    return work if isinstance(work, Replace) else _spec(work, batch, fixed)
 
 
-def _spec(spec: S, batch: int) -> S:
-    """A stage's settings, its batch at most `batch`."""
+def _spec(spec: S, batch: int, fixed: Mapping[str, Any]) -> S:
+    """A stage's settings, its batch at most `batch`, and some `fixed`."""
     batch = min(spec.batch, batch)
     changes: dict[str, Any] = {
+        **fixed,
         "batch": batch,
         "data": spec.data.model_copy(update={"limit": spec.data.used(STEPS * batch)}),
     }

@@ -107,6 +107,12 @@ def test_what_stays(tmp_path: Path) -> None:
     assert {type(stage.spec) for stage in small.stages} >= {TrainSpec, PruneSpec, QuantizeSpec, Search, Select}
 
 
+@pytest.mark.parametrize(("gpus", "precision"), [("0", "fp32"), ("1", "bf16")])
+def test_bf16_is_for_gpus(tmp_path: Path, gpus: str, precision: str) -> None:
+    config = load(str(extended(tmp_path, "")), ["precision=bf16", f"cluster.gpus={gpus}"])[0]
+    assert {trained(stage.spec).precision for stage in smoke(config).stages} == {precision}  # type: ignore[union-attr]
+
+
 def test_a_place_in_a_pool_is_what_it_was() -> None:
     """It has nothing that could shrink."""
     place = Replace(kind="replace", metric="rate", candidate=1)
