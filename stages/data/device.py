@@ -79,9 +79,9 @@ class Decoder:
             raise ValueError(f"torchvision can't decode JPEGs on {device} ({error}); set data.decode to cpu") from None
 
     def crops(self, jpegs: Jpegs, size: int) -> tuple[Tensor, NDArray[np.bool_]]:
-        """Crops, fp32 [n, 3, size, size] of 0 to 255, on the device; and which could be decoded, the others being 0."""
+        """Crops, fp32 [n, size, size, 3] of 0 to 255, on the device; and which could be decoded, the others being 0."""
         with torch.cuda.stream(self.stream):
-            pictures = torch.zeros(len(jpegs.sizes), 3, size, size, device=self.device)
+            pictures = torch.zeros(len(jpegs.sizes), size, size, 3, device=self.device)
             good = np.zeros(len(jpegs.sizes), dtype=bool)
             encoded = jpegs.data.split(jpegs.sizes)
             for group in _groups(jpegs.pixels):
@@ -90,7 +90,7 @@ class Decoder:
                     if picture is not None:
                         top, left, height, width = jpegs.boxes[number].tolist()
                         crop = resized(cut(picture, (top, left, height, width)).float(), size)
-                        pictures[number] = crop.flip(-1) if jpegs.mirrored[number] else crop
+                        pictures[number] = (crop.flip(-1) if jpegs.mirrored[number] else crop).permute(1, 2, 0)
                         good[number] = True
         if self.stream is not None:
             current = torch.cuda.current_stream(self.device)

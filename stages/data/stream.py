@@ -49,7 +49,7 @@ class Job(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A micro-batch: pictures of values 0 to 255 [n, 3, crop, crop], labels, and why which samples are bad."""
+    """A micro-batch: pictures of values 0 to 255 [n, crop, crop, 3], labels, and why which samples are bad."""
 
     pictures: Tensor
     labels: Tensor
@@ -131,12 +131,12 @@ class Shards(Dataset[Loaded | Encoded]):
     def load(self, job: Job) -> Loaded:
         """Read and decode a micro-batch, its pictures uint8. Raises DataError and OSError."""
         side, labels = self.settings.crop, self.index[job.indices, 3]
-        pictures = np.zeros((len(labels), 3, side, side), dtype=np.uint8)
+        pictures = np.zeros((len(labels), side, side, 3), dtype=np.uint8)
         random = uniforms(self.seed, job.epoch, job.indices) if job.epoch is not None else [None] * len(labels)
         bad: dict[int, str] = {}
         for place, (sample, numbers) in enumerate(zip(job.indices, random, strict=True)):
             try:
-                pictures[place] = self._picture(int(sample), numbers)
+                pictures[place] = self._picture(int(sample), numbers).transpose(1, 2, 0)
             except BadPicture as error:
                 bad[int(sample)] = f"{self.where(int(sample))}: {error}"
         labels = np.where(np.isin(job.indices, list(bad)), IGNORED, labels)
@@ -165,8 +165,7 @@ class Shards(Dataset[Loaded | Encoded]):
         data, wanted = self._bytes(sample), self.settings
         if random is None:
             return central_crop(data, wanted.resize, wanted.crop, wanted.max_pixels)
-        picture = random_crop(data, wanted.crop, wanted.scale, wanted.ratio, random, wanted.max_pixels)
-        picture = picture[..., ::-1] if wanted.flip and flipped(random) else picture
+        picture = random_crop(data, wanted.crop, wanted.scale, wanted.ratio, wanted.flip, random, wanted.max_pixels)
         return picture if wanted.randaugment is None else augmented(picture, wanted.randaugment, random)
 
     def _bytes(self, sample: int) -> bytes:
@@ -195,7 +194,8 @@ class Stream:
     def __init__(self, shards: Shards, device: torch.device) -> None:
         settings = shards.settings
         self.shards, self.settings, self.seed, self.device = shards, settings, shards.seed, device
-        mean, std = (torch.tensor(value, device=device).view(1, -1, 1, 1) for value in (settings.mean, settings.std))
+        values = (torch.tensor(value, device=device).expand(3) for value in (settings.mean, settings.std))
+        mean, std = (value.repeat(settings.crop) for value in values)  # of a row of interleaved pixels
         self.factor, self.offset = 1 / (255 * std), -mean / std
         self.bad: dict[int, str] = {}
         """The bad samples that this rank has met, each with shard, key and reason."""
@@ -211,7 +211,8 @@ class Stream:
         return order[order < len(self)]
 
     def epoch(self, parts: Iterable[Indices], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented pictures, fp32 [n, 3, crop, crop], and labels, int64 [n], of each micro-batch in turn."""
+        """Augmented pictures, fp32 [n, 3, crop, crop] in channels_last order, and labels, int64 [n], of each
+        micro-batch in turn."""
         return self._read(Job(part, epoch) for part in parts)
 
     def evaluation(self, parts: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -237,8 +238,10 @@ class Stream:
             loaded = self._decoded(read) if isinstance(read, Encoded) else read
             self._note(loaded.bad)
             x, y = (values.to(self.device, non_blocking=True) for values in (loaded.pictures, loaded.labels))
-            # One pass from bytes to floats: on a processor it takes half the time of four.
-            yield torch.addcmul(self.offset, x, self.factor), y
+            # By whole rows, and in place: on a processor it takes half the time.
+            x = x.flatten(2).float()
+            torch.addcmul(self.offset, x, self.factor, out=x)
+            yield x.unflatten(2, (-1, 3)).permute(0, 3, 1, 2), y
 
     @cached_property
     def _decoder(self) -> Decoder:

@@ -40,13 +40,13 @@ def test_crops_are_the_boxes_resized_and_mirrored() -> None:
     """In colour, also where the JPEG is grey."""
     found = drawn()
     crops, good = Decoder(CPU).crops(packed(found), 50)
-    assert (crops.shape, crops.dtype, good.all()) == ((6, 3, 50, 50), torch.float32, True)
+    assert (crops.shape, crops.dtype, good.all()) == ((6, 50, 50, 3), torch.float32, True)
     assert len({one.mirrored for one in found}) == 2
     for crop, one, random in zip(crops, found, uniforms(3, 1, np.arange(6)), strict=True):
         box = crop_box(one.header.height, one.header.width, SCALE, RATIO, random)
         assert box == one.box
         expected = F.pil_to_tensor(F.resized_crop(pil(one.data), *box, [50, 50]))
-        assert float((crop - (expected.flip(2) if one.mirrored else expected)).abs().max()) <= 1.5
+        assert float((crop.permute(2, 0, 1) - (expected.flip(2) if one.mirrored else expected)).abs().max()) <= 1.5
 
 
 def test_a_stream_has_the_crops_of_the_cpu(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_random_crop_is_the_box_resized() -> None:
     for number, random in enumerate(uniforms(3, 1, np.arange(20))):
         top, left, height, width = crop_box(150, 190, SCALE, RATIO, random)
         expected = np.asarray(F.resized_crop(pil(data), top, left, height, width, [80, 80]))
-        got = random_crop(data, 80, SCALE, RATIO, random, MOST)
+        got = random_crop(data, 80, SCALE, RATIO, False, random, MOST)
         # torch's and PIL's resize round at another place.
         assert np.abs(got.transpose(1, 2, 0).astype(int) - expected).max() <= 1, number
 
@@ -118,16 +118,16 @@ def test_a_large_crop_is_decoded_at_reduced_scale(monkeypatch: pytest.MonkeyPatc
     random = uniforms(0, 0, np.arange(1))[0]
     exact = np.asarray(F.resized_crop(pil(data), *crop_box(1200, 1600, whole, RATIO, random), [100, 100]))
     monkeypatch.setattr(pictures.simplejpeg, "decode_jpeg", noted)
-    got = random_crop(data, 100, whole, RATIO, random, 1 << 22)
+    got = random_crop(data, 100, whole, RATIO, False, random, 1 << 22)
     assert 100 <= decoded[0].shape[0] <= 300
     assert np.abs(got.transpose(1, 2, 0).astype(int) - exact).mean() < 2
-    random_crop(data, 700, whole, RATIO, random, 1 << 22)
+    random_crop(data, 700, whole, RATIO, False, random, 1 << 22)
     assert decoded[1].shape == (1200, 1600, 3)
 
 
 def test_operations_are_drawn_for_each_sample_and_leave_torchs_generator_alone() -> None:
     """The same numbers give the same picture, other ones another, and they are torchvision's."""
-    picture = random_crop(jpeg(60, 80, 1), 32, SCALE, RATIO, uniforms(0, 0, np.arange(1))[0], MOST)
+    picture = random_crop(jpeg(60, 80, 1), 32, SCALE, RATIO, False, uniforms(0, 0, np.arange(1))[0], MOST)
     before = torch.get_rng_state()
     found = [augmented(picture, RandAugment(), random) for random in uniforms(3, 1, np.arange(30))]
     assert torch.equal(torch.get_rng_state(), before)
@@ -145,7 +145,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(bomb: bytes) -> None:
     tracemalloc.start()
     for call in (
         lambda: central_crop(bomb, 256, 224, 1 << 26),
-        lambda: random_crop(bomb, 224, SCALE, RATIO, random, 1 << 26),
+        lambda: random_crop(bomb, 224, SCALE, RATIO, False, random, 1 << 26),
     ):
         with pytest.raises(BadPicture, match=r"pixels"):
             call()
@@ -169,4 +169,4 @@ def test_what_is_no_whole_picture_is_refused(data: bytes) -> None:
     with pytest.raises(BadPicture):
         central_crop(data, 32, 32, MOST)
     with pytest.raises(BadPicture):
-        random_crop(data, 16, SCALE, RATIO, uniforms(0, 0, np.arange(1))[0], MOST)
+        random_crop(data, 16, SCALE, RATIO, False, uniforms(0, 0, np.arange(1))[0], MOST)
