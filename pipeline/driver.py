@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 
 LEFT_OUT = "not asked for"
 """Why a stage that is not done was not run either."""
+EMULATED = "its processor has no bf16: precision fp32 takes a fraction of the time"
 MEMORY = (
     "a worker was killed because its machine ran out of memory; what helps: fewer lanes or workers a machine, a smaller"
     " batch or more of engine.accumulate, fewer of data.workers, and no engine.offload"
@@ -382,7 +383,8 @@ class _Run:
                 self.view.ended(name, f"stopped after step {steps}, and saved there")
             else:
                 _log.info("%s: trains from step %d on", name, steps)
-                self.view.waiting(name, f"goes on after step {steps}" if kind == "resumed" else "training")
+                slow = f" ({EMULATED})" if row.get("emulates_bf16") else ""
+                self.view.waiting(name, (f"goes on after step {steps}" if kind == "resumed" else "training") + slow)
             return
         self.view.epoch(name, row)
         numbers: dict[str, Any] = {

@@ -15,7 +15,7 @@ from torch import Tensor
 from stages import admm, artefact, pretrained, quantize
 from stages.checkpoint import Checkpoints, Progress
 from stages.data.batches import open_split
-from stages.engine import Engine, channels_last, join
+from stages.engine import Engine, channels_last, emulates_bf16, join
 from stages.evaluate import evaluate
 from stages.files import Folder
 from stages.manifest import Damaged, verify
@@ -73,7 +73,10 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
         engine.optimizer.holding = progress.residual is not None or bool(holds)
         inherited = set(holds)
         del parent, holds  # of the network's size, three times
-        log({"event": "resumed" if newest else "training", "steps": progress.steps})
+        begun: dict[str, Any] = {"event": "resumed" if newest else "training", "steps": progress.steps}
+        if spec.precision == "bf16" and emulates_bf16(device):
+            begun["emulates_bf16"] = True
+        log(begun)
         every = task.engine.checkpoint_steps
         if not train(engine, spec, aims, data, validation, teacher, progress, checkpoints, every, log, stopping):
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,20 @@ def test_a_worker_that_was_killed_for_memory_is_told(tmp_path: Path, monkeypatch
     assert set(run.states.values()) == {"done"}
     lines = [line for line in run.file.getvalue().splitlines() if line.startswith(("a worker", "dense: its"))]
     assert lines[:2] == [driver.MEMORY, "dense: its workers were lost; retry 1 of 1"]
+
+
+def test_emulated_bf16_is_told(ran: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a stage begins; only there."""
+    plain = Scripted.take
+
+    def slow(self: Scripted, timeout: float) -> list[Event]:
+        events = plain(self, timeout)
+        first = replace(events[0], data={**events[0].data, "emulates_bf16": events[0].task == "half"})
+        return [first, *events[1:]]
+
+    monkeypatch.setattr(Scripted, "take", slow)
+    told = [line for line in ran({}).file.getvalue().splitlines() if driver.EMULATED in line]
+    assert told == [f"half: training ({driver.EMULATED})"]
 
 
 def test_a_preempted_stage_is_tried_again_without_end(ran: Callable[..., Ran]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.engine import Engine, parameter_groups
+from stages.engine import Engine, emulates_bf16, parameter_groups
 from stages.optimizer import STATE
 from stages.spec import Optimizer
 from tests.stages.conftest import PLACES, MakeEngine, small_net, step
@@ -201,6 +201,14 @@ def test_the_loss_gradient_is_clipped_and_the_penalty_is_not(make_engine: MakeEn
     engine.optimizer.rho = 10.0
     step(engine, 0, lr=0.05)
     torch.testing.assert_close(engine.get("0.weight"), before + 0.5, rtol=0, atol=1e-5)
+
+
+def test_which_devices_emulate_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for capability in ("AVX2", "AVX512"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        found.append([emulates_bf16(torch.device(name)) for name in ("cpu", "cuda")])
+    assert found == [[True, False], [False, False]]
 
 
 def test_groups_say_what_is_done_to_each_parameter() -> None:
