@@ -32,7 +32,7 @@ from stages.data.batches import Batches
 from stages.data.manifest import read_manifest
 from stages.data.order import epoch_order, global_batch, share
 from stages.data.shards import Split, write
-from stages.engine import Engine, join
+from stages.engine import Engine, channels_last, join
 from stages.files import Folder
 from stages.models import MODELS
 from stages.spec import Data, PruneSpec, TrainSpec
@@ -116,7 +116,7 @@ class Plain:
             torch.manual_seed(step * world + rank)
             pictures, labels = self.data.train(share(global_batch(order, self.batch, step), rank, world), 0)
             # As our engine does it, and for the same reason: convolutions run faster so.
-            loss = F.cross_entropy(self.model(pictures.contiguous(memory_format=torch.channels_last)), labels)
+            loss = F.cross_entropy(self.model(channels_last(pictures)), labels)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

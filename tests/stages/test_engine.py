@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.engine import Engine, emulates_bf16, parameter_groups
+from stages.engine import Engine, channels_last, emulates_bf16, parameter_groups
 from stages.optimizer import STATE
 from stages.spec import Optimizer
 from tests.stages.conftest import PLACES, MakeEngine, small_net, step
@@ -201,6 +201,18 @@ def test_the_loss_gradient_is_clipped_and_the_penalty_is_not(make_engine: MakeEn
     engine.optimizer.rho = 10.0
     step(engine, 0, lr=0.05)
     torch.testing.assert_close(engine.get("0.weight"), before + 0.5, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_convolutions_see_the_order_of_pictures(channels: int) -> None:
+    """Also of grey ones, whose two orders are the same memory."""
+    pictures = torch.randn(5, channels, 9, 7)
+    ordered = channels_last(pictures)
+    assert torch.equal(ordered, pictures)
+    outputs = torch.nn.Conv2d(channels, 4, 3)(ordered)
+    assert outputs.is_contiguous(memory_format=torch.channels_last)
+    flat = torch.randn(5, 7)
+    assert channels_last(flat) is flat
 
 
 def test_which_devices_emulate_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
