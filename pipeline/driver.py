@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 LEFT_OUT = "not asked for"
 """Why a stage that is not done was not run either."""
 EMULATED = "its processor has no bf16: precision fp32 takes a fraction of the time"
+"""Said of a stage in bf16 as it begins."""
 MEMORY = (
     "a worker was killed because its machine ran out of memory; what helps: fewer lanes or workers a machine, a smaller"
     " batch or more of engine.accumulate, fewer of data.workers, and no engine.offload"

@@ -31,8 +31,8 @@ BY_TRAINING = ("val_accuracy", "val_loss")
 def smoke(config: Config) -> Config:
     """The same stages with few samples, epochs and updates, in the folder `smoke` of the store, and without W&B.
 
-    Without GPUs it runs in fp32: processors that only emulate bf16 take a hundred times as long for it. Its stages have
-    other keys than the real ones.
+    Without GPUs it runs in fp32: many processors only emulate bf16, and a few steps of a large network take them an hour.
+    Its stages have other keys than the real ones.
     """
     top = config.top
     batch = SAMPLES * top.cluster.workers.max * top.engine.accumulate
