@@ -31,7 +31,7 @@ BY_TRAINING = ("val_accuracy", "val_loss")
 def smoke(config: Config) -> Config:
     """The same stages with few samples, epochs and updates, in the folder `smoke` of the store, and without W&B.
 
-    Without GPUs it runs in fp32: many processors only emulate bf16, and a few steps of a large network take them an hour.
+    Without GPUs it runs in fp32: many processors only emulate bf16, and take minutes for a step of a large network.
     Its stages have other keys than the real ones.
     """
     top = config.top
