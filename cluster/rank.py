@@ -22,6 +22,9 @@ Stopping = Callable[[], bool]
 Work = Callable[[Any, Log, Stopping], Any]
 """What a lane does with a task's payload, on every rank; what it returns on rank 0 is the result."""
 
+TELLING = 10.0
+"""Seconds that the mailbox has to answer before a rank goes on without."""
+
 
 class Mailbox:
     """The actor between the driver and the lanes: events one way, orders the other."""
@@ -75,6 +78,29 @@ class Mailbox:
             await self.changed.wait_for(lambda: attempt in self.stopping)
 
 
+class Told:
+    """What one rank tells the mailbox, in order.
+
+    Calls to an actor that works on several at once may overtake each other, so each waits for the one before.
+    """
+
+    def __init__(self, mailbox: Any) -> None:
+        self.mailbox = mailbox
+        self.last: list[Any] = []
+
+    def add(self, event: Any) -> None:
+        """Leave an event for the driver."""
+        self.wait()
+        self.last = [self.mailbox.tell.remote(event)]
+
+    def wait(self) -> None:
+        """Return when the mailbox has all events, is gone, or has not answered in time."""
+        import ray
+
+        if self.last:
+            ray.wait(self.last, timeout=TELLING)
+
+
 def serve(config: dict[str, Any]) -> None:
     """What each rank of a lane does."""
     import ray
@@ -90,13 +116,18 @@ def serve(config: dict[str, Any]) -> None:
     nodes = [""] * dist.get_world_size()
     dist.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
     stop = threading.Event()
+    told = Told(mailbox)
+
+    def tell(kind: str, data: Any) -> None:
+        told.add((kind, config["lane"], attempt, task, data))
+
     if rank == 0:
-        mailbox.tell.remote(("ready", config["lane"], attempt, None, nodes))
+        tell("ready", nodes)
         # Also when the mailbox is gone: then so is the driver, and what is saved now is what its next run goes on from.
         mailbox.stopped.remote(attempt).future().add_done_callback(lambda _: stop.set())
 
     def log(row: dict[str, Any]) -> None:
-        mailbox.tell.remote(("log", config["lane"], attempt, task, row))
+        tell("log", row)
 
     while True:
         try:
@@ -113,11 +144,12 @@ def serve(config: dict[str, Any]) -> None:
             logging.info("%s: %s", task, "stopped" if result is None else "done")
         except Exception as error:
             report = failure(error, traceback.format_exc(), rank)
-            ray.get(mailbox.tell.remote(("failed", config["lane"], attempt, task, report)))
+            tell("failed", report)
+            told.wait()
             raise
         if rank == 0:
             ending = "stopped" if result is None and stop.is_set() else "done"
-            mailbox.tell.remote((ending, config["lane"], attempt, task, result))
+            tell(ending, result)
 
 
 def _redirect(path: Path) -> None:
