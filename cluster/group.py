@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
-from cluster.rank import serve
+from cluster.rank import Told, serve
 from cluster.room import Shape
 from cluster.session import trainer
 
@@ -21,10 +21,12 @@ def teller(mailbox: Any, lane: str) -> Any:
     """What tells the mailbox, from where a group is led, that Ray killed a rank of it for memory."""
     from ray.train import UserCallback
 
+    told = Told(mailbox)
+
     class Teller(UserCallback):  # type: ignore[misc]
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             for text in filter(None, map(out_of_memory, worker_exceptions.values())):
-                mailbox.tell.remote(("memory", lane, "", "", text))
+                told.add(("memory", lane, "", "", text))
 
     return Teller()
 

@@ -20,6 +20,8 @@ STOPPING = 60
 """Seconds that a stopped job gets to leave in order, before Ray kills it."""
 AGAIN = 1.0
 """Seconds between two looks at a job."""
+AWAY = 60.0
+"""Seconds that the dashboard may not answer while a job is followed or stopped."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,9 @@ class Jobs:
             write(text)
 
         while True:
-            ended = self.state(job).ended
+            ended = self._patiently(job).ended
             whole = asyncio.run(self._tail(job, seen, fresh))
-            state = self.state(job)
+            state = self._patiently(job)
             if state.ended and (whole or ended):
                 return state
             time.sleep(AGAIN)  # the connection broke, which the job knows nothing of
@@ -104,9 +106,20 @@ class Jobs:
         """Ask a job to leave in order, and wait until it has; returns at once for one that has ended."""
         with _explained(self.address, job):
             self._client.stop_job(job)
-        while not (state := self.state(job)).ended:
+        while not (state := self._patiently(job)).ended:
             time.sleep(AGAIN)
         return state
+
+    def _patiently(self, job: str) -> State:
+        """How a job is; a dashboard that does not answer is given `AWAY` seconds."""
+        limit = time.monotonic() + AWAY
+        while True:
+            try:
+                return self.state(job)
+            except ClusterError:
+                if time.monotonic() > limit:
+                    raise
+                time.sleep(AGAIN)
 
 
 def _checked(address: str) -> str:

@@ -36,10 +36,12 @@ from cluster.session import (
     ClusterError,
     ClusterGone,
     end_actors,
+    end_left,
     head,
     kill,
     near,
     nodes,
+    raylet,
     reach,
     refusal,
     settings,
@@ -55,6 +57,8 @@ IDLE = 30.0
 """Seconds that a lane is kept for which nothing waits."""
 ENDING = 20.0
 """Seconds at most that worker groups take to end that are not asked but made to."""
+LEFT = 5.0
+"""Seconds that processes of a local Ray get to end after it."""
 ANSWERING = 5.0
 """Seconds that Ray gets for an answer when all is to end."""
 GROWING = 60.0
@@ -110,6 +114,7 @@ class Lanes:
             self._ray.shutdown()
             raise ClusterError(reason)
         self.shape, self._logs, self._local = shape, logs, address is None
+        self._raylet = raylet(self._ray)
         self._mailbox = near(self._ray, Mailbox)
         self._waiting: deque[tuple[str, Any]] = deque()
         self._lanes: dict[str, Lane] = {}
@@ -177,6 +182,8 @@ class Lanes:
                 self._end()
             finally:
                 self._ray.shutdown()
+                if self._raylet is not None:
+                    end_left(self._raylet, LEFT)
 
     def _end(self) -> None:
         """End the worker groups that are left, and so the threads that wait for them.
@@ -236,6 +243,8 @@ class Lanes:
             return []  # an echo of a failure that was told
         if kind == "log":
             return [Event("log", task, data)]
+        if kind == "stopped" and not lane.leaving:
+            lane.leaving = "idle"  # it was asked to stop by nobody, and would stop again: another one goes on
         payload, lane.task, lane.payload, lane.since = lane.payload, None, None, time.monotonic()
         if kind == "failed":
             # The group is coming down; it will be ready again with another attempt, or another in its place.
@@ -260,7 +269,8 @@ class Lanes:
         return [Event("failed", task, Failure(kind, "", text))]
 
     def _preempted(self, lane: Lane) -> bool:
-        return bool(lane.nodes & (self._taken | {node.identity for node in self._nodes() if node.leaving}))
+        there = self._nodes() if self._there() else []
+        return bool(lane.nodes & (self._taken | {node.identity for node in there if node.leaving}))
 
     def _closed(self, name: str, error: BaseException | None) -> list[Event]:
         lane = self._lanes.pop(name)
@@ -286,7 +296,7 @@ class Lanes:
         waiting = len(self._waiting) - sum(lane.coming for lane in self._lanes.values())
         if self._most is not None:
             waiting = min(waiting, self._most - len(self._lanes))
-        if waiting > 0:
+        if waiting > 0 and self._there():
             for size in self._sizes(waiting):
                 self._open(size)
 

@@ -32,15 +32,19 @@ class Mailbox:
     def __init__(self) -> None:
         self.events: list[Any] = []
         self.forgotten = 0
+        self.heard: dict[str, int] = {}
         self.orders: dict[str, list[Any]] = {}
         self.stopping: set[str] = set()
         self.changed = asyncio.Condition()
 
-    async def tell(self, event: Any) -> None:
-        """Leave an event for the driver."""
+    async def tell(self, event: Any, sender: str, number: int) -> None:
+        """Leave an event for the driver: each sender's 1, 2, 3, ... in this order, and each once."""
         async with self.changed:
-            self.events.append(event)
-            self.changed.notify_all()
+            await self.changed.wait_for(lambda: self.heard.get(sender, 0) >= number - 1)
+            if self.heard.get(sender, 0) == number - 1:
+                self.heard[sender] = number
+                self.events.append(event)
+                self.changed.notify_all()
 
     async def take(self, seen: int, timeout: float) -> list[Any]:
         """All events from number `seen` on, waiting up to `timeout` seconds for the first; earlier ones are forgotten.
@@ -79,26 +83,29 @@ class Mailbox:
 
 
 class Told:
-    """What one rank tells the mailbox, in order.
-
-    Calls to an actor that works on several at once may overtake each other, so each waits for the one before.
-    """
+    """What one process tells the mailbox, numbered: calls may overtake each other, and are sent again if one breaks."""
 
     def __init__(self, mailbox: Any) -> None:
-        self.mailbox = mailbox
-        self.last: list[Any] = []
+        self.mailbox, self.sender = mailbox, uuid.uuid4().hex
+        self.number = 0
+        self.last: Any = None
 
     def add(self, event: Any) -> None:
         """Leave an event for the driver."""
-        self.wait()
-        self.last = [self.mailbox.tell.remote(event)]
+        self.number += 1
+        self.last = surely(self.mailbox.tell).remote(event, self.sender, self.number)
 
     def wait(self) -> None:
         """Return when the mailbox has all events, is gone, or has not answered in time."""
         import ray
 
-        if self.last:
-            ray.wait(self.last, timeout=TELLING)
+        if self.last is not None:
+            ray.wait([self.last], timeout=TELLING)
+
+
+def surely(method: Any) -> Any:
+    """A call to an actor that is sent again when its connection breaks. It may come twice."""
+    return method.options(max_task_retries=-1)
 
 
 def serve(config: dict[str, Any]) -> None:
@@ -124,14 +131,14 @@ def serve(config: dict[str, Any]) -> None:
     if rank == 0:
         tell("ready", nodes)
         # Also when the mailbox is gone: then so is the driver, and what is saved now is what its next run goes on from.
-        mailbox.stopped.remote(attempt).future().add_done_callback(lambda _: stop.set())
+        surely(mailbox.stopped).remote(attempt).future().add_done_callback(lambda _: stop.set())
 
     def log(row: dict[str, Any]) -> None:
         tell("log", row)
 
     while True:
         try:
-            order = ray.get(mailbox.order.remote(attempt, number))
+            order = ray.get(surely(mailbox.order).remote(attempt, number))
         except ray.exceptions.RayError:
             return  # the driver is gone, and its mailbox with it
         number += 1

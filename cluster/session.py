@@ -8,9 +8,10 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,10 @@ class ClusterError(RuntimeError):
     """A cluster that can't be reached or can't do what is asked."""
 
 
+class NotStarted(ClusterError):
+    """A Ray of this machine's own that does not come up, which is nobody's mistake."""
+
+
 class ClusterGone(ClusterError):
     """A cluster that was there, and is no more."""
 
@@ -88,10 +93,17 @@ def start(address: str | None, modules: list[Path]) -> Any:
                 ray.init(address=address, runtime_env={"py_modules": [str(module) for module in modules]}, **options)
     except ClusterError:
         raise
+    except SystemExit:
+        # A SIGTERM while Ray started: its own handler, in the place of ours, leaves without a word.
+        if callable(handler):
+            handler(signal.SIGTERM, None)
+        raise
     except Exception as error:
-        where = "a local Ray could not be started" if address is None else f"no Ray cluster lets us in at {address}"
-        hint = "" if address is None else f"; if it wants a token, {WAY_IN}"
-        raise ClusterError(f"{where}: {error}{hint}") from error
+        if address is None:
+            text = f"a local Ray did not come up in {STARTS} tries; on a machine that is less busy it may: {error}"
+            raise NotStarted(text) from error
+        text = f"no Ray cluster lets us in at {address}: {error}; if it wants a token, {WAY_IN}"
+        raise ClusterError(text) from error
     finally:
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray put its own in its place, which leaves at once
@@ -162,7 +174,8 @@ def refusal(ray: Any, needed: dict[str, float]) -> str | None:
     for name, amount in needed.items():
         most = max(there.get(name, 0.0), grown.get(name, 0.0))
         if amount > most:
-            return f"a stage's workers need {amount:g} {name}s at once, and the cluster has {most:g}; use fewer workers"
+            instead = "train on CPUs with `cluster.gpus: 0`" if name == "GPU" and not most else "use fewer workers"
+            return f"a stage's workers need {amount:g} {name}s at once, and the cluster has {most:g}; {instead}"
     return None
 
 
@@ -211,6 +224,37 @@ def kill(ray: Any) -> None:
     node = ray._private.worker._global_node
     if node is not None:
         node.kill_all_processes(check_alive=False, allow_graceful=False)
+
+
+def raylet(ray: Any) -> int | None:
+    """The process of a local Ray that starts its workers; None for another cluster's."""
+    node = ray._private.worker._global_node
+    found = node.all_processes.get("raylet") if node is not None else None
+    return found[0].process.pid if found else None
+
+
+def end_left(raylet: int, patience: float) -> None:
+    """Kill the workers of a local Ray that was shut down and that are still there after `patience` seconds.
+
+    They end by themselves, but wait without a limit for what they are at; and they are in process groups of their own.
+    """
+    limit = time.monotonic() + patience
+    while (left := _marked(f"RAY_RAYLET_PID={raylet}".encode())) and time.monotonic() < limit:
+        time.sleep(0.1)
+    for process in left:
+        _log.warning("the worker process %d of a Ray that was shut down is killed", process)
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def _marked(variable: bytes) -> list[int]:
+    """Processes that were started with an environment variable, NAME=VALUE; zombies are not among them."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it is gone, or not ours
+            if variable in entry.read_bytes().split(b"\0"):
+                found.append(int(entry.parent.name))
+    return found
 
 
 def token() -> str | None:

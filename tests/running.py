@@ -209,7 +209,8 @@ class Nodes:
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """End a node as a power cut would: its raylet and all that it started."""
-        victims = [child for child in psutil.Process(node.pid).children(recursive=True) if alive(child)]
+        whole = psutil.Process(node.pid)
+        victims = [child for child in [*whole.children(recursive=True), whole] if alive(child)]
         for victim in sorted(victims, key=lambda process: process.name() != "raylet"):
             if alive(victim):
                 victim.kill()
@@ -259,11 +260,15 @@ class Nodes:
         with path.open("wb") as log:
             node = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
         self._nodes.append(node)
+        limit = time.monotonic() + 180
         while "will now block" not in (told := path.read_text()):
-            if node.poll() is not None:
-                self._nodes.remove(node)
-                return told, False
-            time.sleep(0.1)
+            if node.poll() is None and time.monotonic() < limit:
+                time.sleep(0.1)
+                continue
+            if node.poll() is None:
+                self.kill(node)
+            self._nodes.remove(node)
+            return told, False
         return told, True
 
 

@@ -43,7 +43,8 @@ def test_an_error_of_the_work_is_none_of_rays() -> None:
 def test_the_mailbox_hears_of_it_once_a_rank() -> None:
     """From the callback that Ray Train calls."""
     told: list[Any] = []
-    mailbox = SimpleNamespace(tell=SimpleNamespace(remote=told.append))
+    call = SimpleNamespace(remote=lambda event, sender, number: told.append((event, number)))
+    mailbox = SimpleNamespace(tell=SimpleNamespace(options=lambda max_task_retries: call))
     errors = {0: failed("ActorDiedError"), 1: failed("OutOfMemoryError", SAID)}
     teller(mailbox, "lane-0").after_exception(None, errors)
-    assert told == [("memory", "lane-0", "", "", SAID)]
+    assert told == [(("memory", "lane-0", "", "", SAID), 1)]

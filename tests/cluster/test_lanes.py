@@ -28,9 +28,26 @@ def test_events_are_taken_once_and_in_order() -> None:
     async def script() -> None:
         box = Mailbox()
         for number in range(3):
-            await box.tell(number)
+            await box.tell(number, "rank", number + 1)
         assert await box.take(0, 10.0) == [0, 1, 2]
         assert await box.take(3, 0.01) == []
+
+    asyncio.run(script())
+
+
+def test_events_that_overtook_each_other_or_came_twice_are_in_order_and_there_once() -> None:
+    """By the numbers that each sender gives its own; senders do not wait for each other."""
+
+    async def script() -> None:
+        box = Mailbox()
+        early = [asyncio.create_task(box.tell(number, "one", number)) for number in (3, 2)]
+        await box.tell("other", "two", 1)
+        assert await box.take(0, 0.01) == ["other"]
+        await box.tell(1, "one", 1)
+        await asyncio.gather(*early)
+        for number in (1, 2, 3):
+            await box.tell(number, "one", number)
+        assert await box.take(1, 0.01) == [1, 2, 3]
 
     asyncio.run(script())
 
@@ -44,7 +61,7 @@ def test_take_waits_for_the_first_event() -> None:
         await asyncio.sleep(0.01)
         assert not taking.done()
         began = time.monotonic()
-        await box.tell("event")
+        await box.tell("event", "rank", 1)
         assert await taking == ["event"]
         assert time.monotonic() - began < 10.0
 
@@ -57,7 +74,7 @@ def test_an_answer_that_was_lost_is_given_again() -> None:
     async def script() -> None:
         box = Mailbox()
         for number in range(3):
-            await box.tell(number)
+            await box.tell(number, "rank", number + 1)
         assert await box.take(0, 1.0) == await box.take(0, 1.0) == [0, 1, 2]
         assert await box.take(2, 1.0) == [2]
         assert await box.take(0, 1.0) == [2]
@@ -71,7 +88,7 @@ def test_take_gives_up_after_its_timeout() -> None:
     async def script() -> None:
         box = Mailbox()
         assert await box.take(0, 0.01) == []
-        await box.tell("late")
+        await box.tell("late", "rank", 1)
         assert await box.take(0, 0.01) == ["late"]
 
     asyncio.run(script())
@@ -142,6 +159,7 @@ class Open(Lanes):
         self._opened, self._stillborn, self._wary, self._taken = 0, 0, False, frozenset()
         self._waiting, self._lanes = deque(), {}
         self._ended = queue.SimpleQueue()
+        self._head, self._heard = "", time.monotonic()
 
     def _nodes(self) -> list[Node]:
         return self.there
@@ -488,12 +506,41 @@ def test_lanes_are_heard_until_they_have_saved(monkeypatch: pytest.MonkeyPatch, 
     assert lanes.box.stopped == ["x"]
 
 
+def test_a_loss_while_the_head_is_away_asks_ray_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither why it was lost, nor where the task could go on; a lane is opened once the head is back."""
+    lanes = Open(cpus=1)
+    lanes.submit("a", 1)
+    lanes.say("ready", "x", data=["node-0"])
+    lanes._head = "127.0.0.1:1"
+    monkeypatch.setattr(lanes, "_nodes", lambda: pytest.fail("Ray was asked"))
+    assert lost(lanes.end(RuntimeError("gone")), "a")
+    lanes.submit("a", 1)
+    assert lanes.sizes == {}
+    monkeypatch.undo()
+    lanes._head = ""
+    lanes._assign()
+    assert lanes.sizes == {"lane-1": 1}
+
+
+def test_a_lane_that_stops_though_nobody_asked_gets_no_other_task() -> None:
+    """As one whose connection broke: it would stop each of them. The task goes on in a new one."""
+    lanes = Open(cpus=1)
+    lanes.submit("a", 1)
+    lanes.say("ready", "x", data=["node-0"])
+    assert lanes.say("stopped", "x", "a") == []
+    assert lanes.box.given == [("x", ("a", 1)), ("x", None)]
+    lanes.end(None)
+    assert lanes.sizes == {"lane-1": 1}
+    lanes.say("ready", "y", data=["node-0"], lane="lane-1")
+    assert lanes.box.given[-1] == ("y", ("a", 1))
+
+
 def test_a_head_that_is_away_is_given_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray is asked nothing meanwhile, since it would not answer, and nothing is opened; what lanes tell is heard."""
     lanes = Open(cpus=1)
-    lanes._head, lanes._heard, lanes._looked = "127.0.0.1:1", time.monotonic(), 0.0
     lanes.submit("a", 1)
     lanes.say("ready", "x")
+    lanes._head, lanes._looked = "127.0.0.1:1", 0.0
     lanes._received = lambda *_: lanes._handle("log", "lane-0", "x", "a", "row")  # type: ignore[method-assign]
     monkeypatch.setattr(lanes, "_nodes", lambda: pytest.fail("Ray was asked"))
     lanes._waiting.append(("b", 2))

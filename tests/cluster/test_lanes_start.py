@@ -27,6 +27,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, failures: int) -> tuple[list[str], L
     ray = SimpleNamespace(shutdown=lambda: tries.append("shut down"))
     for name, value in {"start": lambda *_: ray, "settings": lambda **_: {}, "refusal": lambda *_: None}.items():
         monkeypatch.setattr(lanes, name, value)
+    monkeypatch.setattr(lanes, "raylet", lambda *_: None)
     monkeypatch.setattr(lanes, "near", lambda *_: None)
     monkeypatch.setattr(lanes, "head", lambda *_: "")
     monkeypatch.setattr(lanes, "_imported", lambda work: work())

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import subprocess
+import sys
+import time
 from typing import Any
 
 import pytest
 
-from cluster.session import STARTS, ClusterError, start
+from cluster.session import STARTS, ClusterError, NotStarted, end_left, start
 
 
 class Starts:
@@ -63,7 +68,7 @@ def test_a_local_ray_that_does_not_come_up_is_started_again(
 def test_a_local_ray_that_never_comes_up_is_told_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of its last start, and nothing is left of that either."""
     starts = Starts(monkeypatch, STARTS)
-    with pytest.raises(ClusterError, match=r"^a local Ray could not be started: timed out during startup$"):
+    with pytest.raises(NotStarted, match=r"^a local Ray did not come up in 3 tries; .*: timed out during startup$"):
         start(None, [])
     assert starts.told == ["init", "kill", "shutdown"] * STARTS
 
@@ -74,3 +79,41 @@ def test_a_cluster_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ClusterError, match=r"^no Ray cluster lets us in at 10\.0\.0\.1:6379: timed out"):
         start("10.0.0.1:6379", [])
     assert starts.told == ["init"]
+
+
+def test_a_signal_while_ray_starts_is_answered_as_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own handler, which it puts in the place of ours meanwhile, leaves without a word."""
+    Starts(monkeypatch, 0)
+
+    def ours(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def init(**_: Any) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    before = signal.signal(signal.SIGTERM, ours)
+    try:
+        monkeypatch.setattr("ray.init", init)
+        with pytest.raises(KeyboardInterrupt):
+            start(None, [])
+        assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_workers_that_outlive_their_ray_are_killed(caplog: pytest.LogCaptureFixture) -> None:
+    """Those that do not end in the time that they get, and no other's."""
+    number = 2**31 - 1
+    quick, slow, others = (
+        subprocess.Popen(["sleep", seconds], env={"PATH": os.environ["PATH"], "RAY_RAYLET_PID": str(of)})
+        for seconds, of in (("0.2", number), ("60", number), ("60", number - 1))
+    )
+    try:
+        end_left(number, patience=2.0)
+        assert (quick.wait(10), slow.wait(10), others.poll()) == (0, -signal.SIGKILL, None)
+        assert [record.args for record in caplog.records] == [(slow.pid,)]
+    finally:
+        others.kill()
+        others.wait()

@@ -1,0 +1,46 @@
+"""Following a job while its dashboard comes and goes; the rest of it runs on a real one, in tests/test_submit.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster import jobs
+from cluster.jobs import Jobs, State
+from cluster.session import ClusterError
+
+RUNNING, DONE = State("RUNNING", False, None, ""), State("SUCCEEDED", True, 0, "")
+
+
+class Dashboard(Jobs):
+    """What it answers, one after the other; an error is that it is away."""
+
+    def __init__(self, *answers: State | None) -> None:
+        self.answers = list(answers)
+
+    def state(self, job: str) -> State:
+        """The next answer."""
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if answer is None:
+            raise ClusterError("nothing answers")
+        return answer
+
+    async def _tail(self, job: str, skip: int, write: object) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting between two looks."""
+    monkeypatch.setattr(jobs, "AGAIN", 0.0)
+
+
+def test_a_dashboard_that_is_away_for_a_moment_ends_nothing() -> None:
+    """The job goes on without it, and so does who follows it."""
+    assert Dashboard(None, RUNNING, None, None, RUNNING, RUNNING, None, DONE).follow("job", print) == DONE
+
+
+def test_a_dashboard_that_stays_away_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while."""
+    monkeypatch.setattr(jobs, "AWAY", 0.05)
+    with pytest.raises(ClusterError, match="nothing answers"):
+        Dashboard(RUNNING, None).follow("job", print)
