@@ -115,8 +115,8 @@ def next_factor(search: Search, reference: float, tried: Sequence[tuple[float, f
     """
     if not tried:
         return 1.0
-    held = [factor for factor, accuracy in tried if accuracy >= reference - search.tolerance]
-    fell = [factor for factor, accuracy in tried if accuracy < reference - search.tolerance]
+    held = [factor for factor, accuracy in tried if _holds(search, reference, accuracy)]
+    fell = [factor for factor, accuracy in tried if not _holds(search, reference, accuracy)]
     if not held:
         lost = reference - tried[0][1]
         text = f"its rates as given lose {lost:.2f} points already, and {search.tolerance:g} are allowed"
@@ -130,8 +130,13 @@ def next_factor(search: Search, reference: float, tried: Sequence[tuple[float, f
 
 def best_factor(search: Search, reference: float, tried: Sequence[tuple[float, float]]) -> int:
     """Number of the trial with the largest factor that held."""
-    held = [number for number, (_, accuracy) in enumerate(tried) if accuracy >= reference - search.tolerance]
+    held = [number for number, (_, accuracy) in enumerate(tried) if _holds(search, reference, accuracy)]
     return max(held, key=lambda number: tried[number][0])
+
+
+def _holds(search: Search, reference: float, accuracy: float) -> bool:
+    """Whether no more than the tolerance is lost; what is lost exactly is no more, however it is rounded."""
+    return reference - accuracy <= search.tolerance + 1e-9
 
 
 def shrunk(stage: PruneSpec, factor: float) -> PruneSpec:

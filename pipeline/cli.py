@@ -20,7 +20,7 @@ from pipeline import costs, datacli, jobscli, planview, storecli
 from pipeline import plan as planning
 from pipeline.codes import BAD_INPUT, DONE, FAILED, STOPPED, TERMINATED
 from pipeline.config import Config, Top, load
-from pipeline.lock import Held
+from pipeline.lock import Held, Lost
 from pipeline.problems import ConfigError, Problems
 from pipeline.results import Result, as_json, as_table, status
 from pipeline.smoke import smoke
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Console(stderr=True).print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
         return FAILED
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from what is saved", highlight=False)
+        rest = "; the same command goes on from what is saved" if getattr(options, "resumes", False) else ""
+        console.print(f"stopped{rest}", highlight=False)
         return TERMINATED if terminated.is_set() else STOPPED
 
 
@@ -86,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         verb = verbs.add_parser(name, help=text, description=text)
         _configured(verb)
-        verb.set_defaults(command=command)
+        verb.set_defaults(command=command, resumes=command is _run)
         if command is _run:
             _run_options(verb)
         if command is _plan:
@@ -173,7 +174,7 @@ def _room(top: Top, problems: Problems) -> None:
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
-    from cluster.session import ClusterError, ClusterGone
+    from cluster.session import ClusterError, ClusterGone, NotStarted
     from pipeline import driver
 
     config, problems, store, plan = _prepared_here(options)
@@ -201,7 +202,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         except Held as held:
             view.note(f"{config.top.name} is not started: {held}; `--wait` waits for its end")
             return FAILED
-        except ClusterGone as error:
+        except (ClusterGone, NotStarted, Lost) as error:
             Console(stderr=True).print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
             return FAILED
         except ClusterError as error:
@@ -250,11 +251,13 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
 
     rows: list[dict[str, Any]] = []
     for planned in plan:
-        if planned.state == "cached":
-            scores = measure(f"{store.url}/{planned.node.key}", planned.node.shards)
-            rows.append({"name": planned.node.name, "key": planned.node.key, **scores})
-            shown = "  ".join(f"{name} {value}" for name, value in scores.items())
-            console.print(f"{planned.node.name}: {shown}", highlight=False)
+        if planned.manifest is None:
+            console.print(f"{planned.node.name}: not done", highlight=False)
+            continue
+        scores = measure(f"{store.url}/{planned.node.key}", planned.node.shards)
+        rows.append({"name": planned.node.name, "key": planned.node.key, **scores})
+        shown = "  ".join(f"{name} {value:.2f} %" for name, value in scores.items())
+        console.print(f"{planned.node.name}: {shown}", highlight=False)
     if options.json:
         print(json.dumps({"run": config.top.name, "stages": rows}))
     return DONE

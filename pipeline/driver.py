@@ -17,12 +17,11 @@ from cluster.lane import Event
 from cluster.lanes import Lanes
 from cluster.monitor import Monitor
 from cluster.room import Shape
-from cluster.session import ClusterError
 from pipeline import dag
 from pipeline.blame import note
 from pipeline.choices import ChoiceError, Replace, Search, Select, option, replace, select
 from pipeline.config import Config
-from pipeline.lock import Locks, run_lock, stage_lock
+from pipeline.lock import Locks, Lost, run_lock, stage_lock
 from pipeline.plan import Planned, record
 from pipeline.progress import Progress
 from pipeline.results import Result, result
@@ -61,7 +60,7 @@ def run(
 
     Keys in `force` were planned to run though they are done: artefacts are deleted when their turn comes. After a
     failure nothing new is begun, or with `keep_going` only what does not depend on what failed. Another driver
-    of the same name is waited for with `wait`. Raises cluster.lanes.ClusterError and pipeline.lock.Held.
+    of the same name is waited for with `wait`. Raises cluster.lanes.ClusterError, pipeline.lock.Held and Lost.
     """
     names = {p.node.name for p in plan} if wanted is None else set(wanted)
     if all(planned.state == "cached" for planned in plan if planned.node.name in names):
@@ -143,6 +142,7 @@ class _Run:
         self.policy = Policy(**config.top.retry.model_dump())
         self.monitor = Monitor(config.top.monitor.wandb, config.top.monitor.project, config.top.name, logs / "wandb")
         began = time.monotonic()
+        view.note("Ray starts" if settings.address is None else f"connects to Ray at {settings.address}")
         self.lanes = Lanes(
             _load_work,
             Shape(settings.workers.min, settings.workers.max, settings.cpus, settings.gpus),
@@ -160,9 +160,7 @@ class _Run:
             for event in self.lanes.take(timeout=1.0):
                 self._react(event)
             if self.locks.lost():
-                raise ClusterError(
-                    f"this run seemed dead to another one, which took over {', '.join(self.locks.lost())}"
-                )
+                raise Lost(self.locks.lost())
             self._look_elsewhere()
             self._begin_all()
 
@@ -223,6 +221,9 @@ class _Run:
 
     def _look_elsewhere(self) -> None:
         """Begin what another run has let go of. Looking takes a tenth of the time at most, however many there are."""
+        if self._stopping():
+            self.elsewhere.clear()  # whether it is done or not, nothing new is begun
+            return
         began = time.monotonic()
         if began < self.next_look:
             return
@@ -402,6 +403,6 @@ class _Run:
             self.lanes.submit(name, self._task(self.nodes[name]).model_dump())
             return
         node = self.nodes[name]
-        self._leave(node)
         self.monitor.finish(name, {}, failed=True)
-        self._fail(node, decision.reason)
+        self._fail(node, decision.reason)  # noted while the stage is still this run's
+        self._leave(node)

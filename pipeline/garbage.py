@@ -10,6 +10,7 @@ from pipeline.lock import Holder, Locks, run_lock, stage_lock
 from pipeline.store import Store
 from stages.files import File
 from stages.manifest import MANIFEST
+from stages.outage import StoreError
 
 STALE = 3600.0
 """Seconds after which a file that was being written counts as left behind."""
@@ -56,7 +57,7 @@ def find(store: Store, needed: Needed, alive: Mapping[str, Holder]) -> list[Wast
     weights = set(store.folder.names("weights")) if runs else needed.weights
     return [
         *_stages(files, keep),
-        *_shards(files, data),
+        *_shards(files, data, now),
         *_weights(files, weights),
         *_leftovers(files, keep, live, now),
     ]
@@ -66,14 +67,19 @@ def remove(store: Store, waste: Collection[Waste]) -> list[str]:
     """Remove what was found; returns what could not go, because a run has begun to work on it meanwhile."""
     left = []
     with Locks(store.folder, "store gc") as locks:
-        for one in waste:
+        for one in sorted(waste, key=lambda one: one.key is not None):  # what needs no lock makes room for locks
             if one.key is None:
                 store.folder.remove(one.path)
-            elif locks.try_take(stage_lock(one.key)) is None:
+                continue
+            try:
+                if locks.try_take(stage_lock(one.key)) is not None:
+                    left.append(one.path)
+                    continue
+            except StoreError:  # no room even for a lock: a moment ago nobody held it
                 store.folder.remove(one.path)
-                locks.forget(stage_lock(one.key))
-            else:
-                left.append(one.path)
+                continue
+            store.folder.remove(one.path)
+            locks.forget(stage_lock(one.key))
     return left
 
 
@@ -88,13 +94,17 @@ def _stages(files: Mapping[str, File], keep: Collection[str]) -> Iterator[Waste]
         yield Waste(key, size, f"{what} that no given configuration has", key)
 
 
-def _shards(files: Mapping[str, File], keep: Collection[str]) -> Iterator[Waste]:
+def _shards(files: Mapping[str, File], keep: Collection[str], now: float) -> Iterator[Waste]:
     sizes: dict[str, int] = {}
+    newest: dict[str, float] = {}
     for path, file in files.items():
         parts = path.split("/")
         if parts[0] == "data" and len(parts) > 2 and parts[1] not in keep:
             sizes[parts[1]] = sizes.get(parts[1], 0) + file.bytes
+            newest[parts[1]] = max(newest.get(parts[1], 0.0), file.modified)
     for name, size in sorted(sizes.items()):
+        if f"data/{name}/{MANIFEST}" not in files and now - newest[name] <= STALE:
+            continue  # somebody is writing them
         yield Waste(f"data/{name}", size, "shards that no given configuration reads")
 
 

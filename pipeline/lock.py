@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -70,6 +70,13 @@ class Held(Exception):
     def __init__(self, name: str, holder: Holder) -> None:
         self.holder = holder
         super().__init__(f"{name} is held by {holder}")
+
+
+class Lost(Exception):
+    """A lock that was held is another one's now. The message is a sentence that says which."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__(f"this run seemed dead to another one, which took over {', '.join(names)}")
 
 
 def run_lock(run: str) -> str:

@@ -35,6 +35,8 @@ class Planned:
     size: Size | None = None
     search: str | None = None
     """Of a trial that is done: the search that it is of."""
+    trial: dag.Node | None = None
+    """Of a search: the trial that it would run now, if its parents are done."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,10 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     """
     store = _store(config.top, problems)
     found: dict[tuple[str | None, ...], tuple[str, dict[str, Any]]] = {}
+    missing: set[tuple[str | None, ...]] = set()
     for stage in config.stages:
         spec = dag.trained(stage.spec)
-        if spec is None:
+        if spec is None or spec.data.origin in missing:
             continue
         origin = spec.data.origin
         try:
@@ -80,6 +83,8 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
             check_settings(found[origin][1], spec.data)
         except DataError as error:
             problems.add(place(config, stage, "data"), str(error))
+            if origin not in found:
+                missing.add(origin)  # told once, and not fetched again for each stage
             continue
         used = spec.data.used(found[origin][1]["splits"]["train"]["samples"])
         if spec.batch > used:
@@ -133,6 +138,7 @@ def _tried(search: Planned, store: Store, plan: Mapping[str, Planned]) -> tuple[
     except ChoiceError as error:
         return [], replace(search, why=str(error))
     trials = [Planned(trial, "cached", "done", manifests[trial.name], search=node.name) for trial in found.tried]
+    search = replace(search, trial=found.next)
     if search.state == "run" and trials:
         assert isinstance(node.spec, Search)
         search = replace(search, why=f"{search.why}; {len(trials)} of at most {node.spec.trials} trials are done")

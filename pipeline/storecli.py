@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -34,7 +34,7 @@ def add(verbs: Any) -> None:
     for name, command, text in (
         ("ls", _ls, "list the stages in a store"),
         ("show", _show, "say all that is known of one stage"),
-        ("verify", _verify, "read every file, and say which are not what was written"),
+        ("verify", _verify, "read every artefact and checkpoint, and say which are not what was written"),
         ("gc", _gc, "remove what the given configurations don't need; asks before it does"),
     ):
         verb = commands.add_parser(name, help=text, description=text)
@@ -43,6 +43,8 @@ def add(verbs: Any) -> None:
         if name == "gc":
             verb.add_argument("configs", metavar="CONFIG", nargs="+", help="what is needed by any of these stays")
             verb.add_argument("--yes", action="store_true", help="don't ask")
+            text = "a setting that runs of the configurations were given, such as seed=3; may be repeated"
+            verb.add_argument("--set", metavar="A.B=C", action="append", default=[], help=text)
         verb.add_argument("--store", metavar="URL", default="./runs", help="folder or fsspec URL (default: ./runs)")
         verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
         verb.set_defaults(command=command)
@@ -137,8 +139,8 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
 
 def _gc(options: argparse.Namespace, console: Console) -> int:
     store = _opened(options)
-    names, needed = _needed(store, options.configs)
-    for name, key in sorted((name, key) for key, name in names.items()):
+    names, needed = _needed(store, options.configs, options.set)
+    for name, key in sorted((names[key], key) for key in inventory.keys(store) if key in names):
         _say(console, f"  {key}  {name}: stays")
     for name in sorted(needed.data):
         _say(console, f"  data/{name}: stays")
@@ -167,14 +169,15 @@ def _gc(options: argparse.Namespace, console: Console) -> int:
     return DONE
 
 
-def _needed(store: Store, configs: Iterable[str]) -> tuple[dict[str, str], garbage.Needed]:
+def _needed(store: Store, configs: Iterable[str], settings: Sequence[str]) -> tuple[dict[str, str], garbage.Needed]:
     """Names by key, and what configurations need of this store, wherever they would have theirs. Raises ConfigError."""
     names: dict[str, str] = {}
     shards: set[str] = set()
     weights: set[str | None] = set()
     for path in configs:
-        _, plan = planning.make(*config.load(path, [f"store={json.dumps(store.url)}"]))
-        names |= {planned.node.key: planned.node.name for planned in plan}
+        _, plan = planning.make(*config.load(path, [*settings, f"store={json.dumps(store.url)}"]))
+        nodes = [node for planned in plan for node in (planned.node, planned.trial) if node is not None]
+        names |= {node.key: node.name for node in nodes}
         shards |= {planned.node.shards for planned in plan}
         trained = [dag.trained(planned.node.spec) for planned in plan]
         weights |= {spec.model.sha256 for spec in trained if spec is not None}

@@ -252,3 +252,13 @@ def test_a_search_needs_something_to_shrink() -> None:
                 "most": 2.0,
             }
         )
+
+
+@pytest.mark.parametrize("reference", [90.04, 98.62, 97.0, 91.16])
+def test_what_loses_just_the_tolerance_holds(reference: float) -> None:
+    """However the difference is rounded: it is more than the tolerance that is too much."""
+    one = search(tolerance=0.1)
+    allowed, less = round(reference - 0.1, 2), round(reference - 0.12, 2)
+    assert next_factor(one, reference, [(1.0, allowed)]) == 16.0
+    assert next_factor(one, reference, [(1.0, allowed), (16.0, less)]) == 4.0
+    assert best_factor(one, reference, [(1.0, reference), (2.0, allowed), (4.0, less)]) == 1

@@ -18,6 +18,7 @@ from cluster.failures import Failure
 from cluster.session import ClusterError, ClusterGone
 from pipeline import cli, driver
 from pipeline import plan as planning
+from pipeline.lock import Locks
 from pipeline.store import Store
 from stages.outage import StoreError
 from tests.pipeline.common import artefact, config, loaded
@@ -304,6 +305,29 @@ def test_an_interrupted_run_ends_with_130(
     assert cli.main(["run", str(config(tmp_path))]) == cli.STOPPED
     assert lanes.closed
     assert "goes on from what is saved" in capsys.readouterr().out
+
+
+def test_only_what_goes_on_from_what_is_saved_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leaving a look at a run stops nothing."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(planning, "make", interrupted)
+    assert cli.main(["status", str(config(tmp_path))]) == cli.STOPPED
+    assert capsys.readouterr().out == "stopped\n"
+
+
+def test_a_run_that_another_one_took_over_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is no mistake in its file."""
+    scripted(monkeypatch, {})
+    monkeypatch.setattr(Locks, "lost", lambda _: ["run-tiny"])
+    assert cli.main(["run", str(config(tmp_path))]) == cli.FAILED
+    assert capsys.readouterr().err == "this run seemed dead to another one, which took over run-tiny\n"
 
 
 def test_a_terminated_run_ends_with_143(

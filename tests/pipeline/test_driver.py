@@ -15,7 +15,9 @@ from cluster.failures import Failure
 from cluster.lane import Event
 from pipeline import driver
 from pipeline import plan as planning
+from pipeline.lock import Locks, living, stage_lock
 from pipeline.results import Result
+from pipeline.store import Store
 from pipeline.view import View
 from stages.files import Folder
 from stages.manifest import MANIFEST
@@ -252,6 +254,37 @@ def test_failures_are_noted_in_the_store_until_the_next_try(ran: Callable[..., R
     assert notes["half"] == "ValueError: the tensor is gone"
     again = ran({})
     assert again.store.failure(again.keys["half"]) is None
+
+
+def test_after_a_failure_nothing_is_taken_over_from_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage that is at work there is not waited for; that one failed is noted while its lock is still held."""
+    lanes = Scripted({"half": [Failure("error", "ValueError", "broke")]})
+    monkeypatch.setattr(driver, "Lanes", lambda *_: lanes)
+    settings, problems = loaded(tmp_path)
+    store, plan = planning.make(settings, problems)
+    other = next(planned.node for planned in plan if planned.node.name == "other")
+    noted: list[str | None] = []
+    note = Store.note_failure
+
+    def noting(self: Store, key: str, why: str | None) -> None:
+        if why is not None:
+            noted.extend(name for name in living(store.folder) if name.startswith("stage-"))
+        note(self, key, why)
+
+    monkeypatch.setattr(Store, "note_failure", noting)
+    with Locks(store.folder, "another") as locks:
+        locks.take(stage_lock(other.key))
+        rows = driver.run(settings, plan, store, tmp_path / "logs", View(Console(file=io.StringIO())))
+    assert {row.name: row.state for row in rows} == {
+        "dense": "done",
+        "half": "failed",
+        "v1.5-quarter": "skipped",
+        "other": "skipped",
+    }
+    assert lanes.submitted == ["dense", "half"]
+    assert stage_lock(lanes.payloads["half"].key) in noted
 
 
 def test_what_is_done_is_not_run(ran: Callable[..., Ran], tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ import safetensors.torch
 
 from pipeline import cli, garbage, inventory
 from pipeline import plan as planning
-from pipeline.lock import Held, Locks, living, run_lock, stage_lock
+from pipeline.config import load
+from pipeline.lock import Held, Holder, Locks, living, run_lock, stage_lock
 from pipeline.store import Store
 from stages.files import Folder, canonical, sha256
 from stages.manifest import own_hash
+from stages.outage import StoreError
 from stages.spec import Model
 from stages.targets import build_model
 from tests.pipeline.common import config, loaded
@@ -88,7 +90,7 @@ def test_the_flags_are_these() -> None:
         "ls": ["-h --help", "--store", "--json"],
         "show": ["-h --help", "key", "--store", "--json"],
         "verify": ["-h --help", "--store", "--json"],
-        "gc": ["-h --help", "configs", "--yes", "--store", "--json"],
+        "gc": ["-h --help", "configs", "--yes", "--set", "--store", "--json"],
     }
 
 
@@ -227,6 +229,64 @@ def test_what_no_configuration_needs_goes(store: str, tmp_path: Path, capsys: py
     assert told(capsys, "verify", "--store", store)[0].startswith(f"{store}: 1 artefacts and 1 parts")
     assert living(Folder(store)) == {}
     assert not Folder(store).exists(f"locks/names/{stage_lock(HALF)}")
+
+
+def test_shards_that_are_being_written_stay(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody holds a lock of them; the manifest comes last."""
+    planned(tmp_path)
+    for name in ("writing", "left", "whole"):
+        Folder(store).write(f"data/{name}/train-000000.tar", b"x" * 1000)
+    Folder(store).write("data/whole/manifest.json", b"{}")
+    aged(Path(store) / "data/left/train-000000.tar")
+    told(capsys, "gc", str(config(tmp_path)), "--store", store, "--yes")
+    assert Folder(store).names("data") == ["writing"]
+
+
+def test_a_searchs_next_trial_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has checkpoints, though no plan lists it; a search's stage is not begun before its trials are done."""
+    retrain = "    retrain: &retrain {epochs: 1, lr: 2e-3}\n"
+    path = config(tmp_path, (retrain, retrain + "    search: {tolerance: 0.5, trials: 3, most: 4}\n"))
+    url, settings = str(tmp_path / "store"), load(str(path))
+    dense = planning.make(*settings)[1][0].node
+    finished(url, dense.key, "dense")
+    _, plan = planning.make(*settings)
+    (trial,) = [planned.trial for planned in plan if planned.trial is not None]
+    part(url, trial.key, 5)
+    assert "nothing can go" in told(capsys, "gc", str(path), "--store", url, "--yes")[0]
+    assert Folder(url).exists(f"{trial.key}/checkpoints")
+
+
+def test_settings_that_runs_were_given_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was made with `--set` is of the configuration with the same `--set`."""
+    url = str(tmp_path / "store")
+    settings, problems = loaded(tmp_path, overrides=["seed=3"])
+    finished(url, planning.make(settings, problems)[1][0].node.key, "dense")
+    path = str(config(tmp_path))
+    assert "dense: stays" not in told(capsys, "gc", path, "--store", url, code=cli.BAD_INPUT)[0]
+    printed = told(capsys, "gc", path, "--store", url, "--yes", "--set", "seed=3")[0]
+    assert "dense: stays" in printed
+    assert "nothing can go" in printed
+
+
+def test_a_full_disk_is_made_room_on(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no room for a lock before something went."""
+    keys = planned(tmp_path)
+    part(store, keys["dense"], 3)
+    create, full = Locks.try_take, True
+
+    def full_at_first(self: Locks, name: str) -> Holder | None:
+        nonlocal full
+        if full:
+            full = False
+            raise StoreError("no space left")
+        return create(self, name)
+
+    monkeypatch.setattr(Locks, "try_take", full_at_first)
+    printed = told(capsys, "gc", str(config(tmp_path)), "--store", store, "--yes")[0]
+    assert "stayed" not in printed
+    assert not {DENSE, HALF, QUARTER, "f" * 16} & set(Folder(store).names(""))
 
 
 def test_weights_that_no_configuration_starts_from_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
