@@ -6,7 +6,7 @@ Iterative quantise-and-retrain and centroid training of Ye et al. 2018b, Algs. 2
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ def snap(engine: Engine, values: Mapping[str, list[float]], share: float | None)
         w, hold = engine.get(name), engine.get(name, "hold")
         if not levels:
             continue
-        z = nearest(torch.tensor(levels, dtype=torch.float64), w.double()).to(w.dtype)
+        z = nearest(torch.tensor(levels, dtype=torch.float64, device=w.device), w.double()).to(w.dtype)
         chosen = hold != 0 if share is None else _closest(w, z, hold != 0, share)
         engine.set(name, torch.where(chosen, z, w))
         engine.set(name, torch.where(chosen, torch.zeros_like(hold), hold), "hold")
@@ -56,7 +56,7 @@ def share_values(engine: Engine, values: Mapping[str, list[float]]) -> int:
         w, hold = engine.get(name), engine.get(name, "hold")
         if not levels:
             continue
-        table = torch.tensor(levels, dtype=torch.float64)
+        table = torch.tensor(levels, dtype=torch.float64, device=w.device)
         z = nearest(table, w.double())
         code = torch.searchsorted(table, z.flatten()).view(w.shape) + 1 + count
         free = (hold != 0) & (w != 0)
@@ -72,19 +72,19 @@ def settle(engine: Engine, targets: Targets) -> None:
         engine.set(name, torch.zeros(engine.shape(name)), "hold")
 
 
-def storage(network: Mapping[str, Tensor], targets: Targets) -> dict[str, Any]:
-    """Bits that the constrained tensors need, as METHODS A.5 counts: of the values alone, and with their places.
+def storage(network: Mapping[str, Tensor], kinds: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Bits that constrained tensors need: of the values alone, and with their places. `kinds` are their sets' names.
 
     A tensor's value takes as many bits as number its levels; a place, the least that any fixed width gives for
     distances between non-zeros in row-major order, a distance too long being bridged by padding zeros that
     are stored like values (Han et al. 2016, section 2).
     """
     tensors = {}
-    for name in targets.names:
+    for name, sets in kinds.items():
         w = network[name].flatten()
         there = (w != 0).nonzero().flatten()
         values = len(torch.unique(w[there]))
-        shared = targets.kinds[name][-1] in ("levels", "clusters")
+        shared = sets[-1] in ("levels", "clusters")
         bits = max(1, math.ceil(math.log2(max(1, values)))) if shared else 32
         gaps = torch.diff(there, prepend=torch.tensor([-1])) - 1
         widths = {width: int((1 + gaps // 2**width).sum()) * (width + bits) for width in range(1, 17)}
@@ -96,7 +96,7 @@ def storage(network: Mapping[str, Tensor], targets: Targets) -> dict[str, Any]:
             "index_width": 0 if dense else width,
             "total_bits": len(there) * bits if dense else widths[width],
         }
-    full = 32 * sum(network[name].numel() for name in targets.names)
+    full = 32 * sum(network[name].numel() for name in kinds)
     data, total = (sum(t[what] for t in tensors.values()) for what in ("data_bits", "total_bits"))
     return {
         "data_bits": data,

@@ -54,6 +54,12 @@ class Cardinality(Pattern, Amount):
     """With `global`: compare magnitudes as they are, or divided by their tensor's root mean square, so that a
     layer of small weights (many inputs) is not emptied in favour of one of large weights."""
 
+    @model_validator(mode="after")
+    def _of_a_budget(self) -> Self:
+        if self.scope == "tensor" and (self.floor != 1 or self.scale != "none"):
+            raise ValueError("`floor` and `scale` belong to `scope: global`, which is not given")
+        return self
+
 
 class Structured(Pattern, Amount):
     """At most k filters (outputs), channels (inputs), columns (of the matrix form) or rows (of linear layers)."""

@@ -25,6 +25,9 @@ from stages.train import Log, Stopping, Teacher, train
 
 _log = logging.getLogger(__name__)
 
+FIXING = ("levels", "clusters", "lowrank")
+"""Sets that are more than a support: what they made of a tensor, only training that leaves it alone keeps."""
+
 
 def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[str, Any] | None:
     """Run `task` on all ranks of this process group together (or on this process alone), and commit it.
@@ -58,7 +61,9 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
         pretrained.load(spec.model, store, model)
     teacher = _teacher(task, store, device)
     aims = targets(spec, {name: p.shape for name, p in model.named_parameters()})
-    holds = _inherited(spec, aims.names, parent.holds if parent else {})
+    masks = _inherited(spec, aims.names, parent.holds if parent else {})
+    fixed = _fixed(parent, aims)
+    holds = masks | {name: torch.zeros_like(model.get_parameter(name)) for name in fixed}
     engine = Engine(model, set(aims.names), set(holds), spec.optimizer, spec.precision, task.engine)
     checkpoints = Checkpoints(folder, rank, world)
     try:
@@ -71,8 +76,8 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
         else:
             progress = checkpoints.load(newest, engine)
         engine.optimizer.holding = progress.residual is not None or bool(holds)
-        inherited = set(holds)
-        del parent, holds  # of the network's size, three times
+        inherited = set(masks)
+        del parent, masks, holds  # of the network's size, three times
         begun: dict[str, Any] = {"event": "resumed" if newest else "training", "steps": progress.steps}
         if spec.precision == "bf16" and emulates_bf16(device):
             begun["emulates_bf16"] = True
@@ -87,10 +92,10 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
         }
         network = {name: tensor.cpu() for name, tensor in engine.tensors()}
         duals = {name: engine.get(name, "dual").cpu() for name in aims.names}
-        final_holds = _support(engine, aims, network, inherited)
+        final_holds = _support(engine, aims, fixed, network, inherited)
         manifest: dict[str, Any] = {}
         if rank == 0:
-            manifest = _manifest(task, progress, network, aims, scores, world)
+            manifest = _manifest(task, progress, network, aims, fixed, scores, world)
             manifest = artefact.commit(folder, manifest, network, final_holds, duals)
             try:
                 checkpoints.folder.remove("")
@@ -110,7 +115,18 @@ def _inherited(spec: Spec, constrained: list[str], holds: Mapping[str, Tensor]) 
     return dict(holds)
 
 
-def _support(engine: Engine, aims: Targets, network: Mapping[str, Tensor], inherited: set[str]) -> dict[str, Tensor]:
+def _fixed(parent: artefact.Artefact | None, aims: Targets) -> dict[str, list[str]]:
+    """Tensors that are on shared values or of low rank since an earlier stage, with their sets, and stay as they are.
+
+    Not those that this stage constrains: they are held to its own sets.
+    """
+    there = parent.manifest.get("fixed", {}) if parent else {}
+    return {name: sets for name, sets in there.items() if name not in aims.kinds}
+
+
+def _support(
+    engine: Engine, aims: Targets, fixed: Mapping[str, Any], network: Mapping[str, Tensor], inherited: set[str]
+) -> dict[str, Tensor]:
     """Masks of what may be non-zero, for the stages after this one; `inherited` names those with a parent's mask.
 
     A prune's are its holds. Quantising holds weights on their values, not at zero: what was pruned before it is
@@ -118,7 +134,7 @@ def _support(engine: Engine, aims: Targets, network: Mapping[str, Tensor], inher
     """
     masks = {}
     for name in sorted(engine.held):
-        kinds = aims.kinds.get(name, ())
+        kinds = aims.kinds.get(name) or tuple(fixed.get(name, ()))
         if "lowrank" in kinds:
             continue
         if kinds and kinds[-1] in ("levels", "clusters"):
@@ -160,6 +176,7 @@ def _manifest(
     progress: Progress,
     network: Mapping[str, Tensor],
     aims: Targets,
+    fixed: Mapping[str, list[str]],
     scores: Mapping[str, Any],
     world: int,
 ) -> dict[str, Any]:
@@ -175,6 +192,7 @@ def _manifest(
         for name in counted
     }
     size, nonzeros = (sum(t[what] for t in tensors.values()) for what in ("size", "nonzeros"))
+    kinds = {**fixed, **aims.kinds}
     return {
         "name": task.name,
         "kind": task.spec.kind,
@@ -200,7 +218,8 @@ def _manifest(
         "rows": progress.metrics,
         "budget": progress.budget,
         "values": progress.values,
-        "storage": quantize.storage(network, aims) if aims.names else None,
+        "fixed": {name: list(sets) for name, sets in kinds.items() if sets[-1] in FIXING},
+        "storage": quantize.storage(network, kinds) if kinds else None,
         "world": world,
         "engine": task.engine.model_dump(),
         "versions": {

@@ -110,6 +110,8 @@ class Room:
     """Over several tensors together."""
     filled: frozenset[str]
     """Tensors whose set fills zeros again: those of low rank."""
+    kinds: Mapping[str, tuple[str, ...]]
+    """Names of the sets of each constrained tensor."""
     rate: float
     """Weights of the constrained tensors over those that may stay; 1 where none are constrained."""
 
@@ -127,7 +129,7 @@ def check(spec: StageSpec) -> Room:
     size = sum(shapes[name].numel() for name in found.names)
     stay = sum(most.values()) + sum(budget.total for budget in found.budgets)
     budgets = tuple((budget.names, budget.total) for budget in found.budgets)
-    return Room(most, exact, budgets, filled, size / stay if stay else 1.0)
+    return Room(most, exact, budgets, filled, found.kinds, size / stay if stay else 1.0)
 
 
 def check_patterns(settings: Model, patterns: Mapping[int, str]) -> list[Problem]:

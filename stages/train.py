@@ -39,6 +39,8 @@ Stopping = Callable[[], bool]
 
 AGREEING = 4
 """Steps from one asking of all ranks whether to stop to the next."""
+NAMED = 5
+"""Tensors that an error names at most."""
 
 
 class NonFinite(ArithmeticError):
@@ -153,7 +155,7 @@ def train(
             "phase": stretch.phase,
             "steps": progress.steps,
             "loss": loss,
-            "lr": stretch.rate.lr,
+            "lr": learning_rate(stretch, progress.epoch),
         }
         bad = _summed(len(data.bad), engine)
         if bad:
@@ -221,7 +223,7 @@ def _epoch(
     for step in range(progress.step, per_epoch):
         lr = learning_rate(stretch, progress.epoch + step / per_epoch)
         # Randomness inside the network (dropout) depends on where we are, not on how we got here.
-        torch.manual_seed((spec.seed * 1_000_003 + epoch) * 1_000_003 + step * world + rank)
+        torch.manual_seed(((spec.seed * 1_000_003 + epoch) * 1_000_003 + step * world + rank) % 2**64)
         for pictures, labels in islice(batches, engine.accumulate):
             if spec.mix is not None:
                 pictures, others, own = mixed(pictures, labels, spec.mix)
@@ -233,7 +235,8 @@ def _epoch(
                 loss = _distilled(loss, logits, teacher, pictures, labels, spec.distill)
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise NonFinite(f"the loss is {value} at step {progress.steps + 1} (epoch {epoch + 1}, rank {rank})")
+                where = f"step {progress.steps + 1} (epoch {epoch + 1}, rank {rank})"
+                raise NonFinite(f"the loss is {value} at {where}: {_spoilt(engine, pictures)}")
             # DeepSpeed averages over ranks and micro-batches; what is wanted is the mean over the batch.
             engine.backward(loss * (world * engine.accumulate / spec.batch))
             progress.loss += value
@@ -249,6 +252,16 @@ def _loss(logits: Tensor, labels: Tensor, spec: Spec) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED, label_smoothing=spec.smoothing)
 
 
+def _spoilt(engine: Engine, pictures: Tensor) -> str:
+    """What of all that went into a loss is not finite: pictures, weights and buffers, or only what comes of them."""
+    whole = {} if engine.zero == 3 else engine.module.state_dict()
+    into = {"the pictures": pictures, **whole}
+    bad = [name for name, tensor in into.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        return f"not finite: {', '.join(bad[:NAMED])}" + (f" and {len(bad) - NAMED} more" if len(bad) > NAMED else "")
+    return "the pictures are finite" + (", and so is every weight: activations overflow" if whole else "")
+
+
 def _culprits(engine: Engine, pictures: Tensor, labels: Tensor) -> str:
     """Which tensors have a gradient that is not finite on this rank's last micro-batch; it is computed once more."""
     if engine.zero == 3:
@@ -258,7 +271,7 @@ def _culprits(engine: Engine, pictures: Tensor, labels: Tensor) -> str:
     loss = F.cross_entropy(torch.func.functional_call(engine.module, copies, (pictures,)), labels)
     grads = torch.autograd.grad(loss, list(copies.values()), allow_unused=True)
     bad = [n for n, g in zip(copies, grads, strict=True) if g is not None and not bool(g.isfinite().all())]
-    return ", ".join(bad) or "not on this rank's last batch"
+    return ", ".join(bad[:NAMED]) or "not on this rank's last batch"
 
 
 def _after(engine: Engine, spec: Spec, plan: list[Stretch], targets: Targets, progress: Progress) -> dict[str, Any]:

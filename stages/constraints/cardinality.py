@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from stages.constraints.select import largest, last_ties, threshold
+from stages.constraints.select import largest, last_ties, refuse_nan, threshold
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,9 @@ class Cardinality:
     def project(self, w: Tensor) -> Tensor:
         """W with all but its k largest entries set to zero. Raises ValueError on NaN."""
         flat = w.detach().flatten()
+        if self.k == 0:  # a global budget may leave a tensor nothing
+            refuse_nan(flat)
+            return torch.zeros_like(w.detach())
         limit, spare = threshold(flat, self.k)
         if not limit:
             return w.detach().clone()  # there are no more than k to keep

@@ -66,7 +66,7 @@ def _interval(ordered: Tensor, codes: Tensor) -> Tensor:
     q = grid[int(torch.stack(errors).argmin())]
     # Of sorted magnitudes each code has a run, whose sum is a difference of two sums.
     sums = torch.nn.functional.pad(ordered.cumsum(0), (1, 0))
-    before = torch.empty(0)
+    before = torch.empty(0, dtype=torch.long, device=ordered.device)
     for _ in range(50):
         ends = torch.searchsorted(ordered, (codes + 0.5) * q)
         ends[-1] = len(ordered)

@@ -48,6 +48,16 @@ def test_zeros_project_to_zeros_and_hold_exactly_k() -> None:
     assert torch.equal(Cardinality(2).hold(few), torch.tensor([1.0, 0.0, 1.0, 0.0]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_none_may_stay(dtype: torch.dtype) -> None:
+    """A budget over many tensors, with a floor of 0, may leave one of them nothing."""
+    w = torch.tensor([[1.0, 0.0, -float("inf")], [4.0, 5.0, 6.0]], dtype=dtype)
+    assert torch.equal(Cardinality(0).project(w), torch.zeros(2, 3, dtype=dtype))
+    assert torch.equal(Cardinality(0).hold(w), torch.zeros(2, 3, dtype=dtype))
+    with pytest.raises(ValueError, match="NaN"):
+        Cardinality(0).project(w * 0)
+
+
 @pytest.mark.parametrize("k", [6, 7, 1000])
 def test_all_stays_when_there_are_at_most_k(k: int) -> None:
     w = torch.tensor([[1.0, 0.0, -3.0], [4.0, 5.0, 6.0]])

@@ -189,7 +189,7 @@ def test_storage_of_the_167x_table_is_7140_bits() -> None:
     """METHODS A.5: 100 x 5 + 1330 x 3 + 800 x 2 + 350 x 3."""
     table = {"conv1": (500, 100, 5), "conv2": (25_000, 1330, 3), "fc1": (400_000, 800, 2), "fc2": (5_000, 350, 3)}
     network = {name: quantised(size, kept, 2**bits) for name, (size, kept, bits) in table.items()}
-    found = quantize.storage(network, held_to({name: Levels("equidistant", b) for name, (_, _, b) in table.items()}))
+    found = quantize.storage(network, {name: ["levels"] for name in table})
     assert found["data_bits"] == 7140
     assert found["data_rate"] == pytest.approx(430_500 * 32 / 7140)
     assert {name: entry["bits"] for name, entry in found["tensors"].items()} == {n: b for n, (*_, b) in table.items()}
@@ -214,7 +214,7 @@ def test_storage_of_the_167x_table_is_7140_bits() -> None:
     ],
 )
 def test_storage_by_hand(w: Tensor, bits: int, width: int, total: int) -> None:
-    found = quantize.storage({"w": w}, held_to({"w": Levels("equidistant", 3)}))
+    found = quantize.storage({"w": w}, {"w": ["levels"]})
     kept = int(w.count_nonzero())
     assert found["tensors"] == {
         "w": {"bits": bits, "data_bits": kept * bits, "index_width": width, "total_bits": total}
@@ -240,7 +240,7 @@ def test_padding_zeros_are_counted_as_they_would_be_written(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     w = (torch.rand(400, generator=generator) < 0.02 * (seed + 1)).float()
     w[-1] = 1.0
-    entry = quantize.storage({"w": w}, held_to({"w": Levels("binary")}))["tensors"]["w"]
+    entry = quantize.storage({"w": w}, {"w": ["levels"]})["tensors"]["w"]
     totals = {width: decoded(w, width) * (width + 1) for width in range(1, 17)}
     assert entry["total_bits"] == min(totals.values()) == totals[entry["index_width"]]
 
@@ -251,13 +251,13 @@ def test_weights_that_share_no_values_take_32_bits() -> None:
     targets = Targets(
         {"few": Cardinality(100)}, (), {"few": ("cardinality",), "global": ("cardinality",), "low": ("lowrank",)}
     )
-    found = quantize.storage(network, targets)
+    found = quantize.storage(network, targets.kinds)
     assert {entry["bits"] for entry in found["tensors"].values()} == {32}
     assert found["data_bits"] == 32 * (100 + 9 + 4)
 
 
 def test_an_empty_tensor_takes_nothing() -> None:
-    found = quantize.storage({"w": torch.zeros(4)}, held_to({"w": Levels("ternary")}))
+    found = quantize.storage({"w": torch.zeros(4)}, {"w": ["levels"]})
     assert found["data_bits"] == found["total_bits"] == 0
     assert found["data_rate"] is None
     assert found["total_rate"] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import threading
 from pathlib import Path
@@ -20,7 +21,7 @@ from stages.files import Folder
 from stages.manifest import Damaged
 from stages.measure import measure
 from stages.settings import SpecError
-from stages.spec import PruneSpec, Rate, Task
+from stages.spec import Parent, PruneSpec, Rate, Task
 from stages.stage import run_stage
 from stages.train import NonFinite, Stretch, learning_rate, stretches
 from tests.stages.conftest import PLACES, MakeTask
@@ -351,6 +352,39 @@ def test_a_loss_that_is_no_number_stops_the_stage(make_task: MakeTask) -> None:
     with pytest.raises(ArithmeticError, match=r"loss is (nan|inf) at step \d+ \(epoch 1, rank 0\)"):
         run_stage(task, quiet)
     assert not Path(task.store, task.key, "manifest.json").exists()
+
+
+def test_weights_that_are_no_numbers_are_named(make_task: MakeTask) -> None:
+    """Of all that a loss comes from."""
+
+    def spoilt(engine: Engine, pictures: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            engine.module.get_parameter("2.weight")[0, 0] = math.nan
+        return forward(engine, pictures)
+
+    forward = Engine.forward
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Engine, "forward", spoilt)
+        with pytest.raises(NonFinite, match=r"^the loss is nan at step 1 \(epoch 1, rank 0\): not finite: 2\.weight$"):
+            run_stage(make_task(DENSE, model="digits_cnn"), quiet)
+
+
+@pytest.mark.parametrize("seed", [20_261_126, 2**63 - 1])
+def test_any_seed_will_do(make_task: MakeTask, seed: int) -> None:
+    """Dates among them: what torch's generator is seeded with has 64 bits, and counts steps too."""
+    run(make_task(DENSE | {"seed": seed, "train": {"epochs": 1, "lr": 0.01}}))
+
+
+def test_a_teacher_may_be_another_network(make_task: MakeTask) -> None:
+    """With as many outputs; it is built from its own artefact."""
+    run(make_task(DENSE | {"train": {"epochs": 1, "lr": 0.01}}, "big"))
+    run(make_task(DENSE | {"train": {"epochs": 1, "lr": 0.01}}, "parent", model="digits_cnn"))
+    found = []
+    for teachers in ([], [Parent(name="big", key="big")]):
+        task = make_task(prune(distill={"weight": 0.9}), f"child{len(teachers)}", "parent", model="digits_cnn")
+        found.append(run(task.model_copy(update={"parents": task.parents + teachers})))
+    assert found[0].network.keys() == found[1].network.keys()
+    assert not torch.equal(found[0].network["2.weight"], found[1].network["2.weight"])
 
 
 def test_the_stretches_of_a_prune(make_task: MakeTask) -> None:

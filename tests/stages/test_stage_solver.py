@@ -383,6 +383,36 @@ def test_masks_outlive_every_later_kind_of_stage(make_task: MakeTask) -> None:
         masks = loaded.holds
 
 
+LATER = {
+    "a prune of others": prune(constraints=[{"set": "cardinality", "tensors": "2.weight", "rate": 2.0}], retrain=SHORT),
+    "others quantised": quantize([LEVELS | {"tensors": "0.weight"}], snap={"rounds": 1, "lr": 0.003}, retrain=SHORT),
+    "training": DENSE | {"train": SHORT},
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+@pytest.mark.parametrize("zero", [1, 3])
+def test_later_stages_leave_alone_what_is_on_values_or_of_low_rank(make_task: MakeTask, name: str, zero: int) -> None:
+    """Unless they constrain it themselves; the stage after the next still knows, and bits are counted of all of it."""
+    run(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
+    sets = [LEVELS | {"tensors": "6.weight"}]
+    first = run(make_task(quantize(sets, snap={"rounds": 1, "lr": 0.003}), "a", "dense", model="digits_cnn"))
+    lowrank = prune(constraints=[{"set": "lowrank", "tensors": "8.weight", "rank": 3}], retrain=SHORT)
+    second = run(make_task(lowrank, "b", "a", model="digits_cnn", zero=zero))
+    third = run(make_task(LATER[name], "c", "b", model="digits_cnn", zero=zero))
+    assert second.manifest["fixed"] == {"6.weight": ["levels"], "8.weight": ["lowrank"]}
+    for loaded in (second, third):
+        assert torch.equal(loaded.network["6.weight"], first.network["6.weight"])
+        assert loaded.manifest["storage"]["tensors"]["6.weight"]["bits"] == 3
+    assert torch.equal(third.network["8.weight"], second.network["8.weight"])
+    assert not torch.equal(third.network["2.weight"], second.network["2.weight"])
+    assert "6.weight" not in third.holds
+    assert third.manifest["fixed"].items() >= second.manifest["fixed"].items()
+    again = run(make_task(quantize([LEVELS | {"tensors": "6.weight", "bits": 2}]), "d", "c", model="digits_cnn"))
+    assert len(torch.unique(again.network["6.weight"])) == 4
+    assert torch.equal(again.network["8.weight"], second.network["8.weight"])
+
+
 def test_the_time_left_is_of_the_epochs_that_are_left(make_task: MakeTask) -> None:
     """Also where ADMM ends early: one of two epochs is over, though five were planned; then none is left."""
     admm_ = {"updates": 4, "lr": 0.003, "rho": 0.05, "tolerance": 1e9}
