@@ -50,7 +50,7 @@ def blocks(shape: tuple[int, ...], p: int, q: int) -> Layout:
 class Groups:
     """S = {Z : at most k groups of Z are not all zero}.
 
-    The projection keeps the k groups of largest Euclidean norm (exact; METHODS: the group form of
+    The projection keeps the k groups of largest Euclidean norm (exact: the group form of
     Zhang et al. 2018), and of equal ones the first. `layout` maps the tensor's shape to its view.
     """
 

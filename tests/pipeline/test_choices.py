@@ -131,7 +131,7 @@ def test_a_place_takes_its_own_candidate_or_nothing(accuracies: list[float], tak
 
 
 def by_the_paper(pool: list[str], targets: list[str], accuracy: dict[str, float]) -> tuple[dict[str, str], list[str]]:
-    """METHODS A.4, written from the paper: the member that each candidate starts from, and each round's best."""
+    """Ye et al. 2018, written from the paper: the member that each candidate starts from, and each round's best."""
     started, best_of_rounds = {}, []
     members = list(pool)
     for target in targets:

@@ -186,7 +186,7 @@ def quantised(size: int, nonzeros: int, values: int, first: int = 0) -> Tensor:
 
 
 def test_storage_of_the_167x_table_is_7140_bits() -> None:
-    """METHODS A.5: 100 x 5 + 1330 x 3 + 800 x 2 + 350 x 3."""
+    """The bits of Ye et al. 2018b: 100 x 5 + 1330 x 3 + 800 x 2 + 350 x 3."""
     table = {"conv1": (500, 100, 5), "conv2": (25_000, 1330, 3), "fc1": (400_000, 800, 2), "fc2": (5_000, 350, 3)}
     network = {name: quantised(size, kept, 2**bits) for name, (size, kept, bits) in table.items()}
     found = quantize.storage(network, {name: ["levels"] for name in table})
