@@ -38,6 +38,8 @@ _PREEMPTED = 3
 
 STARTS = 3
 """How often a local Ray is started at most: on a busy machine it may not come up in the time that it gives itself."""
+WAITING = 100_000
+"""Calls that may wait in an actor at a time: each rank of each lane has one or two there."""
 REACHING = 10.0
 """Seconds that a cluster may take to accept a connection."""
 WAY_IN = (
@@ -195,11 +197,11 @@ def nodes(ray: Any) -> list[Node]:
 
 
 def near(ray: Any, kind: type) -> Any:
-    """An actor on the driver's own machine, so that no other machine's end is its end."""
+    """An actor on the driver's own machine, so that no other machine's end is its end, with room for many that wait."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0)(kind).options(scheduling_strategy=here).remote()
+    return ray.remote(num_cpus=0)(kind).options(scheduling_strategy=here, max_concurrency=WAITING).remote()
 
 
 def end_actors(ray: Any, kind: str) -> None:

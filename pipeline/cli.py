@@ -139,8 +139,9 @@ def _configured(verb: argparse.ArgumentParser) -> None:
 
 
 def _prepared(options: argparse.Namespace) -> tuple[Config, Problems, Store, list[planning.Planned]]:
-    """What is configured, planned and there, on whatever machines it runs."""
-    config, problems = load(options.config, options.set, planning.outside)
+    """What is configured, planned and there, on whatever machines it runs, of a store that is there."""
+    config, problems = load(options.config, options.set)
+    storecli.opened(config.top.store, "store")
     store, plan = planning.make(config, problems)
     return config, problems, store, plan
 

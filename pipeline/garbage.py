@@ -139,7 +139,8 @@ def _keys_of(store: Store, run: str, holder: Holder, files: Mapping[str, File]) 
     """Keys in a live run's plan, and what it wrote beyond that. Raises Busy if it has not written its plan yet."""
     plan = store.last_plan(run)
     taken = max(file.modified for path, file in files.items() if path.startswith(f"locks/names/{run_lock(run)}/"))
-    if not plan or files[f"plans/{run}.json"].modified < taken:
+    written_down = files.get(f"plans/{run}.json")
+    if not plan or written_down is None or written_down.modified < taken:
         raise Busy(f"the run {run} of {holder} is just beginning; try again when it trains")
     written = {inventory.key_of(path) for path, file in files.items() if file.modified >= taken}
     return {stage["key"] for stage in plan.values()} | {key for key in written if key is not None}

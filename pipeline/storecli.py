@@ -50,20 +50,20 @@ def add(verbs: Any) -> None:
         verb.set_defaults(command=command)
 
 
-def _opened(options: argparse.Namespace) -> Store:
-    """The store, if there is one. Raises ConfigError."""
+def opened(url: str, setting: str) -> Store:
+    """The store at a URL that a setting gave, if there is one. Raises ConfigError."""
     try:
-        store = Store(options.store)
+        store = Store(url)
         there = store.folder.exists()
     except Exception as error:  # noqa: BLE001 - each filesystem has errors of its own; all mean the same here
-        raise ConfigError("--store", [f"{options.store} can't be read: {error}"]) from None
+        raise ConfigError(setting, [f"{url} can't be read: {error}"]) from None
     if not there:
-        raise ConfigError("--store", [f"there is no store at {options.store}; `--store URL` names another one"])
+        raise ConfigError(setting, [f"there is no store at {url}; `{setting}` says where it is"])
     return store
 
 
 def _ls(options: argparse.Namespace, console: Console) -> int:
-    store = _opened(options)
+    store = opened(options.store, "--store")
     found = inventory.entries(store)
     wide = _wide(console)
     if found:
@@ -75,7 +75,7 @@ def _ls(options: argparse.Namespace, console: Console) -> int:
 
 
 def _show(options: argparse.Namespace, console: Console) -> int:
-    store = _opened(options)
+    store = opened(options.store, "--store")
     try:
         key = inventory.find(store, options.key)
         found = read(store.folder / key)
@@ -126,7 +126,7 @@ def _facts(store: Store, found: Mapping[str, Any], console: Console) -> None:
 
 
 def _verify(options: argparse.Namespace, console: Console) -> int:
-    store = _opened(options)
+    store = opened(options.store, "--store")
     found = inventory.verify(store)
     for damage in found.damages:
         Console(stderr=True).print(damage, style="red", highlight=False, markup=False, soft_wrap=True)
@@ -138,7 +138,7 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
 
 
 def _gc(options: argparse.Namespace, console: Console) -> int:
-    store = _opened(options)
+    store = opened(options.store, "--store")
     names, needed = _needed(store, options.configs, options.set)
     for name, key in sorted((names[key], key) for key in inventory.keys(store) if key in names):
         _say(console, f"  {key}  {name}: stays")

@@ -315,9 +315,18 @@ def test_only_what_goes_on_from_what_is_saved_says_so(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
+    finished(tmp_path, "dense")
     monkeypatch.setattr(planning, "make", interrupted)
     assert cli.main(["status", str(config(tmp_path))]) == cli.STOPPED
     assert capsys.readouterr().out == "stopped\n"
+
+
+@pytest.mark.parametrize("verb", ["status", "watch", "evaluate"])
+def test_a_look_makes_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    """Where there is none, its place is wrong or nothing was run yet."""
+    assert cli.main([verb, str(config(tmp_path))]) == cli.BAD_INPUT
+    assert f"there is no store at {tmp_path / 'store'}" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_run_that_another_one_took_over_fails(
