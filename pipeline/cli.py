@@ -139,9 +139,10 @@ def _configured(verb: argparse.ArgumentParser) -> None:
 
 
 def _prepared(options: argparse.Namespace) -> tuple[Config, Problems, Store, list[planning.Planned]]:
-    """What is configured, planned and there, on whatever machines it runs, of a store that is there."""
+    """What is configured, planned and there, on whatever machines it runs."""
     config, problems = load(options.config, options.set)
-    storecli.opened(config.top.store, "store")
+    if options.command is not _watch:  # a run that was just submitted has made no store yet
+        storecli.opened(config.top.store, "store")
     store, plan = planning.make(config, problems)
     return config, problems, store, plan
 

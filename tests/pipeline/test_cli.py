@@ -321,7 +321,7 @@ def test_only_what_goes_on_from_what_is_saved_says_so(
     assert capsys.readouterr().out == "stopped\n"
 
 
-@pytest.mark.parametrize("verb", ["status", "watch", "evaluate"])
+@pytest.mark.parametrize("verb", ["status", "evaluate"])
 def test_a_look_makes_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
     """Where there is none, its place is wrong or nothing was run yet."""
     assert cli.main([verb, str(config(tmp_path))]) == cli.BAD_INPUT
