@@ -128,13 +128,19 @@ def blocked(nodes: Iterable[Node], failed: Collection[str]) -> list[Node]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Dotted paths at which two nested mappings differ, with both values."""
-    found = []
-    for key in [*old, *(key for key in new if key not in old)]:
-        path, before, after = f"{prefix}{key}", old.get(key), new.get(key)
-        if before == after:
-            continue
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += differences(before, after, f"{path}.")
-        else:
-            found.append(f"{path}: {before} -> {after}")
-    return found
+    keys = [*old, *(key for key in new if key not in old)]
+    return [text for key in keys for text in _different(old.get(key), new.get(key), f"{prefix}{key}")]
+
+
+def _different(old: Any, new: Any, path: str) -> list[str]:
+    if old == new:
+        return []
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return differences(old, new, f"{path}.")
+    if isinstance(old, list) and isinstance(new, list):
+        if len(old) == len(new):
+            pairs = enumerate(zip(old, new, strict=True))
+            return [text for n, (before, after) in pairs for text in _different(before, after, f"{path}[{n}]")]
+        if any(isinstance(one, Mapping) for one in old + new):
+            return [f"{path}: {len(old)} -> {len(new)} of them"]
+    return [f"{path}: {old} -> {new}"]

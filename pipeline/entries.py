@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,6 +21,9 @@ from pipeline.recipes import expand
 from pipeline.yamlfile import Path
 from stages.settings import Settings, SpecError
 from stages.spec import KINDS, Model, PruneSpec, Spec, StageSpec
+
+if TYPE_CHECKING:
+    from stages.targets import Room
 
 STAGE_OWN = ("name", "parent", "teacher", "ladder", "beam", "search")
 """What a stage's entry says beside its settings; `teacher` is what `distill` learns from, if not the parent."""
@@ -67,6 +71,10 @@ def stages(raw: dict[str, Any], problems: Problems) -> list[Stage]:
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             problems.add((*at, "name"), f"a name of letters, digits, '.', '_' and '-' is needed, not {name!r}")
             entry = {**entry, "name": f"[{number}]"}
+        near = get_close_matches("kind", [key for key in entry if isinstance(key, str)], n=1)
+        if near and "kind" not in entry:
+            problems.add((*at, near[0]), "unknown setting; did you mean 'kind'?")
+            entry = {"kind" if key == near[0] else key: value for key, value in entry.items()}
         singles = [entry]
         if "ladder" in entry or "beam" in entry:
             expanded = expand(entry, at, problems)
@@ -263,15 +271,23 @@ def _add(number: int, found: list[tuple[Path, str]], own: set[str], problems: Pr
 
 
 def _networks(found: list[Stage], problems: Problems) -> None:
-    """A stage starts from its parent's network, so it can't name another; and a choice is among equals."""
+    """A stage starts from its parent's network, so it can't name another; a choice is among equals.
+
+    A teacher may be any network with as many outputs.
+    """
     specs: dict[str, Spec] = {}
     for stage in _in_order(found):
         of = {parent: specs[parent] for parent in stage.parents}
         spec = trained(stage.spec)
         specs[stage.name] = own = spec if spec is not None else of[stage.parents[0]]
-        for parent, other in of.items():
-            if own.model.network != other.model.network:
-                text = f"its parent {parent} has another: {other.model.name}, {other.model.classes} classes"
+        for place, (parent, other) in enumerate(of.items()):
+            there = f"{other.model.name}, {other.model.classes} classes"
+            if spec is not None and place == 1:
+                if own.model.classes != other.model.classes:
+                    text = f"{parent} has outputs that its own can't learn from: {there}, not {own.model.classes}"
+                    problems.add(("stages", stage.number, "teacher"), text)
+            elif own.model.network != other.model.network:
+                text = f"its parent {parent} has another: {there}"
                 problems.add(("stages", stage.number, "model"), text)
             elif spec is None and own.data.origin != other.data.origin:
                 text = f"{stage.parents[0]} and {parent} are measured on different data and can't be compared"
@@ -282,31 +298,54 @@ def _shrinking(found: list[Stage], problems: Problems) -> None:
     """Without regrowth, a prune can't ask for more weights than its ancestors can leave."""
     from stages.targets import check
 
-    left: dict[str, dict[str, int]] = {}
+    left: dict[str, _Bounds] = {}
     for stage in _in_order(found):
         spec = trained(stage.spec)
         if spec is None:
             options = [left[parent] for parent in stage.parents]
             shared = set.intersection(*(set(one) for one in options))
-            left[stage.name] = {name: max(one[name] for one in options) for name in shared}
+            left[stage.name] = {of: max(one[of] for one in options) for of in shared}
             continue
         before = left[stage.parents[0]] if stage.parents else {}
         room = check(spec)
-        if isinstance(spec, PruneSpec) and not spec.regrow:
-            asked = [((name,), room.tensors[name]) for name in sorted(room.exact)] + list(room.budgets)
-            for names, k in asked:
-                there = sum(before.get(name, k) for name in names)
-                if k > there:
-                    text = f"asks for {k} weights in {', '.join(names)}, but {stage.parents[0]} leaves only {there}"
-                    problems.add(("stages", stage.number, "constraints"), f"{text}; set `regrow: true` or keep fewer")
-            for name in sorted(n for n in room.filled if before.get(n, room.tensors[n]) < room.tensors[n]):
-                text = f"low rank would fill the zeros that {stage.parents[0]} left in {name}"
-                problems.add(("stages", stage.number, "constraints"), f"{text}; leave it out, or set `regrow: true`")
-        bounds = dict(room.tensors) | {name: k for names, k in room.budgets for name in names}
+        own = _bounds(room)
         if isinstance(spec, PruneSpec) and spec.regrow:
-            left[stage.name] = {**before, **bounds}
-        else:
-            left[stage.name] = before | {name: min(k, before.get(name, k)) for name, k in bounds.items()}
+            left[stage.name] = {of: k for of, k in before.items() if of[0] not in room.kinds} | own
+            continue
+        left[stage.name] = before | {of: min(k, before.get(of, k)) for of, k in own.items()}
+        if isinstance(spec, PruneSpec):
+            for text in _growing(room, before, stage.parents[0] if stage.parents else ""):
+                problems.add(("stages", stage.number, "constraints"), f"{stage.name}: {text}, or set `regrow: true`")
+
+
+_Bounds = dict[tuple[str, tuple[str, ...]], int]
+"""How many weights may stay, by a tensor's name and the sets that say so: () for any, BUDGET for a budget's."""
+BUDGET = ("budget",)
+
+
+def _bounds(room: Room) -> _Bounds:
+    """What one stage lets stay."""
+    alone = {(name, kinds): k for name, k in room.tensors.items() for kinds in ((), room.kinds[name])}
+    return alone | {(name, kinds): k for names, k in room.budgets for name in names for kinds in ((), BUDGET)}
+
+
+def _growing(room: Room, before: _Bounds, parent: str) -> list[str]:
+    """Where a stage asks for weights that are no more."""
+    found = []
+    exact = [(((name, ()),), room.tensors[name]) for name in sorted(room.exact)]
+    for over, k in exact + [(tuple((name, ()) for name in names), k) for names, k in room.budgets]:
+        there = sum(before.get(of, k) for of in over)
+        if k > there:
+            names = ", ".join(name for name, _ in over)
+            found.append(f"asks for {k} weights in {names}, but {parent} leaves only {there}; keep fewer")
+    for name, k in sorted(room.tensors.items()):
+        there = before.get((name, room.kinds[name]), k)
+        if name not in room.exact and k > there:
+            by = " and ".join(room.kinds[name])
+            found.append(f"leaves room for {k} weights in {name} by {by}, but {parent} for only {there}; keep fewer")
+        if name in room.filled and (before.get((name, ()), k) < k or (name, BUDGET) in before):
+            found.append(f"low rank would fill the zeros that {parent} left in {name}; leave it out")
+    return found
 
 
 def _in_order(found: list[Stage]) -> list[Stage]:

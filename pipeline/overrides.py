@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.problems import ConfigError
+from pipeline.problems import ConfigError, like
 from pipeline.yamlfile import Path, scalar
 
 
@@ -18,7 +18,9 @@ def apply(raw: dict[str, Any], override: str) -> Path:
     try:
         value = scalar(text)
     except yaml.YAMLError as error:
-        raise ConfigError("--set", [f"--set {override}: {text!r} is no YAML: {error}"]) from None
+        raise ConfigError(
+            "--set", [f"--set {override}: {text!r} is no YAML: {getattr(error, 'problem', None) or error}"]
+        ) from None
     path: list[str | int] = []
     node: Any = raw
     parts = _dots(place, node)
@@ -31,7 +33,8 @@ def apply(raw: dict[str, Any], override: str) -> Path:
             elif part.isdigit() and int(part) < len(node):
                 key = int(part)
             else:
-                raise ConfigError("--set", [f"--set {override}: there is no {part!r} in {'.'.join(map(str, path))}"])
+                text = f"there is no {part!r} in {'.'.join(map(str, path))}{_meant(part, node)}"
+                raise ConfigError("--set", [f"--set {override}: {text}"])
         elif isinstance(node, dict):
             key = part
         else:
@@ -51,6 +54,16 @@ def apply(raw: dict[str, Any], override: str) -> Path:
             node[key] = dict(node[key]) if isinstance(node[key], dict) else node[key]
             node = node[key]
     return tuple(path)
+
+
+def _meant(part: str, entries: list[Any]) -> str:
+    """What was probably meant by a name that none of the entries has."""
+    named = {e["name"]: e for e in entries if isinstance(e, dict) and isinstance(e.get("name"), str)}
+    for name in sorted(named, key=len, reverse=True):
+        recipe = next((recipe for recipe in ("ladder", "beam") if recipe in named[name]), None)
+        if recipe and part.startswith(f"{name}-"):
+            return f"; those of the {recipe} {name!r} are set by stages.{name}, where a list gives each its own value"
+    return like(part, list(named))
 
 
 def _dots(place: str, raw: dict[str, Any]) -> list[str]:

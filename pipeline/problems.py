@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any
@@ -12,6 +13,17 @@ from pydantic import ValidationError
 from pipeline.yamlfile import Path
 from stages.sets import SETS
 from stages.settings import Settings
+from stages.spec import KINDS
+
+EXAMPLES = {
+    "model": "{name: digits_cnn}",
+    "data": "{source: digits}",
+    "optimizer": "{name: sgd}",
+    "constraints": '{set: cardinality, tensors: "*", rate: 4}',
+    "admm": "{updates: 10, lr: 1e-3, rho: 1e-2}",
+    **dict.fromkeys(("train", "retrain", "centroids"), "{epochs: 5, lr: 1e-3}"),
+}
+"""What can stand where a mapping is needed."""
 
 
 class ConfigError(ValueError):
@@ -59,20 +71,27 @@ def explained(
     for entry in error.errors(include_url=False):
         # What is wrong with a mapping's key itself is said at the key.
         value, path = entry["input"], tuple(part for part in entry["loc"] if part != "[key]")[skip:]
+        shown = "" if isinstance(value, dict | list) else f", not {value!r}"
         if entry["type"] == "extra_forbidden":
             known = [*_fields(model, path[:-1]), *(also if len(path) == 1 else ())]
-            text = f"unknown setting{like(str(path[-1]), known)}"
+            kinds = [kind for kind, other in KINDS.items() if path[0] in other.model_fields]
+            if len(path) == 1 and kinds and model in KINDS.values():
+                text = f"belongs to {' and '.join(kinds)} stages, and this is of another kind"
+            else:
+                text = f"unknown setting{like(str(path[-1]), known)}"
         elif entry["type"] == "missing":
             text = "is missing"
         elif entry["type"] == "value_error":
             text = str(entry["ctx"]["error"])
         elif entry["type"] == "union_tag_invalid":
             path = (*path, "set")
-            text = f"there is no set {entry['ctx']['tag']!r}; there are {entry['ctx']['expected_tags']}"
+            text = _no_set(entry["ctx"]["tag"], re.findall(r"\w+", entry["ctx"]["expected_tags"]))
         elif entry["type"] == "union_tag_not_found":
             path, text = (*path, "set"), "is missing"
+        elif path and entry["type"] in ("model_type", "model_attributes_type", "dict_type"):
+            example = EXAMPLES.get(next(part for part in reversed(path) if isinstance(part, str)))
+            text = f"a mapping is needed{f', such as {example}' if example else ''}{shown}"
         else:
-            shown = "" if isinstance(value, dict | list) else f", not {value!r}"
             text = entry["msg"].removeprefix("Input ").replace("should ", "must ").replace(" after validation", "")
             text += shown
         # pydantic names the chosen member of a union as a part of the path; the file has no such part.
@@ -80,6 +99,13 @@ def explained(
             (tuple(p for i, p in enumerate(path) if not (i and isinstance(path[i - 1], int) and p in SETS)), text)
         )
     return found
+
+
+def _no_set(name: str, known: list[str]) -> str:
+    """Why a set can't be had in a stage that knows others."""
+    if name in SETS:
+        return f"{name!r} is for quantize stages, and this is of another kind; there are {', '.join(known)}"
+    return f"there is no set {name!r}{like(name, known)}"
 
 
 def _fields(model: Any, path: Path) -> list[str]:

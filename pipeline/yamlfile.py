@@ -70,6 +70,11 @@ def parse(text: str, name: str) -> tuple[Any, dict[Path, int]]:
         lines: dict[Path, int] = {}
         _places(node, (), lines)
         return loader.construct_document(node), lines
+    except (yaml.scanner.ScannerError, yaml.parser.ParserError) as error:
+        mark = error.context_mark
+        if mark is not None and text[mark.index : mark.index + 1] in ("[", "{", "'", '"'):
+            error.problem = f"{error.problem}, in what {text[mark.index]} opened on line {mark.line + 1}"
+        raise
     except (ValueError, RecursionError) as error:
         # A date that is none, or a mapping that holds itself.
         raise yaml.YAMLError(str(error)) from None

@@ -1,6 +1,6 @@
 """Every setting of every kind of stage, as frozen, typed values. Nothing here imports torch.
 
-A stage's specification is what can change its result, and so what its key is made of (DESIGN: a
+A stage's specification is what can change its result, and so what its key is made of (a
 stage is a function of its specification and its parents). What only says how the work is carried
 out (worker count, ZeRO stage, checkpoint cadence) is in `Engine` and is no part of a key.
 """
@@ -15,7 +15,7 @@ from typing_extensions import Self
 from stages.sets import AnySet, Support
 from stages.settings import Settings, Url
 
-METHOD_VERSIONS = {"train": 1, "prune": 2, "quantize": 2}
+METHOD_VERSIONS = {"train": 2, "prune": 3, "quantize": 3}
 """Raised when a kind of stage starts to give other results for the same settings: its keys change."""
 
 
@@ -149,6 +149,12 @@ class Optimizer(Settings):
     clip: float = Field(default=0.0, ge=0)
     """Largest norm of the loss's gradient (the ADMM penalty is not part of it); 0 does not clip."""
 
+    @model_validator(mode="after")
+    def _of_sgd(self) -> Optimizer:
+        if self.name != "sgd" and self.momentum != Optimizer.model_fields["momentum"].default:
+            raise ValueError(f"`momentum` belongs to `name: sgd`, and this is {self.name}; leave one of them out")
+        return self
+
 
 class Rate(Settings):
     """A learning rate, and how it goes on."""
@@ -165,6 +171,8 @@ class Rate(Settings):
     def _steps(self) -> Self:
         if (self.schedule == "step") != (self.every is not None):
             raise ValueError("`every` belongs to `schedule: step`, which needs it")
+        if self.schedule != "step" and self.factor != Rate.model_fields["factor"].default:
+            raise ValueError(f"`factor` belongs to `schedule: step`, and this is {self.schedule}; leave it out")
         return self
 
 
@@ -175,7 +183,7 @@ class Phase(Rate):
 
 
 class Admm(Rate):
-    """The ADMM phase (METHODS: Zhang et al. 2018, section 4): `updates` times, train, then update Z and U."""
+    """The ADMM phase (Zhang et al. 2018, section 4): `updates` times, train, then update Z and U."""
 
     updates: int = Field(ge=1)
     """How often Z and U are updated at most (K)."""
@@ -199,6 +207,14 @@ class Admm(Rate):
     def _one_rule(self) -> Admm:
         if self.rho_balance and self.rho_growth != 1.0:
             raise ValueError("`rho_balance` and `rho_growth` both set rho: use one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _one_fall(self) -> Admm:
+        if not self.lr_restart and self.schedule == "constant":
+            raise ValueError(
+                "`lr_restart: false` is for rates that fall, and `schedule: constant` does not: change one"
+            )
         return self
 
 
@@ -230,7 +246,7 @@ class StageSpec(Settings):
 
     model: Model
     data: Data
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Of initial weights, sample order, augmentation and dropout."""
     batch: int = Field(default=64, ge=1)
     """Samples per optimizer step, over all ranks. An epoch's last incomplete batch is left out."""
@@ -337,7 +353,7 @@ class Task(Settings):
     store: str
     """fsspec URL under which artefacts lie by key."""
     spec: Spec
-    parents: list[Parent] = Field(default=[])
+    parents: list[Parent]
     """The stage to start from and, if it is another one, the stage to learn from."""
     shards: str
     """fsspec URL of the data that `spec.data` resolved to."""

@@ -17,6 +17,15 @@ from stages.train import stretches
 from tests.pipeline.common import config, line, loaded, problems
 
 HALF = '{set: cardinality, tensors: "*", rate: 2}'
+BETWEEN = """
+    admm: &admm {updates: 1, lr: 2e-3, rho: 3e-3}
+    retrain: &retrain {epochs: 1, lr: 2e-3}
+  - name: v1.5-quarter
+    kind: prune
+    parent: half
+    constraints:  # of the third
+      - """
+"""From the second stage's constraint to the third's."""
 TRAIN = "    train: {epochs: 2, lr: 4e-3}\n"
 ONE_AMOUNT = "give exactly one of `rate`, `keep` and `count`"
 
@@ -59,7 +68,13 @@ UNKNOWN = {
     "of a stage": Bad(TRAIN, TRAIN + "    sede: 1\n", "sede", "stages[0].sede", "did you mean 'seed'?"),
     "in a block": Bad("epochs: 2,", "epochs: 2, lrs: 1,", "lrs", "stages[0].train.lrs", "did you mean 'lr'?"),
     "of a set": Bad(HALF, "{kep: 1, " + HALF[1:], "kep", "stages[1].constraints[0].kep", "did you mean 'keep'?"),
-    "of another kind": Bad(TRAIN, TRAIN + "    regrow: true\n", "regrow", "stages[0].regrow", "unknown setting"),
+    "of another kind": Bad(
+        TRAIN, TRAIN + "    regrow: true\n", "regrow", "stages[0].regrow", "belongs to prune stages"
+    ),
+    "of two other kinds": Bad(
+        TRAIN, TRAIN + "    constraints: []\n", "[]", "stages[0].constraints", "belongs to prune and quantize stages"
+    ),
+    "kind misspelt": Bad("kind: train", "knd: train", "knd", "stages[0].knd", "unknown setting; did you mean 'kind'?"),
     "parent misspelt": Bad(TRAIN, TRAIN + "    parnet: x\n", "parnet", "stages[0].parnet", "did you mean 'parent'?"),
 }
 TYPES = {
@@ -75,8 +90,28 @@ TYPES = {
     "bool, not float": Bad("lr: 4e-3", "lr: true", "lr: true", "stages[0].train.lr", "not True"),
     "text, not float": Bad("lr: 4e-3", "lr: '4e-3'", "'4e-3'", "stages[0].train.lr", "not '4e-3'"),
     "int, not text": Bad("name: tiny", "name: 12", "name: 12", "name", "not 12"),
-    "a value, not settings": Bad(TRAIN, "    train: 5\n", "train: 5", "stages[0].train", "not 5"),
-    "empty settings": Bad("{workers: 1}", "", "cluster:", "cluster", "not None"),
+    "a value, not settings": Bad(
+        TRAIN,
+        "    train: 5\n",
+        "train: 5",
+        "stages[0].train",
+        "a mapping is needed, such as {epochs: 5, lr: 1e-3}, not 5",
+    ),
+    "a name, not a model": Bad(
+        "{name: digits_cnn}",
+        "digits_cnn",
+        "digits_cnn",
+        "model",
+        "a mapping is needed, such as {name: digits_cnn}, not 'digits_cnn'",
+    ),
+    "a name, not a constraint": Bad(
+        HALF,
+        "cardinality",
+        "- cardinality",
+        "stages[1].constraints[0]",
+        "a mapping is needed, such as {set: cardinality, tensors: \"*\", rate: 4}, not 'cardinality'",
+    ),
+    "empty settings": Bad("{workers: 1}", "", "cluster:", "cluster", "a mapping is needed, not None"),
     "no choice of these": Bad("wandb: disabled", "wandb: now and then", "now and", "monitor.wandb", "'offline'"),
     "not there": Bad("epochs: 2, ", "", "lr: 4e-3", "stages[0].train.epochs", "is missing"),
     "no block": Bad(TRAIN, "", "name: dense", "stages[0].train", "is missing"),
@@ -94,7 +129,21 @@ VALUES = {
         "set: ball",
         "ball",
         "stages[1].constraints[0].set",
-        "there is no set 'ball'; there are 'cardinality'",
+        "there is no set 'ball'; there are cardinality, filter, ",
+    ),
+    "set misspelt": Bad(
+        "set: cardinality",
+        "set: cardinalty",
+        "cardinalty",
+        "stages[1].constraints[0].set",
+        "there is no set 'cardinalty'; did you mean 'cardinality'?",
+    ),
+    "a set of another kind": Bad(
+        "set: cardinality",
+        "set: levels",
+        "levels",
+        "stages[1].constraints[0].set",
+        "'levels' is for quantize stages, and this is of another kind; there are cardinality",
     ),
     "no constraints": Bad("\n      - " + HALF, " []", "constraints: []", "stages[1].constraints", "at least 1"),
     "two origins": Bad("{shards:", "{source: digits, shards:", "source", "data", "give either `source`"),
@@ -140,6 +189,14 @@ GRAPH = {
     "name no file's": Bad("name: other", "name: a/b", "a/b", "stages[3].name", "not 'a/b'"),
     "run's name no file's": Bad("name: tiny", "name: ../tiny", "../tiny", "name", "not '../tiny'"),
     "no name": Bad("name: other", "seed: 1", "the fourth", "stages[3].name", "not None"),
+    "a teacher of other classes": Bad(
+        "  - name: half\n    kind: prune\n    parent: dense\n",
+        "  - name: big\n    kind: train\n    model: {name: lenet5, classes: 7}\n    train: {epochs: 1, lr: 1e-3}\n"
+        "  - name: half\n    kind: prune\n    parent: dense\n    distill: {weight: 0.5}\n    teacher: big\n",
+        "teacher: big",
+        "stages[2].teacher",
+        "big has outputs that its own can't learn from: lenet5, 7 classes, not 10",
+    ),
     "another model than the parent's": Bad(
         "    parent: half\n", "    parent: half\n    model: {name: lenet5}\n", "lenet5", "stages[2].model", "half"
     ),
@@ -150,12 +207,26 @@ GRAPH = {
         "stages[2].constraints",
         "low rank would fill the zeros that half left in 6.weight",
     ),
+    "low rank over zeros of a budget": Bad(
+        HALF + BETWEEN + '{set: cardinality, tensors: "*", rate: 4}',
+        HALF[:-1] + ", scope: global}" + BETWEEN + '{set: lowrank, tensors: "6.weight", rank: 4}',
+        "of the third",
+        "stages[2].constraints",
+        "low rank would fill the zeros that half left in 6.weight; leave it out, or set `regrow: true`",
+    ),
+    "more filters than the parent leaves": Bad(
+        HALF + BETWEEN + '{set: cardinality, tensors: "*", rate: 4}',
+        '{set: filter, tensors: "0.*", count: 4}' + BETWEEN + '{set: filter, tensors: "0.*", count: 5}',
+        "of the third",
+        "stages[2].constraints",
+        "leaves room for 45 weights in 0.weight by filter, but half for only 36; keep fewer, or set `regrow: true`",
+    ),
     "more than the parent leaves": Bad(
         "rate: 2",
         "rate: 8",
         "of the third",
         "stages[2].constraints",
-        "asks for 36 weights in 0.weight, but half leaves only 18; set `regrow: true` or keep fewer",
+        "v1.5-quarter: asks for 36 weights in 0.weight, but half leaves only 18; keep fewer, or set `regrow: true`",
     ),
 }
 BAD = {
@@ -250,14 +321,14 @@ def test_masks_bound_grandchildren_through_plain_training(tmp_path: Path) -> Non
         ("parent: half", "parent: tuned"),
         ("  - name: v1.5", between + "  - name: v1.5"),
     )
-    assert all("stages[3].constraints: asks for" in problem for problem in problems(path))
+    assert all("stages[3].constraints: v1.5-quarter: asks for" in problem for problem in problems(path))
 
 
 @pytest.mark.parametrize(
     ("text", "at", "words"),
     [
         ("name: x\nname: y\n", ":2: ", "the key 'name' was given on line 1 already"),
-        ("name: [x\nstages: 1\n", ":2: ", "expected"),
+        ("name: [x\nstages: 1\n", ":2: ", "expected ',' or ']', but got ':', in what [ opened on line 1"),
         ("name: x\n\tstages: 1\n", ":2: ", "cannot start any token"),
         ("name: x\nstore: *nowhere\n", ":2: ", "undefined alias"),
         ("name: !!python/name:os.system x\n", ":1: ", "could not determine a constructor"),
@@ -380,10 +451,12 @@ def test_a_later_override_wins(tmp_path: Path) -> None:
     [
         ("cluster.workers", "must read a.b=value"),
         ("=3", "must read a.b=value"),
-        ("seed=[1", "is no YAML"),
+        ("seed=[1", "'[1' is no YAML: expected ',' or ']'"),
         ("seed=2024-13-45", "is no YAML"),
         ("seed={{ seed }}", "is no YAML"),
-        ("stages.nowhere.seed=1", "there is no 'nowhere' in stages"),
+        ("stages.zz.seed=1", "there is no 'zz' in stages; there are dense, half, "),
+        ("stages.hafl.seed=1", "there is no 'hafl' in stages; did you mean 'half'?"),
+        ("stages.half-4x.seed=1", "there is no 'half-4x' in stages; did you mean 'half'?"),
         ("stages.9.seed=1", "there is no '9' in stages"),
         ("name.first=1", "name holds a value, not settings"),
         ("stages.half.constraints.x.rate=3", "there is no 'x' in stages.1.constraints"),

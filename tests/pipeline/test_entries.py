@@ -135,6 +135,20 @@ BAD = {
         "stages[4].kind",
         "a ladder or a beam is of prune or quantize stages, not 'train'",
     ),
+    "a ladder whose kind is misspelt": Bad(
+        "  # the ladder\n    kind: prune",
+        "\n    knd: prune",
+        "knd",
+        "stages[4].knd",
+        "unknown setting; did you mean 'kind'?",
+    ),
+    "a ladder that regrows": Bad(
+        "ladder: [3, 6]",
+        "ladder: [6, 3]",
+        "rungs' amounts",
+        "stages[4].constraints",
+        "rungs-3x: asks for 48 weights in 0.weight, but rungs-6x leaves only 24",
+    ),
     "beam and search": Bad(
         f"beam: {BEAM}", f"beam: {BEAM}\n    search: {SEARCH}", "the beam", "stages[5]", "one of `ladder`, `beam` and"
     ),
@@ -187,7 +201,7 @@ BAD = {
         "pool: [2.5, 4], targets: [3.5, 5]",
         "pool's amounts",
         "stages[5].constraints",
-        "but wide-4x leaves only",
+        "wide-3.5x-b: asks for 41 weights in 0.weight, but wide-4x leaves only",
     ),
     "a search without amounts": Bad(
         'set: cardinality, tensors: "*", rate: 2.25}]',
@@ -320,3 +334,15 @@ def test_overrides_reach_recipes(tmp_path: Path) -> None:
     least = stages["least"].spec
     assert isinstance(least, Search)
     assert least.trials == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [("rungs-3x", "ladder 'rungs'"), ("wide-2.5x", "beam 'wide'"), ("rungs-b-3x", "ladder 'rungs-b'")],
+)
+def test_an_override_of_one_rung_names_its_entry(tmp_path: Path, name: str, recipe: str) -> None:
+    """The file has no entry of the rung's own."""
+    path = extended(tmp_path, ENTRIES, (LAST, EXTRA.format("rungs-b") + LAST))
+    (found,) = problems(path, f"stages.{name}.retrain.epochs=3")
+    entry = recipe.split("'")[1]
+    assert f"; those of the {recipe} are set by stages.{entry}, where a list gives each its own value" in found

@@ -88,6 +88,24 @@ def test_what_yaml_can_not_mean_is_a_yaml_error(text: str) -> None:
         parse(text, "file.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "opened"),
+    [
+        ("a: 1\nb: {c: 1\nd: 2\n", "{ opened on line 2"),
+        ("a: [1, 2\nb: 3\n", "[ opened on line 1"),
+        ("a: {b: 1,\n  c: [1}\n", "[ opened on line 2"),
+        ("a: 1\nb: 'c\nd: 2\n", "' opened on line 2"),
+        ('a: "c\nd: 2\n', '" opened on line 1'),
+        ('a: "C:\\data"\n', '" opened on line 1'),
+    ],
+)
+def test_what_is_not_closed_is_named_with_its_line(text: str, opened: str) -> None:
+    """The error itself stands where it was noticed, which may be far below."""
+    with pytest.raises(yaml.MarkedYAMLError) as caught:
+        parse(text, "file.yaml")
+    assert str(caught.value.problem).endswith(f", in what {opened}")
+
+
 def test_lines_of_nested_paths() -> None:
     """Each mapping entry has its key's line, each list entry its own first line."""
     text = (

@@ -8,6 +8,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from stages.sets import Cardinality
+from stages.settings import Settings
 from stages.spec import (
     METHOD_VERSIONS,
     Admm,
@@ -119,6 +120,30 @@ def test_every_and_steps_belong_together(kind: type[Phase | Admm], given: dict[s
         kind.model_validate(rest | given)
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (Optimizer, {"momentum": 0.5}, "`momentum` belongs to `name: sgd`, and this is adam"),
+        (Optimizer, {"name": "adamw", "momentum": 0.0}, "and this is adamw"),
+        (Phase, {"factor": 0.5}, "`factor` belongs to `schedule: step`, and this is cosine"),
+        (Admm, {"factor": 0.5}, "`factor` belongs to `schedule: step`, and this is constant"),
+        (Admm, {"lr_restart": False}, "`lr_restart: false` is for rates that fall"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(kind: type[Settings], given: dict[str, Any], message: str) -> None:
+    """Its default is not: settings are dumped in full and read again."""
+    rest = {Optimizer: {}, Phase: {"epochs": 1, "lr": 0.1}, Admm: {"updates": 2, "lr": 0.1, "rho": 0.1}}[kind]
+    with pytest.raises(ValidationError, match=message):
+        kind.model_validate(rest | given)
+    used = {
+        "momentum": {"name": "sgd"},
+        "factor": {"schedule": "step", "every": 3},
+        "lr_restart": {"schedule": "cosine"},
+    }
+    for one in (kind.model_validate(rest), kind.model_validate(rest | given | used[[*given][-1]])):
+        assert kind.model_validate_json(one.model_dump_json()) == one
+
+
 def test_an_unknown_key_is_refused_at_its_place() -> None:
     with pytest.raises(ValidationError) as caught:
         PruneSpec.model_validate(PRUNE | {"admm": PRUNE["admm"] | {"roh": 1.0}})
@@ -165,7 +190,16 @@ def test_only_what_is_sharded_can_be_offloaded(zero: int) -> None:
 
 def test_a_task_survives_json() -> None:
     task = Task.model_validate(
-        {"name": "n", "key": "k", "store": "s", "spec": PRUNE, "shards": "x", "data_digest": "d", "engine": {"zero": 3}}
+        {
+            "name": "n",
+            "key": "k",
+            "store": "s",
+            "spec": PRUNE,
+            "parents": [{"name": "p", "key": "q"}],
+            "shards": "x",
+            "data_digest": "d",
+            "engine": {"zero": 3},
+        }
     )
     assert Task.model_validate_json(task.model_dump_json()) == task
 
