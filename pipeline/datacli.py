@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 from collections.abc import Callable
 from dataclasses import fields
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 SHARDS = "write shards: of a tree of pictures (ImageNet's), of other shards, or of mnist, cifar10 and digits"
 INDEX = "make shards of pictures that are there already readable: writes an index of them, and copies nothing"
+WORDS = {"train": "train(ing)?", "val": "val(idation)?", "test": "test(ing)?"}
+"""What says in a shard's name which split it is of, with no letter before or after it."""
 ENCODED = ("split", "held", "seed", "resize", "quality", "size", "bad", "processes")
 """Options that mean nothing to a data set of pictures of one shape."""
 
@@ -42,14 +47,14 @@ def add(verbs: Any) -> None:
         text = "share of a split's samples that may be left out because they can't be read (default: 0.001)"
         verb.add_argument("--bad", metavar="SHARE", type=_share, default=None, help=text)
         verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
-        verb.set_defaults(command=command)
+        verb.set_defaults(command=command, resumes=True)
     text = "make longer short sides P pixels long (default: leave pictures as they are)"
     shards.add_argument("--resize", metavar="P", type=_whole, help=text)
     text = "encode all pictures as JPEG of this quality, 1 to 100 (default: 90 for those that are resized)"
     shards.add_argument("--quality", metavar="Q", type=_quality, help=text)
     shards.add_argument("--size", metavar="MB", type=_whole, help="megabytes of a shard, about (default: 128)")
     text = "of the order of the samples, and of what is held out (default: 0)"
-    shards.add_argument("--seed", metavar="N", type=int, help=text)
+    shards.add_argument("--seed", metavar="N", type=_natural, help=text)
     shards.add_argument("--processes", metavar="N", type=_whole, help="at work at a time (default: one a core)")
     text = "for mnist and cifar10: where their files are (default: download them)"
     shards.add_argument("--folder", metavar="PATH", help=text)
@@ -69,6 +74,7 @@ def _number(low: float, high: float, convert: Callable[[str], float], wanted: st
 
 
 _whole = _number(1, float("inf"), int, "a whole number above 0")
+_natural = _number(0, float("inf"), int, "a whole number, 0 or more,")
 _quality = _number(1, 100, int, "a quality between 1 and 100")
 _share = _number(0, 1, float, "a share between 0 and 1")
 
@@ -93,6 +99,7 @@ def _shards(options: argparse.Namespace, console: Console) -> int:
             if options.folder is not None:
                 raise DataError(f"--folder is for {', '.join(SOURCES)}; the source {options.source} is a folder itself")
             wanted, found = _options(options), _places(options)
+            _make(options.dest)
             with _bar(console) as bar:
                 task = bar.add_task("samples", total=None)
 
@@ -101,12 +108,13 @@ def _shards(options: argparse.Namespace, console: Console) -> int:
 
                 manifest = convert(options.dest, _name(options), found, wanted, options.processes, show)
     except (DataError, ImportError) as error:
-        raise ConfigError("shards", [str(error)]) from None
+        raise ConfigError("shards", [_printable(str(error))]) from None
     return _told(manifest, options, console)
 
 
 def _of_one_shape(options: argparse.Namespace) -> dict[str, Any]:
     """A built-in data set's manifest, written unless it is there."""
+    from stages.data.convert import PARTS, PLAN
     from stages.data.manifest import read_manifest
     from stages.data.shards import write
     from stages.data.sources import SOURCES
@@ -114,12 +122,23 @@ def _of_one_shape(options: argparse.Namespace) -> dict[str, Any]:
     given = [name for name in ENCODED if getattr(options, name) not in (None, [])]
     if given:
         raise DataError(f"--{given[0]} is for trees and shards; {options.source} has splits and a shape of its own")
-    if Folder(options.dest).names():
+    dest, plan = Folder(options.dest), {"name": options.source}
+    names = dest.names()
+    begun = dest.read_json(PLAN) if dest.exists(PLAN) else None
+    if MANIFEST in names or not (begun == plan or (begun is None and set(names) <= {PARTS})):
         manifest = read_manifest(options.dest)
         if manifest.get("name") != options.source:
             raise DataError(f"{options.dest} holds shards of {manifest.get('name')}; give an empty folder")
-        return manifest
-    return write(options.dest, options.source, SOURCES[options.source](options.folder))
+    else:
+        samples = SOURCES[options.source](options.folder)
+        _make(options.dest)
+        dest.write_json(PLAN, plan)  # a folder in which this was cut off is told by it from one of other files
+        for name in names:
+            if name.endswith(".part"):
+                dest.remove(name)
+        manifest = write(options.dest, options.source, samples)
+    dest.remove(PARTS)
+    return manifest
 
 
 def _index(options: argparse.Namespace, console: Console) -> int:
@@ -133,23 +152,25 @@ def _index(options: argparse.Namespace, console: Console) -> int:
         dest = Folder(options.dest)
         if MANIFEST in dest.names() and "at" not in dest.read_json(MANIFEST):
             raise DataError(f"{options.dest} holds shards with a manifest of their own; give another folder")
+        _make(options.dest)
         kept = {"bad": options.bad} if options.bad is not None else {}
         manifest = index(options.dest, _name(options), found, options.held or 0, **kept)
     except (DataError, ImportError) as error:
-        raise ConfigError("index", [str(error)]) from None
+        raise ConfigError("index", [_printable(str(error))]) from None
     return _told(manifest, options, console)
 
 
 def _places(options: argparse.Namespace) -> dict[str, str]:
     """Where the splits lie: folders of class folders, or patterns of shards.
 
-    What is not given is looked for by its name: the folder `train` of class folders or of shards, or shards with
-    `train` in their names. Raises DataError.
+    What is not given is looked for by its name: the folder `train` of class folders or of shards, or shards with the
+    word `train` in their names. Raises DataError.
     """
     source, given = options.source.rstrip("/"), dict(options.split)
     folder = Folder(source)
     names = folder.names()
     found: dict[str, str] = {}
+    shards: dict[str, str] = {}
     for split in SPLITS:
         if split in given:
             absolute = "://" in given[split] or given[split].startswith("/")
@@ -157,8 +178,12 @@ def _places(options: argparse.Namespace) -> dict[str, str]:
         elif split in names:
             tars = any(name.endswith(".tar") for name in (folder / split).names())
             found[split] = f"{source}/{split}/*.tar" if tars else f"{source}/{split}"
-        elif any(split in name and name.endswith(".tar") for name in names):
-            found[split] = f"{source}/*{split}*.tar"
+        elif own := [name for name in names if name.endswith(".tar") and _word(split, name)]:
+            twice = next((name for name in own if name in shards), None)
+            if twice is not None:
+                raise DataError(_unclear(f"{source}/{twice}", f"{shards[twice]} or {split}"))
+            shards |= dict.fromkeys(own, split)
+            found[split] = f"{source}/{_pattern(split, own, names, source)}"
     if options.held and "val" in found:
         if "test" in found:
             raise DataError(f"{source} has val and test already; leave out --held")
@@ -173,6 +198,44 @@ def _places(options: argparse.Namespace) -> dict[str, str]:
             hints.append("`--held N` makes N samples of train val")
         raise DataError(f"{source} has nothing for {' and '.join(lacking)}: it holds {there}. {'; '.join(hints)}")
     return found
+
+
+def _word(split: str, name: str) -> re.Match[str] | None:
+    return re.search(f"(?<![a-z]){WORDS[split]}(?![a-z])", name, re.IGNORECASE)
+
+
+def _pattern(split: str, own: list[str], names: list[str], source: str) -> str:
+    """A pattern that matches a split's shards and no other file. Raises DataError if no plain one does."""
+    word = _word(split, own[0])
+    assert word is not None
+    text = word[0][: len(split)]
+    others: list[str] = []
+    for before in ("*", "", "*[!a-zA-Z]"):
+        for after in ("*.tar", "[!a-zA-Z]*.tar"):
+            matched = [name for name in names if fnmatch(name, f"{before}{text}{after}")]
+            if matched == own:
+                return f"{before}{text}{after}"
+            others = others or sorted(set(matched) ^ set(own))
+    raise DataError(_unclear(f"{source}/{others[0]}", f"{split} or not"))
+
+
+def _unclear(file: str, choice: str) -> str:
+    return f"{file} may be of {choice}, by its name; say which shards are whose with `--split NAME=PATTERN`"
+
+
+def _make(dest: str) -> None:
+    """Make the folder, so that one that can't be made is told before long work. Raises DataError."""
+    folder = Folder(dest)
+    if folder.local:
+        try:
+            os.makedirs(folder.path(), exist_ok=True)
+        except OSError as error:
+            raise DataError(f"the folder {dest} can't be made: {error.strerror}") from None
+
+
+def _printable(text: str) -> str:
+    """The same for names of files that are no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _options(given: argparse.Namespace) -> Options:
@@ -197,9 +260,10 @@ def _told(manifest: dict[str, Any], options: argparse.Namespace, console: Consol
         entry = manifest["splits"][split]
         size, count = sum(shard["bytes"] for shard in entry["shards"]) / (1 << 20), len(entry["shards"])
         text = f"{split}: {entry['samples']} samples in {count} {'shard' if count == 1 else 'shards'} ({size:.1f} MB)"
-        skipped = {where: why for reasons in entry.get("skipped", {}).values() for where, why in reasons.items()}
-        for where, why in skipped.items():
-            console.print(f"{split}: left out {where}: {why}", style="yellow", highlight=False, markup=False)
+        skipped = [bad for reasons in entry.get("skipped", {}).values() for bad in reasons.items()]
+        for where, why in skipped:
+            line = _printable(f"{split}: left out {where}: {why}")
+            console.print(line, style="yellow", highlight=False, markup=False)
         left = f", {len(skipped)} left out" if skipped else ""
         console.print(text + left, highlight=False)
     line = f"data: {{shards: {Folder(options.dest).absolute}}}"

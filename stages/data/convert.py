@@ -10,27 +10,30 @@ from __future__ import annotations
 import io
 import math
 import os
+import posixpath
 import re
 import signal
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from stages.data.index import index, read_index, scan, write_index
+from stages.data.index import allowed, index, read_index, scan, write_index
 from stages.data.manifest import MANIFEST, SPLITS, DataError, shards_folder
 from stages.data.members import Members
 from stages.data.order import Indices, epoch_order
 from stages.data.pictures import BadPicture, packed
 from stages.data.shards import tarred
 from stages.files import Folder, canonical, sha256
+from stages.outage import StoreAway, StoreError
 
 PARTS = "parts"
 PLAN = f"{PARTS}/plan.json"
@@ -60,31 +63,40 @@ class Options:
 
 @dataclass(frozen=True)
 class Tree:
-    """Picture files in folders that are named for their classes, `paths` relative to `root`."""
+    """Picture files in folders that are named for their classes, `paths` relative to the folder or URL `root`."""
 
     root: str
     paths: list[str]
     labels: Indices
+    states: Indices
+    """Of each file its size and when it was changed, [samples, 2]."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def part(self, samples: Indices) -> Tree:
         """These samples alone."""
-        return Tree(self.root, [self.paths[sample] for sample in samples], self.labels[samples])
+        paths = [self.paths[sample] for sample in samples]
+        return Tree(self.root, paths, self.labels[samples], self.states[samples])
 
     def content(self) -> Any:
         """What tells this source from others."""
-        return [self.paths, self.labels.tolist()]
+        return [self.paths, self.labels.tolist(), sha256(self.states.tobytes())]
 
     def __iter__(self) -> Iterator[tuple[str, bytes, int]]:
         """Of each sample where it was, its bytes and its label."""
+        folder = Folder(self.root)
         for path, label in zip(self.paths, self.labels.tolist(), strict=True):
             try:
-                with open(os.path.join(self.root, path), "rb") as file:
-                    data = file.read()
+                if folder.local:  # Folder.read takes four times as long
+                    with open(folder.path(path), "rb") as file:
+                        data = file.read()
+                else:
+                    data = folder.read(path)
+            except (StoreError, StoreAway):
+                raise
             except OSError as error:
-                raise DataError(f"{self.root}/{path} can't be read: {error.strerror}") from None
+                raise DataError(f"{self.root}/{path} can't be read: {error.strerror or error}") from None
             yield path, data, label
 
 
@@ -114,6 +126,8 @@ class Tars:
 
 
 Source = Tree | Tars
+Skipped = dict[str, dict[str, str]]
+"""What was left out: by shard, where it was, and why."""
 
 
 class Shard(NamedTuple):
@@ -142,26 +156,32 @@ def convert(
     done. Returns the manifest. Raises DataError, also for a folder that holds anything else.
     """
     folder = Folder(url)
-    sources, classes = _sources(where, options)
+    sources, classes, skipped = _sources(where, options)
     facts = {split: sha256(canonical(source.content())) for split, source in sources.items()}
     plan = {"name": name, "source": facts, **asdict(options)}
+    del plan["bad"]  # changes nothing of what is written
     finished = _begin(folder, plan)
     if finished is not None:
         return finished
     shards = _cut(sources, options)
-    parts = _all_written(url, shards, options, processes, progress)
+    parts = _all_written(url, shards, skipped, options, processes, progress)
     manifest: dict[str, Any] = {"name": name, "made": plan, "splits": {}}
     if classes:
         manifest["classes"] = classes
     for split in SPLITS:
-        own = [parts[shard.file] for shard in shards if shard.split == split and len(parts[shard.file]["rows"])]
+        every = [parts[shard.file] for shard in shards if shard.split == split]
+        own = [part for part in every if len(part["rows"])]
         if not own:
             raise DataError(f"none of the samples for {split} can be read")
+        bad = skipped.get(split, {})
+        for part in every:
+            if part["bad"]:
+                bad[part["entry"]["file"]] = bad.get(part["entry"]["file"], {}) | part["bad"]
         rows = np.concatenate([np.insert(part["rows"], 0, number, axis=1) for number, part in enumerate(own)])
         manifest["splits"][split] = {
             "samples": len(rows),
             "format": "jpeg",
-            "skipped": {part["entry"]["file"]: part["bad"] for part in own if part["bad"]},
+            "skipped": bad,
             "shards": [part["entry"] for part in own],
             "index": write_index(folder, split, rows),
         }
@@ -173,6 +193,7 @@ def convert(
 def _all_written(
     url: str,
     shards: list[Shard],
+    skipped: Mapping[str, Skipped],
     options: Options,
     processes: int | None,
     progress: Callable[[int, int], None],
@@ -182,9 +203,14 @@ def _all_written(
     done, lost, samples = 0, Counter[str](), Counter[str]()
     for shard in shards:
         samples[shard.split] += len(shard.numbers)
+    total = samples.total()
+    for split, bad in skipped.items():
+        lost[split] = sum(map(len, bad.values()))
+        samples[split] += lost[split]
+        _allowed(split, lost, samples, {where: why for some in bad.values() for where, why in some.items()}, options)
     others = set(active_children())
     # Not forked: a filesystem's connections and threads don't outlive that.
-    with ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn"), _uninterrupted) as pool:
+    with ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn"), _bound) as pool:
         try:
             waiting = {pool.submit(_written, url, shard, options): shard for shard in shards}
             for future in as_completed(waiting):
@@ -193,7 +219,7 @@ def _all_written(
                 lost[shard.split] += len(part["bad"])
                 _allowed(shard.split, lost, samples, part["bad"], options)
                 done += len(shard.numbers)
-                progress(done, samples.total())
+                progress(done, total)
         except BrokenProcessPool:
             raise DataError("a process that wrote a shard was killed; if memory was short, use fewer") from None
         except BaseException:
@@ -204,15 +230,24 @@ def _all_written(
     return made
 
 
-def _uninterrupted() -> None:
-    """An interrupt is for the process that gave the work."""
+def _bound() -> None:
+    """An interrupt is for the process that gave the work, and without that one this one ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _sources(where: Mapping[str, str], options: Options) -> tuple[dict[str, Source], list[str]]:
-    """The source of each split, and the names of the classes of a tree."""
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _sources(where: Mapping[str, str], options: Options) -> tuple[dict[str, Source], list[str], dict[str, Skipped]]:
+    """The source of each split, the names of the classes of a tree, and what of shards is no sample."""
     found: dict[str, Source] = {}
     classes: list[str] = []
+    skipped: dict[str, Skipped] = {}
     tars = {split: place for split, place in where.items() if "*" in place or place.endswith(".tar")}
     for split in [split for split in SPLITS if split in where and split not in tars]:
         tree, there = _tree(where[split], classes)
@@ -223,7 +258,10 @@ def _sources(where: Mapping[str, str], options: Options) -> tuple[dict[str, Sour
             for split, entry in manifest["splits"].items():
                 members = Members(shards_folder(aside, manifest, split), entry["shards"], limit=_all(manifest))
                 found[split] = Tars(members, read_index(aside, entry))
-    return {split: found[split] for split in SPLITS if split in found}, classes
+                skipped[split] = {
+                    file: {f"{file}/{key}": why for key, why in bad.items()} for file, bad in entry["skipped"].items()
+                }
+    return {split: found[split] for split in SPLITS if split in found}, classes, skipped
 
 
 def _all(manifest: dict[str, Any]) -> int:
@@ -233,21 +271,48 @@ def _all(manifest: dict[str, Any]) -> int:
 
 def _tree(place: str, known: list[str]) -> tuple[Tree, list[str]]:
     """A tree, its classes numbered as torchvision's ImageFolder does, or as another split's are. Raises DataError."""
+    folder = Folder(place)
+    classes, paths, states = _on_disk(folder.path()) if folder.local else _on_service(folder)
+    strange = [name for name in classes if known and name not in known]
+    if strange:
+        raise DataError(f"{place} has the class {strange[0]}, which train does not have")
+    if not paths:
+        raise DataError(f"{place} holds no pictures")
+    numbers = {name: number for number, name in enumerate(known or classes)}
+    labels = [numbers[path.partition("/")[0]] for path in paths]
+    return Tree(place, paths, np.array(labels, dtype=np.int64), np.array(states, dtype=np.int64)), classes
+
+
+def _on_disk(root: str) -> tuple[list[str], list[str], list[tuple[int, int]]]:
+    """Classes, and of each picture its path and its state. Raises DataError."""
     from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
     try:
-        classes, numbers = find_classes(place)
-        strange = [name for name in classes if known and name not in known]
-        if strange:
-            raise DataError(f"{place} has the class {strange[0]}, which train does not have")
-        numbers = {name: known.index(name) for name in classes} if known else numbers
-        samples = make_dataset(place, numbers, IMG_EXTENSIONS, allow_empty=True)
+        classes, numbers = find_classes(root)
+        found = make_dataset(root, numbers, IMG_EXTENSIONS, allow_empty=True)
     except OSError as error:
-        raise DataError(f"{place} is no tree of a folder for each class: {error}") from None
-    if not samples:
-        raise DataError(f"{place} holds no pictures")
-    paths = [os.path.relpath(path, place) for path, _ in samples]
-    return Tree(place, paths, np.array([label for _, label in samples], dtype=np.int64)), classes
+        raise DataError(f"{root} is no tree of a folder for each class: {error}") from None
+    paths, states = [os.path.relpath(path, root) for path, _ in found], []
+    for path in paths:
+        try:
+            info = os.stat(os.path.join(root, path))
+        except OSError as error:
+            raise DataError(f"{root}/{path} can't be read: {error.strerror}") from None
+        states.append((info.st_size, info.st_mtime_ns))
+    return classes, paths, states
+
+
+def _on_service(folder: Folder) -> tuple[list[str], list[str], list[tuple[int, int]]]:
+    """The same, in the same order, from one listing. Raises DataError."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    files = {path: file for path, file in folder.files().items() if "/" in path}
+    if not files:
+        raise DataError(f"{folder.url} is no tree of a folder for each class: no file lies in a folder")
+    pictures = [path for path in files if path.lower().endswith(IMG_EXTENSIONS)]
+    paths = sorted(pictures, key=lambda path: (path.partition("/")[0], posixpath.split(path)))
+    states = [(files[path].bytes, int(files[path].modified * 1e9)) for path in paths]
+    return sorted({path.partition("/")[0] for path in files}), paths, states
 
 
 def _begin(folder: Folder, plan: dict[str, Any]) -> dict[str, Any] | None:
@@ -299,7 +364,7 @@ def _packed(
         try:
             kind, picture = packed(data, options.resize, options.quality, options.max_pixels)
         except BadPicture as error:
-            bad[where] = str(error)
+            bad[where if where not in bad else f"{where} (sample {number})"] = str(error)  # long names are cut
         else:
             yield f"{number:08d}-{_plain(where)}", kind, picture, label
 
@@ -332,6 +397,6 @@ def _allowed(
     split: str, lost: Mapping[str, int], samples: Mapping[str, int], bad: Mapping[str, str], options: Options
 ) -> None:
     """Raise DataError once too many samples of a split are bad."""
-    if lost[split] > max(1, int(options.bad * samples[split])):
+    if lost[split] > allowed(options.bad, samples[split]):
         where, why = next(iter(bad.items()))
         raise DataError(f"{split}: {lost[split]} of {samples[split]} samples are bad, such as {where}: {why}")

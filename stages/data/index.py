@@ -21,8 +21,11 @@ from stages.data.order import Indices, epoch_order
 from stages.files import Folder, sha256, sha256_of
 
 _PICTURES = ("jpg", "jpeg", "png")
-Shard = tuple[Indices, dict[str, Any], dict[str, str]]
-"""Rows of the index, entry in the manifest, and why which keys are no samples."""
+_UNREAD = ("avif", "bmp", "gif", "heic", "jp2", "pgm", "ppm", "tif", "tiff", "webp")
+"""Ends of other pictures' names."""
+Shard = tuple[Indices, dict[str, Any], dict[str, str], set[str]]
+"""Rows of the index, entry in the manifest, why which keys are no samples, and, of a shard without a sample, the kinds
+of its files."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,17 +47,21 @@ def index(url: str, name: str, shards: dict[str, str], held: int = 0, bad: float
     for split, pattern in shards.items():
         base = pattern.rpartition("/")[0]
         found = seen[pattern] = seen.get(pattern) or _matching(pattern)
-        rows = np.concatenate([rows for rows, _, _ in found])
-        skipped = {entry["file"]: why for _, entry, why in found if why}
+        rows = np.concatenate([rows for rows, _, _, _ in found])
+        skipped = {entry["file"]: why for _, entry, why, _ in found if why}
         lost = sum(map(len, skipped.values()))
-        if lost > max(1, int(bad * (len(rows) + lost))):
-            shard, why = next(iter(skipped.items()))
-            key = next(iter(why))
-            share = f"{lost} of {len(rows) + lost}"
-            raise DataError(f"{pattern}: {share} samples are bad, such as {key} in {base}/{shard}: {why[key]}")
-        entries = [entry for _, entry, _ in found]
+        one = next((f"{key} in {base}/{shard}: {why[key]}" for shard, why in skipped.items() for key in why), "")
+        if lost > allowed(bad, len(rows) + lost):
+            raise DataError(f"{pattern}: {lost} of {len(rows) + lost} samples are bad, such as {one}")
+        if not len(rows):
+            kinds = ", ".join(sorted(set[str]().union(*(kinds for *_, kinds in found)))[:8]) or "no files"
+            lacking = f"{pattern} holds no samples (jpg, jpeg or png, and cls): there are {kinds}"
+            raise DataError(f"{lacking}; {one}" if one else lacking)
+        entries = [entry for _, entry, _, _ in found]
         parts = {split: rows}
         if split == "train" and held:
+            if held >= len(rows):
+                raise DataError(f"{held} samples can't be held out of {len(rows)}")
             order = epoch_order(len(rows), seed=len(rows), epoch=0)
             parts = {"train": rows[np.sort(order[held:])], "val": rows[np.sort(order[:held])]}
         for part, own in parts.items():
@@ -79,6 +86,11 @@ def read_index(url: str, entry: Mapping[str, Any]) -> Indices:
     return rows
 
 
+def allowed(bad: float, samples: int) -> int:
+    """How many samples of a split may be bad: a share, but one at least unless that is 0."""
+    return max(1, int(bad * samples)) if bad else 0
+
+
 def scan(file: IO[bytes], number: int) -> tuple[Indices, dict[str, str]]:
     """The index rows of tar file `number`, and why which keys are no samples. Raises tarfile.TarError if it is damaged.
 
@@ -87,6 +99,7 @@ def scan(file: IO[bytes], number: int) -> tuple[Indices, dict[str, str]]:
     places: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     bad: dict[str, str] = {}
+    others: dict[str, list[str]] = {}
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             # WebDataset's rule: what follows the first dot of the file's name says what it is.
@@ -95,7 +108,7 @@ def scan(file: IO[bytes], number: int) -> tuple[Indices, dict[str, str]]:
             if member.name.startswith("/") or ".." in member.name.split("/"):
                 bad[key] = "its path leads out of the folder"
             elif kind not in (*_PICTURES, "cls"):
-                continue
+                others.setdefault(key, []).append(kind)
             elif not member.isreg():
                 bad[key] = f"{member.name} is no plain file"
             elif key in (labels if kind == "cls" else places):
@@ -113,6 +126,10 @@ def scan(file: IO[bytes], number: int) -> tuple[Indices, dict[str, str]]:
     bad |= {key: "it has no label (.cls)" for key in places if key not in labels and key not in bad}
     bad |= {key: "it has no picture" for key in labels if key not in places and key not in bad}
     bad |= {key: "its label is no number" for key, label in labels.items() if label < 0 and key not in bad}
+    for key, kinds in others.items():
+        picture = any(kind.rpartition(".")[2] in (*_PICTURES, *_UNREAD) for kind in kinds)
+        if picture and key not in places and key not in labels and key not in bad:
+            bad[key] = f"no picture or label of a kind that is read: {', '.join(kinds)}"
     rows = [(number, *places[key], labels[key]) for key in places if key not in bad]
     return np.array(rows, dtype=np.int64).reshape(-1, 4), bad
 
@@ -140,9 +157,16 @@ def _indexed(folder: Folder, file: str, number: int) -> Shard:
         except tarfile.TarError as error:
             raise DataError(f"{folder.url}/{file} is no whole tar file: {error}") from None
         entry = {"file": file, "sha256": sha256_of(path), "bytes": os.path.getsize(path), "samples": len(rows)}
+        kinds = set() if len(rows) else _kinds(path)
     for key, why in bad.items():
         _log.warning("%s/%s: %s is left out: %s", folder.url, file, key, why)
-    return rows, entry, bad
+    return rows, entry, bad, kinds
+
+
+def _kinds(path: str) -> set[str]:
+    """What the names in a tar file end with."""
+    with tarfile.open(path, mode="r:") as tar:
+        return {name.rpartition("/")[2].partition(".")[2] or "files without an ending" for name in tar.getnames()}
 
 
 def write_index(folder: Folder, split: str, rows: Indices) -> dict[str, str]:

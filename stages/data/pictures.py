@@ -148,10 +148,11 @@ def central_crop(data: bytes, resize: int, crop: int, most: int) -> Picture:
     The very pixels of torchvision's Resize and CenterCrop on PIL pictures, which the published accuracies are of.
     """
     height, width, colours = _look(data, most)
-    picture, size = Image.fromarray(_decode(data, colours)), _with_short_side(height, width, resize)
+    size = _with_short_side(height, width, resize, most)
+    picture = Image.fromarray(_decode(data, colours))
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
-    left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
+    left, top = (round((side - crop) / 2) if side > crop else -((crop - side) // 2) for side in size)
     centre: Picture = np.asarray(picture.crop((left, top, left + crop, top + crop))).transpose(2, 0, 1)
     return centre
 
@@ -168,15 +169,25 @@ def packed(data: bytes, resize: int | None, quality: int | None, most: int) -> t
         return "png" if data.startswith(PNG) else "jpg", data
     pixels = _decode(data, colours)
     if resize is not None and shrinks:
-        size = _with_short_side(height, width, resize)
+        size = _with_short_side(height, width, resize, most)
         pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
-    return "jpg", simplejpeg.encode_jpeg(pixels, quality or QUALITY, colorsubsampling="420")
+    try:
+        return "jpg", simplejpeg.encode_jpeg(pixels, quality or QUALITY, colorsubsampling="420")
+    except ValueError as error:  # too long a side
+        raise BadPicture(_short(error)) from None
 
 
-def _with_short_side(height: int, width: int, length: int) -> tuple[int, int]:
-    """Width and height of a picture whose short side is made `length` long, rounded as torchvision rounds them."""
+def _with_short_side(height: int, width: int, length: int, most: int) -> tuple[int, int]:
+    """Width and height of a picture whose short side is made `length` long, rounded as torchvision rounds them.
+
+    Raises BadPicture for more than `most` pixels, which narrow ones come to.
+    """
     short = min(height, width)
-    return (length, int(length * height / short)) if width <= height else (int(length * width / short), length)
+    size = (length, int(length * height / short)) if width <= height else (int(length * width / short), length)
+    if size[0] * size[1] > most:
+        resized = f"{size[0]} x {size[1]} pixels with its short side made {length} long"
+        raise BadPicture(f"{width} x {height} pixels are {resized}, more than data.max_pixels ({most}) allows")
+    return size
 
 
 def _look(data: bytes, most: int) -> Header:

@@ -7,6 +7,7 @@ Each function takes the folder of the original files (or None) and returns, per 
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -105,13 +106,15 @@ def _idx(folder: str | None, prefix: str) -> tuple[NDArray[np.uint8], NDArray[np
             raise DataError(f"MNIST could not be downloaded ({error}); give `folder` its four idx files") from None
         return data.data.numpy(), data.targets.numpy().astype(np.uint8)
     arrays = []
-    for kind, header in (("images-idx3", 16), ("labels-idx1", 8)):
+    for kind, header, size in (("images-idx3", 16, 28 * 28), ("labels-idx1", 8, 1)):
         path = Path(folder) / f"{prefix}-{kind}-ubyte.gz"
         plain = path.with_suffix("")
         try:
             raw = gzip.decompress(path.read_bytes()) if path.exists() else plain.read_bytes()
-        except OSError as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"MNIST's {plain.name}[.gz] can't be read in {folder}: {error}") from None
+        if len(raw) != header + size * int.from_bytes(raw[4:8], "big"):
+            raise DataError(f"MNIST's {plain.name}[.gz] in {folder} is cut short, or is no idx file")
         arrays.append(np.frombuffer(raw, dtype=np.uint8, offset=header))
     return arrays[0].reshape(-1, 28, 28), arrays[1]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from stages.data.device import Decoder, Jpeg, Jpegs, packed, suits
-from stages.data.index import read_index
+from stages.data.index import allowed, read_index
 from stages.data.manifest import DataError, shards_folder
 from stages.data.members import Members
 from stages.data.order import Indices, epoch_order, windowed_order
@@ -265,9 +265,7 @@ class Stream:
             if sample not in self.bad:
                 self.bad[sample] = why
                 _log.warning("%s: left out", why)
-        allowed = max(1, int(self.settings.bad * len(self))) if self.settings.bad else 0
-        allowed = min(allowed, len(self) - 1)
-        if len(self.bad) > allowed:
+        if len(self.bad) > min(allowed(self.settings.bad, len(self)), len(self) - 1):
             last = next(reversed(self.bad.values()))
             share = f"{len(self.bad)} of {len(self)} samples are bad, more than data.bad ({self.settings.bad}) allows"
             raise DataError(f"{share}; the last: {last}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -60,13 +63,15 @@ def test_a_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("names", "options"),
     [
         (["a-train-0.tar", "a-train-1.tar", "a-val-0.tar", "a-test-0.tar"], []),
+        (["latest-train-0.tar", "latest-train-1.tar", "latest-Validation-0.tar", "latest-test-0.tar"], []),
+        (["train-0.tar", "train-1.tar", "val.tar", "test.tar", "trainval-0.tar", "latest.tar"], []),
         (["train/0.tar", "train/1.tar", "val/0.tar", "test/0.tar"], []),
         (
             ["0.tar", "1.tar", "2.tar", "3.tar"],
             ["--split", "train=[01].tar", "--split", "val=2.tar", "--split", "test=3.tar"],
         ),
     ],
-    ids=["by name", "by folder", "as given"],
+    ids=["by name", "by a whole word", "with others there", "by folder", "as given"],
 )
 def test_an_index_of_shards(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str], options: list[str]
@@ -103,10 +108,49 @@ def test_a_built_in_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert again == lines
 
 
+def test_a_built_in_data_set_that_was_cut_off_is_written_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over what it left; the shards of others, under the same names, stay as they are."""
+
+    def cut_off(url: str, *_: object) -> None:
+        for name in ("train-000000.tar", "val-000000.tar.0123abcd.part"):
+            (Path(url) / name).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.data.shards.write", cut_off)
+        told(capsys, "shards", "digits", tmp_path / "out", code=cli.STOPPED)
+    told(capsys, "shards", "digits", tmp_path / "out")
+    told(capsys, "shards", "digits", tmp_path / "whole")
+    files = [{file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("out", "whole")]
+    assert files[0] == files[1]
+    plain(tmp_path / "theirs", "train-000000.tar")
+    before = (tmp_path / "theirs" / "train-000000.tar").read_bytes()
+    told(capsys, "shards", "digits", tmp_path / "theirs", code=cli.BAD_INPUT)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "theirs").iterdir()} == {"train-000000.tar": before}
+
+
+def test_all_that_is_left_out_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it has one name in two shards, and that is no UTF-8."""
+    plain(tmp_path / "there", "train-0.tar", "train-1.tar", "val-0.tar", "test-0.tar")
+    for number in range(2):
+        with tarfile.open(tmp_path / "there" / f"train-{number}.tar", "a") as file:
+            file.addfile(tarfile.TarInfo(os.fsdecode(b"caf\xe9.jpg")))
+    out = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out, encoding="utf-8", write_through=True))
+    arguments = ["index", str(tmp_path / "there"), str(tmp_path / "here"), "--bad"]
+    assert cli.main([*arguments, "0.5"]) == cli.DONE
+    lines = out.getvalue().decode().splitlines()
+    assert lines[:2] == ["train: left out caf\\udce9: it has no label (.cls)"] * 2
+    assert lines[2].endswith(", 2 left out")
+    assert cli.main([*arguments, "0"]) == cli.BAD_INPUT
+
+
 REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "no test": (
         ["shards", "tree", "out"],
-        ["tree has nothing for test: it holds train, val.", "--split test=", "--held N"],
+        ["tree has nothing for test: it holds a, train, val.", "--split test=", "--held N"],
     ),
     "no val": (["index", "tars", "out"], ["has nothing for val", "--held N"]),
     "nothing": (["shards", "nowhere", "out"], ["nothing for train and val and test", "it holds nothing"]),
@@ -116,6 +160,13 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "resized digits": (["shards", "digits", "out", "--resize", "9"], ["--resize is for trees and shards"]),
     "a folder of a tree": (["shards", "tree", "out", "--folder", "x"], ["--folder is for digits, mnist, cifar10"]),
     "mnist that is not there": (["shards", "mnist", "out", "--folder", "tree"], ["train-images-idx3-ubyte"]),
+    "a name of two splits": (
+        ["index", "mixed", "out"],
+        ["mixed/train-or-val.tar may be of train or val", "--split NAME=PATTERN"],
+    ),
+    "a folder that can't be made": (["index", "tars", "tars/train-0.tar/x", "--held", "2"], ["can't be made: Not a"]),
+    "a folder below a file": (["shards", "tree", "tree/a/x", "--held", "2"], ["the folder tree/a/x can't be made"]),
+    "digits below a file": (["shards", "digits", "tree/a/x"], ["the folder tree/a/x can't be made"]),
     "another one's folder": (["shards", "digits", "tree"], ["holds no manifest.json"]),
 }
 
@@ -129,6 +180,8 @@ def test_what_is_refused(
     pictures(tmp_path / "tree", "train")
     pictures(tmp_path / "tree", "val")
     plain(tmp_path / "tars", "train-0.tar", "test-0.tar")
+    plain(tmp_path / "mixed", "train-or-val.tar", "val-0.tar", "test-0.tar")
+    (tmp_path / "tree" / "a").write_text("a file")
     arguments, said = REFUSED[case]
     _, error = told(capsys, *arguments, code=cli.BAD_INPUT)
     assert all(text in error for text in said), error
@@ -144,6 +197,7 @@ def test_what_is_refused(
         ("--split", "train"),
         ("--split", "all=x"),
         ("--size", "x"),
+        ("--seed", "-1"),
     ],
 )
 def test_values_that_make_no_sense(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:

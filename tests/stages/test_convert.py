@@ -12,6 +12,7 @@ import tarfile
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from stages.data import convert as module
 from stages.data.convert import Options, convert
 from stages.data.manifest import SPLITS, DataError, read_manifest
 from stages.data.order import epoch_order
@@ -53,6 +55,12 @@ def inside(folder: Path, manifest: dict[str, Any], split: str) -> list[tuple[str
         pictures = [name for name in files if not name.endswith(".cls")]
         found += [(key, files[n], int(files[f"{key}.cls"])) for n in pictures for key in [n.partition(".")[0]]]
     return found
+
+
+@pytest.fixture
+def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards are written in this process, which takes less time and sees what is in its memory."""
+    monkeypatch.setattr(module, "ProcessPoolExecutor", lambda processes, context, begin: ThreadPoolExecutor(1))
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +277,23 @@ def test_a_conversion_that_was_killed_goes_on(
     assert all((tmp_path / "made" / name).stat().st_mtime_ns == written[name] for name in noted)
 
 
+def test_processes_end_with_the_one_that_gave_the_work(where: dict[str, str], tmp_path: Path) -> None:
+    """Though that was killed, and could tell them nothing."""
+    (tmp_path / "script.py").write_text(KILLED)
+    command = [sys.executable, str(tmp_path / "script.py"), where["train"], where["test"], str(tmp_path / "made")]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as run:
+        assert run.stdout is not None
+        assert int(run.stdout.readline()) > 0
+        children = psutil.Process(run.pid).children(recursive=True)
+        assert children
+        run.kill()
+        _, left = psutil.wait_procs(children, timeout=30)
+        for child in left:
+            child.kill()
+    assert left == []
+
+
 def broken(folder: Path) -> dict[str, str]:
     """A tree with bad pictures of several kinds, and what is said of them."""
     place = tree(folder, {"train": 30}) / "train" / "ant"
@@ -294,6 +319,88 @@ def test_bad_pictures_are_left_out_and_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"\d of \d+ samples are bad, such as ant/"):
         convert(str(tmp_path / "other"), "b", train, Options(held=10, bad=0.01), processes=1)
     assert not (tmp_path / "other" / "manifest.json").exists()
+
+
+def left_out(manifest: dict[str, Any], split: str) -> list[tuple[str, str]]:
+    """What was left out of a split, and why."""
+    return [bad for part in manifest["splits"][split]["skipped"].values() for bad in part.items()]
+
+
+@pytest.mark.usefixtures("in_one_process")
+@pytest.mark.parametrize("size", [1, 1 << 20], ids=["a shard a sample", "one shard"])
+def test_all_that_is_left_out_of_shards_is_counted(size: int, tmp_path: Path) -> None:
+    """Where none of a shard is left, where names are cut alike, and what had no label."""
+    for name, junk in (("train", 4), ("test", 0)):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as file:
+            for number in range(10):
+                data = b"junk" if number < junk else jpeg(20, 20, number)
+                for kind, content in (("jpg", data), ("cls", b"1")):
+                    info = tarfile.TarInfo(f"{'n' * 110}{number}.{kind}")
+                    info.size = len(content)
+                    file.addfile(info, io.BytesIO(content))
+            if junk:
+                file.addfile(tarfile.TarInfo("lonely.jpg"))
+    where = {"train": f"{tmp_path}/train.tar", "test": f"{tmp_path}/test.tar", "val": f"{tmp_path}/test.tar"}
+    made = convert(str(tmp_path / "made"), "s", where, Options(shard_bytes=size, bad=0.46))
+    assert (made["splits"]["train"]["samples"], made["splits"]["test"]["samples"]) == (6, 10)
+    found = left_out(made, "train")
+    assert len(found) == 5
+    assert ("train.tar/lonely", "it has no label (.cls)") in found
+    assert sum(f"train.tar/{'n' * 90}" in where for where, _ in found) == 4
+    assert left_out(made, "val") == left_out(made, "test") == []
+    with pytest.raises(DataError, match="5 of 11 samples are bad, such as"):
+        convert(str(tmp_path / "other"), "s", where, Options(shard_bytes=size, bad=0.45))
+
+
+@pytest.mark.usefixtures("in_one_process")
+def test_none_may_be_bad(tmp_path: Path) -> None:
+    """Where that is asked for; more may be, on the same command again, and no shard is written twice for that."""
+    place = tree(tmp_path, {"train": 9}) / "train"
+    (place / "ant" / "text.jpg").write_text("no picture")
+    where = dict.fromkeys(SPLITS, str(place))
+    with pytest.raises(DataError, match=r"1 of 10 samples are bad, such as ant/text\.jpg"):
+        convert(str(tmp_path / "made"), "n", where, Options(bad=0))
+    before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "made").glob("*.tar")}
+    made = convert(str(tmp_path / "made"), "n", where, Options(bad=0.1))
+    after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "made").glob("*.tar")}
+    assert before
+    assert before.items() <= after.items()
+    assert convert(str(tmp_path / "made"), "n", where, Options(bad=0.2)) == made
+
+
+@pytest.mark.usefixtures("in_one_process")
+def test_a_tree_that_was_changed_is_another(tmp_path: Path) -> None:
+    """Though its files have the names that they had."""
+    place = tree(tmp_path, {"train": 3}) / "train"
+    where = dict.fromkeys(SPLITS, str(place))
+    convert(str(tmp_path / "made"), "n", where, Options())
+    file = place / "ant" / "picture.0.JPEG"
+    data, time_before = file.read_bytes(), file.stat().st_mtime_ns
+    for content, when in ((data + b" ", time_before), (data, time_before + 1)):
+        file.write_bytes(content)
+        os.utime(file, ns=(when, when))
+        with pytest.raises(DataError, match="holds shards of another source"):
+            convert(str(tmp_path / "made"), "n", where, Options())
+    os.utime(file, ns=(time_before, time_before))
+    convert(str(tmp_path / "made"), "n", where, Options())
+
+
+@pytest.mark.usefixtures("in_one_process")
+def test_a_tree_lies_anywhere(made: tuple[Path, dict[str, Any]], source: Path, place: Folder, tmp_path: Path) -> None:
+    """On a service too, and under a disk's URL; the shards are the same."""
+    for file in source.rglob("*.JPEG"):
+        place.write(file.relative_to(source).as_posix(), file.read_bytes())
+    place.write("train/readme.txt", b"in no class")
+    url = f"file://{place.root}" if place.local else place.url
+    where, options = {"train": f"{url}/train", "test": f"{url}/val"}, Options(shard_bytes=SMALL, held=15)
+    again = convert(str(tmp_path / "out"), "small", where, options)
+    _, manifest = made
+    assert (again["splits"], again["classes"]) == (manifest["splits"], manifest["classes"])
+    place.remove("train/ant")
+    with pytest.raises(DataError, match=r"val has the class ant, which train does not have"):
+        convert(str(tmp_path / "out"), "small", where, options)
+    with pytest.raises(DataError, match=r"train/cat is no tree of a folder for each class"):
+        convert(str(tmp_path / "out"), "small", where | {"train": f"{url}/train/cat"}, options)
 
 
 REFUSED: dict[str, tuple[Callable[[Path], dict[str, str]], Options, str]] = {

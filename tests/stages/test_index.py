@@ -81,6 +81,9 @@ def test_validation_is_held_out_of_training(tmp_path: Path) -> None:
     assert index(str(tmp_path / "b"), "plain", only, held=5) == manifest
     with pytest.raises(DataError, match="held"):
         index(str(tmp_path / "c"), "plain", patterns(there), held=5)
+    for held in (12, 50):
+        with pytest.raises(DataError, match=f"{held} samples can't be held out of 12"):
+            index(str(tmp_path / "c"), "plain", only, held=held)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +98,8 @@ def test_validation_is_held_out_of_training(tmp_path: Path) -> None:
         (sample("../k"), "../k", "leads out"),
         (sample("a/../../k"), "a/../../k", "leads out"),
         (sample("/etc/k"), "/etc/k", "leads out"),
+        ([("k.webp", PICTURE), ("k.json", b"1")], "k", "no picture or label of a kind that is read: webp, json"),
+        ([("k.image.jpg", PICTURE), ("k.label.cls", b"1")], "k", "a kind that is read: image.jpg, label.cls"),
     ],
 )
 def test_what_is_no_sample_is_left_out_by_name(
@@ -112,6 +117,25 @@ def test_what_is_no_sample_is_left_out_by_name(
     (there / "train-8.tar").write_bytes(tar(sample("x", "dog")))
     with pytest.raises(DataError, match=r"2 of 2 samples are bad, such as x in .*train-8\.tar: its label"):
         index(str(tmp_path / "here"), "plain", {"train": f"{there}/train-[89].tar"})
+    with pytest.raises(DataError, match="1 of 13 samples are bad"):
+        index(str(tmp_path / "here"), "plain", {"train": f"{there}/train-[0129].tar"}, bad=0)
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ([("d.1/a.txt", b""), ("b.json", b""), ("c", b"")], r"there are files without an ending, json, txt$"),
+        ([("a.webp", b""), ("a.json", b"")], r"there are json, webp; a in .*/train-0\.tar: no picture or label"),
+        ([], "there are no files$"),
+    ],
+)
+def test_a_split_without_samples_is_refused_with_what_is_there(
+    tmp_path: Path, members: list[tuple[str, bytes]], told: str
+) -> None:
+    """Even where all may be bad."""
+    (tmp_path / "train-0.tar").write_bytes(tar(members))
+    with pytest.raises(DataError, match=rf"train-\*\.tar holds no samples \(jpg, jpeg or png, and cls\): {told}"):
+        index(str(tmp_path / "here"), "plain", {"train": f"{tmp_path}/train-*.tar"}, bad=1)
 
 
 def test_other_members_and_long_names_are_no_trouble() -> None:

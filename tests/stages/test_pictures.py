@@ -19,7 +19,17 @@ from torchvision.transforms import functional as F
 from torchvision.transforms import v2
 
 from stages.data import pictures
-from stages.data.pictures import OTHER, BadPicture, augmented, central_crop, crop_box, flipped, random_crop, uniforms
+from stages.data.pictures import (
+    OTHER,
+    BadPicture,
+    augmented,
+    central_crop,
+    crop_box,
+    flipped,
+    packed,
+    random_crop,
+    uniforms,
+)
 from stages.spec import RandAugment
 from tests.stages.conftest import jpeg
 
@@ -64,7 +74,7 @@ def huge_jpeg(side: int) -> bytes:
     ids=["wide", "tall", "small", "as it is", "grey", "CMYK", "PNG", "grey PNG"],
 )
 def test_evaluation_has_the_pixels_of_torchvision(data: bytes) -> None:
-    for resize, crop in ((64, 56), (64, 64), (33, 20)):
+    for resize, crop in ((64, 56), (64, 64), (33, 20), (33, 40), (33, 44), (20, 47)):
         expected = np.asarray(F.center_crop(F.resize(pil(data), resize), crop))
         got = central_crop(data, resize, crop, MOST)
         assert got.dtype == np.uint8
@@ -158,6 +168,20 @@ def test_the_bound_on_pixels_is_the_one_given() -> None:
     assert central_crop(data, 16, 16, 2000).shape == (3, 16, 16)
     with pytest.raises(BadPicture, match="40 x 50 pixels"):
         central_crop(data, 16, 16, 1999)
+
+
+@pytest.mark.parametrize(("height", "width"), [(60_000, 1), (1, 60_000)], ids=["tall", "wide"])
+def test_a_narrow_picture_is_refused_before_it_is_made_huge(height: int, width: int) -> None:
+    """One pixel across, 60,000 along: 4 billion at a short side of 256."""
+    data = jpeg(height, width, 0, kind="PNG")
+    with pytest.raises(BadPicture, match=r"pixels with its short side made 256 long, more than data\.max_pixels"):
+        central_crop(data, 256, 224, 1 << 26)
+    assert central_crop(data, 2, 2, 1 << 26).shape == (3, 2, 2)
+
+
+def test_a_picture_too_long_for_a_jpeg_is_bad() -> None:
+    with pytest.raises(BadPicture, match="65500"):
+        packed(jpeg(1, 70_000, 0, kind="PNG"), None, 90, 1 << 26)
 
 
 @pytest.mark.parametrize(

@@ -129,3 +129,15 @@ def test_cifar10_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_mnist_in_the_wrong_folder_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="train-images-idx3-ubyte"):
         mnist(str(tmp_path))
+
+
+@pytest.mark.parametrize("harm", ["half", "flipped", "plain half"])
+def test_a_damaged_mnist_names_the_file(harm: str, tmp_path: Path) -> None:
+    """A download that was cut off, or went wrong."""
+    raw = (2051).to_bytes(4, "big") + (9).to_bytes(4, "big") + bytes(8) + np.random.default_rng(0).bytes(9 * 784)
+    data = gzip.compress(raw)
+    damaged = {"half": data[:4000], "flipped": data[:12] + bytes(100) + data[112:], "plain half": raw[: 16 + 4 * 784]}
+    ending = "" if harm == "plain half" else ".gz"
+    (tmp_path / f"train-images-idx3-ubyte{ending}").write_bytes(damaged[harm])
+    with pytest.raises(DataError, match=r"MNIST's train-images-idx3-ubyte\[\.gz\]"):
+        mnist(str(tmp_path))
