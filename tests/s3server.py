@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
+from werkzeug.wsgi import get_input_stream
 
 ACCESS_KEY, SECRET_KEY = "AKIATESTSOFDUALPRUNE", "do-not-write-me-anywhere/0123456789"
 BUCKET = "bucket"
@@ -16,12 +18,16 @@ _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request r
 
 
 class S3Server:
-    """What it holds survives `stop`; requests are served one at a time, so that each is atomic."""
+    """What it holds survives `stop`; requests are served one at a time, so that each is atomic.
+
+    Each is heard to its end before: its sender may be stopped in the middle of it.
+    """
 
     def __init__(self) -> None:
         self.app = DomainDispatcherApplication(create_backend_app)
         self.refuses: Callable[[str, str], bool] = lambda method, path: False
         """Whether a request, by its method and path, is answered with 503."""
+        self._one = threading.Lock()
         self.port = 0
         self._server: BaseWSGIServer | None = None
         self._thread: threading.Thread | None = None
@@ -47,7 +53,7 @@ class S3Server:
 
     def start(self) -> None:
         """Serve, on the same port as before."""
-        self._server = make_server("127.0.0.1", self.port, self._answer, threaded=False)
+        self._server = make_server("127.0.0.1", self.port, self._answer, threaded=True)
         self._server.log = lambda *_: None  # type: ignore[method-assign]
         self.port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -65,5 +71,8 @@ class S3Server:
         if self.refuses(environ["REQUEST_METHOD"], environ["PATH_INFO"]):
             start_response("503 Slow Down", [("Content-Type", "application/xml")])
             return [] if environ["REQUEST_METHOD"] == "HEAD" else [_SLOW_DOWN]
-        answer: Iterable[bytes] = self.app(environ, start_response)
-        return answer
+        body = get_input_stream(environ).read()
+        environ |= {"wsgi.input": io.BytesIO(body), "wsgi.input_terminated": True}
+        with self._one:
+            answer: Iterable[bytes] = self.app(environ, start_response)
+            return list(answer)
