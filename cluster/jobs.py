@@ -80,6 +80,7 @@ class Jobs:
             seen += len(text)
             write(text)
 
+        self.state(job)  # of a job that nobody knows, or a wrong token, it is told at once
         while True:
             ended = self._patiently(job).ended
             whole = asyncio.run(self._tail(job, seen, fresh))

@@ -36,7 +36,13 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_dashboard_that_is_away_for_a_moment_ends_nothing() -> None:
     """The job goes on without it, and so does who follows it."""
-    assert Dashboard(None, RUNNING, None, None, RUNNING, RUNNING, None, DONE).follow("job", print) == DONE
+    assert Dashboard(RUNNING, None, RUNNING, None, None, RUNNING, RUNNING, None, DONE).follow("job", print) == DONE
+
+
+def test_what_is_wrong_from_the_beginning_is_told_at_once() -> None:
+    """A job that nobody knows, say: waiting does not help."""
+    with pytest.raises(ClusterError, match="nothing answers"):
+        Dashboard(None, DONE).follow("job", print)
 
 
 def test_a_dashboard_that_stays_away_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
