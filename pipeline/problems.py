@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -115,6 +115,7 @@ def _fields(model: Any, path: Path) -> list[str]:
             model = SETS[str(part)]
         elif part in getattr(model, "model_fields", {}):
             model = model.model_fields[part].annotation
+            model = next((one for one in get_args(model) if hasattr(one, "model_fields")), model)
     return list(getattr(model, "model_fields", {}))
 
 

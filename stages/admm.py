@@ -36,7 +36,7 @@ class Residual:
 
 @dataclass(frozen=True)
 class Update:
-    """What an update found."""
+    """What an update, or the final projection, found."""
 
     residual: Residual
     kept: dict[str, int]
@@ -89,13 +89,13 @@ def balance(residual: Residual) -> float:
     return 0.5 if residual.change > 10 * residual.total else 1.0
 
 
-def project(engine: Engine, targets: Targets) -> Residual:
+def project(engine: Engine, targets: Targets) -> Update:
     """The one final projection: W = Proj(W), and its hold. Says how far W was from it.
 
     Masks come from |W|, not from |W + U| (Zhang et al. 2018, section 4.3), and lie within masks
     that are in force already.
     """
-    sets, _, _ = _resolved(targets, engine.get)
+    sets, kept, peak = _resolved(targets, engine.get)
     sums: dict[str, tuple[float, float, float]] = {}
     for name, constraint in sets.items():
         w = engine.get(name)
@@ -103,7 +103,7 @@ def project(engine: Engine, targets: Targets) -> Residual:
         engine.set(name, z)
         engine.set(name, constraint.hold(z) * engine.get(name, "hold"), "hold")
         sums[name] = (_square(w - z), _square(w), 0.0)
-    return _residual(sums)
+    return Update(_residual(sums), kept, peak)
 
 
 def _resolved(targets: Targets, value: Callable[[str], Tensor]) -> tuple[dict[str, Constraint], dict[str, int], int]:

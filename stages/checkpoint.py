@@ -66,7 +66,7 @@ class Progress:
     sharing: int = 0
     """Clusters that train together; 0 while none do."""
     budget: dict[str, Any] = field(default_factory=dict)
-    """What sharing out global budgets gave each tensor at the last update, and took of memory."""
+    """What sharing out global budgets gave each tensor at the projection, and took of memory."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     """One row an epoch."""
 

@@ -271,13 +271,21 @@ class PruneSpec(StageSpec):
 
     kind: Literal["prune"]
     constraints: list[Support] = Field(min_length=1)
-    admm: Admm
+    admm: Admm | None
+    """`null` projects the weights as they are, at once, and retrains: magnitude pruning (Han et al. 2015)."""
     retrain: Phase
     regrow: bool = False
     """Whether weights that the parent pruned may come back. The paper says no (masked ADMM)."""
     duals: Literal["carry", "reset"] = "reset"
     """`carry` starts from the parent's U, rescaled so that rho U is kept; `reset` starts from U = 0."""
     distill: Distill | None = None
+
+    @model_validator(mode="after")
+    def _of_admm(self) -> PruneSpec:
+        if self.admm is None and (self.regrow or self.duals == "carry"):
+            said = "regrow: true" if self.regrow else "duals: carry"
+            raise ValueError(f"`{said}` changes nothing without ADMM, and `admm` is null; leave one of them out")
+        return self
 
 
 class Snap(Settings):

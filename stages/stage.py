@@ -21,7 +21,7 @@ from stages.files import Folder
 from stages.manifest import Damaged, verify
 from stages.spec import PruneSpec, Spec, Task, TrainSpec
 from stages.targets import Targets, build_model, targets, weights
-from stages.train import Log, Stopping, Teacher, train
+from stages.train import Log, Stopping, Teacher, project, train
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +72,9 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
             for name in engine.held:
                 engine.set(name, holds.get(name, torch.ones(engine.shape(name))), "hold")
             admm.start(engine, aims, _duals(spec, parent, holds))
-            progress = Progress(rho=0.0 if isinstance(spec, TrainSpec) else spec.admm.rho)
+            progress = Progress(rho=0.0 if isinstance(spec, TrainSpec) or spec.admm is None else spec.admm.rho)
+            if isinstance(spec, PruneSpec) and spec.admm is None:
+                project(engine, aims, progress)
         else:
             progress = checkpoints.load(newest, engine)
         engine.optimizer.holding = progress.residual is not None or bool(holds)
@@ -167,6 +169,7 @@ def _duals(spec: Spec, parent: artefact.Artefact | None, holds: Mapping[str, Ten
     """U to start from. The unscaled dual rho U is what carries over, so U is rescaled to the new rho."""
     if not isinstance(spec, PruneSpec) or spec.duals == "reset" or parent is None or not parent.duals:
         return {}
+    assert spec.admm is not None
     factor = parent.manifest["rho"] / spec.admm.rho
     return {name: u * factor * holds.get(name, 1.0) for name, u in parent.duals.items()}
 

@@ -71,7 +71,7 @@ def stretches(spec: Spec) -> list[Stretch]:
     if isinstance(spec, TrainSpec):
         plan = [_phase("train", spec.train)]
     else:
-        plan = _admm(spec.admm, last="project" if isinstance(spec, PruneSpec) else "fit")
+        plan = [] if spec.admm is None else _admm(spec.admm, last="project" if isinstance(spec, PruneSpec) else "fit")
         if isinstance(spec, QuantizeSpec):
             if spec.snap is not None:
                 snapped = Stretch("snap", spec.snap.epochs, Rate(lr=spec.snap.lr, schedule="constant"), then="snap")
@@ -285,11 +285,10 @@ def _after(engine: Engine, spec: Spec, plan: list[Stretch], targets: Targets, pr
         progress.sharing = 0
     if stretch.phase == "admm":
         assert not isinstance(spec, TrainSpec)
+        assert spec.admm is not None
         update = admm.update(engine, targets)
         residual = update.residual
         row = {"rho": progress.rho, "residual": residual.total, "change": residual.change}
-        if update.kept:
-            progress.budget = {"kept": update.kept, "peak_bytes": update.peak_bytes}
         factor = admm.balance(residual) if spec.admm.rho_balance else spec.admm.rho_growth
         admm.rescale(engine, targets, factor)
         progress.rho *= factor
@@ -300,9 +299,7 @@ def _after(engine: Engine, spec: Spec, plan: list[Stretch], targets: Targets, pr
                 if progress.stretch == len(plan):
                     break
     if then == "project":
-        final = admm.project(engine, targets)
-        row["residual"] = final.total
-        progress.residual = {"total": final.total, "tensors": final.tensors}
+        row["residual"] = project(engine, targets, progress)
     elif then == "fit":
         assert isinstance(spec, QuantizeSpec)
         progress.residual = {"total": residual.total, "tensors": residual.tensors}
@@ -322,6 +319,15 @@ def _after(engine: Engine, spec: Spec, plan: list[Stretch], targets: Targets, pr
     ):
         engine.optimizer.reset_inner()
     return row
+
+
+def project(engine: Engine, targets: Targets, progress: Progress) -> float:
+    """The final projection, noted in `progress`; returns how far the weights were from it."""
+    final = admm.project(engine, targets)
+    progress.residual = {"total": final.residual.total, "tensors": final.residual.tensors}
+    if final.kept:
+        progress.budget = {"kept": final.kept, "peak_bytes": final.peak_bytes}
+    return final.residual.total
 
 
 def _distilled(

@@ -67,6 +67,13 @@ UNKNOWN = {
     ),
     "of a stage": Bad(TRAIN, TRAIN + "    sede: 1\n", "sede", "stages[0].sede", "did you mean 'seed'?"),
     "in a block": Bad("epochs: 2,", "epochs: 2, lrs: 1,", "lrs", "stages[0].train.lrs", "did you mean 'lr'?"),
+    "where null may stand": Bad(
+        "  - name: v1.5-quarter",
+        "    distill: {weight: 0.5, temprature: 2}\n  - name: v1.5-quarter",
+        "temprature",
+        "stages[1].distill.temprature",
+        "did you mean 'temperature'?",
+    ),
     "of a set": Bad(HALF, "{kep: 1, " + HALF[1:], "kep", "stages[1].constraints[0].kep", "did you mean 'keep'?"),
     "of another kind": Bad(
         TRAIN, TRAIN + "    regrow: true\n", "regrow", "stages[0].regrow", "belongs to prune stages"

@@ -144,6 +144,13 @@ def test_what_would_change_nothing_is_refused(kind: type[Settings], given: dict[
         assert kind.model_validate_json(one.model_dump_json()) == one
 
 
+@pytest.mark.parametrize("given", [{"regrow": True}, {"duals": "carry"}])
+def test_what_only_admm_does_is_refused_without_it(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="changes nothing without ADMM"):
+        PruneSpec.model_validate(PRUNE | {"admm": None} | given)
+    assert PruneSpec.model_validate(PRUNE | {"admm": None}).admm is None
+
+
 def test_an_unknown_key_is_refused_at_its_place() -> None:
     with pytest.raises(ValidationError) as caught:
         PruneSpec.model_validate(PRUNE | {"admm": PRUNE["admm"] | {"roh": 1.0}})

@@ -100,6 +100,39 @@ def test_a_prune_ends_in_its_sets(make_task: MakeTask, name: str) -> None:
         assert len({nonzeros(loaded.network)[n] / loaded.network[n].numel() for n in budget.names}) > 1
 
 
+@pytest.mark.parametrize("name", ["global", "two patterns"])
+def test_without_admm_weights_are_projected_at_once(make_task: MakeTask, name: str) -> None:
+    """The dense network's nearest one is what is retrained, also across a stop; ADMM can start from there."""
+    dense = run(make_task(DENSE, "dense", model="digits_cnn")).network
+    spec = prune(constraints=PRUNES[name], admm=None, retrain={"epochs": 0, "lr": 0.005})
+    untrained = run(make_task(spec, "untrained", "dense", model="digits_cnn"))
+    in_its_sets(make_task(spec, "untrained", "dense", model="digits_cnn"), untrained)
+    masks = untrained.holds
+    for n, tensor in untrained.network.items():
+        assert torch.equal(tensor, dense[n] * masks.get(n, 1.0)), n
+    least = min(float(dense[n][mask == 1].abs().min()) for n, mask in masks.items())
+    if name == "global":
+        assert all(float(dense[n][mask == 0].abs().max()) <= least for n, mask in masks.items())
+        assert sum(untrained.manifest["budget"]["kept"].values()) == sum(nonzeros(untrained.network).values())
+    assert untrained.manifest["metrics"]["residual"] > 0
+
+    spec |= {"retrain": {"epochs": 2, "lr": 0.005}}
+    tasks = [make_task(spec, store, "dense", model="digits_cnn") for store in ("whole", "cut")]
+    whole = run(tasks[0])
+    assert [row["phase"] for row in rows(tasks[0])] == ["retrain"] * 2
+    assert all(torch.equal(whole.holds[n], mask) for n, mask in masks.items())
+    assert not torch.equal(whole.network["6.weight"], untrained.network["6.weight"])
+    stopped(tasks[1], 2)
+    assert resumed(tasks[1]) == 10
+    same_bytes(*tasks)
+
+    child = prune(rate=9.0, duals="carry", retrain=SHORT)
+    in_its_sets(
+        make_task(child, "child", "whole", model="digits_cnn"),
+        run(make_task(child, "child", "whole", model="digits_cnn")),
+    )
+
+
 @pytest.mark.parametrize("measure", [{"rank": 8}, {"energy": 0.2}], ids=["rank", "energy"])
 def test_a_low_rank_stage_ends_with_that_rank(make_task: MakeTask, measure: dict[str, Any]) -> None:
     """Without retraining, and with some: the tensor stays as projected, and no mask is left on it."""
