@@ -15,7 +15,8 @@ from pipeline.problems import ConfigError, Problems, like
 from pipeline.search import bisect
 from pipeline.store import Store
 from pipeline.yamlfile import Path
-from stages.data.manifest import DataError, check_settings, digest, read_manifest
+from stages.data.manifest import DataError, check_settings, digest, labels, picture_shape, read_manifest
+from stages.settings import SpecError
 from stages.spec import AROUND, Data, Model
 
 LOOKS = 8
@@ -67,6 +68,8 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
 
     Raises ConfigError for a store that can't be written, data that is missing or damaged, and weights that don't fit.
     """
+    from stages.targets import check_pictures
+
     store = _store(config.top, problems)
     found: dict[tuple[str | None, ...], tuple[str, dict[str, Any]]] = {}
     missing: set[tuple[str | None, ...]] = set()
@@ -80,13 +83,19 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
                 if spec.data.shards is None and store is None:
                     continue
                 found[origin] = _resolve(spec.data, store)
-            check_settings(found[origin][1], spec.data)
+            manifest = found[origin][1]
+            check_settings(manifest, spec.data)
+            check_pictures(spec.model, picture_shape(manifest, spec.data), labels(manifest))
+        except SpecError as error:
+            for path, text in error.problems:
+                problems.add(place(config, stage, str(path[0])), text)
+            continue
         except DataError as error:
             problems.add(place(config, stage, "data"), str(error))
             if origin not in found:
                 missing.add(origin)  # told once, and not fetched again for each stage
             continue
-        used = spec.data.used(found[origin][1]["splits"]["train"]["samples"])
+        used = spec.data.used(manifest["splits"]["train"]["samples"])
         if spec.batch > used:
             text = f"a batch of {spec.batch} is larger than the {used} training samples"
             problems.add(place(config, stage, "batch"), text)

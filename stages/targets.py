@@ -132,6 +132,27 @@ def check(spec: StageSpec) -> Room:
     return Room(most, exact, budgets, filled, found.kinds, size / stay if stay else 1.0)
 
 
+@cache
+def check_pictures(settings: Model, shape: tuple[int, ...], labels: int | None) -> None:
+    """Raise SpecError for a network that can't take pictures of a shape [channels, height, width], or all labels.
+
+    It is given one, with whatever is in the memory that its weights get. (The device `meta` would compute nothing, but
+    takes two seconds for its imports.)
+    """
+    pictures = f"pictures of {' x '.join(map(str, shape))} (channels, height, width)"
+    try:
+        with torch.no_grad():
+            build_model(settings, device="meta").to_empty(device="cpu").eval()(torch.zeros(1, *shape))
+    except SpecError:
+        raise
+    except Exception as error:
+        text = f"{settings.name} can't take {pictures}: {type(error).__name__}: {error}"
+        raise SpecError([(("model",), text)]) from error
+    if labels is not None and labels > settings.classes:
+        text = f"the data has {labels} classes, and {settings.name} {settings.classes}; set model.classes to {labels}"
+        raise SpecError([(("model",), text)])
+
+
 def check_patterns(settings: Model, patterns: Mapping[int, str]) -> list[Problem]:
     """What can be said of constraints' patterns, by number, when the rest of a stage is not sound. Raises SpecError."""
     shapes = _shapes(settings)

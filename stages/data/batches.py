@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.data.manifest import planned_manifest
+from stages.data.manifest import check_settings, planned_manifest
 from stages.data.order import Indices, epoch_order, hashed
 from stages.data.shards import Split
 from stages.data.stream import Shards, Stream
@@ -28,8 +28,9 @@ def open_split(
     url: str, split: str, digest: str, settings: Data, seed: int, device: torch.device, classes: int
 ) -> Batches | Stream:
     """Batches of a split for a network of so many classes, from memory or read as they are needed, as its manifest
-    (whose digest is `digest`) says. Raises DataError, and ValueError for settings that don't suit it."""
+    (whose digest is `digest`) says. Raises DataError, also for settings that don't suit it."""
     manifest = planned_manifest(url, digest)
+    check_settings(manifest, settings)
     if manifest["splits"][split].get("format") == "jpeg":
         return Stream(Shards(url, manifest, split, settings, seed, classes), device)
     return Batches(load_split(url, split, digest), settings, seed, device)
@@ -42,9 +43,6 @@ class Batches:
     """No sample of these is bad: a split is decoded as a whole, or refused."""
 
     def __init__(self, split: Split, settings: Data, seed: int, device: torch.device) -> None:
-        channels = split.pictures.shape[1]
-        if len(settings.mean) not in (1, channels):
-            raise ValueError(f"data.mean has {len(settings.mean)} values, but the pictures {channels} channels")
         self.split, self.seed, self.device = split, seed, device
         self.shift, self.flip = settings.shift, settings.flip
         self.samples = settings.used(len(split))

@@ -67,9 +67,25 @@ def shards_folder(url: str, manifest: Mapping[str, Any], split: str) -> Folder:
     return Folder(manifest.get("at", {}).get(split, url))
 
 
+def picture_shape(manifest: Mapping[str, Any], data: Data) -> tuple[int, ...]:
+    """Of the pictures that a network sees: channels, height, width."""
+    split = manifest["splits"]["train"]
+    return (3, data.crop, data.crop) if split.get("format") == "jpeg" else tuple(split["shape"])
+
+
+def labels(manifest: Mapping[str, Any]) -> int | None:
+    """How many classes there are, as far as the manifest says."""
+    classes: list[str] | None = manifest.get("classes")
+    return len(classes) if classes else manifest.get("labels")
+
+
 def check_settings(manifest: dict[str, Any], data: Data) -> None:
-    """Raise DataError for settings that do nothing to the pictures that are there."""
+    """Raise DataError for settings that do nothing to the pictures that are there, or can't."""
     encoded = manifest["splits"]["train"].get("format") == "jpeg"
+    channels = picture_shape(manifest, data)[0]
+    if len(data.mean) not in (1, channels):
+        have = f"data.mean and data.std have {len(data.mean)} values each"
+        raise DataError(f"{have}, and the pictures {channels} channel{'s' if channels > 1 else ''}: one value for each")
     for name in OF_ONE_SHAPE if encoded else OF_ANY_SIZE:
         if getattr(data, name) != Data.model_fields[name].default:
             wanted, there = ("of one shape", "encoded, of any size") if encoded else ("encoded", "of one shape")

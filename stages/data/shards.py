@@ -52,6 +52,8 @@ def write(
             files.append({"file": file, "sha256": sha256(data), "bytes": len(data), "samples": len(index)})
         if not files:
             raise DataError(f"{name}: the split {split} has no samples to write")
+        if shape:
+            manifest["labels"] = max([manifest.get("labels", 0), *(1 + int(index[:, 3].max()) for index in rows)])
         manifest["splits"][split] = {
             "samples": sum(f["samples"] for f in files),
             **({"shape": shape} if shape else {"format": "jpeg"}),

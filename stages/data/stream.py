@@ -70,14 +70,12 @@ class Encoded(NamedTuple):
 class Shards(Dataset[Loaded | Encoded]):
     """One split's samples by number, of the manifest of the folder `url`.
 
-    Raises DataError at once for shards that are missing or cut short, and ValueError for settings that don't suit them.
+    Raises DataError at once for shards that are missing or cut short.
     """
 
     def __init__(
         self, url: str, manifest: Mapping[str, Any], split: str, settings: Data, seed: int, classes: int
     ) -> None:
-        if len(settings.mean) not in (1, 3):
-            raise ValueError(f"data.mean has {len(settings.mean)} values, but the pictures 3 channels")
         entry = manifest["splits"][split]
         self.settings, self.seed, self.classes = settings, seed, classes
         self.shards = entry["shards"]

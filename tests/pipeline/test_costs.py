@@ -82,7 +82,7 @@ def test_imagenet_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     """90 epochs of 1,281,167 images at 1,000 a second and GPU: 32 GPU-hours, in steps of the batch."""
     shards(tmp_path / "imagenet")
     manifest = Folder(str(tmp_path / "imagenet")).read_json("manifest.json")
-    manifest["splits"]["train"]["samples"] = 1_281_167
+    manifest["splits"]["train"] |= {"samples": 1_281_167, "format": "jpeg"}
     Folder(str(tmp_path / "imagenet")).write_json("manifest.json", manifest)
     (tmp_path / "file.yaml").write_text(
         f"""

@@ -288,6 +288,38 @@ def test_settings_that_do_nothing_to_the_pictures_are_refused(tmp_path: Path, se
     assert found.startswith(f"file.yaml:{at}: data: data.{setting.split(':')[0]} is for pictures")
 
 
+@pytest.mark.parametrize(
+    ("shape", "known", "words"),
+    [
+        ([3, 8, 8], {}, "can't take pictures of 3 x 8 x 8 (channels, height, width): RuntimeError: "),
+        ([1, 28, 28], {}, "can't take pictures of 1 x 28 x 28 (channels, height, width): RuntimeError: "),
+        ([1, 8, 8], {"labels": 12}, "the data has 12 classes, and digits_cnn 10; set model.classes to 12"),
+        ([1, 8, 8], {"classes": ["dog"] * 11}, "set model.classes to 11"),
+    ],
+    ids=["channels", "size", "labels", "classes"],
+)
+def test_a_network_that_can_not_take_the_pictures_is_refused(
+    tmp_path: Path, shape: list[int], known: dict[str, Any], words: str
+) -> None:
+    """When planning, at the model's line."""
+    settings, problems = loaded(tmp_path)
+    folder = Folder(str(tmp_path / "shards"))
+    there = folder.read_json("manifest.json")
+    there["splits"] = {split: entry | {"shape": shape} for split, entry in there["splits"].items()}
+    folder.write_json("manifest.json", there | known)
+    with pytest.raises(ConfigError) as caught:
+        planning.make(settings, problems)
+    (found,) = caught.value.problems
+    assert found.startswith(f"file.yaml:{line(tmp_path / 'file.yaml', 'model: {')}: model: ")
+    assert words in found
+
+
+def test_means_that_are_not_of_the_channels_are_refused(tmp_path: Path) -> None:
+    (found,) = refused(tmp_path, ("/shards}", "/shards, mean: [0, 0, 0], std: [1, 1, 1]}"))
+    at = line(tmp_path / "file.yaml", "data: {")
+    assert found.startswith(f"file.yaml:{at}: data: data.mean and data.std have 3 values each, and the pictures 1 ch")
+
+
 @pytest.mark.parametrize("where", ["/nowhere/at/all", "nowhere://x", "/etc/hosts"])
 def test_a_stages_own_missing_shards_are_refused_there(tmp_path: Path, where: str) -> None:
     """No such folder, no such kind of filesystem, or no folder: at the stage's own `data`."""

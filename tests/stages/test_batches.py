@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.data.batches import Batches, load_split
+from stages.data.batches import Batches, load_split, open_split
 from stages.data.manifest import DataError, digest, read_manifest
 from stages.data.shards import Split, write
 from stages.spec import Data
@@ -135,11 +135,12 @@ def test_normalisation_is_per_channel(rgb: Split) -> None:
         np.testing.assert_allclose(pictures[0, channel].numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_one_mean_serves_all_channels_and_two_are_refused_for_three(rgb: Split) -> None:
+def test_one_mean_serves_all_channels_and_two_are_refused_for_three(rgb: Split, tmp_path: Path) -> None:
     pictures, _ = Batches(rgb, settings(mean=[0.5], std=[0.5]), 0, CPU).plain(np.array([0]))
     np.testing.assert_allclose(pictures[0].numpy(), (rgb.pictures[0] / 255 - 0.5) / 0.5, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match=r"mean has 2 values.* 3 channels"):
-        Batches(rgb, settings(mean=[0.5, 0.5], std=[1.0, 1.0]), 0, CPU)
+    planned, two = digest(read_manifest(str(tmp_path))), settings(mean=[0.5, 0.5], std=[1.0, 1.0])
+    with pytest.raises(DataError, match=r"data\.mean and data\.std have 2 values each, and the pictures 3 channels"):
+        open_split(str(tmp_path), "val", planned, two, 0, CPU, 3)
 
 
 def test_a_split_is_read_once_per_version_of_its_shards(rgb: Split, tmp_path: Path) -> None:
