@@ -21,6 +21,7 @@ EXAMPLES = {
     "optimizer": "{name: sgd}",
     "constraints": '{set: cardinality, tensors: "*", rate: 4}',
     "admm": "{updates: 10, lr: 1e-3, rho: 1e-2}",
+    "beam": "{pool: [15, 18], targets: [24, 30]}",
     **dict.fromkeys(("train", "retrain", "centroids"), "{epochs: 5, lr: 1e-3}"),
 }
 """What can stand where a mapping is needed."""
@@ -88,8 +89,9 @@ def explained(
             text = _no_set(entry["ctx"]["tag"], re.findall(r"\w+", entry["ctx"]["expected_tags"]))
         elif entry["type"] == "union_tag_not_found":
             path, text = (*path, "set"), "is missing"
-        elif path and entry["type"] in ("model_type", "model_attributes_type", "dict_type"):
-            example = EXAMPLES.get(next(part for part in reversed(path) if isinstance(part, str)))
+        elif entry["type"] in ("model_type", "model_attributes_type", "dict_type"):
+            last = next((part for part in reversed(path) if isinstance(part, str)), model.__name__.lower())
+            example = EXAMPLES.get(last)
             text = f"a mapping is needed{f', such as {example}' if example else ''}{shown}"
         else:
             text = entry["msg"].removeprefix("Input ").replace("should ", "must ").replace(" after validation", "")

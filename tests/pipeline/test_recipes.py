@@ -189,7 +189,10 @@ def test_targets_need_not_be_whole() -> None:
             {**BEAM, "beam": {"pool": [2, 3], "targets": [4], "width": 3}},
             "stages[0].beam.width: unknown setting; there are pool, targets, metric",
         ),
-        ({**BEAM, "beam": [2, 3]}, "stages[0].beam: must be a valid dictionary or instance of Beam"),
+        (
+            {**BEAM, "beam": [2, 3]},
+            "stages[0].beam: a mapping is needed, such as {pool: [15, 18], targets: [24, 30]}",
+        ),
         (
             {**LADDER, "admm": {"updates": [1, 2], "lr": 1e-3}},
             "stages[0].admm.updates: has 2 values for 3 targets; give one value, or one for each",
