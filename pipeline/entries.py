@@ -7,11 +7,12 @@ that does not say it itself; of its `data` a stage may say only what is differen
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from pipeline.blame import origin
 from pipeline.choices import Replace, Search, Select, shrunk
@@ -36,12 +37,19 @@ CHOICES: dict[str, type[Select | Replace]] = {"select": Select, "replace": Repla
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage as configured: its name, its parents' names, its settings, the number of its entry in the file."""
+    """One stage as configured."""
 
     name: str
     parents: tuple[str, ...]
     spec: Work
     number: int
+    """Of its entry in the file."""
+    own: frozenset[str]
+    """What its entry says itself."""
+
+    def place(self, *path: str | int) -> Path:
+        """Where one of its settings was given: by its entry, or for all stages."""
+        return _place(self.number, self.own, path)
 
 
 def stages(raw: dict[str, Any], problems: Problems) -> list[Stage]:
@@ -88,7 +96,7 @@ def stages(raw: dict[str, Any], problems: Problems) -> list[Stage]:
             numbers[name], parents[name] = number, _parents(single, at, problems)
             spec = _work(single, wide, number, problems, own=single is entry)
             if spec is not None:
-                found.append(Stage(name, parents[name], spec, number))
+                found.append(Stage(name, parents[name], spec, number, frozenset(entry)))
     parents = {name: tuple(aliases.get(p) or p for p in of) for name, of in parents.items()}
     for name, of in parents.items():
         entry = given[numbers[name]]
@@ -99,9 +107,9 @@ def stages(raw: dict[str, Any], problems: Problems) -> list[Stage]:
     loop = cycle({name: tuple(p for p in of if p in parents) for name, of in parents.items()})
     if loop:
         problems.add(("stages", numbers[loop[0]], "parent"), f"the stages form a cycle: {' -> '.join(loop)}")
-    found = [Stage(stage.name, parents[stage.name], stage.spec, stage.number) for stage in found]
+    found = [replace(stage, parents=parents[stage.name]) for stage in found]
     for stage in found:
-        _targets(stage, set(given[stage.number]), problems)
+        _targets(stage, problems)
     if not problems.found:
         _networks(found, problems)
     if not problems.found:
@@ -153,7 +161,7 @@ def _work(entry: dict[str, Any], wide: dict[str, Any], number: int, problems: Pr
         return choice
     said = {key: value for key, value in entry.items() if key not in STAGE_OWN}
     settings = {**wide, **said, **_data(wide.get("data"), said), **_model(entry, wide.get("model"), at, problems)}
-    spec = _spec(settings, set(said), at, problems)
+    spec = _spec(settings, set(said), number, problems)
     if spec is None:
         _rest(number, settings, set(said), problems)
     if "search" not in entry:
@@ -207,23 +215,20 @@ def _checked(
         return None
 
 
-def _spec(settings: dict[str, Any], own: set[str], at: Path, problems: Problems) -> Spec | None:
-    kind = settings.get("kind")
+def _spec(settings: dict[str, Any], own: set[str], number: int, problems: Problems) -> Spec | None:
+    at, kind = ("stages", number), settings.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         problems.add((*at, "kind"), f"must be one of {', '.join((*KINDS, 'select'))}, not {kind!r}")
         return None
     try:
-        spec: Spec = TypeAdapter(Spec).validate_python(settings)
+        return KINDS[kind].model_validate(settings)
     except ValidationError as error:
-        # The discriminator's value leads each path; what all stages share is wrong at the top only.
-        for inner, text in explained(error, KINDS[kind], skip=1, also=STAGE_OWN):
-            shared = inner and inner[0] in STAGE_WIDE and inner[0] not in own and text != "is missing"
-            problems.add(inner if shared else (*at, *inner), text)
+        for inner, text in explained(error, KINDS[kind], also=STAGE_OWN):
+            problems.add((*at, *inner) if text == "is missing" or not inner else _place(number, own, inner), text)
         return None
-    return spec
 
 
-def _targets(stage: Stage, own: set[str], problems: Problems) -> None:
+def _targets(stage: Stage, problems: Problems) -> None:
     from stages.targets import check
 
     spec = stage.spec
@@ -235,7 +240,8 @@ def _targets(stage: Stage, own: set[str], problems: Problems) -> None:
             found = _found(error)
             if isinstance(spec, Search) and one is not spec.stage:
                 found = [(path, f"{text} (at the search's factor {spec.most:g})") for path, text in found]
-            _add(stage.number, found, own, problems)
+            for path, text in found:
+                problems.add(stage.place(*path), text)
             return
 
 
@@ -254,7 +260,8 @@ def _rest(number: int, settings: dict[str, Any], own: set[str], problems: Proble
         found = check_patterns(model, {n: pattern for n, pattern in tensors.items() if isinstance(pattern, str)})
     except SpecError as error:
         found = _found(error)
-    _add(number, found, own, problems)
+    for path, text in found:
+        problems.add(_place(number, own, path), text)
 
 
 def _found(error: SpecError) -> list[tuple[Path, str]]:
@@ -263,11 +270,9 @@ def _found(error: SpecError) -> list[tuple[Path, str]]:
     return [(path, text if where is None else f"{text}, at {where}") for path, text in error.problems]
 
 
-def _add(number: int, found: list[tuple[Path, str]], own: set[str], problems: Problems) -> None:
-    """Note what is wrong with a stage's settings: with its own, or with what is given for all at the top."""
-    for path, text in found:
-        shared = path[0] in STAGE_WIDE and path[0] not in own
-        problems.add(path if shared else ("stages", number, *path), text)
+def _place(number: int, own: Collection[str], path: Path) -> Path:
+    """Where a stage's setting was given: by its entry, of which `own` are the keys, or for all stages at the top."""
+    return path if path[0] in STAGE_WIDE and path[0] not in own else ("stages", number, *path)
 
 
 def _networks(found: list[Stage], problems: Problems) -> None:

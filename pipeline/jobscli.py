@@ -18,7 +18,6 @@ import cluster
 import pipeline
 import stages
 from pipeline import dag
-from pipeline import plan as planning
 from pipeline.codes import DONE, FAILED, STOPPED
 from pipeline.config import Top, find, load
 from pipeline.problems import ConfigError, Problems
@@ -67,11 +66,11 @@ def _reached(verb: argparse.ArgumentParser) -> None:
 def _submit(options: argparse.Namespace, console: Console) -> int:
     config, problems = load(options.config, [*options.set, *HERE], _portable)
     trained = [(stage, dag.trained(stage.spec)) for stage in config.stages]
-    data = {planning.place(config, stage, "data"): spec.data for stage, spec in trained if spec is not None}
+    data = {stage.place("data"): spec.data for stage, spec in trained if spec is not None}
     _portable(config.top, data, problems)
     for stage, spec in trained:
         if spec is not None:
-            _reachable((*planning.place(config, stage, "model"), "weights"), spec.model.file, problems)
+            _reachable(stage.place("model", "weights"), spec.model.file, problems)
     problems.stop()
     jobs = _jobs(options)
     with tempfile.TemporaryDirectory(prefix="dualprune-") as folder:

@@ -88,17 +88,17 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
             check_pictures(spec.model, picture_shape(manifest, spec.data), labels(manifest))
         except SpecError as error:
             for path, text in error.problems:
-                problems.add(place(config, stage, str(path[0])), text)
+                problems.add(stage.place(*path), text)
             continue
         except DataError as error:
-            problems.add(place(config, stage, "data"), str(error))
+            problems.add(stage.place("data"), str(error))
             if origin not in found:
                 missing.add(origin)  # told once, and not fetched again for each stage
             continue
         used = spec.data.used(manifest["splits"]["train"]["samples"])
         if spec.batch > used:
             text = f"a batch of {spec.batch} is larger than the {used} training samples"
-            problems.add(place(config, stage, "batch"), text)
+            problems.add(stage.place("batch"), text)
     stages = [] if store is None else _brought(config, store, problems)
     problems.stop()
     assert store is not None
@@ -131,7 +131,7 @@ def _brought(config: Config, store: Store, problems: Problems) -> list[Stage]:
                 if spec.model not in found:
                     found[spec.model] = bring(spec.model, store.folder)
             except WeightsError as error:
-                problems.add((*place(config, stage, "model"), "weights"), str(error))
+                problems.add(stage.place("model", "weights"), str(error))
                 continue
             stage = replace(stage, spec=spec.model_copy(update={"model": found[spec.model]}))
         stages.append(stage)
@@ -292,9 +292,3 @@ def _resolve(data: Data, store: Store | None) -> tuple[str, dict[str, Any]]:
 
         write(url, data.source, SOURCES[data.source](data.folder))
     return url, read_manifest(url)
-
-
-def place(config: Config, stage: Stage, setting: str) -> tuple[str | int, ...]:
-    """Where a stage's setting was given: by its entry or for all."""
-    at = ("stages", stage.number, setting)
-    return at if at in config.lines else (setting,)

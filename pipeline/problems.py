@@ -64,14 +64,12 @@ class Problems:
             raise ConfigError(self.file, self.found)
 
 
-def explained(
-    error: ValidationError, model: type[Settings], skip: int = 0, also: tuple[str, ...] = ()
-) -> list[tuple[Path, str]]:
-    """pydantic's errors in our words, `skip` parts of their paths left out; `also` may stand at the model's top."""
+def explained(error: ValidationError, model: type[Settings], also: tuple[str, ...] = ()) -> list[tuple[Path, str]]:
+    """pydantic's errors in our words; `also` may stand at the model's top."""
     found = []
     for entry in error.errors(include_url=False):
         # What is wrong with a mapping's key itself is said at the key.
-        value, path = entry["input"], tuple(part for part in entry["loc"] if part != "[key]")[skip:]
+        value, path = entry["input"], tuple(part for part in entry["loc"] if part != "[key]")
         shown = "" if isinstance(value, dict | list) else f", not {value!r}"
         if entry["type"] == "extra_forbidden":
             known = [*_fields(model, path[:-1]), *(also if len(path) == 1 else ())]

@@ -316,7 +316,11 @@ class QuantizeSpec(StageSpec):
 
 
 Spec = Annotated[TrainSpec | PruneSpec | QuantizeSpec, Field(discriminator="kind")]
-KINDS: dict[str, type[StageSpec]] = {"train": TrainSpec, "prune": PruneSpec, "quantize": QuantizeSpec}
+KINDS: dict[str, type[TrainSpec | PruneSpec | QuantizeSpec]] = {
+    "train": TrainSpec,
+    "prune": PruneSpec,
+    "quantize": QuantizeSpec,
+}
 
 
 class Engine(Settings):

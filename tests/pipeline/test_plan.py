@@ -314,6 +314,15 @@ def test_a_network_that_can_not_take_the_pictures_is_refused(
     assert words in found
 
 
+def test_an_override_that_does_not_suit_the_data_is_blamed_itself(tmp_path: Path) -> None:
+    """Not the line that says the setting for all stages."""
+    settings, problems = loaded(tmp_path, overrides=["stages.dense.batch=9999"])
+    with pytest.raises(ConfigError) as caught:
+        planning.make(settings, problems)
+    text = "a batch of 9999 is larger than the 100 training samples"
+    assert caught.value.problems == [f"--set stages.dense.batch=9999: stages[0].batch: {text}"]
+
+
 def test_means_that_are_not_of_the_channels_are_refused(tmp_path: Path) -> None:
     (found,) = refused(tmp_path, ("/shards}", "/shards, mean: [0, 0, 0], std: [1, 1, 1]}"))
     at = line(tmp_path / "file.yaml", "data: {")

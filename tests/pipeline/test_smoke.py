@@ -116,7 +116,7 @@ def test_bf16_is_for_gpus(tmp_path: Path, gpus: str, precision: str) -> None:
 def test_a_place_in_a_pool_is_what_it_was() -> None:
     """It has nothing that could shrink."""
     place = Replace(kind="replace", metric="rate", candidate=1)
-    stage = configuration.Stage("pool", ("a", "b", "c"), place, 0)
+    stage = configuration.Stage("pool", ("a", "b", "c"), place, 0, frozenset())
     whole = Config("file.yaml", configuration.Top(name="x", store="s3://bucket/runs/"), (stage,), {})
     small = smoke(whole)
     assert small.stages == (stage,)
