@@ -40,7 +40,8 @@ class Select(Settings):
     metric: Metric = "val_accuracy"
     """By what; among equals the first parent is taken."""
     budget: dict[Metric, float] = Field(default={})
-    """Parents beyond one of these are out: at least so much `val_accuracy` or `rate`, at most so many of the others."""
+    """Parents beyond one of these are out: at least so much `val_accuracy` or `rate`, at most so many of the others.
+    `rate` and `nonzeros` are over each parent's own constrained tensors."""
 
 
 class Replace(Settings):

@@ -33,7 +33,7 @@ from stages.spec import Data
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code: 0 done, 1 a stage failed, 2 bad input, 130 interrupted, 143 terminated."""
+    """Run the command line; the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated."""
     options = _parser().parse_args(arguments)
     console = Console(stderr=bool(getattr(options, "json", False)))
     terminated = threading.Event()
@@ -80,10 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command, text in (
         ("run", _run, "run the stages that are not done yet"),
-        ("plan", _plan, "say what a run would do, and why"),
+        (
+            "plan",
+            _plan,
+            "say what a run would do, and why; trains nothing, but fetches built-in data and trained weights",
+        ),
         ("status", _status, "show what the store has of a configuration's stages"),
         ("watch", _watch, "show how a run goes, wherever it runs, until it ends"),
-        ("evaluate", _evaluate, "measure finished networks anew, from their artefacts alone"),
+        ("evaluate", _evaluate, "measure finished networks anew on this machine's CPU, from their artefacts alone"),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
         _configured(verb)
@@ -112,11 +116,12 @@ def _speed(given: str) -> float:
 
 def _run_options(verb: argparse.ArgumentParser) -> None:
     some = verb.add_mutually_exclusive_group()
-    text = "only this stage and those after it; what is before it must be done"
+    text = "only this stage, as `plan` lists it, and those after it; what is before it must be done"
     some.add_argument("--from", dest="start", metavar="STAGE", help=text)
     text = "only this stage; what is before it must be done; may be repeated"
     some.add_argument("--only", metavar="STAGE", action="append", default=[], help=text)
-    text = "run this stage though it is done: its artefact is deleted when its turn comes; may be repeated"
+    text = "run this stage though it is done: its artefact is deleted when its turn comes; stages after it stay done; "
+    text += "may be repeated"
     verb.add_argument("--force", metavar="STAGE", action="append", default=[], help=text)
     text = "after a failure, go on with what does not depend on the stage that failed"
     verb.add_argument("--keep-going", action="store_true", help=text)

@@ -89,7 +89,7 @@ class Top(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Of the run: names its logs and its W&B group."""
     store: Url = "./runs"
-    """Folder or fsspec URL of artefacts, shards and logs."""
+    """Folder or fsspec URL of artefacts and shards; and of logs, which beside a bucket are in `./dualprune-logs`."""
     cluster: Cluster = Cluster()
     engine: Engine = Engine()
     retry: Retry = Retry()

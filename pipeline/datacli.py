@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stages.data.convert import Options
 
 SHARDS = "write shards: of a tree of pictures (ImageNet's), of other shards, or of mnist, cifar10 and digits"
-INDEX = "make shards of pictures that are there already readable: writes an index of them, and copies nothing"
+INDEX = "index shards of pictures that are there already, so that they can be read; copies nothing"
 WORDS = {"train": "train(ing)?", "val": "val(idation)?", "test": "test(ing)?"}
 """What says in a shard's name which split it is of, with no letter before or after it."""
 ENCODED = ("split", "held", "seed", "resize", "quality", "size", "bad", "processes")
@@ -47,8 +47,8 @@ def add(verbs: Any) -> None:
         text = "share of a split's samples that may be left out because they can't be read (default: 0.001)"
         verb.add_argument("--bad", metavar="SHARE", type=_share, default=None, help=text)
         verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
-        verb.set_defaults(command=command, resumes=True)
-    text = "make longer short sides P pixels long (default: leave pictures as they are)"
+        verb.set_defaults(command=command, resumes=command is _shards)
+    text = "shrink pictures whose short side is longer to P pixels (default: leave them as they are)"
     shards.add_argument("--resize", metavar="P", type=_whole, help=text)
     text = "encode all pictures as JPEG of this quality, 1 to 100 (default: 90 for those that are resized)"
     shards.add_argument("--quality", metavar="Q", type=_quality, help=text)

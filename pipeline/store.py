@@ -3,6 +3,8 @@
 <store>/<key>/            an artefact, once its manifest is there (stages.artefact)
 <store>/data/<name>/      shards that dualprune wrote
 <store>/weights/<sha256>  trained weights from elsewhere (stages.pretrained)
+<store>/<key>/checkpoints/, failure.json   of a stage that is not done
+<store>/progress/<run>.json  how far a run is (pipeline.progress)
 <store>/plans/<run>.json  keys and settings of the last plan, to say what has changed since
 <store>/locks/            who works on what (pipeline.lock)
 <store>/logs/<run>/       logs, where the store is a local folder

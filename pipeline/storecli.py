@@ -43,7 +43,10 @@ def add(verbs: Any) -> None:
         if name == "gc":
             verb.add_argument("configs", metavar="CONFIG", nargs="+", help="what is needed by any of these stays")
             verb.add_argument("--yes", action="store_true", help="don't ask")
-            text = "a setting that runs of the configurations were given, such as seed=3; may be repeated"
+            text = (
+                "a setting that the runs were given, such as cluster.workers=1; of one setting the last value counts: "
+            )
+            text += "what ran with another value, such as another seed, is not kept"
             verb.add_argument("--set", metavar="A.B=C", action="append", default=[], help=text)
         verb.add_argument("--store", metavar="URL", default="./runs", help="folder or fsspec URL (default: ./runs)")
         verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")

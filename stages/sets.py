@@ -77,7 +77,7 @@ class Head(Pattern, Amount):
 
 
 class Block(Pattern, Amount):
-    """At most k tiles of p x q of the matrix form; its sides must divide."""
+    """At most k tiles of p x q of the matrix form; p and q must divide its sides."""
 
     set: Literal["block"]
     p: int = Field(ge=1)
@@ -85,7 +85,7 @@ class Block(Pattern, Amount):
 
 
 class NM(Pattern):
-    """At most n of every m consecutive inputs; the number of inputs must divide by m."""
+    """At most n of every m consecutive inputs; m must divide the number of inputs."""
 
     set: Literal["nm"]
     n: int = Field(ge=1)

@@ -68,12 +68,13 @@ class Data(Settings):
     shards: Url | None = None
     """A folder or fsspec URL of shards that were written before, with their manifest.json."""
     mean: list[float] = Field(default=[0.0])
-    """Per channel, of pixels in [0, 1]; subtracted first."""
+    """Per channel, or one for all, of pixels in [0, 1]; subtracted first."""
     std: list[Annotated[float, Field(gt=0)]] = Field(default=[1.0])
-    """Per channel; divided by second."""
+    """Per channel, or one for all; divided by second."""
     shift: int = Field(default=0, ge=0, le=8)
-    """Training pictures are moved by up to this many pixels in each direction, at random. What comes in is black
-    (0 before normalisation): the random crop of a padded picture, as papers have it for CIFAR-10 with 4."""
+    """Of pictures of one shape: training ones are moved by up to this many pixels in each direction, at random. What
+    comes in is black (0 before normalisation): the random crop of a padded picture, as papers have it for CIFAR-10
+    with 4."""
     flip: bool = False
     """Half of the training pictures are mirrored, left to right, at random."""
     limit: int | None = Field(default=None, ge=1)
@@ -93,12 +94,13 @@ class Data(Settings):
     where that is a GPU, pixels are a little different. Evaluation has those of `cpu` in any case."""
     window: int = Field(default=0, ge=0)
     """Of encoded pictures: an epoch goes through the shards in random order, so many at a time, and mixes the
-    samples of these; then a cache of so many shards is enough. 0 mixes all, which is best where files are local."""
+    samples of these; then a cache of twice as many shards is enough. 0 mixes all, which is best where files are
+    local."""
     max_pixels: int = Field(default=1 << 26, ge=1)
     """Of encoded pictures: larger ones are bad samples. They are not decoded."""
     bad: float = Field(default=0.001, ge=0, lt=1)
-    """Of encoded pictures: a stage ends with an error once more than this share of a split's samples, and more than
-    one, turned out bad; so many are left out. 0 allows none."""
+    """Of encoded pictures: this share of a split's samples may turn out bad, and is left out. More than it, and more
+    than one, end the stage with an error; 0 allows none."""
     workers: int = Field(default=0, ge=0)
     """Of encoded pictures: processes of each rank that decode ahead of the training; 0 decodes in between."""
     cache: int = Field(default=50 * 10**9, ge=0)
@@ -186,11 +188,11 @@ class Admm(Rate):
     """The ADMM phase (Zhang et al. 2018, section 4): `updates` times, train, then update Z and U."""
 
     updates: int = Field(ge=1)
-    """How often Z and U are updated at most (K)."""
+    """How often at most: `epochs` of training, then an update of Z and U (K)."""
     epochs: int = Field(default=1, ge=1)
     """Epochs of training before each update (E)."""
     interval: int | None = Field(default=None, ge=1)
-    """Z and U are updated within these epochs too, each so many optimizer steps; rho stays what it is there."""
+    """Z and U are updated within these epochs too, every so many optimizer steps; rho stays what it is there."""
     schedule: Literal["cosine", "constant", "step"] = "constant"
     lr_restart: bool = True
     """Whether the schedule starts anew with each update, or runs once over all of them."""
@@ -199,7 +201,8 @@ class Admm(Rate):
     rho_growth: float = Field(default=1.0, ge=1)
     """Factor on rho after each update; U is divided by it, so that the unscaled dual rho U stays."""
     rho_balance: bool = False
-    """Instead: double rho while |W - Z| > 10 |Z - Z before|, halve it in the opposite case (Boyd 2011, 3.4.1)."""
+    """Instead of `rho_growth`: double rho while |W - Z| > 10 |Z - Z before|, halve it in the opposite case (Boyd 2011,
+    3.4.1)."""
     tolerance: float = Field(default=0.0, ge=0)
     """End ADMM early once |W - Z| and |Z - Z before| are both at most so many times |W|."""
 
@@ -227,7 +230,7 @@ class Distill(Settings):
 
 
 class Mix(Settings):
-    """Training pictures mixed in pairs, and their labels with them; of two ways one for each batch."""
+    """Training pictures mixed in pairs, and their labels with them; of two ways one is drawn for each micro-batch."""
 
     mixup: float = Field(default=0.0, ge=0)
     """Pictures are added; alpha of the Beta distribution that shares are drawn from (Zhang et al. 2018). 0: not."""
@@ -294,7 +297,7 @@ class Snap(Settings):
     rounds: int = Field(ge=1)
     """Then what is still free is snapped too."""
     share: float = Field(default=0.3, gt=0, lt=1)
-    """Of the still free weights nearest to each level, those closest to it are snapped and frozen."""
+    """In each round: of the free weights nearest to each level this share, the closest first, is put on it and held."""
     epochs: int = Field(default=1, ge=1)
     """Of training after each round."""
     lr: float = Field(gt=0)
@@ -309,9 +312,9 @@ class QuantizeSpec(StageSpec):
     snap: Snap | None = None
     """For levels; without it all weights are snapped at once."""
     centroids: Phase | None = None
-    """For clusters: train the shared values, each weight held to its cluster."""
+    """For clusters: train the shared values, each weight held to its cluster; without it they are clusters' means."""
     retrain: Phase = Phase(epochs=0, lr=1e-3)
-    """Last, of what is not quantised: biases and normalisation."""
+    """Last, of what is not quantised: biases, normalisation, weights that no constraint names. None by default."""
     distill: Distill | None = None
 
 
@@ -332,7 +335,8 @@ class Engine(Settings):
     """Keep the optimizer's state, Z and U among it, in the host's memory and step there (DeepSpeed's
     `offload_optimizer` to the CPU): less GPU memory, slower steps. Needs `zero` 1 to 3."""
     accumulate: int = Field(default=1, ge=1)
-    """Micro-batches per optimizer step and rank: less memory, the same step."""
+    """Micro-batches per optimizer step and rank: less memory, and the same step but for batch normalisation and `mix`,
+    which see a micro-batch at a time."""
     checkpoint_steps: int | None = Field(default=None, ge=1)
     """Checkpoint also within epochs, every so many steps; each epoch ends with one in any case."""
     threads: int | None = Field(default=None, ge=1)
