@@ -21,7 +21,7 @@ from stages.spec import Task
 from stages.stage import run_stage
 from tests.stages.conftest import MakeTask
 from tests.stages.test_faults import KEY, settled
-from tests.stages.test_stage import prune, quiet, same_bytes
+from tests.stages.test_stage import made, prune, quiet, same_bytes
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 
@@ -61,7 +61,7 @@ def tiny(make_task: MakeTask) -> Callable[[str], Task]:
 def whole(tiny: Callable[[str], Task]) -> Task:
     """That stage, run in peace."""
     task = tiny("whole")
-    run_stage(task, quiet)
+    made(task)
     return task
 
 

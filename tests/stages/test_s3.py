@@ -24,7 +24,7 @@ from tests.stages.conftest import MakeTask
 from tests.stages.faults import DIED, How, service_faults
 from tests.stages.test_faults import KEY, settled
 from tests.stages.test_outage import at_epoch
-from tests.stages.test_stage import FILES, Stop, prune, quiet
+from tests.stages.test_stage import FILES, Stop, made, prune, quiet
 
 pytestmark = pytest.mark.usefixtures("one_rank", "s3")
 
@@ -35,7 +35,7 @@ MakeRemote = Callable[[], Task]
 def local(make_task: MakeTask) -> Task:
     """A prune of four epochs on a local disk, run in peace."""
     task = make_task(prune(batch=160), KEY)
-    run_stage(task, quiet)
+    made(task)
     return task
 
 

@@ -20,7 +20,7 @@ from stages.stage import run_stage
 from stages.targets import targets
 from stages.train import _distilled, learning_rate, stretches
 from tests.stages.conftest import MakeTask
-from tests.stages.test_stage import DENSE, nonzeros, prune, resumed, run, same_bytes, stopped
+from tests.stages.test_stage import DENSE, made, nonzeros, prune, resumed, run, same_bytes, stopped
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 
@@ -81,7 +81,7 @@ PRUNES: dict[str, Sets] = {
 @pytest.mark.parametrize("name", PRUNES)
 def test_a_prune_ends_in_its_sets(make_task: MakeTask, name: str) -> None:
     """With weight decay, momentum and retraining after the projection; what was kept did train on."""
-    run(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
+    made(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
     task = make_task(prune(constraints=PRUNES[name], retrain=SHORT), "pruned", "dense", model="digits_cnn")
     loaded = run(task)
     in_its_sets(task, loaded)
@@ -103,7 +103,7 @@ def test_a_prune_ends_in_its_sets(make_task: MakeTask, name: str) -> None:
 @pytest.mark.parametrize("name", ["global", "two patterns"])
 def test_without_admm_weights_are_projected_at_once(make_task: MakeTask, name: str) -> None:
     """The dense network's nearest one is what is retrained, also across a stop; ADMM can start from there."""
-    dense = run(make_task(DENSE, "dense", model="digits_cnn")).network
+    dense = made(make_task(DENSE, "dense", model="digits_cnn")).network
     spec = prune(constraints=PRUNES[name], admm=None, retrain={"epochs": 0, "lr": 0.005})
     untrained = run(make_task(spec, "untrained", "dense", model="digits_cnn"))
     in_its_sets(make_task(spec, "untrained", "dense", model="digits_cnn"), untrained)
@@ -137,7 +137,7 @@ def test_without_admm_weights_are_projected_at_once(make_task: MakeTask, name: s
 def test_a_low_rank_stage_ends_with_that_rank(make_task: MakeTask, measure: dict[str, Any]) -> None:
     """Without retraining, and with some: the tensor stays as projected, and no mask is left on it."""
     sets = [{"set": "lowrank", "tensors": "6.weight"} | measure]
-    run(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
+    made(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
     found = []
     for epochs in (0, 1):
         spec = prune(constraints=sets, retrain={"epochs": epochs, "lr": 0.005})
@@ -171,7 +171,7 @@ QUANTIZES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("masked", [False, True], ids=["dense", "pruned"])
 def test_a_quantised_network_has_few_values(make_task: MakeTask, name: str, masked: bool) -> None:
     """In its sets, on the values that the manifest lists, and no pruned weight came back."""
-    before = run(make_task(prune(retrain=SHORT) if masked else DENSE, "before", model="digits_cnn"))
+    before = made(make_task(prune(retrain=SHORT) if masked else DENSE, "before", model="digits_cnn"))
     task = make_task(QUANTIZES[name], "after", "before", model="digits_cnn")
     loaded = run(task)
     in_its_sets(task, loaded)
@@ -193,7 +193,7 @@ def test_a_quantised_network_has_few_values(make_task: MakeTask, name: str, mask
 
 def test_only_what_is_not_quantised_trains_in_the_end(make_task: MakeTask) -> None:
     """After centroid training too."""
-    run(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
+    made(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
     sets = [{"set": "clusters", "tensors": "*", "count": 4}]
     found = []
     for epochs in (0, 1):
@@ -205,7 +205,7 @@ def test_only_what_is_not_quantised_trains_in_the_end(make_task: MakeTask) -> No
 
 def test_centroids_train(make_task: MakeTask) -> None:
     """They move from where k-means put them, and pull their members along."""
-    run(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
+    made(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
     spec = quantize([{"set": "clusters", "tensors": "*", "count": 4}], centroids=SHORT)
     loaded = run(make_task(spec, "after", "dense", model="digits_cnn"))
     for name, fitted in loaded.manifest["values"].items():
@@ -217,7 +217,7 @@ def test_centroids_train(make_task: MakeTask) -> None:
 
 def test_n_of_m_and_levels_on_one_tensor(make_task: MakeTask) -> None:
     """From a dense parent: both sets hold, and the mask is that of N:M."""
-    run(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
+    made(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
     spec = quantize([NM, LEVELS | {"tensors": "[268].weight"}], snap={"rounds": 2, "lr": 0.003})
     task = make_task(spec, "both", "dense", model="digits_cnn")
     loaded = run(task)
@@ -255,7 +255,7 @@ def test_a_stopped_stage_ends_with_the_same_bytes(make_task: MakeTask, name: str
     """Stopped in every phase that is new to it, between checkpoints and at them; the parent is masked."""
     spec, epochs = INTERRUPTED[name]
     for store in ("store", "whole"):
-        run(make_task(prune(2.0, retrain=SHORT), "before", store=store))
+        made(make_task(prune(2.0, retrain=SHORT), "before", store=store))
     whole = make_task(spec, "after", "before", store="whole")
     run(whole)
     task = make_task(spec, "after", "before", checkpoint_steps=4)
@@ -385,7 +385,7 @@ def test_the_distillation_loss_by_hand(bad: int) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(make_task: MakeTask, precision: str) -> None:
     """Its distillation loss is 0 while it does not move, in any precision; with the labels' loss it isn't."""
-    run(make_task(DENSE, "dense", model="digits_cnn"))
+    made(make_task(DENSE, "dense", model="digits_cnn"))
     still: dict[str, Any] = {"admm": {"updates": 1, "lr": 1e-30, "rho": 0.1}, "retrain": {"epochs": 0, "lr": 0.1}}
     still["precision"] = precision
     losses = {}
@@ -427,11 +427,11 @@ LATER = {
 @pytest.mark.parametrize("zero", [1, 3])
 def test_later_stages_leave_alone_what_is_on_values_or_of_low_rank(make_task: MakeTask, name: str, zero: int) -> None:
     """Unless they constrain it themselves; the stage after the next still knows, and bits are counted of all of it."""
-    run(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
+    made(make_task(DENSE | {"train": SHORT}, "dense", model="digits_cnn"))
     sets = [LEVELS | {"tensors": "6.weight"}]
-    first = run(make_task(quantize(sets, snap={"rounds": 1, "lr": 0.003}), "a", "dense", model="digits_cnn"))
+    first = made(make_task(quantize(sets, snap={"rounds": 1, "lr": 0.003}), "a", "dense", model="digits_cnn"))
     lowrank = prune(constraints=[{"set": "lowrank", "tensors": "8.weight", "rank": 3}], retrain=SHORT)
-    second = run(make_task(lowrank, "b", "a", model="digits_cnn", zero=zero))
+    second = made(make_task(lowrank, "b", "a", model="digits_cnn", zero=zero))
     third = run(make_task(LATER[name], "c", "b", model="digits_cnn", zero=zero))
     assert second.manifest["fixed"] == {"6.weight": ["levels"], "8.weight": ["lowrank"]}
     for loaded in (second, third):
