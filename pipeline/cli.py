@@ -254,6 +254,7 @@ def _watch(options: argparse.Namespace, console: Console) -> int:
 
 def _evaluate(options: argparse.Namespace, console: Console) -> int:
     config, _, store, plan = _prepared(options)
+    from stages.data.manifest import DataError
     from stages.measure import measure
 
     rows: list[dict[str, Any]] = []
@@ -261,7 +262,10 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
         if planned.manifest is None:
             console.print(f"{planned.node.name}: not done", highlight=False)
             continue
-        scores = measure(f"{store.url}/{planned.node.key}", planned.node.shards)
+        try:
+            scores = measure(f"{store.url}/{planned.node.key}", planned.node.shards)
+        except DataError as error:
+            raise ConfigError(planned.node.name, [f"its data can't be read: {error}"]) from None
         rows.append({"name": planned.node.name, "key": planned.node.key, **scores})
         shown = "  ".join(f"{name} {value:.2f} %" for name, value in scores.items())
         console.print(f"{planned.node.name}: {shown}", highlight=False)

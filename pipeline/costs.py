@@ -40,12 +40,11 @@ def estimated(plan: Iterable[Planned], cluster: Cluster, speed: float | None = N
         if planned.state == "cached" or planned.size is None or spec is None:
             continue
         if speed is not None:
-            hours = planned.size.steps * spec.batch / speed / 3600
+            hours = planned.left * spec.batch / speed / 3600
             found[planned.node.name] = Cost(3600 * hours / (devices * cluster.workers.max), hours)
         elif _alike(planned.node) in known:
             of_one, of_all = known[_alike(planned.node)]
-            steps = planned.size.steps
-            found[planned.node.name] = Cost(steps * of_one, steps * of_all * devices / 3600)
+            found[planned.node.name] = Cost(planned.left * of_one, planned.left * of_all * devices / 3600)
     return found
 
 

@@ -38,6 +38,13 @@ class Planned:
     """Of a trial that is done: the search that it is of."""
     trial: dag.Node | None = None
     """Of a search: the trial that it would run now, if its parents are done."""
+    begun: int = 0
+    """Of `resume`: the optimizer steps that its checkpoint has behind it."""
+
+    @property
+    def left(self) -> int:
+        """Optimizer steps that are to be done, as far as that can be told."""
+        return 0 if self.size is None or self.state == "cached" else max(self.size.steps - self.begun, 0)
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,10 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
         used = spec.data.used(manifest["splits"]["train"]["samples"])
         if spec.batch > used:
             text = f"a batch of {spec.batch} is larger than the {used} training samples"
+            problems.add(stage.place("batch"), text)
+        parts = config.top.cluster.workers.max * config.top.engine.accumulate
+        if spec.batch < parts:
+            text = f"a batch of {spec.batch} is too small for {parts} parts: cluster.workers times engine.accumulate"
             problems.add(stage.place("batch"), text)
     stages = [] if store is None else _brought(config, store, problems)
     problems.stop()
@@ -249,7 +260,7 @@ def _planned(
     if manifest is not None:
         return Planned(node, "cached", "done", manifest)
     if steps is not None:
-        return Planned(node, "resume", f"goes on after step {steps}, its last checkpoint", None)
+        return Planned(node, "resume", f"goes on after step {steps}, its last checkpoint", None, begun=steps)
     return Planned(node, "run", _why(node, before, plan), None)
 
 

@@ -34,7 +34,7 @@ def as_json(plan: list[Planned], costs: Mapping[str, Cost], device: str) -> dict
         }
         for planned in plan
     ]
-    steps = sum(p.size.steps for p in plan if p.size is not None and p.state != "cached")
+    steps = sum(planned.left for planned in plan)
     return {"stages": stages, "device": device, "left": {"steps": steps, **_estimates(total(plan, costs))}}
 
 
@@ -67,7 +67,7 @@ def as_table(plan: list[Planned], costs: Mapping[str, Cost], device: str) -> Tab
         )
     left = [planned.size for planned in plan if planned.size is not None and planned.state != "cached"]
     if left:
-        epochs, steps = sum(size.epochs for size in left), sum(size.steps for size in left)
+        epochs, steps = sum(size.epochs for size in left), sum(planned.left for planned in plan)
         row = ("left to do", "", "", "", str(epochs), f"{steps:,}", *_costs(total(plan, costs)), "")
         table.add_row(*row, style="bold")
     return table

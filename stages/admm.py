@@ -83,7 +83,10 @@ def rescale(engine: Engine, targets: Targets, factor: float) -> None:
 
 
 def balance(residual: Residual) -> float:
-    """The factor on rho that brings both residuals nearer to each other (Boyd et al. 2011, section 3.4.1)."""
+    """The factor on rho that brings both residuals nearer to each other.
+
+    After Boyd et al. 2011, section 3.4.1, whose dual residual has rho as a factor: here both are relative to |W|.
+    """
     if residual.total > 10 * residual.change:
         return 2.0
     return 0.5 if residual.change > 10 * residual.total else 1.0

@@ -89,8 +89,8 @@ def tensors(data: bytes, name: str) -> dict[str, Tensor]:
 
 
 def misfits(found: Mapping[str, Tensor], network: nn.Module) -> list[str]:
-    """How a file's tensors differ from a network's in names and shapes. Files from before PyTorch 0.4.1 count no
-    batches in their normalisation."""
+    """How a file's tensors differ from a network's in names and shapes, or are no numbers. Files from before PyTorch
+    0.4.1 count no batches in their normalisation."""
     wanted = network.state_dict()
     texts = []
     for name, tensor in wanted.items():
@@ -99,6 +99,8 @@ def misfits(found: Mapping[str, Tensor], network: nn.Module) -> list[str]:
                 texts.append(f"{name} is missing")
         elif found[name].shape != tensor.shape:
             texts.append(f"{name} has shape {tuple(found[name].shape)}, and {tuple(tensor.shape)} is needed")
+        elif not bool(found[name].isfinite().all()):
+            texts.append(f"{name} has values that are not finite")
     return texts + [f"{name} is none of its tensors" for name in found if name not in wanted]
 
 

@@ -149,7 +149,7 @@ class Optimizer(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     """Applied to tensors of two or more dimensions; biases and normalisation are left alone."""
     clip: float = Field(default=0.0, ge=0)
-    """Largest norm of the loss's gradient (the ADMM penalty is not part of it); 0 does not clip."""
+    """Largest norm of the loss's gradient (the ADMM penalty is not part of it, pruned weights are); 0 does not clip."""
 
     @model_validator(mode="after")
     def _of_sgd(self) -> Optimizer:
@@ -201,8 +201,8 @@ class Admm(Rate):
     rho_growth: float = Field(default=1.0, ge=1)
     """Factor on rho after each update; U is divided by it, so that the unscaled dual rho U stays."""
     rho_balance: bool = False
-    """Instead of `rho_growth`: double rho while |W - Z| > 10 |Z - Z before|, halve it in the opposite case (Boyd 2011,
-    3.4.1)."""
+    """Instead of `rho_growth`: double rho while |W - Z| > 10 |Z - Z before|, halve it in the opposite case (after Boyd
+    2011, 3.4.1)."""
     tolerance: float = Field(default=0.0, ge=0)
     """End ADMM early once |W - Z| and |Z - Z before| are both at most so many times |W|."""
 

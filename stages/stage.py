@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -21,7 +22,7 @@ from stages.files import Folder
 from stages.manifest import Damaged, verify
 from stages.spec import PruneSpec, Spec, Task, TrainSpec
 from stages.targets import Targets, build_model, targets, weights
-from stages.train import Log, Stopping, Teacher, project, train
+from stages.train import Log, NonFinite, Stopping, Teacher, project, train
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +93,9 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
             split: evaluate(engine.forward, batches, rank, world)
             for split, batches in (("val", validation), ("test", test))
         }
+        for split, score in scores.items():
+            if not math.isfinite(score.loss):
+                raise NonFinite(f"the trained network's loss on {split} is {score.loss}: it diverged, or began so")
         network = {name: tensor.cpu() for name, tensor in engine.tensors()}
         duals = {name: engine.get(name, "dual").cpu() for name in aims.names}
         final_holds = _support(engine, aims, fixed, network, inherited)

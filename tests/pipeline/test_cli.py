@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 import cluster.session
+import stages.measure
 from cluster.failures import Failure
 from cluster.session import ClusterError, ClusterGone
 from pipeline import cli, driver
 from pipeline import plan as planning
 from pipeline.lock import Locks
 from pipeline.store import Store
+from stages.data.manifest import DataError
 from stages.outage import StoreError
 from tests.pipeline.common import artefact, config, loaded
 from tests.pipeline.test_driver import Scripted
@@ -97,7 +99,7 @@ WRONG: dict[str, Callable[[Path], list[str]]] = {
     "no shards": lambda folder: [str(config(folder)), "--set", "data={shards: /nowhere}"],
     "shards of no kind": lambda folder: [str(config(folder)), "--set", "data={shards: nowhere://x}"],
 }
-TOO_MANY = ("--set", "cluster.workers=999999")
+TOO_MANY = ("--set", "cluster.cpus=999999")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -117,7 +119,7 @@ def test_bad_input_ends_with_2_and_no_traceback(
 def test_more_workers_than_this_machine_has_cpus(tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
     """A local run could never begin."""
     assert cli.main([verb, str(config(tmp_path)), *TOO_MANY]) == cli.BAD_INPUT
-    assert "999999 workers of 1 CPUs need 999999, but this machine has" in capsys.readouterr().err
+    assert "1 workers of 999999 CPUs need 999999, but this machine has" in capsys.readouterr().err
 
 
 def test_what_runs_elsewhere_can_be_looked_at_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,6 +321,21 @@ def test_only_what_goes_on_from_what_is_saved_says_so(
     monkeypatch.setattr(planning, "make", interrupted)
     assert cli.main(["status", str(config(tmp_path))]) == cli.STOPPED
     assert capsys.readouterr().out == "stopped\n"
+
+
+def test_data_that_was_damaged_since_is_told_by_evaluate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the stage, and no traceback."""
+
+    def damaged(artefact: str, shards: str) -> dict[str, float]:
+        raise DataError(f"{shards}/val-000000.tar is not what the manifest says")
+
+    finished(tmp_path, "dense")
+    monkeypatch.setattr(stages.measure, "measure", damaged)
+    assert cli.main(["evaluate", str(config(tmp_path))]) == cli.BAD_INPUT
+    text = f"dense: 1 problem\n  its data can't be read: {tmp_path / 'shards'}/val-000000.tar is not what"
+    assert text in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["status", "evaluate"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,8 @@ def test_estimates_go_by_the_steps_of_what_is_alike(tmp_path: Path) -> None:
         {"v1.5-quarter": 2 * step, "other": 2 * step, "least": 2 * step, "long": 100 * step}
     )
     assert costs.total(found, costs.estimated(found, ONE)) is None  # `wide` is like nothing that was measured
+    begun = [replace(p, state="resume", begun=60) if p.node.name == "long" else p for p in found]
+    assert seconds(begun)["long"] == pytest.approx(40 * step)
 
 
 def test_a_choices_own_time_counts_for_nothing(tmp_path: Path) -> None:

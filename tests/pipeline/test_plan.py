@@ -323,6 +323,15 @@ def test_an_override_that_does_not_suit_the_data_is_blamed_itself(tmp_path: Path
     assert caught.value.problems == [f"--set stages.dense.batch=9999: stages[0].batch: {text}"]
 
 
+@pytest.mark.parametrize("setting", ["cluster.workers=65", "engine.accumulate=65", "cluster.workers={min: 1, max: 65}"])
+def test_a_batch_that_leaves_workers_without_samples_is_refused(tmp_path: Path, setting: str) -> None:
+    settings, problems = loaded(tmp_path, overrides=[setting])
+    with pytest.raises(ConfigError) as caught:
+        planning.make(settings, problems)
+    (found,) = caught.value.problems
+    assert found.endswith("batch: a batch of 64 is too small for 65 parts: cluster.workers times engine.accumulate")
+
+
 def test_means_that_are_not_of_the_channels_are_refused(tmp_path: Path) -> None:
     (found,) = refused(tmp_path, ("/shards}", "/shards, mean: [0, 0, 0], std: [1, 1, 1]}"))
     at = line(tmp_path / "file.yaml", "data: {")

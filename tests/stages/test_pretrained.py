@@ -146,6 +146,11 @@ def test_what_does_not_fit_is_told_with_names_and_shapes(tmp_path: Path) -> None
         "linear.weight has shape (100, 64), and (10, 64) is needed; linear.bias has shape (100,), and (10,) is needed; "
         "surplus is none of its tensors"
     )
+    state = trained("resnet20")
+    state["linear.bias"][3] = torch.nan
+    (tmp_path / "w.pth").write_bytes(saved(state))
+    with pytest.raises(WeightsError, match=r"classes: linear\.bias has values that are not finite$"):
+        bring(Model(name="resnet20", weights=str(tmp_path / "w.pth")), Folder(str(tmp_path / "store")))
     (tmp_path / "w.pth").write_bytes(saved(trained("resnet32")))
     with pytest.raises(WeightsError, match=r"layer1\.3\.\S+ is none of its tensors; .*; and \d+ more$"):
         bring(Model(name="resnet20", weights=str(tmp_path / "w.pth")), Folder(str(tmp_path / "store")))

@@ -376,6 +376,15 @@ def test_a_loss_that_is_no_number_stops_the_stage(make_task: MakeTask) -> None:
     assert not Path(task.store, task.key, "manifest.json").exists()
 
 
+def test_a_network_that_ends_as_no_number_is_no_result(make_task: MakeTask) -> None:
+    """Its last step moved it there, after the last loss that was looked at."""
+    spec = DENSE | {"train": {"epochs": 1, "lr": 1e38}, "optimizer": {"name": "sgd"}, "batch": 320}
+    task = make_task(spec, model="digits_cnn")
+    with pytest.raises(NonFinite, match=r"the trained network's loss on val is (nan|inf)"):
+        run_stage(task, quiet)
+    assert not Path(task.store, task.key, "manifest.json").exists()
+
+
 def test_weights_that_are_no_numbers_are_named(make_task: MakeTask) -> None:
     """Of all that a loss comes from."""
 

@@ -345,6 +345,9 @@ def test_the_rate_falls_in_steps_as_torch_has_it(make_task: MakeTask) -> None:
         theirs.step()
     (train,) = stretches(make_task(DENSE | {"train": {"epochs": 6, "lr": 0.4} | steps}).spec)
     assert [learning_rate(train, epoch + 0.9) for epoch in range(6)] == pytest.approx(wanted)
+    (often,) = stretches(make_task(DENSE | {"train": {"epochs": 1, "lr": 0.4} | steps | {"every": 0.1}}).spec)
+    rates = [learning_rate(often, step / 10) for step in range(10)]
+    assert rates == pytest.approx([0.4 * 0.1**step for step in range(10)])
     for restart, rates in ((True, wanted[:3] * 2), (False, wanted)):
         admm_ = {"updates": 2, "epochs": 3, "lr": 0.4, "rho": 0.1, "lr_restart": restart} | steps
         two = stretches(make_task(prune(admm=admm_)).spec)[:2]
