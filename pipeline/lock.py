@@ -21,8 +21,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -68,7 +68,6 @@ class Held(Exception):
     """A lock is another one's. The message is a sentence that says whose."""
 
     def __init__(self, name: str, holder: Holder) -> None:
-        self.holder = holder
         super().__init__(f"{name} is held by {holder}")
 
 
@@ -139,15 +138,6 @@ class Locks:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @contextmanager
-    def held(self, name: str, wait: bool = False) -> Iterator[None]:
-        """Hold a lock for a while. Raises Held."""
-        self.take(name, wait)
-        try:
-            yield
-        finally:
-            self.release(name)
 
     def take(self, name: str, wait: bool = False) -> None:
         """Take a lock. Raises Held once its holder is known to live, unless told to `wait` for its end."""
@@ -285,22 +275,18 @@ def newest(store: Folder, name: str) -> Holder | None:
     return None if holder.released else holder
 
 
-def living(store: Folder, stale: float = STALE) -> dict[str, Holder]:
-    """Locks that are held by processes that live, or may live, by name. May watch for up to `stale` seconds."""
+def living(store: Folder) -> dict[str, Holder]:
+    """Locks that are held by processes that live, or may live, by name. May watch for up to STALE seconds."""
     folder = store / "locks"
-    watch = Watch(folder, stale)
-    found: dict[str, Holder] = {}
-    for name in folder.names("names"):
-        with suppress(FileNotFoundError, IndexError):  # released while we look
-            found[name] = _holder(folder, name, _numbers(folder, name)[-1])
-    unsure = {name: holder for name, holder in found.items() if not holder.released}
+    watch = Watch(folder)
+    unsure = {name: holder for name in folder.names("names") if (holder := newest(store, name)) is not None}
     alive: dict[str, Holder] = {}
     while unsure:
         looks = {name: watch.look(holder) for name, holder in unsure.items()}
         alive |= {name: holder for name, holder in unsure.items() if looks[name] == "alive"}
         unsure = {name: holder for name, holder in unsure.items() if looks[name] == "unsure"}
         if unsure:
-            time.sleep(min(1.0, stale / 10))
+            time.sleep(1.0)
     return alive
 
 

@@ -21,7 +21,7 @@ EVERY = 2.0
 """Seconds between two looks at the store."""
 
 
-def watch(run: str, plan: list[Planned], store: Store, console: Console, every: float = EVERY) -> list[Result]:
+def watch(run: str, plan: list[Planned], store: Store, console: Console) -> list[Result]:
     """Show a run until it ends: until all its stages are done, or it lets go of its lock, or its driver is dead.
 
     Waits for a run to begin if none is going on. Returns what came of each stage.
@@ -41,7 +41,7 @@ def watch(run: str, plan: list[Planned], store: Store, console: Console, every: 
             else:
                 show(rows, lines)
             seen = seen or look != "dead"
-            time.sleep(every)
+            time.sleep(EVERY)
 
 
 def _again(planned: Planned, store: Store) -> Planned:

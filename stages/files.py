@@ -192,11 +192,10 @@ class Folder:
             return {}
         return {posixpath.basename(e["name"].rstrip("/")): int(e["size"] or 0) for e in entries}
 
-    def files(self, path: str = "") -> dict[str, File]:
-        """All files below a folder by path, from one listing."""
-        root = self.path(path)
-        found = self._do(lambda: self.fs.find(root, detail=True))
-        return {posixpath.relpath(name, root): _file(info) for name, info in found.items()}
+    def files(self) -> dict[str, File]:
+        """All files below this folder by path, from one listing."""
+        found = self._do(lambda: self.fs.find(self.root, detail=True))
+        return {posixpath.relpath(name, self.root): _file(info) for name, info in found.items()}
 
     def info(self, path: str) -> File:
         """What the filesystem says of a file. Raises FileNotFoundError."""
@@ -227,7 +226,7 @@ class Folder:
                     raise gone(self.store.url) from None
                 raise
             except Exception as error:  # noqa: BLE001 - each filesystem has errors of its own; all are raised again
-                if self.local or not passes(error, self.local) or time.monotonic() + pause > limit:
+                if self.local or not passes(error, local=False) or time.monotonic() + pause > limit:
                     # No `from`: the sentence says all that a user wants; who reads the log finds what was before.
                     raise told(error, self.store.url, self.local)  # noqa: B904
                 time.sleep(pause * random.uniform(0.5, 1.0))
