@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import posixpath
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -18,6 +19,7 @@ from pipeline.codes import DONE
 from pipeline.problems import ConfigError
 from stages.data.manifest import MANIFEST, SPLITS, DataError
 from stages.files import Folder
+from stages.settings import without_password
 
 if TYPE_CHECKING:
     from stages.data.convert import Options
@@ -36,10 +38,10 @@ def add(verbs: Any) -> None:
         verbs.add_parser(name, help=text, description=text) for name, text in (("shards", SHARDS), ("index", INDEX))
     )
     text = "a folder or its URL with train, val and test in it; or mnist, cifar10, digits"
-    shards.add_argument("source", metavar="SOURCE", help=text)
-    index.add_argument("source", metavar="SOURCE", help="a folder of shards, or its URL")
+    shards.add_argument("source", metavar="SOURCE", type=_place, help=text)
+    index.add_argument("source", metavar="SOURCE", type=_place, help="a folder of shards, or its URL")
     for verb, command in ((shards, _shards), (index, _index)):
-        verb.add_argument("dest", metavar="DEST", help="the folder to write to, or its fsspec URL")
+        verb.add_argument("dest", metavar="DEST", type=_place, help="the folder to write to, or its fsspec URL")
         text = "where a split lies in SOURCE: a folder of class folders, or a pattern of shards; may be repeated"
         verb.add_argument("--split", metavar="NAME=PLACE", action="append", default=[], type=_split, help=text)
         text = "samples of train that become val; what is called val there is test then (default: none)"
@@ -79,13 +81,20 @@ _quality = _number(1, 100, int, "a quality between 1 and 100")
 _share = _number(0, 1, float, "a share between 0 and 1")
 
 
+def _place(given: str) -> str:
+    try:
+        return without_password(given)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"the URL {error}") from None
+
+
 def _split(given: str) -> tuple[str, str]:
     name, _, place = given.partition("=")
     if name not in SPLITS or not place:
         raise argparse.ArgumentTypeError(
             f"{', '.join(SPLITS)} and a place are needed, as in train=PLACE, not {given!r}"
         )
-    return name, place
+    return name, _place(place)
 
 
 def _shards(options: argparse.Namespace, console: Console) -> int:
@@ -93,11 +102,14 @@ def _shards(options: argparse.Namespace, console: Console) -> int:
     from stages.data.sources import SOURCES
 
     try:
+        _check_urls(options)
+        from_files = [name for name in SOURCES if name != "digits"]
+        if options.folder is not None and options.source not in from_files:
+            why = "come along" if options.source in SOURCES else "is a folder itself"
+            raise DataError(f"--folder is for {' and '.join(from_files)}; {options.source} {why}")
         if options.source in SOURCES:
             manifest = _of_one_shape(options)
         else:
-            if options.folder is not None:
-                raise DataError(f"--folder is for {', '.join(SOURCES)}; the source {options.source} is a folder itself")
             wanted, found = _options(options), _places(options)
             _make(options.dest)
             with _bar(console) as bar:
@@ -115,6 +127,7 @@ def _shards(options: argparse.Namespace, console: Console) -> int:
 def _of_one_shape(options: argparse.Namespace) -> dict[str, Any]:
     """A built-in data set's manifest, written unless it is there."""
     from stages.data.convert import PARTS, PLAN
+    from stages.data.index import noted
     from stages.data.manifest import read_manifest
     from stages.data.shards import write
     from stages.data.sources import SOURCES
@@ -124,11 +137,14 @@ def _of_one_shape(options: argparse.Namespace) -> dict[str, Any]:
         raise DataError(f"--{given[0]} is for trees and shards; {options.source} has splits and a shape of its own")
     dest, plan = Folder(options.dest), {"name": options.source}
     names = dest.names()
-    begun = dest.read_json(PLAN) if dest.exists(PLAN) else None
-    if MANIFEST in names or not (begun == plan or (begun is None and set(names) <= {PARTS})):
+    begun = noted(dest, PLAN)
+    if MANIFEST in names:
         manifest = read_manifest(options.dest)
         if manifest.get("name") != options.source:
             raise DataError(f"{options.dest} holds shards of {manifest.get('name')}; give an empty folder")
+    elif begun != plan and not (begun is None and set(names) <= {PARTS}):
+        what = f"{names[0]} and more" if begun is None else "what was begun with another source"
+        raise DataError(f"{options.dest} holds {what}; give an empty folder")
     else:
         samples = SOURCES[options.source](options.folder)
         _make(options.dest)
@@ -142,15 +158,17 @@ def _of_one_shape(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _index(options: argparse.Namespace, console: Console) -> int:
-    from stages.data.index import index
+    from stages.data.index import index, noted
 
     try:
+        _check_urls(options)
         found = _places(options)
         trees = [place for place in found.values() if not place.endswith(".tar")]
         if trees:
             raise DataError(f"{trees[0]} is no pattern of shards (*.tar); `dualprune shards` makes shards of pictures")
         dest = Folder(options.dest)
-        if MANIFEST in dest.names() and "at" not in dest.read_json(MANIFEST):
+        there = noted(dest, MANIFEST)
+        if there is not None and "at" not in there:
             raise DataError(f"{options.dest} holds shards with a manifest of their own; give another folder")
         _make(options.dest)
         kept = {"bad": options.bad} if options.bad is not None else {}
@@ -168,6 +186,8 @@ def _places(options: argparse.Namespace) -> dict[str, str]:
     """
     source, given = options.source.rstrip("/"), dict(options.split)
     folder = Folder(source)
+    if folder.local and os.path.isfile(folder.path()):
+        raise DataError(f"{source} is a file; give the folder that it is in")
     names = folder.names()
     found: dict[str, str] = {}
     shards: dict[str, str] = {}
@@ -175,8 +195,13 @@ def _places(options: argparse.Namespace) -> dict[str, str]:
         if split in given:
             absolute = "://" in given[split] or given[split].startswith("/")
             found[split] = given[split] if absolute else f"{source}/{given[split]}"
+        elif split == "val" and options.held and "test" in given:
+            continue  # what is called val there is not asked for, or is what was given for the test
         elif split in names:
             tars = any(name.endswith(".tar") for name in (folder / split).names())
+            if tars and (inner := _folders(folder / split)):
+                ways = f"`--split {split}={split}` takes the folders, `--split '{split}={split}/*.tar'` the others"
+                raise DataError(f"{source}/{split} holds shards (*.tar) and folders, such as {inner[0]}; {ways}")
             found[split] = f"{source}/{split}/*.tar" if tars else f"{source}/{split}"
         elif own := [name for name in names if name.endswith(".tar") and _word(split, name)]:
             twice = next((name for name in own if name in shards), None)
@@ -186,10 +211,13 @@ def _places(options: argparse.Namespace) -> dict[str, str]:
             found[split] = f"{source}/{_pattern(split, own, names, source)}"
     if options.held and "val" in found:
         if "test" in found:
-            raise DataError(f"{source} has val and test already; leave out --held")
+            ways = "leave out --held, or say with `--split test=PLACE` what is to be test"
+            raise DataError(f"{source} has val and test already; {ways}")
         found["test"] = found.pop("val")
     lacking = [split for split in SPLITS if split not in found and not (split == "val" and options.held)]
     if lacking:
+        if not names and not folder.exists():
+            raise DataError(f"there is no folder {source}")
         there = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
         hints = [f"`--split {lacking[0]}=PLACE` says where it is"]
         if lacking == ["test"]:
@@ -198,6 +226,17 @@ def _places(options: argparse.Namespace) -> dict[str, str]:
             hints.append("`--held N` makes N samples of train val")
         raise DataError(f"{source} has nothing for {' and '.join(lacking)}: it holds {there}. {'; '.join(hints)}")
     return found
+
+
+def _folders(folder: Folder) -> list[str]:
+    """Names of the folders in a folder, but for hidden ones."""
+    found = [
+        entry["name"].rstrip("/")
+        for entry in folder.fs.ls(folder.root, detail=True)
+        if entry["type"] == "directory" or (folder.local and os.path.isdir(entry["name"]))
+    ]
+    names = [posixpath.basename(path) for path in found if path != folder.root]  # object stores may list that too
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def _word(split: str, name: str) -> re.Match[str] | None:
@@ -221,6 +260,15 @@ def _pattern(split: str, own: list[str], names: list[str], source: str) -> str:
 
 def _unclear(file: str, choice: str) -> str:
     return f"{file} may be of {choice}, by its name; say which shards are whose with `--split NAME=PATTERN`"
+
+
+def _check_urls(options: argparse.Namespace) -> None:
+    """Raise DataError for a URL of no filesystem that is known."""
+    for place in (options.source, options.dest, *(place for _, place in options.split)):
+        try:
+            Folder(place)
+        except ValueError as error:
+            raise DataError(f"{place} is no folder's URL: {error}") from None
 
 
 def _make(dest: str) -> None:
@@ -266,9 +314,11 @@ def _told(manifest: dict[str, Any], options: argparse.Namespace, console: Consol
             console.print(line, style="yellow", highlight=False, markup=False)
         left = f", {len(skipped)} left out" if skipped else ""
         console.print(text + left, highlight=False)
-    line = f"data: {{shards: {Folder(options.dest).absolute}}}"
-    console.print(f"to train on them: {line}", highlight=False, soft_wrap=True)
+    where = Folder(options.dest).absolute
+    shown = where if re.fullmatch(r"(\w+://)?[\w./-]+", where) else json.dumps(where)  # as YAML wants it
+    line = f"to train on them: data: {{shards: {shown}}}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
     if options.json:
         found = {split: entry["samples"] for split, entry in manifest["splits"].items()}
-        print(json.dumps({"shards": Folder(options.dest).absolute, "samples": found}))
+        print(json.dumps({"shards": where, "samples": found}))
     return DONE

@@ -24,11 +24,11 @@ class Settings(BaseModel):
     )
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
     if urlsplit(url).password is not None:
         raise ValueError("holds a password, which would be written to logs and manifests; give it by the environment")
     return url
 
 
-Url = Annotated[str, AfterValidator(_without_password)]
+Url = Annotated[str, AfterValidator(without_password)]
 """A folder's path or fsspec URL."""

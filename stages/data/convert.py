@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stages.data.index import allowed, index, read_index, scan, write_index
+from stages.data.index import allowed, class_count, index, noted, read_index, scan, write_index
 from stages.data.manifest import MANIFEST, SPLITS, DataError, shards_folder
 from stages.data.members import Members
 from stages.data.order import Indices, epoch_order
@@ -178,6 +178,8 @@ def convert(
             if part["bad"]:
                 bad[part["entry"]["file"]] = bad.get(part["entry"]["file"], {}) | part["bad"]
         rows = np.concatenate([np.insert(part["rows"], 0, number, axis=1) for number, part in enumerate(own)])
+        if split == "train" and not classes:
+            manifest["labels"] = class_count(rows, options.bad)
         manifest["splits"][split] = {
             "samples": len(rows),
             "format": "jpeg",
@@ -249,9 +251,12 @@ def _sources(where: Mapping[str, str], options: Options) -> tuple[dict[str, Sour
     classes: list[str] = []
     skipped: dict[str, Skipped] = {}
     tars = {split: place for split, place in where.items() if "*" in place or place.endswith(".tar")}
-    for split in [split for split in SPLITS if split in where and split not in tars]:
-        tree, there = _tree(where[split], classes)
-        found[split], classes = tree, classes or there
+    trees = [split for split in SPLITS if split in where and split not in tars]
+    if trees and "train" in tars:
+        why = f"the labels in {where['train']} say nothing of the class folders in {where[trees[0]]}"
+        raise DataError(f"{why}; give shards for {trees[0]} too, or a tree for train")
+    for split in trees:
+        found[split], classes = _tree(where[split], classes)
     if tars:
         with tempfile.TemporaryDirectory() as aside:
             manifest = index(aside, "source", tars, bad=options.bad)
@@ -270,36 +275,66 @@ def _all(manifest: dict[str, Any]) -> int:
 
 
 def _tree(place: str, known: list[str]) -> tuple[Tree, list[str]]:
-    """A tree, its classes numbered as torchvision's ImageFolder does, or as another split's are. Raises DataError."""
+    """A tree and its classes, numbered as torchvision's ImageFolder does, or as another split's are: those `known`.
+
+    Raises DataError.
+    """
     folder = Folder(place)
-    classes, paths, states = _on_disk(folder.path()) if folder.local else _on_service(folder)
-    strange = [name for name in classes if known and name not in known]
+    there, paths, states = _on_disk(folder.path()) if folder.local else _on_service(folder)
+    strange = [name for name in there if known and name not in known]
     if strange:
         raise DataError(f"{place} has the class {strange[0]}, which train does not have")
     if not paths:
         raise DataError(f"{place} holds no pictures")
-    numbers = {name: number for number, name in enumerate(known or classes)}
+    numbers = {name: number for number, name in enumerate(known or there)}
     labels = [numbers[path.partition("/")[0]] for path in paths]
-    return Tree(place, paths, np.array(labels, dtype=np.int64), np.array(states, dtype=np.int64)), classes
+    empty = [] if known else sorted(set(there).difference(path.partition("/")[0] for path in paths))
+    if empty:
+        raise DataError(f"{place}/{empty[0]} holds no pictures, but would count as a class; remove the folder")
+    return Tree(place, paths, np.array(labels, dtype=np.int64), np.array(states, dtype=np.int64)), list(numbers)
 
 
 def _on_disk(root: str) -> tuple[list[str], list[str], list[tuple[int, int]]]:
-    """Classes, and of each picture its path and its state. Raises DataError."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+    """Classes, and of each picture its path and its state. Raises DataError.
+
+    torchvision's make_dataset would leave out folders that can't be read, and follow links in circles.
+    """
+    from torchvision.datasets.folder import find_classes
 
     try:
-        classes, numbers = find_classes(root)
-        found = make_dataset(root, numbers, IMG_EXTENSIONS, allow_empty=True)
+        there, _ = find_classes(root)
     except OSError as error:
         raise DataError(f"{root} is no tree of a folder for each class: {error}") from None
-    paths, states = [os.path.relpath(path, root) for path, _ in found], []
-    for path in paths:
+    paths, states = [], []
+    for name in there:
         try:
-            info = os.stat(os.path.join(root, path))
+            found = sorted(_pictures(os.path.join(root, name), (_identity(root),)))
         except OSError as error:
-            raise DataError(f"{root}/{path} can't be read: {error.strerror}") from None
-        states.append((info.st_size, info.st_mtime_ns))
-    return classes, paths, states
+            raise DataError(f"{error.filename} can't be read: {error.strerror}") from None
+        paths += [os.path.relpath(os.path.join(folder, file), root) for folder, file, _ in found]
+        states += [state for *_, state in found]
+    return there, paths, states
+
+
+def _pictures(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str, tuple[int, int]]]:
+    """Folder, name and state of each picture in a folder and those in it. Raises OSError, and DataError for circles."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    above = (*above, _identity(folder))
+    if above[-1] in above[:-1]:
+        raise DataError(f"{folder} is a link to a folder that it is in itself, and so has no end; remove it")
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _pictures(entry.path, above)
+            elif entry.name.lower().endswith(IMG_EXTENSIONS):
+                info = entry.stat()
+                yield folder, entry.name, (info.st_size, info.st_mtime_ns)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    info = os.stat(folder)
+    return info.st_dev, info.st_ino
 
 
 def _on_service(folder: Folder) -> tuple[list[str], list[str], list[tuple[int, int]]]:
@@ -319,12 +354,13 @@ def _begin(folder: Folder, plan: dict[str, Any]) -> dict[str, Any] | None:
     """Note in the folder what it is for; the manifest, if all was done before. Raises DataError if it holds others."""
     names = folder.names()
     if MANIFEST in names:
-        manifest: dict[str, Any] = folder.read_json(MANIFEST)
+        manifest = noted(folder, MANIFEST) or {}
         if manifest.get("made") == plan:
+            _whole(folder, manifest)
             folder.remove(PARTS)
             return manifest
         raise DataError(f"{folder.url} holds shards of another source or with other options; give another folder")
-    begun = folder.read_json(PLAN) if folder.exists(PLAN) else None
+    begun = noted(folder, PLAN)
     if begun is None and set(names) <= {PARTS}:
         folder.write_json(PLAN, plan)
     elif begun == plan:
@@ -335,6 +371,18 @@ def _begin(folder: Folder, plan: dict[str, Any]) -> dict[str, Any] | None:
         what = f"{names[0]} and more" if begun is None else "what was begun with another source or other options"
         raise DataError(f"{folder.url} holds {what}; give an empty folder")
     return None
+
+
+def _whole(folder: Folder, manifest: dict[str, Any]) -> None:
+    """Raise DataError unless each file is there, of the size that the manifest says."""
+    sizes = folder.sizes()
+    if sizes is None:
+        return
+    for entry in [entry for split in manifest["splits"].values() for entry in (split["index"], *split["shards"])]:
+        size = sizes.get(entry["file"])
+        if size is None or size != entry.get("bytes", size):
+            what = f"{folder.url}/{entry['file']} is {'missing' if size is None else 'of another size'}"
+            raise DataError(f"{what} since these shards were made; remove {folder.url}, and make them again")
 
 
 def _cut(sources: Mapping[str, Source], options: Options) -> list[Shard]:

@@ -57,6 +57,8 @@ def index(url: str, name: str, shards: dict[str, str], held: int = 0, bad: float
             kinds = ", ".join(sorted(set[str]().union(*(kinds for *_, kinds in found)))[:8]) or "no files"
             lacking = f"{pattern} holds no samples (jpg, jpeg or png, and cls): there are {kinds}"
             raise DataError(f"{lacking}; {one}" if one else lacking)
+        if split == "train":
+            manifest["labels"] = class_count(rows, bad)
         entries = [entry for _, entry, _, _ in found]
         parts = {split: rows}
         if split == "train" and held:
@@ -91,6 +93,25 @@ def allowed(bad: float, samples: int) -> int:
     return max(1, int(bad * samples)) if bad else 0
 
 
+def class_count(rows: Indices, bad: float) -> int:
+    """How many classes there are by the rows of an index, whatever labels so few of them have that they may be bad."""
+    labels = np.sort(rows[:, 3])
+    return 1 + int(labels[-1 - min(allowed(bad, len(labels)), len(labels) - 1)])
+
+
+def noted(folder: Folder, file: str) -> dict[str, Any] | None:
+    """The JSON object that is in a file; None where there is none. Raises DataError for what is no such thing."""
+    try:
+        found = folder.read_json(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise DataError(f"{folder.url}/{file} is no JSON ({error}); give another folder") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{folder.url}/{file} is nothing that dualprune wrote; give another folder")
+    return found
+
+
 def scan(file: IO[bytes], number: int) -> tuple[Indices, dict[str, str]]:
     """The index rows of tar file `number`, and why which keys are no samples. Raises tarfile.TarError if it is damaged.
 
@@ -123,13 +144,20 @@ def scan(file: IO[bytes], number: int) -> tuple[Indices, dict[str, str]]:
         if file.read(512) != bytes(512):
             # Python's tarfile takes what follows a damaged header, or nothing at all, for the end.
             raise tarfile.ReadError(f"it has no end mark after {tar.offset} bytes")
+        while rest := file.read(1 << 16):
+            if rest.strip(b"\0"):
+                more = "more follows; of files that were put together, write each as one of its own"
+                raise tarfile.ReadError(f"it has an end mark after {tar.offset} bytes, and {more}")
     bad |= {key: "it has no label (.cls)" for key in places if key not in labels and key not in bad}
     bad |= {key: "it has no picture" for key in labels if key not in places and key not in bad}
     bad |= {key: "its label is no number" for key, label in labels.items() if label < 0 and key not in bad}
     for key, kinds in others.items():
-        picture = any(kind.rpartition(".")[2] in (*_PICTURES, *_UNREAD) for kind in kinds)
-        if picture and key not in places and key not in labels and key not in bad:
-            bad[key] = f"no picture or label of a kind that is read: {', '.join(kinds)}"
+        if key in places or key in labels or key in bad:
+            continue
+        pictures = [kind for kind in kinds if kind.rpartition(".")[2] in (*_PICTURES, *_UNREAD)]
+        why = f"no picture or label of a kind that is read: {', '.join(kinds[:8])}{', ...' if kinds[8:] else ''}"
+        # Where names have dots in them, one key stands for many samples.
+        bad |= {key if len(pictures) == 1 else f"{key}.{kind}": why for kind in pictures}
     rows = [(number, *places[key], labels[key]) for key in places if key not in bad]
     return np.array(rows, dtype=np.int64).reshape(-1, 4), bad
 

@@ -81,6 +81,10 @@ def _sheets(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.uin
     from PIL import Image
 
     labels = np.fromfile(folder / f"{split}-labels.u8", np.uint8)
+    if not len(labels) or len(labels) % 1000:
+        raise DataError(
+            f"CIFAR-10's {folder / f'{split}-labels.u8'} has {len(labels)} labels, not 1,000 for each sheet"
+        )
     sheets = []
     for number in range(len(labels) // 1000):
         path = folder / f"{split}-{number:02d}.webp"

@@ -6,16 +6,25 @@ import io
 import json
 import os
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from pipeline import cli
+from stages.data import convert
 from stages.data.manifest import digest, read_manifest
 from stages.data.shards import Split, write
 from stages.data.sources import digits
 from tests.stages.conftest import jpegs
+
+
+@pytest.fixture
+def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards are written in this process, which takes less time."""
+    monkeypatch.setattr(convert, "ProcessPoolExecutor", lambda processes, context, begin: ThreadPoolExecutor(1))
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = cli.DONE) -> tuple[list[str], str]:
@@ -42,6 +51,7 @@ def plain(folder: Path, *names: str) -> None:
         (folder / name).write_bytes((made / "train-000000.tar").read_bytes())
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_a_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As ImageNet's, with a picture that can't be read; the same command again has nothing to do."""
     pictures(tmp_path / "tree", "train", 30)
@@ -93,6 +103,63 @@ def test_held_out_of_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     plain(tmp_path / "there", "train-0.tar", "val-0.tar")
     lines, _ = told(capsys, "index", tmp_path / "there", tmp_path / "there", "--held", 2, "--json")
     assert json.loads(lines[-1])["samples"] == {"train": 7, "val": 2, "test": 9}
+
+
+@pytest.mark.usefixtures("in_one_process")
+@pytest.mark.parametrize("options", [["test=val"], ["test=val", "train=train"]])
+def test_held_where_the_test_has_no_labels(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As ImageNet's on Kaggle: what is given for the test is not looked for, nor is val."""
+    pictures(tmp_path / "tree", "train", 9)
+    pictures(tmp_path / "tree", "val")
+    (tmp_path / "tree" / "test").mkdir()
+    (tmp_path / "tree" / "test" / "1.jpg").write_bytes(jpegs(1)[0][0])
+    splits = [part for option in options for part in ("--split", option)]
+    command = ("shards", tmp_path / "tree", tmp_path / "out", "--held", 2, "--json", "--processes", 1, *splits)
+    lines, _ = told(capsys, *command)
+    assert json.loads(lines[-1])["samples"] == {"train": 7, "val": 2, "test": 6}
+
+
+@pytest.mark.usefixtures("in_one_process")
+@pytest.mark.parametrize(("given", "count"), [("train=train", 9), ("train=train/*.tar", 18)])
+def test_shards_beside_class_folders(
+    given: str, count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which are meant has to be said: a tar file may be left over from when it was unpacked."""
+    pictures(tmp_path / "tree", "train", 9)
+    plain(tmp_path / "tree", "train/0.tar", "train/1.tar", "val-0.tar", "test-0.tar")
+    command = ("shards", tmp_path / "tree", tmp_path / "out", "--processes", 1)
+    _, error = told(capsys, *command, code=cli.BAD_INPUT)
+    assert "tree/train holds shards (*.tar) and folders, such as n0; `--split train=train` takes" in error
+    lines, _ = told(capsys, *command, "--split", given)
+    assert any(line.startswith(f"train: {count} samples") for line in lines)
+
+
+@pytest.mark.parametrize("name", ["[v2]", "[/v2]", "a, b: c", "é"])
+def test_any_folder_is_told_as_yaml_wants_it(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain(tmp_path / "there", "train-0.tar", "val-0.tar", "test-0.tar")
+    lines, _ = told(capsys, "index", tmp_path / "there", tmp_path / name)
+    assert yaml.safe_load(lines[-1].removeprefix("to train on them: ")) == {"data": {"shards": f"{tmp_path}/{name}"}}
+
+
+@pytest.mark.parametrize("content", ["hello", "", "[1]", "{}"])
+@pytest.mark.parametrize(
+    "source", [["index", "tars", "--held", "2"], ["shards", "tree", "--held", "2"], ["shards", "digits"]]
+)
+def test_a_manifest_of_others_is_refused(
+    content: str, source: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is, and it is left as it is."""
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "tree", "train")
+    pictures(tmp_path / "tree", "val")
+    plain(tmp_path / "tars", "train-0.tar", "test-0.tar")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_text(content)
+    _, error = told(capsys, *source, "out", code=cli.BAD_INPUT)
+    assert "out/manifest.json" in error or "out holds shards" in error
+    assert (tmp_path / "out" / "manifest.json").read_text() == content
 
 
 def test_a_built_in_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,18 +214,35 @@ def test_all_that_is_left_out_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     assert cli.main([*arguments, "0"]) == cli.BAD_INPUT
 
 
+SECRET = "http://joe:secret@127.0.0.1/x"
+
 REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "no test": (
         ["shards", "tree", "out"],
         ["tree has nothing for test: it holds a, train, val.", "--split test=", "--held N"],
     ),
     "no val": (["index", "tars", "out"], ["has nothing for val", "--held N"]),
-    "nothing": (["shards", "nowhere", "out"], ["nothing for train and val and test", "it holds nothing"]),
-    "val twice": (["index", "tars", "out", "--held", "3", "--split", "val=train-0.tar"], ["leave out --held"]),
+    "nothing": (["shards", "nowhere", "out"], ["there is no folder nowhere"]),
+    "nothing in it": (["shards", "bare", "out"], ["nothing for train and val and test", "it holds nothing"]),
+    "a file": (["index", "tars/train-0.tar", "out"], ["tars/train-0.tar is a file; give the folder that it is in"]),
+    "an unknown source": (["shards", "foo://x", "out"], ["foo://x is no folder's URL: Protocol not known: foo"]),
+    "an unknown place": (["index", "tars", "foo://x"], ["foo://x is no folder's URL: Protocol not known: foo"]),
+    "an unknown split": (
+        ["index", "tars", "out", "--split", "val=foo://x/*.tar"],
+        ["foo://x/*.tar is no folder's URL"],
+    ),
+    "val twice": (
+        ["index", "tars", "out", "--held", "3", "--split", "val=train-0.tar"],
+        ["leave out --held, or say with"],
+    ),
     "an index of a tree": (["index", "tree", "out", "--held", "3"], ["tree/train is no pattern of shards"]),
     "an index over a manifest": (["index", "made", "made"], ["made holds shards with a manifest of their own"]),
     "resized digits": (["shards", "digits", "out", "--resize", "9"], ["--resize is for trees and shards"]),
-    "a folder of a tree": (["shards", "tree", "out", "--folder", "x"], ["--folder is for digits, mnist, cifar10"]),
+    "a folder of a tree": (
+        ["shards", "tree", "out", "--folder", "x"],
+        ["--folder is for mnist and cifar10; tree is a"],
+    ),
+    "a folder of digits": (["shards", "digits", "out", "--folder", "x"], ["--folder is for mnist and cifar10; digits"]),
     "mnist that is not there": (["shards", "mnist", "out", "--folder", "tree"], ["train-images-idx3-ubyte"]),
     "a name of two splits": (
         ["index", "mixed", "out"],
@@ -167,7 +251,8 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "a folder that can't be made": (["index", "tars", "tars/train-0.tar/x", "--held", "2"], ["can't be made: Not a"]),
     "a folder below a file": (["shards", "tree", "tree/a/x", "--held", "2"], ["the folder tree/a/x can't be made"]),
     "digits below a file": (["shards", "digits", "tree/a/x"], ["the folder tree/a/x can't be made"]),
-    "another one's folder": (["shards", "digits", "tree"], ["holds no manifest.json"]),
+    "another one's folder": (["shards", "digits", "tree"], ["tree holds a and more; give an empty folder"]),
+    "what was begun": (["shards", "digits", "begun"], ["begun holds what was begun with another source"]),
 }
 
 
@@ -182,6 +267,9 @@ def test_what_is_refused(
     plain(tmp_path / "tars", "train-0.tar", "test-0.tar")
     plain(tmp_path / "mixed", "train-or-val.tar", "val-0.tar", "test-0.tar")
     (tmp_path / "tree" / "a").write_text("a file")
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "begun" / "parts").mkdir(parents=True)
+    (tmp_path / "begun" / "parts" / "plan.json").write_text('{"name": "mnist"}')
     arguments, said = REFUSED[case]
     _, error = told(capsys, *arguments, code=cli.BAD_INPUT)
     assert all(text in error for text in said), error
@@ -205,3 +293,14 @@ def test_values_that_make_no_sense(option: str, value: str, capsys: pytest.Captu
     with pytest.raises(SystemExit):
         cli.main(["shards", "a", "b", option, value])
     assert f"argument {option}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[SECRET, "b"], ["a", SECRET], ["a", "b", "--split", f"train={SECRET}"]])
+@pytest.mark.parametrize("verb", ["shards", "index"])
+def test_a_password_is_refused(verb: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Before it is in a manifest; it is not printed either."""
+    with pytest.raises(SystemExit):
+        cli.main([verb, *arguments])
+    printed = capsys.readouterr().err
+    assert "the URL holds a password, which would be written to logs and manifests" in printed
+    assert "secret" not in printed

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,11 +149,13 @@ def test_a_folder_that_holds_something_else_is_refused(
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_other_shards_are_made_anew(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     """Another size and order, the same pictures."""
     folder, manifest = made
     patterns = {split: f"{folder}/{split}-*.tar" for split in SPLITS}
     again = convert(str(tmp_path), "large", patterns, Options(seed=3), processes=1)
+    assert (again["labels"], "classes" in again) == (3, False)
     for split in SPLITS:
         assert len(again["splits"][split]["shards"]) == 1
         before = [(data, label) for _, data, label in inside(folder, manifest, split)]
@@ -160,6 +164,7 @@ def test_other_shards_are_made_anew(made: tuple[Path, dict[str, Any]], tmp_path:
         assert after != before
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_long_short_sides_are_resized_as_torchvision_does(where: dict[str, str], tmp_path: Path) -> None:
     """Within what a JPEG of quality 95 loses; smaller pictures stay as they are."""
     manifest = convert(str(tmp_path), "s", where, Options(held=5, resize=60, quality=None), processes=1)
@@ -180,6 +185,7 @@ def test_long_short_sides_are_resized_as_torchvision_does(where: dict[str, str],
     assert differing > 10
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_quality_encodes_all_anew(where: dict[str, str], tmp_path: Path) -> None:
     """At their own size, PNGs among them."""
     place = tmp_path / "tree" / "train" / "ant"
@@ -305,6 +311,7 @@ def broken(folder: Path) -> dict[str, str]:
     return {"ant/text.jpg": "neither", "ant/cut.png": "neither", "ant/bomb.png": "9000 x 9000 pixels are more"}
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_bad_pictures_are_left_out_and_named(tmp_path: Path) -> None:
     """Up to the share that is allowed; beyond that nothing is made."""
     said = broken(tmp_path / "tree")
@@ -430,26 +437,124 @@ REFUSED: dict[str, tuple[Callable[[Path], dict[str, str]], Options, str]] = {
         "2 samples can't be held out of 2",
     ),
     "no shard of that name": (
-        lambda folder: {"train": f"{folder}/*.tar", "test": str(folder / "a")},
+        lambda folder: {"train": str(folder / "a"), "test": f"{folder}/*.tar"},
         Options(held=1),
         "matches no file",
+    ),
+    "a tree beside train's shards": (
+        lambda folder: {"train": f"{folder}/*.tar", "val": str(folder / "a"), "test": f"{folder}/*.tar"},
+        Options(),
+        r"\*\.tar say nothing of the class folders in .*/a; give shards for val too",
+    ),
+    "a class without a picture": (
+        lambda folder: {"train": str(folder / "bare"), "test": str(folder / "a")},
+        Options(held=1),
+        "bare/bee holds no pictures, but would count as a class",
+    ),
+    "a link to a folder above": (
+        lambda folder: {"train": str(folder / "a"), "test": str(folder / "circle")},
+        Options(held=1),
+        r"circle/ant/more/loop is a link to a folder that it is in",
+    ),
+    "a link to the tree": (
+        lambda folder: {"train": str(folder / "round"), "test": str(folder / "a")},
+        Options(held=1),
+        r"round/whole is a link to a folder that it is in",
+    ),
+    "a picture that is not there": (
+        lambda folder: {"train": str(folder / "lost"), "test": str(folder / "a")},
+        Options(held=1),
+        r"lost/ant/gone\.jpg can't be read: No such file",
     ),
 }
 
 
+@pytest.mark.usefixtures("in_one_process")
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused(case: str, tmp_path: Path) -> None:
     """With the reason, before anything is written."""
-    for name in ("a/ant/1.jpg", "a/cat/2.jpg", "b/ant/1.jpg", "b/dog/1.jpg", "empty/ant/readme.txt"):
+    pictures = ("a/ant/1.jpg", "a/cat/2.jpg", "b/ant/1.jpg", "b/dog/1.jpg", "bare/ant/1.jpg", "round/ant/1.jpg")
+    for name in (*pictures, "circle/ant/more/1.jpg", "lost/ant/1.jpg", "empty/ant/readme.txt", "bare/bee/readme.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(jpeg(20, 20, 0))
+    links = {"circle/ant/more/loop": "..", "round/whole": ".", "lost/ant/gone.jpg": "/nowhere/1.jpg"}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
     where, options, why = REFUSED[case]
     with pytest.raises(DataError, match=why):
         convert(str(tmp_path / "made"), "r", where(tmp_path), options, processes=1)
     assert not list((tmp_path / "made").glob("*.tar"))
 
 
+@pytest.mark.parametrize("lost", ["ant", "more"])
+def test_a_folder_that_cannot_be_read_is_refused(
+    lost: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A class, or a folder in one: its pictures would be missing without a word."""
+    shutil.copytree(source / "train", tmp_path / "tree")
+    (tmp_path / "tree" / "ant" / "more").mkdir()
+    scandir = os.scandir
+
+    def refusing(place: str) -> Any:
+        if os.path.basename(place) == lost:
+            raise PermissionError(errno.EACCES, "Permission denied", place)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=rf"tree/.*{lost} can't be read: Permission denied"):
+        convert(str(tmp_path / "made"), "n", dict.fromkeys(SPLITS, str(tmp_path / "tree")), Options())
+
+
+@pytest.mark.usefixtures("in_one_process")
+def test_links_and_inner_folders_are_read_as_torchvision_does(tmp_path: Path) -> None:
+    """In its order, where that is another than by path; a class that train has may be without pictures elsewhere."""
+    place = tree(tmp_path / "there", {"train": 9}) / "train"
+    for name in ("in", "in.2", "in/deep"):
+        (place / "cat" / name).mkdir()
+        (place / "cat" / name / "z.png").write_bytes(jpeg(20, 20, len(name)))
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in CLASSES:
+        (linked / name).symlink_to(place / name)
+    (linked / "cat" / "same").symlink_to(place / "ant")
+    (tmp_path / "test" / "ant").mkdir(parents=True)
+    (tmp_path / "test" / "cat").mkdir()
+    (tmp_path / "test" / "cat" / "1.jpg").write_bytes(jpeg(20, 20, 0))
+    where = {"train": str(linked), "val": str(linked), "test": str(tmp_path / "test")}
+    made = convert(str(tmp_path / "made"), "l", where, Options())
+    ours = {key: (data, label) for key, data, label in inside(tmp_path / "made", made, "train")}
+    theirs = [(Path(path).read_bytes(), label) for path, label in ImageFolder(str(linked)).samples]
+    assert [ours[key] for key in sorted(ours)] == theirs
+    assert [label for *_, label in inside(tmp_path / "made", made, "test")] == [2]
+
+
+@pytest.mark.usefixtures("in_one_process")
+@pytest.mark.parametrize(
+    ("file", "left", "why"),
+    [
+        ("train-000000.tar", None, "is missing since"),
+        ("test-000000.tar", b"cut", "is of another size since"),
+        ("val-index.npy", None, "is missing since"),
+        ("manifest.json", b"", "is no JSON"),
+        ("manifest.json", b"[1]", "is nothing that dualprune wrote"),
+        ("manifest.json", b"{}", "holds shards of another source"),
+    ],
+)
+def test_a_finished_folder_that_lost_a_file_is_refused(
+    file: str, left: bytes | None, why: str, made: tuple[Path, dict[str, Any]], where: dict[str, str], tmp_path: Path
+) -> None:
+    """With what to do; nothing in it is touched."""
+    shutil.copytree(made[0], tmp_path / "made")
+    (tmp_path / "made" / file).unlink()
+    if left is not None:
+        (tmp_path / "made" / file).write_bytes(left)
+    with pytest.raises(DataError, match=rf"made.* {why}.*(remove .*/made, and make them again|give another folder)"):
+        convert(str(tmp_path / "made"), "small", where, Options(shard_bytes=SMALL, held=15))
+    assert (tmp_path / "made" / file).exists() == (left is not None)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_one_process")
 def test_from_a_bucket_to_a_bucket(
     made: tuple[Path, dict[str, Any]], s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from stages.data.index import index, read_index, scan
 from stages.data.manifest import DataError, digest, read_manifest
+from stages.data.manifest import labels as classes_there
 from stages.files import Folder
 from tests.stages.conftest import jpeg
 
@@ -100,6 +101,7 @@ def test_validation_is_held_out_of_training(tmp_path: Path) -> None:
         (sample("/etc/k"), "/etc/k", "leads out"),
         ([("k.webp", PICTURE), ("k.json", b"1")], "k", "no picture or label of a kind that is read: webp, json"),
         ([("k.image.jpg", PICTURE), ("k.label.cls", b"1")], "k", "a kind that is read: image.jpg, label.cls"),
+        ([*sample("k.1"), ("k.2.txt", b"")], "k", "a kind that is read: 1.jpg, 1.cls, 2.txt"),
     ],
 )
 def test_what_is_no_sample_is_left_out_by_name(
@@ -143,6 +145,43 @@ def test_other_members_and_long_names_are_no_trouble() -> None:
     rows, bad = scan(io.BytesIO(tar(members)), 0)
     assert rows[:, 3].tolist() == [3, 5]
     assert bad == {}
+
+
+def test_pictures_with_dots_in_their_names_are_counted_each(tmp_path: Path) -> None:
+    """Though WebDataset's rule gives them all one key; what is said of one is short."""
+    dotted = [member for i in range(200) for member in sample(f"img.{i:03d}")]
+    rows, bad = scan(io.BytesIO(tar([*sample("good"), *dotted])), 0)
+    assert len(rows) == 1
+    assert list(bad) == [f"img.{i:03d}.jpg" for i in range(200)]
+    assert max(map(len, bad.values())) < 200
+    (tmp_path / "train.tar").write_bytes(tar([*sample("good"), *dotted]))
+    with pytest.raises(DataError, match=r"200 of 201 samples are bad, such as img\.000\.jpg in "):
+        index(str(tmp_path / "here"), "dotted", {"train": f"{tmp_path}/train.tar"}, bad=0.5)
+
+
+@pytest.mark.parametrize(("labels", "bad", "count"), [([5, 0, 2], 0, 6), ([5, 0, 2], 0.4, 3), ([5], 1, 6)])
+def test_classes_are_counted_by_labels_that_are_not_bad(
+    tmp_path: Path, labels: list[int], bad: float, count: int
+) -> None:
+    """A wrong label among many is no class; the digest is of the shards alone."""
+    (tmp_path / "train.tar").write_bytes(tar([m for n, label in enumerate(labels) for m in sample(str(n), label)]))
+    manifest = index(str(tmp_path), "l", {"train": f"{tmp_path}/train.tar"}, bad=bad)
+    assert classes_there(manifest) == count
+    assert digest(manifest) == digest({**manifest, "labels": 1})
+
+
+@pytest.mark.parametrize(("zeros", "more"), [(0, True), (300_000, True), (300_000, False)])
+def test_what_follows_the_end_mark_is_zeros(tmp_path: Path, zeros: int, more: bool) -> None:
+    """Files that were put together (`cat a.tar b.tar`) would be read in part; long padding is none of that."""
+    data = tar(sample("a")) + bytes(zeros) + (tar(sample("b")) if more else b"")
+    (tmp_path / "train.tar").write_bytes(data)
+    if more:
+        with pytest.raises(
+            DataError, match=r"train\.tar is no whole tar file: it has an end mark .*, and more follows"
+        ):
+            index(str(tmp_path), "cat", {"train": f"{tmp_path}/train.tar"})
+    else:
+        assert index(str(tmp_path), "a", {"train": f"{tmp_path}/train.tar"})["splits"]["train"]["samples"] == 1
 
 
 @pytest.mark.parametrize("cut", [100, 600, 1024, 2000, "in the middle", "the end mark", "a header"])

@@ -118,6 +118,10 @@ def test_cifar10_that_is_not_there_is_told(tmp_path: Path) -> None:
     """What a folder has to hold; which sheet is missing, or of another size."""
     with pytest.raises(DataError, match=rf"is not in {tmp_path} .*give `folder` sheets with train-labels\.u8, or"):
         cifar10(str(tmp_path))
+    for count in (0, 1500):
+        (tmp_path / "train-labels.u8").write_bytes(bytes(count))
+        with pytest.raises(DataError, match=rf"train-labels\.u8 has {count} labels, not 1,000 for each sheet"):
+            cifar10(str(tmp_path))
     (tmp_path / "train-labels.u8").write_bytes(bytes(1000))
     with pytest.raises(DataError, match=r"train-00\.webp can't be read"):
         cifar10(str(tmp_path))
