@@ -111,7 +111,8 @@ def replace(choice: Replace, options: Sequence[Option]) -> int:
 def next_factor(search: Search, reference: float, tried: Sequence[tuple[float, float]]) -> float | None:
     """The factor that a search tries next, or None when it is over.
 
-    `reference` is the parent's validation accuracy, `tried` factors and the accuracies that they gave.
+    `reference` is the parent's validation accuracy, `tried` factors and the accuracies that they gave. A factor that
+    makes of a stage (of few filters, say) what another one made of it is not tried: it counts as that one did.
     Raises ChoiceError if the settings as given lose too much already.
     """
     if not tried:
@@ -124,9 +125,21 @@ def next_factor(search: Search, reference: float, tried: Sequence[tuple[float, f
         raise ChoiceError(f"{text}; start from lower rates, or allow more")
     if search.most in held or len(tried) >= search.trials:
         return None
+    low, high = max(held), min(fell, default=math.inf)
+    mild = shrunk(search.stage, low)
     if not fell:
-        return search.most
-    return None if min(fell) / max(held) < CLOSE else math.sqrt(max(held) * min(fell))
+        return None if shrunk(search.stage, search.most) == mild else search.most
+    harsh = shrunk(search.stage, high)
+    while high / low >= CLOSE:
+        factor = math.sqrt(low * high)
+        stage = shrunk(search.stage, factor)
+        if stage == mild:
+            low = factor
+        elif stage == harsh:
+            high = factor
+        else:
+            return factor
+    return None
 
 
 def best_factor(search: Search, reference: float, tried: Sequence[tuple[float, float]]) -> int:

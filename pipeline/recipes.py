@@ -5,8 +5,8 @@
         each target is tried from every member, and the best candidate takes its member's place
 
 Both name their stages after the targets (`NAME-4x`); NAME itself stands for the last one. A list in the
-place of a value of the stage's settings has one value for each target (the pool's first), and a constraint
-that says no amount gets the target as its rate.
+place of a value of the stage's settings, or of a whole mapping (`admm: [null, {...}]`), has one value for each
+target (the pool's first), and a constraint that says no amount gets the target as its rate.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _rungs(
     if unfit or len(set(names)) < len(names):
         return []
     return [
-        {key: _amounts(_picked(value, n), target) if key in VARYING else value for key, value in entry.items()}
+        {key: _setting(key, value, n, target) if key in VARYING else value for key, value in entry.items()}
         for n, target in enumerate(targets)
     ]
 
@@ -140,10 +140,10 @@ def _varying(value: Any, path: Path = ()) -> Iterator[tuple[Path, list[Any]]]:
             if path or key in VARYING:
                 yield from _varying(inner, (*path, key))
     elif isinstance(value, list):
-        if any(isinstance(inner, dict | list) for inner in value):
+        if path == ("constraints",):
             for number, inner in enumerate(value):
                 yield from _varying(inner, (*path, number))
-        elif path and path != ("constraints",):
+        else:
             yield path, value
 
 
@@ -151,22 +151,18 @@ def _picked(value: Any, number: int) -> Any:
     """A setting for the number-th target."""
     if isinstance(value, dict):
         return {key: _picked(inner, number) for key, inner in value.items()}
-    if isinstance(value, list):
-        if any(isinstance(inner, dict | list) for inner in value):
-            return [_picked(inner, number) for inner in value]
-        return value[number]
-    return value
+    return value[number] if isinstance(value, list) else value
 
 
-def _amounts(value: Any, target: float) -> Any:
-    """Constraints with the target as the rate of those that say no amount."""
-    if not isinstance(value, list):
-        return value
+def _setting(key: str, value: Any, number: int, target: float) -> Any:
+    """A setting for the number-th target; constraints that say no amount get the target as their rate."""
+    if key != "constraints" or not isinstance(value, list):
+        return _picked(value, number)
     return [
         {**one, "rate": target}
         if isinstance(one, dict)
         and issubclass(SETS.get(str(one.get("set")), object), Amount)
         and not {"rate", "keep", "count"} & set(one)
         else one
-        for one in value
+        for one in (_picked(constraint, number) for constraint in value)
     ]

@@ -75,13 +75,17 @@ class ProximalOptimizer(torch.optim.Optimizer):
                 torch.where(self.state[p]["hold"] != 0, p, value, out=p)
 
     def _share(self, params: list[Tensor]) -> None:
-        """Replace each gradient by its cluster's mean over all ranks: the projection onto what may move."""
-        sums = torch.zeros(2, self.sharing + 1, device=params[0].device if params else self.device)
+        """Replace each gradient by its cluster's mean over all ranks: the projection onto what may move.
+
+        In fp64: adding ones in fp32 ends at 2^24 members.
+        """
+        device = params[0].device if params else self.device
+        sums = torch.zeros(2, self.sharing + 1, dtype=torch.float64, device=device)
         codes = [self.state[p]["hold"].long() for p in params]
         grads = [p.grad for p in params if p.grad is not None]
         for grad, code in zip(grads, codes, strict=True):
-            sums[0].index_add_(0, code.flatten(), grad.flatten())
-            sums[1].index_add_(0, code.flatten(), torch.ones_like(grad).flatten())
+            sums[0].index_add_(0, code.flatten(), grad.flatten().double())
+            sums[1] += torch.bincount(code.flatten(), minlength=self.sharing + 1)
         if dist.is_initialized() and dist.get_world_size() > 1:
             whole = sums.to(self.device)
             dist.all_reduce(whole)
@@ -89,7 +93,7 @@ class ProximalOptimizer(torch.optim.Optimizer):
         means = sums[0] / sums[1].clamp(min=1)
         means[0] = 0.0
         for grad, code in zip(grads, codes, strict=True):
-            grad.copy_(means[code])
+            grad.copy_(means.to(grad)[code])
 
     @torch.no_grad()
     def prime(self) -> None:

@@ -41,7 +41,8 @@ def snap(engine: Engine, values: Mapping[str, list[float]], share: float | None)
     """Move the given share of each level's free weights onto it, the nearest first, and freeze them; None: all."""
     for name, levels in values.items():
         w, hold = engine.get(name), engine.get(name, "hold")
-        if not levels:
+        if not levels:  # all of it is zero, and stays so
+            engine.set(name, torch.zeros_like(hold), "hold")
             continue
         z = nearest(torch.tensor(levels, dtype=torch.float64, device=w.device), w.double()).to(w.dtype)
         chosen = hold != 0 if share is None else _closest(w, z, hold != 0, share)
@@ -54,7 +55,8 @@ def share_values(engine: Engine, values: Mapping[str, list[float]]) -> int:
     count = 0
     for name, levels in values.items():
         w, hold = engine.get(name), engine.get(name, "hold")
-        if not levels:
+        if not levels:  # all of it is zero, and in no cluster
+            engine.set(name, torch.zeros_like(hold), "hold")
             continue
         table = torch.tensor(levels, dtype=torch.float64, device=w.device)
         z = nearest(table, w.double())

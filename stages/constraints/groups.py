@@ -51,7 +51,8 @@ class Groups:
     """S = {Z : at most k groups of Z are not all zero}.
 
     The projection keeps the k groups of largest Euclidean norm (exact: the group form of
-    Zhang et al. 2018), and of equal ones the first. `layout` maps the tensor's shape to its view.
+    Zhang et al. 2018), and of equal ones the first. Norms are of fp32: beside larger groups, entries below 1e-23
+    count as zero in them. `layout` maps the tensor's shape to its view.
     """
 
     k: int
@@ -63,7 +64,8 @@ class Groups:
 
     def contains(self, z: Tensor) -> bool:
         """Whether at most k groups of z are not zero."""
-        return int((self._norms(z) > 0).sum()) <= self.k
+        seen, within = self._view(z)
+        return int(seen.count_nonzero(dim=within).count_nonzero()) <= self.k
 
     def hold(self, z: Tensor) -> Tensor:
         """1 in the kept groups, 0 elsewhere."""
@@ -76,12 +78,18 @@ class Groups:
             size for axis, size in enumerate(sizes) if axis not in axes
         )
 
-    def _norms(self, w: Tensor) -> Tensor:
+    def _view(self, w: Tensor) -> tuple[Tensor, list[int]]:
+        """The tensor as it is seen, and the axes within a group."""
         shape, axes = self.layout(tuple(w.shape))
-        others = [axis for axis in range(len(shape)) if axis not in axes]
+        return w.detach().reshape(shape), [axis for axis in range(len(shape)) if axis not in axes]
+
+    def _norms(self, w: Tensor) -> Tensor:
+        seen, within = self._view(w)
         # At least fp32, in which norms that differ by rounding alone count as they come out.
         kind = w.dtype if w.dtype in (torch.float32, torch.float64) else torch.float32
-        norms: Tensor = torch.linalg.vector_norm(w.detach().reshape(shape), dim=others, dtype=kind)
+        norms: Tensor = torch.linalg.vector_norm(seen, dim=within, dtype=kind)
+        if kind == torch.float32 and not 1e-15 < float(norms.max()) < 1e18:  # squares under- or overflow
+            norms = torch.linalg.vector_norm(seen, dim=within, dtype=torch.float64)
         return norms
 
     def _kept(self, w: Tensor) -> Tensor:

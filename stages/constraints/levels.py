@@ -20,7 +20,8 @@ class Levels(SharedValues):
 
     equidistant  {-M/2 .. -1, 1 .. M/2} q with M = 2^bits: 0 is no level, it stands for pruned.
                  q by least squares, from a grid and then by turns with the codes. A heuristic: no worse
-                 than the best of the grid, and exact for what lies on levels already.
+                 than the best of the grid, and exact for what lies on levels already; of more than 4,096
+                 weights, a weighted sample tells which is best.
     power        +-2^e, M/2 consecutive e, the top one the nearest to the largest magnitude. A heuristic in the
                  choice of the top; nearest given it.
     ternary      {-1, 0, 1} q: exact, from the best number of largest magnitudes to keep.
@@ -56,13 +57,12 @@ class Levels(SharedValues):
 
 def _interval(ordered: Tensor, codes: Tensor) -> Tensor:
     """The interval q for codes 1, 2, .. by least squares, for sorted magnitudes."""
-    # A sample of evenly spaced order statistics finds the neighbourhood; all weights then settle q.
-    places = torch.linspace(0, len(ordered) - 1, min(len(ordered), 4096), device=ordered.device).long()
-    sample = ordered[places.clamp(max=len(ordered) - 1)]
+    # A sample finds the neighbourhood; all weights then settle q.
+    sample, counts = _sample(ordered)
     half = len(codes)
     shares = torch.linspace(0.2, 1.5, 66, dtype=torch.float64, device=ordered.device) / half
-    grid = ordered[-1] * torch.cat([shares, 1 / codes[:64]])
-    errors = [((sample / q).round().clamp(1, half) * q - sample).square().sum() for q in grid]
+    grid = ordered[-1] * torch.cat([shares, 1 / codes])
+    errors = [(((sample / q).round().clamp(1, half) * q - sample).square() * counts).sum() for q in grid]
     q = grid[int(torch.stack(errors).argmin())]
     # Of sorted magnitudes each code has a run, whose sum is a difference of two sums.
     sums = torch.nn.functional.pad(ordered.cumsum(0), (1, 0))
@@ -76,3 +76,20 @@ def _interval(ordered: Tensor, codes: Tensor) -> Tensor:
         starts = torch.nn.functional.pad(ends[:-1], (1, 0))
         q = (codes * (sums[ends] - sums[starts])).sum() / (codes.square() * (ends - starts)).sum()
     return q
+
+
+def _sample(ordered: Tensor) -> tuple[Tensor, Tensor]:
+    """4,096 of the sorted magnitudes at most, and how many each stands for.
+
+    The largest each stand for themselves alone, or a single outlier would weigh as much as a 4,096th of the tensor.
+    """
+    middle, top = 3072, 1024
+    rest = len(ordered) - top
+    if rest <= middle:
+        return ordered, torch.ones_like(ordered)
+    share = rest / middle
+    places = ((torch.arange(middle, dtype=torch.float64, device=ordered.device) + 0.5) * share).long()
+    sample = torch.cat([ordered[places], ordered[rest:]])
+    counts = torch.ones_like(sample)
+    counts[:middle] = share
+    return sample, counts

@@ -174,7 +174,7 @@ def test_a_beams_choices_are_the_papers(accuracies: list[float]) -> None:
     assert stands_for[expanded.last] == best[-1]
 
 
-def search(**settings: float) -> Search:
+def search(**settings: Any) -> Search:
     """A search by one point, 8 trials, up to a factor of 16."""
     return Search.model_validate(
         {"kind": "search", "stage": stage(), "tolerance": 1.0, "trials": 8, "most": 16.0, **settings}
@@ -216,6 +216,28 @@ def test_a_loss_of_just_the_tolerance_is_allowed() -> None:
     """And none where the tolerance is zero."""
     assert next_factor(search(), 97.0, [(1.0, 96.0)]) == 16.0
     assert next_factor(search(tolerance=0.0), 97.0, [(1.0, 97.0), (16.0, 96.99)]) == 4.0
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "least", "counts"),
+    [
+        (4, 20.0, 1, [4, 1]),
+        (4, 20.0, 2, [4, 1, 2]),
+        (4, 20.0, 3, [4, 1, 2, 3]),
+        (4, 20.0, 4, [4, 1, 2, 3]),
+        (1, 8.0, 1, [1]),
+    ],
+)
+def test_amounts_that_were_tried_are_not_tried_again(count: int, most: float, least: int, counts: list[int]) -> None:
+    """Each count once, until the least that holds is found."""
+    one = search(stage=stage({"set": "filter", "tensors": "2.*", "count": count}), most=most)
+    tried: list[tuple[float, float]] = []
+    found = []
+    while (factor := next_factor(one, 97.0, tried)) is not None:
+        found.append(shrunk(one.stage, factor).constraints[0].count or 0)
+        tried.append((factor, 97.0 if found[-1] >= least else 90.0))
+    assert found == counts
+    assert found[best_factor(one, 97.0, tried)] == least
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,14 @@ def test_a_list_has_a_value_for_each_target() -> None:
     assert {one["admm"]["rho"] for one in stages} == {1e-3}
 
 
+def test_a_list_may_stand_for_a_whole_mapping() -> None:
+    """Of mappings and null: the first target by magnitude alone, say."""
+    admm, distill = [None, {"updates": 2}, {"updates": 3}], [{"weight": 0.5}, {"weight": 0.2}, None]
+    stages = written_out({**LADDER, "admm": admm, "distill": distill})
+    assert [one["admm"] for one in stages] == admm
+    assert [one["distill"] for one in stages] == distill
+
+
 def test_in_a_beam_the_pools_values_come_first() -> None:
     """And a target's value is that of all its candidates."""
     stages = written_out({**BEAM, "retrain": {"epochs": [1, 2, 3, 4, 5, 6], "lr": 1e-3}})
@@ -196,6 +204,10 @@ def test_targets_need_not_be_whole() -> None:
         (
             {**LADDER, "admm": {"updates": [1, 2], "lr": 1e-3}},
             "stages[0].admm.updates: has 2 values for 3 targets; give one value, or one for each",
+        ),
+        (
+            {**LADDER, "admm": [None, {"updates": 1, "lr": 1e-3}]},
+            "stages[0].admm: has 2 values for 3 targets; give one value, or one for each",
         ),
         (
             {**BEAM, "constraints": [{"set": "cardinality", "tensors": "*", "rate": [2, 3, 4]}]},

@@ -93,7 +93,7 @@ def test_admm_finds_the_optimum_of_a_diagonal_quadratic(make_engine: MakeEngine)
         admm.update(engine, targets)
         admm.rescale(engine, targets, 1.1)
         engine.optimizer.rho *= 1.1
-    assert admm.project(engine, targets).total < 0.05
+    assert admm.project(engine, targets).residual.total < 0.05
     w = engine.get("w").numpy()
     assert np.argwhere(w).tolist() == [[0, 1], [1, 1]]
     np.testing.assert_allclose(w[w != 0], [-2.5, 3.0], atol=0.02)
@@ -137,7 +137,7 @@ def test_the_final_projection_is_of_w_and_exact(make_engine: MakeEngine, zero: i
     engine = make_engine(Quadratic(), {"w"}, zero=zero)
     engine.set("w", torch.ones(2, 3), "hold")
     engine.set("w", torch.full((2, 3), 50.0), "dual")
-    residual = admm.project(engine, held_to({"w": Cardinality(3)}))
+    residual = admm.project(engine, held_to({"w": Cardinality(3)})).residual
     expected = torch.tensor([[0.9, 0.0, 0.0], [-1.1, 0.0, 0.7]])
     assert torch.equal(engine.get("w"), expected)
     assert torch.equal(engine.get("w", "hold"), (expected != 0).float())
@@ -169,6 +169,6 @@ def test_residuals_are_per_tensor_and_over_all(make_engine: MakeEngine) -> None:
     engine = make_engine()
     engine.set("0.weight", torch.cat([torch.full((1, 6), 2.0), torch.full((4, 6), 1.0)]))
     engine.set("3.weight", torch.zeros(3, 5))
-    residual = admm.project(engine, held_to({"0.weight": Cardinality(6), "3.weight": Cardinality(1)}))
+    residual = admm.project(engine, held_to({"0.weight": Cardinality(6), "3.weight": Cardinality(1)})).residual
     assert residual.tensors == {"0.weight": pytest.approx((24 / 48) ** 0.5), "3.weight": 0.0}
     assert residual.total == pytest.approx((24 / 48) ** 0.5)

@@ -103,10 +103,10 @@ def lowranks(draw: st.DrawFn, name: str) -> Case:
 
 @st.composite
 def levels(draw: st.DrawFn, name: str) -> Case:
-    """Of each kind, with up to 32 levels."""
+    """Of each kind, with up to 32 levels or with 256; some of a layer of which a sample is looked at."""
     kind = draw(st.sampled_from(["equidistant", "power", "ternary", "binary"]))
-    bits = {"bits": draw(st.integers(1, 5))} if kind in ("equidistant", "power") else {}
-    return made(name, draw(shapes()), levels=kind, **bits)
+    bits = {"bits": draw(st.sampled_from([1, 2, 3, 4, 5, 8]))} if kind in ("equidistant", "power") else {}
+    return made(name, draw(st.one_of(shapes(), shapes(), st.just((70, 60)))), levels=kind, **bits)
 
 
 @st.composite
@@ -152,6 +152,9 @@ def weights(draw: st.DrawFn, shape: Shape) -> Tensor:
     """Sixteenths, which every dtype holds exactly: with zeros and with equal magnitudes."""
     size = math.prod(shape)
     top = draw(st.sampled_from([0, 1, 3, 48]))
+    if size > 1000:
+        generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+        return torch.randint(-top, top + 1, shape, generator=generator).double() / 16
     whole = draw(st.lists(st.integers(-top, top), min_size=size, max_size=size))
     return torch.tensor(whole, dtype=torch.float64).view(shape) / 16
 
@@ -389,6 +392,19 @@ def test_the_best_groups_are_kept(view: str) -> None:
     holds()
 
 
+@pytest.mark.parametrize("view", LAYOUTS)
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_groups_are_told_apart_at_any_scale(view: str, scale: float) -> None:
+    """Also where fp32 has no squares of their entries."""
+    w = torch.randn(6, 4, 2, 1, generator=torch.Generator().manual_seed(0))
+    w[0] = w[:, 0] = 0
+    constraint = Groups(2, LAYOUTS[view])
+    kept = constraint.project(w) != 0
+    assert torch.equal(constraint.project(w * scale) != 0, kept)
+    assert not constraint.contains(w * scale)
+    assert constraint.contains(constraint.project(w * scale))
+
+
 def test_n_of_m_keeps_the_best_of_each_run_of_inputs() -> None:
     @few
     @given(small((2, 6, 2, 1)), st.integers(1, 2))
@@ -481,7 +497,7 @@ def test_ternary_is_nearest() -> None:
     holds()
 
 
-@pytest.mark.parametrize("bits", [1, 2, 3, 5])
+@pytest.mark.parametrize("bits", [1, 2, 3, 5, 8])
 def test_equidistant_is_no_worse_than_any_interval_of_its_grid(bits: int) -> None:
     """The documented bound; and what lies on levels already stays."""
     half = 2 ** (bits - 1)
@@ -507,6 +523,19 @@ def test_equidistant_is_no_worse_than_any_interval_of_its_grid(bits: int) -> Non
         torch.testing.assert_close(Levels("equidistant", bits).project(x), x)
 
     stays()
+
+
+@pytest.mark.parametrize("bits", [5, 6, 7, 8])
+@pytest.mark.parametrize("outlier", [0.1, 0.3])
+def test_an_outlier_of_a_large_layer_weighs_no_more_than_any_weight(bits: int, outlier: float) -> None:
+    """The interval is as good as the best of the grid, though a sample finds it."""
+    x = torch.randn(50_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.01
+    x[0] = outlier
+    half = 2 ** (bits - 1)
+    error = distance(x, Levels("equidistant", bits).project(x))
+    for share in torch.linspace(0.2, 1.5, 66, dtype=torch.float64) / half:
+        q = outlier * share
+        assert error <= 1.01 * distance(x, (x.abs() / q).round().clamp(1, half) * q * x.sign())
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8])

@@ -215,6 +215,19 @@ def test_what_is_only_masked_is_in_no_cluster(name: str) -> None:
     assert torch.equal(shared[1], alone[1])
 
 
+def test_a_large_cluster_loses_no_gradient() -> None:
+    """A sum in fp32 stops taking ones at 2^24, as the count of its members would."""
+    params = parameters()
+    optimizer = wrapped(params, lambda g: torch.optim.SGD(g, lr=1.0, foreach=True), decay=0.0)
+    params[0].data.zero_()
+    optimizer.state[params[0]]["hold"].fill_(1.0)
+    optimizer.holding, optimizer.sharing = True, 1
+    params[0].grad = torch.ones(4, 3)
+    params[0].grad[0, 0], params[0].grad[-1, -1] = 2.0**24, -(2.0**24)
+    optimizer.step()
+    torch.testing.assert_close(params[0].detach(), torch.full((4, 3), -10 / 12))
+
+
 def test_parameters_without_gradient_stay() -> None:
     params = parameters()
     optimizer = wrapped(params, INNER["sgd"])

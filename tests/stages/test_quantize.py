@@ -140,6 +140,24 @@ def test_members_of_a_cluster_stay_equal_and_pruned_weights_zero(
         assert torch.equal(engine.get(name, "hold"), codes[name])
 
 
+@pytest.mark.parametrize("how", ["levels", "clusters"])
+def test_a_tensor_of_zeros_stays_zero(make_engine: MakeEngine, how: str) -> None:
+    """It has no values to take, and is no member of another tensor's cluster."""
+    engine = make_engine(optimizer=SGD)
+    free(engine)
+    engine.set("3.weight", torch.zeros(engine.shape("3.weight")))
+    constraint = Levels("binary") if how == "levels" else Clusters(2)
+    values = quantize.fit(engine, held_to(dict.fromkeys(NAMES, constraint)))
+    assert values["3.weight"] == []
+    if how == "levels":
+        quantize.snap(engine, values, 0.3)
+    else:
+        engine.optimizer.sharing = quantize.share_values(engine, values)
+    hold(engine, 0)
+    assert int(engine.get("3.weight").count_nonzero()) == 0
+    assert int(engine.get("3.weight", "hold").count_nonzero()) == 0
+
+
 def test_a_shared_value_moves_by_the_mean_gradient(make_engine: MakeEngine) -> None:
     """Of its members: the step's projection onto what may move. Against a plain step, averaged by hand."""
     plain = Optimizer(name="sgd", momentum=0.0)
