@@ -25,7 +25,8 @@ class Settings(BaseModel):
 
 
 def without_password(url: str) -> str:
-    if urlsplit(url).password is not None:
+    """The URL, of fsspec's chained ones too. Raises ValueError if it holds a password."""
+    if any(urlsplit(part).password is not None for part in url.split("::")):
         raise ValueError("holds a password, which would be written to logs and manifests; give it by the environment")
     return url
 

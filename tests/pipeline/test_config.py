@@ -243,11 +243,12 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("chain", ["", "simplecache::"])
 @pytest.mark.parametrize("place", ["store", "shards"])
-def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path, place: str) -> None:
+def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path, place: str, chain: str) -> None:
     """It would be written to logs and manifests."""
     path = config(tmp_path)
-    path.write_text(path.read_text().replace(f"{place}: {tmp_path}", f"{place}: ftp://user:pa55word@host"))
+    path.write_text(path.read_text().replace(f"{place}: {tmp_path}", f"{place}: {chain}ftp://user:pa55word@host"))
     (text,) = problems(path)
     assert f"{place}: holds a password" in text
     assert "pa55word" not in text
