@@ -192,6 +192,12 @@ class Engine:
         self.engine.step()
         return bool(self.engine.skipped_steps == skipped)
 
+    def not_finite(self) -> list[str]:
+        """The parameters whose gradient, over all ranks and micro-batches, is not finite: before a step is closed."""
+        gradient = _deepspeed().utils.safe_get_full_grad
+        found = ((name, gradient(parameter)) for name, parameter in self.parameters.items())
+        return [name for name, value in found if value is not None and not bool(value.isfinite().all())]
+
     def get(self, name: str, state: str | None = None) -> Tensor:
         """The whole fp32 parameter `name`, or its optimizer state `state`, as a new tensor on every rank."""
         parameter = self.parameters[name]

@@ -24,7 +24,7 @@ from stages import admm, quantize
 from stages.checkpoint import Checkpoints, Progress
 from stages.data.batches import Batches
 from stages.data.mix import mixed
-from stages.data.order import global_batch, micro_batches, share, steps_per_epoch
+from stages.data.order import Indices, global_batch, micro_batches, share, steps_per_epoch
 from stages.data.stream import IGNORED, Stream
 from stages.engine import Engine
 from stages.evaluate import evaluate
@@ -214,26 +214,22 @@ def _epoch(
     rank, world = dist.get_rank(), dist.get_world_size()
     per_epoch = steps_per_epoch(len(data), spec.batch)
     order = data.order(epoch)
-    parts = (
-        part
-        for step in range(progress.step, per_epoch)
-        for part in micro_batches(share(global_batch(order, spec.batch, step), rank, world), engine.accumulate)
-    )
-    batches = data.epoch(parts, epoch)
+
+    def parts(step: int) -> list[Indices]:
+        """What this rank's micro-batches of a step hold."""
+        return micro_batches(share(global_batch(order, spec.batch, step), rank, world), engine.accumulate)
+
+    def draw(step: int) -> None:
+        """Randomness inside the network (dropout) depends on where we are, not on how we got here."""
+        torch.manual_seed(((spec.seed * 1_000_003 + epoch) * 1_000_003 + step * world + rank) % 2**64)
+
+    batches = data.epoch((part for step in range(progress.step, per_epoch) for part in parts(step)), epoch)
     engine.module.train()
     for step in range(progress.step, per_epoch):
         lr = learning_rate(stretch, progress.epoch + step / per_epoch)
-        # Randomness inside the network (dropout) depends on where we are, not on how we got here.
-        torch.manual_seed(((spec.seed * 1_000_003 + epoch) * 1_000_003 + step * world + rank) % 2**64)
+        draw(step)
         for pictures, labels in islice(batches, engine.accumulate):
-            if spec.mix is not None:
-                pictures, others, own = mixed(pictures, labels, spec.mix)
-            logits = engine.forward(pictures)
-            loss = _loss(logits, labels, spec)
-            if spec.mix is not None:
-                loss = own * loss + (1 - own) * _loss(logits, others, spec)
-            if teacher is not None and not isinstance(spec, TrainSpec) and spec.distill is not None:
-                loss = _distilled(loss, logits, teacher, pictures, labels, spec.distill)
+            loss = _batch_loss(engine, spec, teacher, pictures, labels)
             value = float(loss.detach())
             if not math.isfinite(value):
                 where = f"step {progress.steps + 1} (epoch {epoch + 1}, rank {rank})"
@@ -242,10 +238,29 @@ def _epoch(
             engine.backward(loss * (world * engine.accumulate / spec.batch))
             progress.loss += value
             if not engine.step(lr):
-                where = f"step {progress.steps + 1} (epoch {epoch + 1})"
-                raise NonFinite(f"the gradient is not finite at {where}: {_culprits(engine, pictures, labels)}")
+                # DeepSpeed has thrown the gradient away: it is computed once more, to see whose it was.
+                draw(step)
+                for number, again in enumerate(data.epoch(parts(step), epoch), 1):
+                    engine.backward(_batch_loss(engine, spec, teacher, *again))
+                    if number < engine.accumulate:
+                        engine.step(lr)
+                names = _named(engine.not_finite()) or "of no tensor when it is computed once more"
+                raise NonFinite(f"the gradient is not finite at step {progress.steps + 1} (epoch {epoch + 1}): {names}")
         progress.step, progress.steps = step + 1, progress.steps + 1
         yield
+
+
+def _batch_loss(engine: Engine, spec: Spec, teacher: Teacher | None, pictures: Tensor, labels: Tensor) -> Tensor:
+    """A micro-batch's loss, summed over its samples."""
+    if spec.mix is not None:
+        pictures, others, own = mixed(pictures, labels, spec.mix)
+    logits = engine.forward(pictures)
+    loss = _loss(logits, labels, spec)
+    if spec.mix is not None:
+        loss = own * loss + (1 - own) * _loss(logits, others, spec)
+    if teacher is not None and not isinstance(spec, TrainSpec) and spec.distill is not None:
+        loss = _distilled(loss, logits, teacher, pictures, labels, spec.distill)
+    return loss
 
 
 def _loss(logits: Tensor, labels: Tensor, spec: Spec) -> Tensor:
@@ -259,20 +274,12 @@ def _spoilt(engine: Engine, pictures: Tensor) -> str:
     into = {"the pictures": pictures, **whole}
     bad = [name for name, tensor in into.items() if not bool(tensor.isfinite().all())]
     if bad:
-        return f"not finite: {', '.join(bad[:NAMED])}" + (f" and {len(bad) - NAMED} more" if len(bad) > NAMED else "")
+        return f"not finite: {_named(bad)}"
     return "the pictures are finite" + (", and so is every weight: activations overflow" if whole else "")
 
 
-def _culprits(engine: Engine, pictures: Tensor, labels: Tensor) -> str:
-    """Which tensors have a gradient that is not finite on this rank's last micro-batch; it is computed once more."""
-    if engine.zero == 3:
-        return "which tensor, ZeRO 3 does not let us ask"
-    # Copies, because the parameters' own gradients belong to DeepSpeed.
-    copies = {name: p.detach().clone().requires_grad_() for name, p in engine.parameters.items()}
-    loss = F.cross_entropy(torch.func.functional_call(engine.module, copies, (pictures,)), labels)
-    grads = torch.autograd.grad(loss, list(copies.values()), allow_unused=True)
-    bad = [n for n, g in zip(copies, grads, strict=True) if g is not None and not bool(g.isfinite().all())]
-    return ", ".join(bad[:NAMED]) or "not on this rank's last batch"
+def _named(tensors: list[str]) -> str:
+    return ", ".join(tensors[:NAMED]) + (f" and {len(tensors) - NAMED} more" if len(tensors) > NAMED else "")
 
 
 def _after(engine: Engine, spec: Spec, plan: list[Stretch], targets: Targets, progress: Progress) -> dict[str, Any]:

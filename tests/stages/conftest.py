@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from stages.constraints import Constraint
 from stages.data.manifest import digest, read_manifest
@@ -49,6 +50,27 @@ def noisy_net(classes: int) -> nn.Module:
     return nn.Sequential(
         nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(0.2), nn.Linear(24, classes)
     )
+
+
+class Spike(nn.Module):
+    """Passes numbers on; at the last rank's step 4 the first of two micro-batches gets a gradient that is NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Told where it is by the number that torch's generator was seeded with, for seed 0 in epoch 0."""
+        world = dist.get_world_size()
+        if torch.initial_seed() != 3 * world + world - 1:
+            return x
+        self.calls += 1
+        return x + (0 * x).sqrt() if self.calls % 2 else x
+
+
+def spiky_net(classes: int) -> nn.Module:
+    """For 8 x 8 pictures, with a gradient of its first layer that is not finite although the loss is."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), Spike(), nn.ReLU(), nn.Linear(24, classes))
 
 
 def held_to(sets: Mapping[str, Constraint]) -> Targets:
@@ -135,8 +157,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def make_task(shards: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> MakeTask:
-    """A function that describes stages on those shards; the store is in tmp_path unless told. `noisy` is a model."""
+    """A function that describes stages on those shards, in a store in tmp_path unless told. Models `noisy`, `spiky`."""
     monkeypatch.setitem(MODELS, "noisy", noisy_net)
+    monkeypatch.setitem(MODELS, "spiky", spiky_net)
     data_digest = digest(read_manifest(shards))
 
     def make(

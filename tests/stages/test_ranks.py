@@ -15,7 +15,8 @@ from stages.files import Folder
 from stages.models import MODELS
 from stages.spec import Task
 from stages.stage import run_stage
-from tests.stages.conftest import MakeTask, noisy_net
+from stages.train import NonFinite
+from tests.stages.conftest import MakeTask, noisy_net, spiky_net
 from tests.stages.test_stage import DENSE, nonzeros, prune, quiet, same_bytes, stopped
 
 SGD: dict[str, Any] = {"optimizer": {"name": "sgd"}, "batch": 79}
@@ -88,3 +89,23 @@ def test_two_ranks_that_are_stopped_end_with_the_same_bytes(make_task: MakeTask,
     arguments = (str(tmp_path / "rendezvous"), whole.model_dump_json(), task.model_dump_json())
     multiprocessing.spawn(stop_main, arguments, nprocs=2)
     same_bytes(task, whole)
+
+
+def spike_main(rank: int, rendezvous: str, task: str) -> None:
+    """One of two ranks, of which the other meets a gradient that is not finite, or this one does."""
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    MODELS["spiky"] = spiky_net
+    with pytest.raises(NonFinite, match=r"at step 4 \(epoch 1\): 1.weight, 1.bias$"):
+        run_stage(Task.model_validate_json(task), quiet)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [1, 3])
+def test_all_ranks_name_the_tensors_of_a_gradient_that_is_not_finite_on_one(
+    make_task: MakeTask, tmp_path: Path, zero: int
+) -> None:
+    """Although it was the first of its micro-batches, and gradients are sharded."""
+    task = make_task(DENSE, model="spiky", zero=zero, accumulate=2)
+    multiprocessing.spawn(spike_main, (str(tmp_path / "rendezvous"), task.model_dump_json()), nprocs=2)
