@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from stages.data import convert
 from stages.files import Folder
 from tests.running import CONFIG, dualprune
 from tests.s3server import BUCKET, S3Server
@@ -45,3 +47,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
         return Folder(f"memory://{uuid.uuid4().hex}")
     request.getfixturevalue("s3")
     return Folder(f"s3://{BUCKET}/{uuid.uuid4().hex}/place")
+
+
+@pytest.fixture
+def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards are written in this process, which takes less time and sees what is in its memory."""
+    monkeypatch.setattr(convert, "ProcessPoolExecutor", lambda processes, context, begin: ThreadPoolExecutor(1))

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import tarfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,10 @@ import pytest
 import yaml
 
 from pipeline import cli
-from stages.data import convert
 from stages.data.manifest import digest, read_manifest
 from stages.data.shards import Split, write
 from stages.data.sources import digits
 from tests.stages.conftest import jpegs
-
-
-@pytest.fixture
-def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards are written in this process, which takes less time."""
-    monkeypatch.setattr(convert, "ProcessPoolExecutor", lambda processes, context, begin: ThreadPoolExecutor(1))
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = cli.DONE) -> tuple[list[str], str]:

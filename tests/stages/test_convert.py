@@ -14,7 +14,6 @@ import tarfile
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from stages.data import convert as module
 from stages.data.convert import Options, convert
 from stages.data.manifest import SPLITS, DataError, read_manifest
 from stages.data.order import epoch_order
@@ -57,12 +55,6 @@ def inside(folder: Path, manifest: dict[str, Any], split: str) -> list[tuple[str
         pictures = [name for name in files if not name.endswith(".cls")]
         found += [(key, files[n], int(files[f"{key}.cls"])) for n in pictures for key in [n.partition(".")[0]]]
     return found
-
-
-@pytest.fixture
-def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards are written in this process, which takes less time and sees what is in its memory."""
-    monkeypatch.setattr(module, "ProcessPoolExecutor", lambda processes, context, begin: ThreadPoolExecutor(1))
 
 
 @pytest.fixture(scope="module")
