@@ -10,10 +10,8 @@ from __future__ import annotations
 import io
 import math
 import os
-import posixpath
 import re
 import signal
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -26,14 +24,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stages.data.index import allowed, class_count, index, noted, read_index, scan, write_index
-from stages.data.manifest import MANIFEST, SPLITS, DataError, shards_folder
-from stages.data.members import Members
+from stages.data.index import allowed, class_count, noted, scan, write_index
+from stages.data.manifest import MANIFEST, SPLITS, DataError
 from stages.data.order import Indices, epoch_order
+from stages.data.origins import Skipped, Source, origins
 from stages.data.pictures import BadPicture, packed
 from stages.data.shards import tarred
 from stages.files import Folder, canonical, sha256
-from stages.outage import StoreAway, StoreError
 
 PARTS = "parts"
 PLAN = f"{PARTS}/plan.json"
@@ -59,75 +56,6 @@ class Options:
     """Share of a split's samples that may be left out, because they can't be read."""
     max_pixels: int = 1 << 26
     """Larger pictures are bad."""
-
-
-@dataclass(frozen=True)
-class Tree:
-    """Picture files in folders that are named for their classes, `paths` relative to the folder or URL `root`."""
-
-    root: str
-    paths: list[str]
-    labels: Indices
-    states: Indices
-    """Of each file its size and when it was changed, [samples, 2]."""
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def part(self, samples: Indices) -> Tree:
-        """These samples alone."""
-        paths = [self.paths[sample] for sample in samples]
-        return Tree(self.root, paths, self.labels[samples], self.states[samples])
-
-    def content(self) -> Any:
-        """What tells this source from others."""
-        return [self.paths, self.labels.tolist(), sha256(self.states.tobytes())]
-
-    def __iter__(self) -> Iterator[tuple[str, bytes, int]]:
-        """Of each sample where it was, its bytes and its label."""
-        folder = Folder(self.root)
-        for path, label in zip(self.paths, self.labels.tolist(), strict=True):
-            try:
-                if folder.local:  # Folder.read takes four times as long
-                    with open(folder.path(path), "rb") as file:
-                        data = file.read()
-                else:
-                    data = folder.read(path)
-            except (StoreError, StoreAway):
-                raise
-            except OSError as error:
-                raise DataError(f"{self.root}/{path} can't be read: {error.strerror or error}") from None
-            yield path, data, label
-
-
-@dataclass(frozen=True)
-class Tars:
-    """Samples in shards, by the rows of an index."""
-
-    members: Members
-    rows: Indices
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def part(self, samples: Indices) -> Tars:
-        """These samples alone."""
-        return Tars(self.members, self.rows[samples])
-
-    def content(self) -> Any:
-        """What tells this source from others."""
-        return [[shard["sha256"] for shard in self.members.shards], self.rows.tolist()]
-
-    def __iter__(self) -> Iterator[tuple[str, bytes, int]]:
-        """Of each sample where it was, its bytes and its label."""
-        for shard, offset, size, label in self.rows.tolist():
-            name = self.members.name(shard, offset)
-            yield f"{self.members.shards[shard]['file']}/{name}", self.members.read(shard, offset, size), label
-
-
-Source = Tree | Tars
-Skipped = dict[str, dict[str, str]]
-"""What was left out: by shard, where it was, and why."""
 
 
 class Shard(NamedTuple):
@@ -156,7 +84,7 @@ def convert(
     done. Returns the manifest. Raises DataError, also for a folder that holds anything else.
     """
     folder = Folder(url)
-    sources, classes, skipped = _sources(where, options)
+    sources, classes, skipped = origins(where, options.bad)
     facts = {split: sha256(canonical(source.content())) for split, source in sources.items()}
     plan = {"name": name, "source": facts, **asdict(options)}
     del plan["bad"]  # changes nothing of what is written
@@ -243,111 +171,6 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def _sources(where: Mapping[str, str], options: Options) -> tuple[dict[str, Source], list[str], dict[str, Skipped]]:
-    """The source of each split, the names of the classes of a tree, and what of shards is no sample."""
-    found: dict[str, Source] = {}
-    classes: list[str] = []
-    skipped: dict[str, Skipped] = {}
-    tars = {split: place for split, place in where.items() if "*" in place or place.endswith(".tar")}
-    trees = [split for split in SPLITS if split in where and split not in tars]
-    if trees and "train" in tars:
-        why = f"the labels in {where['train']} say nothing of the class folders in {where[trees[0]]}"
-        raise DataError(f"{why}; give shards for {trees[0]} too, or a tree for train")
-    for split in trees:
-        found[split], classes = _tree(where[split], classes)
-    if tars:
-        with tempfile.TemporaryDirectory() as aside:
-            manifest = index(aside, "source", tars, bad=options.bad)
-            for split, entry in manifest["splits"].items():
-                members = Members(shards_folder(aside, manifest, split), entry["shards"], limit=_all(manifest))
-                found[split] = Tars(members, read_index(aside, entry))
-                skipped[split] = {
-                    file: {f"{file}/{key}": why for key, why in bad.items()} for file, bad in entry["skipped"].items()
-                }
-    return {split: found[split] for split in SPLITS if split in found}, classes, skipped
-
-
-def _all(manifest: dict[str, Any]) -> int:
-    """Bytes of all shards: copies of remote ones are kept until the end, as a shuffle comes back to each of them."""
-    return sum(shard["bytes"] for entry in manifest["splits"].values() for shard in entry["shards"])
-
-
-def _tree(place: str, known: list[str]) -> tuple[Tree, list[str]]:
-    """A tree and its classes, numbered as torchvision's ImageFolder does, or as another split's are: those `known`.
-
-    Raises DataError.
-    """
-    folder = Folder(place)
-    there, paths, states = _on_disk(folder.path()) if folder.local else _on_service(folder)
-    strange = [name for name in there if known and name not in known]
-    if strange:
-        raise DataError(f"{place} has the class {strange[0]}, which train does not have")
-    if not paths:
-        raise DataError(f"{place} holds no pictures")
-    numbers = {name: number for number, name in enumerate(known or there)}
-    labels = [numbers[path.partition("/")[0]] for path in paths]
-    empty = [] if known else sorted(set(there).difference(path.partition("/")[0] for path in paths))
-    if empty:
-        raise DataError(f"{place}/{empty[0]} holds no pictures, but would count as a class; remove the folder")
-    return Tree(place, paths, np.array(labels, dtype=np.int64), np.array(states, dtype=np.int64)), list(numbers)
-
-
-def _on_disk(root: str) -> tuple[list[str], list[str], list[tuple[int, int]]]:
-    """Classes, and of each picture its path and its state. Raises DataError.
-
-    torchvision's make_dataset would leave out folders that can't be read, and follow links in circles.
-    """
-    from torchvision.datasets.folder import find_classes
-
-    try:
-        there, _ = find_classes(root)
-    except OSError as error:
-        raise DataError(f"{root} is no tree of a folder for each class: {error}") from None
-    paths, states = [], []
-    for name in there:
-        try:
-            found = sorted(_pictures(os.path.join(root, name), (_identity(root),)))
-        except OSError as error:
-            raise DataError(f"{error.filename} can't be read: {error.strerror}") from None
-        paths += [os.path.relpath(os.path.join(folder, file), root) for folder, file, _ in found]
-        states += [state for *_, state in found]
-    return there, paths, states
-
-
-def _pictures(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str, tuple[int, int]]]:
-    """Folder, name and state of each picture in a folder and those in it. Raises OSError, and DataError for circles."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    above = (*above, _identity(folder))
-    if above[-1] in above[:-1]:
-        raise DataError(f"{folder} is a link to a folder that it is in itself, and so has no end; remove it")
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _pictures(entry.path, above)
-            elif entry.name.lower().endswith(IMG_EXTENSIONS):
-                info = entry.stat()
-                yield folder, entry.name, (info.st_size, info.st_mtime_ns)
-
-
-def _identity(folder: str) -> tuple[int, int]:
-    info = os.stat(folder)
-    return info.st_dev, info.st_ino
-
-
-def _on_service(folder: Folder) -> tuple[list[str], list[str], list[tuple[int, int]]]:
-    """The same, in the same order, from one listing. Raises DataError."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    files = {path: file for path, file in folder.files().items() if "/" in path}
-    if not files:
-        raise DataError(f"{folder.url} is no tree of a folder for each class: no file lies in a folder")
-    pictures = [path for path in files if path.lower().endswith(IMG_EXTENSIONS)]
-    paths = sorted(pictures, key=lambda path: (path.partition("/")[0], posixpath.split(path)))
-    states = [(files[path].bytes, int(files[path].modified * 1e9)) for path in paths]
-    return sorted({path.partition("/")[0] for path in files}), paths, states
 
 
 def _begin(folder: Folder, plan: dict[str, Any]) -> dict[str, Any] | None:
