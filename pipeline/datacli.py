@@ -28,7 +28,7 @@ SHARDS = "write shards: of a tree of pictures (ImageNet's), of other shards, or 
 INDEX = "index shards of pictures that are there already, so that they can be read; copies nothing"
 WORDS = {"train": "train(ing)?", "val": "val(idation)?", "test": "test(ing)?"}
 """What says in a shard's name which split it is of, with no letter before or after it."""
-ENCODED = ("split", "held", "seed", "resize", "quality", "size", "bad", "processes")
+ENCODED = ("split", "held", "seed", "resize", "quality", "size", "bad", "max_pixels", "processes")
 """Options that mean nothing to a data set of pictures of one shape."""
 
 
@@ -57,6 +57,8 @@ def add(verbs: Any) -> None:
     shards.add_argument("--size", metavar="MB", type=_whole, help="megabytes of a shard, about (default: 128)")
     text = "of the order of the samples, and of what is held out (default: 0)"
     shards.add_argument("--seed", metavar="N", type=_natural, help=text)
+    text = "leave out pictures of more pixels, as bad ones (default: 67108864)"
+    shards.add_argument("--max-pixels", metavar="N", type=_whole, help=text)
     shards.add_argument("--processes", metavar="N", type=_whole, help="at work at a time (default: one a core)")
     text = "for mnist and cifar10: where their files are (default: download them)"
     shards.add_argument("--folder", metavar="PATH", help=text)
@@ -132,7 +134,7 @@ def _of_one_shape(options: argparse.Namespace) -> dict[str, Any]:
     from stages.data.shards import write
     from stages.data.sources import SOURCES
 
-    given = [name for name in ENCODED if getattr(options, name) not in (None, [])]
+    given = [name.replace("_", "-") for name in ENCODED if getattr(options, name) not in (None, [])]
     if given:
         raise DataError(f"--{given[0]} is for trees and shards; {options.source} has splits and a shape of its own")
     dest, plan = Folder(options.dest), {"name": options.source}

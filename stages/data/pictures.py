@@ -186,7 +186,7 @@ def _with_short_side(height: int, width: int, length: int, most: int) -> tuple[i
     size = (length, int(length * height / short)) if width <= height else (int(length * width / short), length)
     if size[0] * size[1] > most:
         resized = f"{size[0]} x {size[1]} pixels with its short side made {length} long"
-        raise BadPicture(f"{width} x {height} pixels are {resized}, more than data.max_pixels ({most}) allows")
+        raise BadPicture(f"{width} x {height} pixels are {resized}, more than max_pixels ({most}) allows")
     return size
 
 
@@ -200,7 +200,7 @@ def _look(data: bytes, most: int) -> Header:
         with _opened(data) as picture:
             width, height = picture.size
     if height * width > most:
-        raise BadPicture(f"{width} x {height} pixels are more than data.max_pixels ({most}) allows")
+        raise BadPicture(f"{width} x {height} pixels are more than max_pixels ({most}) allows")
     if not height * width:
         raise BadPicture("it has no pixels")
     return Header(height, width, colours)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from pipeline import cli
 from stages.data.manifest import digest, read_manifest
@@ -59,6 +60,22 @@ def test_a_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         }
         assert shown["train"]["samples"] + shown["val"]["samples"] == 30
         assert shown["test"]["samples"] == 6
+
+
+@pytest.mark.usefixtures("in_one_process")
+def test_pictures_of_more_pixels_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As many as asked for; of one that is larger it says how large it is."""
+    for split in ("train", "val", "test"):
+        pictures(tmp_path / "tree", split)
+    Image.new("RGB", (300, 200)).save(tmp_path / "tree" / "train" / "n0" / "large.jpg")
+    command = ("shards", tmp_path / "tree", tmp_path / "out", "--processes", 1, "--bad", 0.2, "--max-pixels")
+    lines, _ = told(capsys, *command, 59_999)
+    assert "n0/large.jpg: 300 x 200 pixels are more than max_pixels (59999)" in " ".join(lines)
+    assert "train: 6 samples" in " ".join(lines)
+    _, said = told(capsys, *command, 60_000, code=cli.BAD_INPUT)
+    assert "with other options; give another folder" in said
+    lines, _ = told(capsys, *command[:2], tmp_path / "all", *command[3:], 60_000)
+    assert "train: 7 samples" in " ".join(lines)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +247,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "an index of a tree": (["index", "tree", "out", "--held", "3"], ["tree/train is no pattern of shards"]),
     "an index over a manifest": (["index", "made", "made"], ["made holds shards with a manifest of their own"]),
     "resized digits": (["shards", "digits", "out", "--resize", "9"], ["--resize is for trees and shards"]),
+    "bounded digits": (["shards", "digits", "out", "--max-pixels", "9"], ["--max-pixels is for trees and shards"]),
     "a folder of a tree": (
         ["shards", "tree", "out", "--folder", "x"],
         ["--folder is for mnist and cifar10; tree is a"],

@@ -120,7 +120,7 @@ def test_too_large_a_jpeg_is_bad_and_not_decoded(tmp_path: Path, monkeypatch: py
     ((_, labels),) = data.epoch([np.arange(8)], 0)
     assert sizes == [1, 7]
     assert labels.tolist() == [0, 1, 2, IGNORED, 1, 2, 0, 1]
-    assert "20000 x 20000 pixels are more than data.max_pixels" in data.bad[3]
+    assert "20000 x 20000 pixels are more than max_pixels" in data.bad[3]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

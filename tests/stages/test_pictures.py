@@ -174,7 +174,7 @@ def test_the_bound_on_pixels_is_the_one_given() -> None:
 def test_a_narrow_picture_is_refused_before_it_is_made_huge(height: int, width: int) -> None:
     """One pixel across, 60,000 along: 4 billion at a short side of 256."""
     data = jpeg(height, width, 0, kind="PNG")
-    with pytest.raises(BadPicture, match=r"pixels with its short side made 256 long, more than data\.max_pixels"):
+    with pytest.raises(BadPicture, match=r"pixels with its short side made 256 long, more than max_pixels"):
         central_crop(data, 256, 224, 1 << 26)
     assert central_crop(data, 2, 2, 1 << 26).shape == (3, 2, 2)
 
