@@ -78,8 +78,9 @@ def storage(network: Mapping[str, Tensor], kinds: Mapping[str, Sequence[str]]) -
     """Bits that constrained tensors need: of the values alone, and with their places. `kinds` are their sets' names.
 
     A tensor's value takes as many bits as number its levels; a place, the least that any fixed width gives for
-    distances between non-zeros in row-major order, a distance too long being bridged by padding zeros that
-    are stored like values (Han et al. 2016, section 2).
+    the number of zeros before it, in row-major order. The highest number has no value after it: where as many zeros or
+    more lie between two values, it comes first, as often as it takes. (Han et al. 2016, section 2, put padding zeros
+    there that are stored like values, which takes a code for zero.) The levels themselves are not counted.
     """
     tensors = {}
     for name, sets in kinds.items():
@@ -89,7 +90,9 @@ def storage(network: Mapping[str, Tensor], kinds: Mapping[str, Sequence[str]]) -
         shared = sets[-1] in ("levels", "clusters")
         bits = max(1, math.ceil(math.log2(max(1, values)))) if shared else 32
         gaps = torch.diff(there, prepend=torch.tensor([-1])) - 1
-        widths = {width: int((1 + gaps // 2**width).sum()) * (width + bits) for width in range(1, 17)}
+        widths = {
+            width: len(there) * (width + bits) + int((gaps // (2**width - 1)).sum()) * width for width in range(1, 17)
+        }
         width = min(widths, key=lambda width: widths[width])
         dense = len(there) == len(w)
         tensors[name] = {

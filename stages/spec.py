@@ -15,7 +15,7 @@ from typing_extensions import Self
 from stages.sets import AnySet, Support
 from stages.settings import Settings, Url
 
-METHOD_VERSIONS = {"train": 2, "prune": 3, "quantize": 4}
+METHOD_VERSIONS = {"train": 2, "prune": 4, "quantize": 5}
 """Raised when a kind of stage starts to give other results for the same settings: its keys change."""
 
 

@@ -6,15 +6,17 @@ import logging
 import math
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages import admm, artefact, pretrained, quantize
 from stages.checkpoint import Checkpoints, Progress
+from stages.constraints.lowrank import LowRank
 from stages.data.batches import open_split
 from stages.engine import Engine, channels_last, emulates_bf16, join
 from stages.evaluate import evaluate
@@ -61,7 +63,7 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
     elif spec.model.weights is not None:
         pretrained.load(spec.model, store, model)
     teacher = _teacher(task, store, device)
-    aims = targets(spec, {name: p.shape for name, p in model.named_parameters()})
+    aims = _ranked(targets(spec, {name: p.shape for name, p in model.named_parameters()}), model)
     masks = _inherited(spec, aims.names, parent.holds if parent else {})
     fixed = _fixed(parent, aims)
     holds = masks | {name: torch.zeros_like(model.get_parameter(name)) for name in fixed}
@@ -112,6 +114,13 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
     finally:
         checkpoints.abandon()
         engine.close()
+
+
+def _ranked(aims: Targets, model: nn.Module) -> Targets:
+    """The same with the ranks that `energy` gives of the weights that the stage starts from: they hold to its end."""
+    asked = {name: one for name, one in aims.sets.items() if isinstance(one, LowRank)}
+    found: dict[str, LowRank] = _agreed({name: one.of(model.get_parameter(name)) for name, one in asked.items()})
+    return replace(aims, sets={**aims.sets, **found})
 
 
 def _inherited(spec: Spec, constrained: list[str], holds: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -170,8 +179,10 @@ def _teacher(task: Task, store: Folder, device: torch.device) -> Teacher | None:
 
 
 def _duals(spec: Spec, parent: artefact.Artefact | None, holds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """U to start from. The unscaled dual rho U is what carries over, so U is rescaled to the new rho."""
-    if not isinstance(spec, PruneSpec) or spec.duals == "reset" or parent is None or not parent.duals:
+    """U to start from: a prune's. The unscaled dual rho U is what carries over, so U is rescaled to the new rho."""
+    if not isinstance(spec, PruneSpec) or spec.duals == "reset" or parent is None:
+        return {}
+    if parent.manifest["spec"]["kind"] != "prune":  # what a quantisation leaves is the U of other sets
         return {}
     assert spec.admm is not None
     factor = parent.manifest["rho"] / spec.admm.rho

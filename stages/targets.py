@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -52,8 +52,15 @@ def build_model(settings: Model, device: str = "cpu") -> nn.Module:
 
 
 def weights(shapes: Mapping[str, Size]) -> dict[str, Size]:
-    """What can be constrained: tensors of two or more dimensions. Biases and normalisation never are."""
-    return {name: shape for name, shape in shapes.items() if len(shape) > 1}
+    """What can be constrained: tensors of two or more dimensions that are named `weight`, or end so (`in_proj_weight`).
+
+    Biases and normalisation never are, and no embeddings of places or classes that are parameters of their own.
+    """
+    return {name: shape for name, shape in shapes.items() if len(shape) > 1 and name.endswith("weight")}
+
+
+def _shown(names: Iterable[str], shapes: Mapping[str, Size]) -> str:
+    return ", ".join(f"{name} {tuple(shapes[name])}" for name in names)
 
 
 def targets(spec: StageSpec, shapes: Mapping[str, Size]) -> Targets:
@@ -88,10 +95,10 @@ def targets(spec: StageSpec, shapes: Mapping[str, Size]) -> Targets:
             floors = sum(min(settings.floor, able[name].numel()) for name in matching)
             if not max(1, floors) <= total <= size:
                 text = f"asks for {total} of {size} weights, with at least {floors} for the floor of {settings.floor}"
-                problems.append((at, f"{text} in each of {len(matching)} tensors"))
+                problems.append((at, f"{text} in each of {len(matching)} tensors: {_shown(matching, able)}"))
             budgets.append(Budget(tuple(matching), total, settings.floor, settings.scale))
     if isinstance(spec, QuantizeSpec):
-        problems += _valueless(spec, kinds)
+        problems += _valueless(spec, kinds, able)
     if problems:
         raise SpecError(problems)
     sets = {name: one[0] if len(one) == 1 else Combined(tuple(one)) for name, one in made.items()}
@@ -172,7 +179,7 @@ def _shapes(settings: Model) -> Mapping[str, Size]:
 
 def _unmatched(pattern: str, shapes: Mapping[str, Size], able: Mapping[str, Size], model: str) -> str:
     others = [name for name in shapes if fnmatchcase(name, pattern)]
-    hint = f"matches only biases or normalisation ({', '.join(others)})" if others else "matches no tensor"
+    hint = f"matches nothing that can be constrained ({_shown(others, shapes)})" if others else "matches no tensor"
     return f"{pattern!r} {hint} of {model}; its weights are {', '.join(able)}"
 
 
@@ -185,16 +192,17 @@ def _clash(name: str, kinds: list[str], budgets: list[Budget], budgeted: bool) -
     return refusal(kinds)
 
 
-def _valueless(spec: QuantizeSpec, kinds: Mapping[str, list[str]]) -> list[Problem]:
+def _valueless(spec: QuantizeSpec, kinds: Mapping[str, list[str]], shapes: Mapping[str, Size]) -> list[Problem]:
     """What a quantize stage needs of its constraints."""
     problems: list[Problem] = []
     bare = [name for name, of in kinds.items() if of[-1] not in ("levels", "clusters")]
     if bare:
-        text = f"{', '.join(bare)}: a quantize stage needs `levels` or `clusters` on each of its tensors"
+        text = f"{_shown(bare, shapes)}: a quantize stage needs `levels` or `clusters` on each of its tensors"
         problems.append((("constraints",), text))
     used = {of[-1] for of in kinds.values()}
     if {"levels", "clusters"} <= used:
-        problems.append((("constraints",), "levels and clusters need a stage each: they are trained differently"))
+        both = ", ".join(f"`{one}` is on {next(n for n, of in kinds.items() if of[-1] == one)}" for one in sorted(used))
+        problems.append((("constraints",), f"levels and clusters need a stage each, being trained differently: {both}"))
     for setting, wanted in (("snap", "levels"), ("centroids", "clusters")):
         if getattr(spec, setting) is not None and wanted not in used:
             problems.append(((setting,), f"`{setting}` is for `set: {wanted}`, and no constraint has it"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -12,13 +12,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LowRank:
-    """S = {Z : rank of Z's matrix <= r}, or with `energy` = e {Z : not of full rank, or no rank is worth leaving out}.
+    """S = {Z : rank of Z's matrix <= r}.
 
-    The projection is the truncated singular value decomposition (Eckart and Young): the nearest point of its
-    rank. With `energy` the rank is the smallest k with sum over j > k of sigma_j^2 <= e sum of sigma_j^2 (Xu et
-    al. 2020, section 3); what is not of full rank stays, so that projecting twice is projecting once.
-    `view` is `channel`, outputs x (inputs, kernel), or `spatial`, (inputs, kernel height) x
-    (outputs, kernel width).
+    The projection is the truncated singular value decomposition (Eckart and Young): the nearest point of its rank.
+    With `energy` in the place of `rank` it is a set only once `of` has found the rank of some weights. `view` is
+    `channel`, outputs x (inputs, kernel), or `spatial`, (inputs, kernel height) x (outputs, kernel width).
     """
 
     rank: int | None = None
@@ -27,17 +25,30 @@ class LowRank:
 
     def project(self, w: Tensor) -> Tensor:
         """The nearest matrix of that rank, in W's shape. Raises ValueError on NaN."""
+        assert self.rank is not None
         matrix = self._matrix(w.detach().double())
         if bool(torch.isnan(matrix).any()):
             raise ValueError("what is to be projected holds NaN")
         u, sigma, vh = torch.linalg.svd(matrix, full_matrices=False)
-        r = self._rank(sigma, w.dtype)
+        r = self.rank
         return self._back((u[:, :r] * sigma[:r]) @ vh[:r], w).to(w.dtype)
 
+    def of(self, w: Tensor) -> LowRank:
+        """The set of one rank: with `energy` = e, of the least that leaves out at most that share of W's energy.
+
+        That is the smallest k >= 1 with sum over j > k of sigma_j^2 <= e sum of sigma_j^2 (Xu et al. 2020, section 3).
+        """
+        if self.energy is None:
+            return self
+        squares = torch.linalg.svdvals(self._matrix(w.detach().double())).square()
+        left_out = squares.flip(0).cumsum(0).flip(0)
+        return replace(self, energy=None, rank=max(1, int((left_out > self.energy * left_out[0]).sum())))
+
     def contains(self, z: Tensor) -> bool:
-        """Whether z is of that rank but for rounding; with `energy`, whether projecting leaves z's rank as it is."""
+        """Whether z is of that rank but for rounding."""
+        assert self.rank is not None
         sigma = torch.linalg.svdvals(self._matrix(z.detach().double()))
-        return _numerical_rank(sigma, z.dtype) <= self._rank(sigma, z.dtype)
+        return _numerical_rank(sigma, z.dtype) <= self.rank
 
     def hold(self, z: Tensor) -> Tensor:
         """0 everywhere: moving single entries would leave the set."""
@@ -53,16 +64,6 @@ class LowRank:
             return shape[0], math.prod(shape[1:])
         n, c, kh, kw = shape
         return c * kh, n * kw
-
-    def _rank(self, sigma: Tensor, dtype: torch.dtype) -> int:
-        if self.rank is not None:
-            return self.rank
-        assert self.energy is not None
-        present = _numerical_rank(sigma, dtype)
-        if present < len(sigma):
-            return max(1, present)
-        tail = sigma.square().flip(0).cumsum(0).flip(0)
-        return max(1, int((tail > self.energy * tail[0]).sum()))
 
     def _matrix(self, w: Tensor) -> Tensor:
         if self.view == "channel" or w.ndim < 4:

@@ -165,7 +165,9 @@ VALUES = {
         TRAIN, TRAIN + "    model: {name: nonet}\n", "nonet", "stages[0].model.name", "there is no model 'nonet'"
     ),
     "no tensor": Bad('"*"', '"conv*"', "conv*", "stages[1].constraints[0].tensors", "'conv*' matches no tensor of"),
-    "only biases": Bad('"*"', '"*.bias"', "*.bias", "stages[1].constraints[0].tensors", "matches only biases"),
+    "only biases": Bad(
+        '"*"', '"*.bias"', "*.bias", "stages[1].constraints[0].tensors", "matches nothing that can be constrained"
+    ),
     "overlap": Bad(
         HALF,
         HALF + '\n      - {set: cardinality, tensors: "0.*", rate: 2}',

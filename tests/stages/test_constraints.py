@@ -92,13 +92,10 @@ def nms(draw: st.DrawFn, name: str) -> Case:
 
 @st.composite
 def lowranks(draw: st.DrawFn, name: str) -> Case:
-    """By rank or by energy, in both views."""
+    """In both views."""
     shape, view = draw(shapes()), draw(st.sampled_from(["channel", "spatial"]))
     full = min(LowRank(1, None, view).sides(shape))
-    how = st.one_of(
-        st.integers(1, full).map(lambda r: {"rank": r}), st.sampled_from([0.01, 0.1, 0.5]).map(lambda e: {"energy": e})
-    )
-    return made(name, shape, view=view, **draw(how))
+    return made(name, shape, view=view, rank=draw(st.integers(1, full)))
 
 
 @st.composite
@@ -375,6 +372,43 @@ LAYOUTS: dict[str, Callable[[Shape], Any]] = {
 }
 
 
+def by_index(name: str, w: Tensor) -> list[Tensor]:
+    """The groups of a tensor [6, 4, 2, 3], each as what is 1 in it, written down from what users read of the sets."""
+    outputs, inputs = w.shape[:2]
+    places = {
+        "filter": [[o] for o in range(outputs)],
+        "row": [[o] for o in range(outputs)],
+        "channel": [[slice(None), c] for c in range(inputs)],
+        # One place (input, down, across) in all filters.
+        "column": [[slice(None), c, y, x] for c in range(inputs) for y in range(2) for x in range(3)],
+        # Query, key and value of one output each for three heads, one after the other.
+        "head": [[[head, 3 + head]] for head in range(3)],
+    }
+    groups = []
+    for place in places.get(name, []):
+        groups.append(torch.zeros_like(w))
+        groups[-1][tuple(place)] = 1
+    for down in range(0, outputs if name == "block" else 0, 2):
+        for across in range(0, w[0].numel(), 3):
+            groups.append(torch.zeros_like(w))
+            groups[-1].view(outputs, -1)[down : down + 2, across : across + 3] = 1
+    return groups
+
+
+@pytest.mark.parametrize("name", ["filter", "row", "channel", "column", "head", "block"])
+def test_groups_are_what_their_names_say(name: str) -> None:
+    """The k of largest norm stay, of groups that are told by index here, and by a view there."""
+    more = {"head": {"heads": 3, "parts": 2}, "block": {"p": 2, "q": 3}}.get(name, {})
+    w = torch.randn(6, 4, 2, 3, generator=torch.Generator().manual_seed(1))
+    groups = by_index(name, w)
+    assert torch.equal(sum(groups), torch.ones_like(w))  # each entry is in one of them
+    groups.sort(key=lambda group: float((group * w).norm()), reverse=True)
+    for k in range(1, len(groups) + 1):
+        seen = w.flatten(1) if name == "row" else w
+        constraint, _ = made(name, tuple(seen.shape), count=k, **more)
+        assert torch.equal(constraint.project(seen).view(w.shape), w * sum(groups[:k]))
+
+
 @pytest.mark.parametrize("view", LAYOUTS)
 def test_the_best_groups_are_kept(view: str) -> None:
     """No other choice of k groups is nearer."""
@@ -594,12 +628,22 @@ def test_low_rank_leaves_out_the_smallest_singular_values(view: str) -> None:
                 assert distance(matrix, a @ b.t()) >= best - 1e-9
 
 
+def test_energy_says_the_same_of_a_matrix_with_an_output_that_is_dead() -> None:
+    """Or of one whose columns depend on each other: zeros among the singular values take nothing."""
+    w = torch.randn(16, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    w[3] = 0
+    twice = torch.cat([w, w], dim=1)
+    ranks = [LowRank(None, 0.2).of(tensor).rank for tensor in (w, twice, torch.zeros(4, 4))]
+    assert 1 < ranks[0] == ranks[1] < 15
+    assert ranks[2] == 1
+
+
 @pytest.mark.parametrize("energy", [0.01, 0.1, 0.3])
 def test_energy_gives_the_least_rank_that_leaves_out_no_more(energy: float) -> None:
     w = torch.randn(8, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     squares = torch.linalg.svdvals(w).square()
-    z = LowRank(None, energy).project(w)
-    rank = int(torch.linalg.matrix_rank(z))
+    rank = LowRank(None, energy).of(w).rank
+    assert rank is not None
     assert float(squares[rank:].sum()) <= energy * float(squares.sum()) < float(squares[rank - 1 :].sum())
 
 

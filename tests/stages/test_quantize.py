@@ -219,16 +219,16 @@ def test_storage_of_the_167x_table_is_7140_bits() -> None:
     [
         # Gaps of no zeros: the narrowest index.
         (quantised(8, 4, 2), 1, 1, 4 * 2),
-        # One at the end of eight: seven zeros before it take three bits, or paddings.
-        (quantised(8, 1, 1, first=7), 1, 3, 1 * 4),
-        # A gap of 20: with 1, 2, 3, 4 bits 10, 5, 2, 1 paddings, so 14 x 2, 9 x 3, 6 x 4, 5 x 5.
-        (torch.cat([torch.ones(3), torch.zeros(20), torch.ones(1)]), 1, 3, 24),
+        # One at the end of eight: seven zeros before it take four bits, or an index of 7 and one of 0.
+        (quantised(8, 1, 1, first=7), 1, 4, 1 * 5),
+        # A gap of 20: with 1, 2, 3, 4 bits 20, 6, 2, 1 indices more, so 4 x 2 + 20, 4 x 3 + 12, 4 x 4 + 6, 4 x 5 + 4.
+        (torch.cat([torch.ones(3), torch.zeros(20), torch.ones(1)]), 1, 3, 22),
         # All there: no places are needed.
         (quantised(8, 8, 4), 2, 0, 16),
         # A single value still takes a bit.
         (torch.full((4,), 0.5), 1, 0, 4),
-        # Three values take two bits; gaps of 1: one bit.
-        (torch.tensor([0.0, 1.0, 0.0, 2.0, 0.0, 3.0]), 2, 1, 3 * 3),
+        # Three values take two bits; gaps of 1: an index of 1 and one of 0 each, or two bits.
+        (torch.tensor([0.0, 1.0, 0.0, 2.0, 0.0, 3.0]), 2, 1, 3 * 4),
     ],
 )
 def test_storage_by_hand(w: Tensor, bits: int, width: int, total: int) -> None:
@@ -241,26 +241,46 @@ def test_storage_by_hand(w: Tensor, bits: int, width: int, total: int) -> None:
     assert found["total_rate"] == 32 * len(w) / total
 
 
-def decoded(w: Tensor, width: int) -> int:
-    """Entries that storing w with indices of `width` bits takes, by writing them down one by one."""
-    entries, gap = 0, 0
+def encoded(w: Tensor, width: int, bits: int) -> str:
+    """Indices of `width` bits and codes of `bits` bits, as zeros and ones."""
+    codes = {value: code for code, value in enumerate(sorted({value for value in w.tolist() if value}))}
+    text, gap, most = "", 0, 2**width - 1
     for value in w.tolist():
-        if value or gap == 2**width - 1:  # a weight, or a padding zero that the index can't do without
-            entries, gap = entries + 1, 0
+        if value:
+            text += f"{gap:0{width}b}{codes[value]:0{bits}b}"
+            gap = 0
+        elif gap == most - 1:
+            text += f"{most:0{width}b}"
+            gap = 0
         else:
             gap += 1
-    return entries
+    return text
+
+
+def decoded(text: str, width: int, bits: int, levels: list[float], size: int) -> Tensor:
+    """What was encoded."""
+    w, place, at, most = torch.zeros(size), 0, 0, 2**width - 1
+    while at < len(text):
+        gap, at = int(text[at : at + width], 2), at + width
+        place += gap
+        if gap < most:
+            w[place] = levels[int(text[at : at + bits], 2)]
+            place, at = place + 1, at + bits
+    return w
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_padding_zeros_are_counted_as_they_would_be_written(seed: int) -> None:
-    """Against an encoder; zeros after the last non-zero need no padding."""
+def test_as_many_bits_are_counted_as_it_takes_to_write_them_and_read_them_back(seed: int) -> None:
+    """At the width that takes the fewest; zeros after the last weight need no index."""
     generator = torch.Generator().manual_seed(seed)
-    w = (torch.rand(400, generator=generator) < 0.02 * (seed + 1)).float()
-    w[-1] = 1.0
+    w = torch.randint(1, 5, (400,), generator=generator) * (torch.rand(400, generator=generator) < 0.02 * (seed + 1))
+    w = w.float()
+    w[-1], levels = 1.0, sorted(set(w.tolist()) - {0.0})
     entry = quantize.storage({"w": w}, {"w": ["levels"]})["tensors"]["w"]
-    totals = {width: decoded(w, width) * (width + 1) for width in range(1, 17)}
-    assert entry["total_bits"] == min(totals.values()) == totals[entry["index_width"]]
+    texts = {width: encoded(w, width, entry["bits"]) for width in range(1, 17)}
+    for width, text in texts.items():
+        assert torch.equal(decoded(text, width, entry["bits"], levels, 400), w)
+    assert entry["total_bits"] == min(map(len, texts.values())) == len(texts[entry["index_width"]])
 
 
 def test_weights_that_share_no_values_take_32_bits() -> None:
