@@ -22,6 +22,8 @@ UPDATES = 2
 """Updates of Z and U at most, and rounds of snapping."""
 SAMPLES = 4
 """Of a batch, at most so many for each worker and micro-batch: batch normalisation needs more than one."""
+READERS = 2
+"""Processes that read pictures for a worker, at most."""
 S = TypeVar("S", bound=StageSpec)
 
 BY_TRAINING = ("val_accuracy", "val_loss")
@@ -57,7 +59,9 @@ def _spec(spec: S, batch: int, fixed: Mapping[str, Any]) -> S:
     changes: dict[str, Any] = {
         **fixed,
         "batch": batch,
-        "data": spec.data.model_copy(update={"limit": spec.data.used(STEPS * batch)}),
+        "data": spec.data.model_copy(
+            update={"limit": spec.data.used(STEPS * batch), "workers": min(spec.data.workers, READERS)}
+        ),
     }
     for name in type(spec).model_fields:
         value = getattr(spec, name)

@@ -40,7 +40,9 @@ class View:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def epoch(self, stage: str, row: dict[str, Any]) -> None:
-        """Show where a stage is."""
+        """Show where a stage is, and which samples it could not read."""
+        for sample in row.get("left_out", []):
+            self.note(f"{stage}: left out {sample}")
         if "residual" in row:
             self._residuals[stage] = row["residual"]
         residual = f"  residual {self._residuals[stage]:.3f}" if stage in self._residuals else ""

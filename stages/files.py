@@ -56,7 +56,9 @@ def encoded(value: Any) -> bytes:
 MARK = ".dualprune"
 """A file in the top folder of a store, by which a store that is there is told from an empty mount point."""
 PATIENCE = 60.0
-"""Seconds for which calls to a service that does not answer are repeated."""
+"""Seconds, from its first failure on, for which a call to a service that does not answer is repeated."""
+SILENCE = 60.0
+"""Seconds for which a web server may send nothing; a download may last as long as it takes."""
 EXCLUSIVE = {"s3", "s3a", "gs", "gcs", "memory"}
 """Protocols whose filesystems can create a file that must not be there yet. On others, the last of several
 simultaneous writers is found by looking again."""
@@ -86,7 +88,7 @@ class Folder:
         self.url = url.rstrip("/") or "/"
         try:
             # Other processes write here too: what a listing said a moment ago says nothing.
-            self.fs, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+            self.fs, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False, **_options(self.url))
         except ImportError as error:
             hint = "; pip install 'dualprune[s3]' does" if self.url.startswith(("s3:", "s3a:")) else ""
             raise ImportError(f"{error}{hint}") from None
@@ -217,7 +219,8 @@ class Folder:
 
     def _do(self, call: Callable[[], T]) -> T:
         """The outcome of a call to the filesystem; errors in words that help."""
-        limit, pause = time.monotonic() + PATIENCE, 0.25
+        limit: float | None = None
+        pause = 0.25
         while True:
             try:
                 return call()
@@ -226,7 +229,9 @@ class Folder:
                     raise gone(self.store.url) from None
                 raise
             except Exception as error:  # noqa: BLE001 - each filesystem has errors of its own; all are raised again
-                if self.local or not passes(error, local=False) or time.monotonic() + pause > limit:
+                now = time.monotonic()
+                limit = limit or now + PATIENCE
+                if self.local or not passes(error, local=False) or now + pause > limit:
                     # No `from`: the sentence says all that a user wants; who reads the log finds what was before.
                     raise told(error, self.store.url, self.local)  # noqa: B904
                 time.sleep(pause * random.uniform(0.5, 1.0))
@@ -276,6 +281,17 @@ class Folder:
         for folder in reversed(missing):
             with suppress(FileExistsError):
                 os.mkdir(folder)
+
+
+def _options(url: str) -> dict[str, Any]:
+    """What the filesystem of a URL is made with beside what all are."""
+    if not url.startswith(("http:", "https:")):
+        return {}
+    import aiohttp
+
+    # Without it a file must be there within five minutes, however large it is.
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
+    return {"client_kwargs": {"timeout": timeout}}
 
 
 def _file(info: dict[str, Any]) -> File:

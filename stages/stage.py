@@ -24,7 +24,7 @@ from stages.files import Folder
 from stages.manifest import Damaged, verify
 from stages.spec import PruneSpec, Spec, Task, TrainSpec
 from stages.targets import Targets, build_model, targets, weights
-from stages.train import Log, NonFinite, Stopping, Teacher, project, train
+from stages.train import Log, NonFinite, Stopping, Teacher, project, share_bad, train
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +96,7 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
             for split, batches in (("val", validation), ("test", test))
         }
         for split, score in scores.items():
+            share_bad(validation if split == "val" else test)
             if not math.isfinite(score.loss):
                 raise NonFinite(f"the trained network's loss on {split} is {score.loss}: it diverged, or began so")
         network = {name: tensor.cpu() for name, tensor in engine.tensors()}
@@ -104,6 +105,8 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
         manifest: dict[str, Any] = {}
         if rank == 0:
             manifest = _manifest(task, progress, network, aims, fixed, scores, world)
+            met = {"train": data.bad, "val": validation.bad, "test": test.bad}
+            manifest["left_out"] = {split: sorted(bad.values()) for split, bad in met.items() if bad}
             manifest = artefact.commit(folder, manifest, network, final_holds, duals)
             try:
                 checkpoints.folder.remove("")

@@ -40,7 +40,7 @@ Stopping = Callable[[], bool]
 AGREEING = 4
 """Steps from one asking of all ranks whether to stop to the next."""
 NAMED = 5
-"""Tensors that an error names at most."""
+"""Tensors that an error names at most, and bad samples an epoch's row."""
 
 
 class NonFinite(ArithmeticError):
@@ -133,6 +133,7 @@ def train(
     epochs = sum(stretch.epochs for stretch in plan)
     rank, world = dist.get_rank(), dist.get_world_size()
     before, began, resumed = progress.seconds, time.monotonic(), progress.steps
+    told: set[str] = set()
     while progress.stretch < len(plan):
         stretch = plan[progress.stretch]
         engine.optimizer.rho = progress.rho if stretch.phase == "admm" else 0.0
@@ -151,22 +152,27 @@ def train(
                 return _stopped(progress, checkpoints, log)
         engine.average_buffers()
         loss = _summed(progress.loss, engine) / (per_epoch * spec.batch)
-        row = {
+        row: dict[str, Any] = {
             "epoch": epoch + 1,
             "phase": stretch.phase,
             "steps": progress.steps,
             "loss": loss,
             "lr": learning_rate(stretch, progress.epoch),
         }
-        bad = _summed(len(data.bad), engine)
-        if bad:
-            row["bad"] = int(bad)  # samples left out by each rank since it began
         progress.epoch, progress.step, progress.loss = progress.epoch + 1, 0, 0.0
         if progress.epoch == stretch.epochs:
             row |= _after(engine, spec, plan, targets, progress)
             progress.epoch = 0
         engine.module.eval()
         row["val_accuracy"] = evaluate(engine.forward, validation, rank, world).accuracy
+        for split in (data, validation):
+            share_bad(split)
+        if data.bad:
+            row["bad"] = len(data.bad)  # since this attempt began
+        new = sorted({*data.bad.values(), *validation.bad.values()} - told)
+        if new:
+            told.update(new)
+            row["left_out"] = new[:NAMED] + ([f"and {len(new) - NAMED} more"] if len(new) > NAMED else [])
         progress.metrics.append(row)
         progress.seconds = before + time.monotonic() - began
         spent = (time.monotonic() - began) / (progress.steps - resumed)
@@ -178,6 +184,16 @@ def train(
                 return _stopped(progress, checkpoints, log)
     checkpoints.wait()
     return True
+
+
+def share_bad(split: Batches | Stream) -> None:
+    """Let every rank know which of a split's samples others have met as bad. Raises DataError for too many of them."""
+    if dist.get_world_size() > 1 and isinstance(split, Stream):
+        every: list[dict[int, str]] = [{}] * dist.get_world_size()
+        dist.all_gather_object(every, split.bad)
+        for bad in every:
+            split.bad.update(bad)
+        split.tolerate()
 
 
 def _within(stretch: Stretch, progress: Progress, per_epoch: int) -> bool:

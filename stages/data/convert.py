@@ -140,7 +140,7 @@ def _all_written(
         _allowed(split, lost, samples, {where: why for some in bad.values() for where, why in some.items()}, options)
     others = set(active_children())
     # Not forked: a filesystem's connections and threads don't outlive that.
-    with ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn"), _bound) as pool:
+    with ProcessPoolExecutor(processes or len(os.sched_getaffinity(0)), get_context("spawn"), _bound) as pool:
         try:
             waiting = {pool.submit(_written, url, shard, options): shard for shard in shards}
             for future in as_completed(waiting):

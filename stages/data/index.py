@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import io
 import logging
 import os
@@ -10,11 +11,11 @@ import tarfile
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatch
 from functools import partial
 from typing import IO, Any
 
 import numpy as np
+from braceexpand import braceexpand
 
 from stages.data.manifest import MANIFEST, DataError
 from stages.data.order import Indices, epoch_order
@@ -34,9 +35,10 @@ def index(url: str, name: str, shards: dict[str, str], held: int = 0, bad: float
     """Describe WebDataset shards that are there already, so that they can be read. Writes to `url`.
 
     `shards` has, for `train`, `val` and `test`, a folder or its URL with a pattern: `s3://bucket/imagenet/val-*.tar`.
-    The same may stand for two splits. Without `val`, `held` samples of `train` become it, always the same ones; they
-    lie in all of its shards, so on a service shards of their own are faster. A sample is a picture (jpg, jpeg, png)
-    and its label (cls, a number); those that are not are left out and counted, up to a share `bad` of a split's.
+    Braces are WebDataset's, and all that they name must be there: `train-{000000..001281}.tar`. The same may stand for
+    two splits. Without `val`, `held` samples of `train` become it, always the same ones; they lie in all of its shards,
+    so on a service shards of their own are faster. A sample is a picture (jpg, jpeg, png) and its label (cls, a
+    number); those that are not are left out and counted, up to a share `bad` of a split's.
     Every shard is read once. Returns the manifest. Raises DataError.
     """
     folder = Folder(url)
@@ -165,11 +167,21 @@ def scan(file: IO[bytes], number: int) -> tuple[Indices, dict[str, str]]:
 def _matching(pattern: str) -> list[Shard]:
     """All shards of a pattern, several at a time."""
     base, _, names = pattern.rpartition("/")
+    try:
+        wanted = list(braceexpand(names))
+    except ValueError:
+        raise DataError(f"{pattern} has a brace without its other one") from None
     folder = Folder(base)
-    files = [file for file in folder.names() if fnmatch(file, names)]
+    there = folder.names()
+    found = {name: fnmatch.filter(there, name) for name in wanted}
+    files = sorted(set[str]().union(*found.values()))
     if not files:
         raise DataError(f"{pattern} matches no file")
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    missing = [name for name in found if not found[name]]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(f"{pattern}: there is no {base}/{missing[0]}{more}")
+    with ThreadPoolExecutor(max_workers=min(8, len(os.sched_getaffinity(0)))) as pool:
         return list(pool.map(partial(_indexed, folder), files, range(len(files))))
 
 

@@ -63,6 +63,14 @@ def test_an_epoch_is_one_line(view: View, clock: Clock) -> None:
     assert output(view) == ["half: admm epoch 1/9  loss 0.5000  val 97.50 %  1:05 left"]
 
 
+def test_samples_that_are_left_out_are_told_before_the_epoch(view: View, clock: Clock) -> None:
+    """Unbroken, with shard and key."""
+    with view:
+        view.epoch("dense", row(1, left_out=["shards/train-0.tar: 9.jpg: it is no JPEG", "and 3 more"]))
+    lines = ["dense: left out shards/train-0.tar: 9.jpg: it is no JPEG", "dense: left out and 3 more"]
+    assert output(view)[:-1] == lines
+
+
 def test_a_residual_stays_in_sight(view: View, clock: Clock) -> None:
     """Epochs without an update of their own show the last one's."""
     view.epoch("half", row(1, residual=0.25))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -255,3 +257,51 @@ def test_a_service_is_asked_again_until_it_answers(monkeypatch: pytest.MonkeyPat
     with pytest.raises(StoreAway, match="the store memory://asked-again does not answer"):
         folder.write("x", b"")
     assert len(errors) == 999
+
+
+def test_patience_begins_with_the_first_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt may last longer than it, and another follows; then it ends, counted from the first failure."""
+    monkeypatch.setattr(files, "PATIENCE", 0.5)
+    folder = Folder("memory://slow-to-fail")
+    attempts = 0
+
+    def read(path: str) -> bytes:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            time.sleep(0.6)
+            raise TimeoutError
+        return b"there"
+
+    monkeypatch.setattr(folder.fs, "cat_file", read)
+    assert (folder.read("x"), attempts) == (b"there", 2)
+
+    def fail(path: str) -> bytes:
+        nonlocal attempts
+        attempts += 1
+        raise TimeoutError
+
+    attempts = 0
+    monkeypatch.setattr(folder.fs, "cat_file", fail)
+    start = time.monotonic()
+    with pytest.raises(StoreAway, match="does not answer"):
+        folder.read("x")
+    assert attempts >= 2
+    assert time.monotonic() - start < 5.0  # on a busy machine; by itself it is half a second
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_web_server_may_send_for_as_long_as_it_takes(scheme: str) -> None:
+    """aiohttp gives up on a whole file after five minutes by itself; here it does when nothing comes any more."""
+    fs = Folder(f"{scheme}://localhost/shards").fs
+    timeout = fs.client_kwargs["timeout"]
+    assert (timeout.total, timeout.sock_connect, timeout.sock_read) == (None, 60.0, 60.0)
+    assert asyncio.run(used(fs)) == timeout
+    assert Folder(f"{scheme}://localhost/others").fs is fs
+    assert not hasattr(Folder("memory://x").fs, "client_kwargs")
+
+
+async def used(fs: Any) -> Any:
+    """The timeout of the session that such a filesystem asks with."""
+    async with await fs.get_client(loop=asyncio.get_running_loop(), **fs.client_kwargs) as session:
+        return session.timeout

@@ -11,12 +11,15 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from stages import artefact
+from stages.data.manifest import SPLITS, DataError, digest, read_manifest
+from stages.data.order import epoch_order
+from stages.data.shards import write
 from stages.files import Folder
 from stages.models import MODELS
 from stages.spec import Task
 from stages.stage import run_stage
 from stages.train import NonFinite
-from tests.stages.conftest import MakeTask, noisy_net, spiky_net
+from tests.stages.conftest import MakeTask, jpegs, noisy_net, spiky_net
 from tests.stages.test_stage import DENSE, nonzeros, prune, quiet, same_bytes, stopped
 
 SGD: dict[str, Any] = {"optimizer": {"name": "sgd"}, "batch": 79}
@@ -109,3 +112,36 @@ def test_all_ranks_name_the_tensors_of_a_gradient_that_is_not_finite_on_one(
     """Although it was the first of its micro-batches, and gradients are sharded."""
     task = make_task(DENSE, model="spiky", zero=zero, accumulate=2)
     multiprocessing.spawn(spike_main, (str(tmp_path / "rendezvous"), task.model_dump_json()), nprocs=2)
+
+
+def bad_main(rank: int, rendezvous: str, fine: str, task: str) -> None:
+    """One of two ranks, which meet bad samples: fewer than are allowed, and each fewer than are allowed."""
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    events: list[dict[str, Any]] = []
+    manifest = run_stage(Task.model_validate_json(fine), events.append)
+    assert manifest is not None
+    assert {split: len(reasons) for split, reasons in manifest["left_out"].items()} == dict.fromkeys(SPLITS, 4)
+    epochs = [event for event in events if event["event"] == "epoch"]
+    assert rank or [(row["bad"], len(row.get("left_out", ()))) for row in epochs] == [(4, 6), (4, 0)]
+    with pytest.raises(DataError, match=r"4 of 64 samples are bad, more than data\.bad \(0\.05\) allows"):
+        run_stage(Task.model_validate_json(task), quiet)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_bad_samples_are_counted_over_all_ranks(make_task: MakeTask, tmp_path: Path) -> None:
+    """Each once, in rows, in the manifest and against the share that is allowed (three of 64, here)."""
+    # Two for each rank, in the order of the first epoch and in that of evaluation.
+    halves = [epoch_order(64, seed=0, epoch=0)[rank::2] for rank in range(2)]
+    bad = {next(number for number in half if number % 2 == odd) for half in halves for odd in range(2)}
+    samples = [(b"bad" if number in bad else data, label) for number, (data, label) in enumerate(jpegs(64))]
+    folder = str(tmp_path / "shards")
+    write(folder, "jpegs", dict.fromkeys(SPLITS, samples), 8_000)
+    tasks = []
+    for key, share in (("fine", 0.1), ("key", 0.05)):
+        data = {"shards": folder, "crop": 16, "resize": 20, "bad": share}
+        task = make_task(DENSE | {"model": {"name": "resnet20", "classes": 3}, "data": data, "batch": 64}, key)
+        tasks.append(task.model_copy(update={"shards": folder, "data_digest": digest(read_manifest(folder))}))
+    arguments = (str(tmp_path / "rendezvous"), *(task.model_dump_json() for task in tasks))
+    multiprocessing.spawn(bad_main, arguments, nprocs=2)

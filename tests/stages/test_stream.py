@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -303,11 +304,13 @@ def test_imagenet_is_resumed_without_reading_what_was_seen(
         return plain(self, shard, offset, size)
 
     monkeypatch.setattr(Members, "read", noted)
+    start = time.process_time()
     data = opened(folder, window=window)
     assert len(data) == 1_281_167
     order = data.order(5)
     left = (global_batch(order, 256, step) for step in range(4000, 5004))
     x, labels = next(data.epoch(left, 5))
+    assert time.process_time() - start < 5
     assert len(x) == len(labels) == 256
     assert read == data.shards.index[order[4000 * 256 : 4001 * 256], 0].tolist()
     if window:
@@ -348,6 +351,35 @@ def test_remote_shards_give_the_same_bits_within_a_bounded_cache(
         opened(there, cache=limit)
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["own shards", "the same shards"])
+def test_a_cache_must_hold_what_each_epoch_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool) -> None:
+    """Of train and of val, which share it; then a second epoch fetches nothing."""
+    monkeypatch.setenv("DUALPRUNE_CACHE", str(tmp_path / "cache"))
+    splits = {"train": jpegs(40), "val": jpegs(40) if shared else jpegs(20, 1), "test": jpegs(12, 2)}
+    write(str(tmp_path / "local"), "jpegs", splits, 4_000)
+    there = Folder(f"memory://{uuid.uuid4().hex}")
+    for file in (tmp_path / "local").iterdir():
+        there.write(file.name, file.read_bytes())
+    entries = read_manifest(there.url)["splits"]
+    train, val = ({s["sha256"]: s["bytes"] for s in entries[split]["shards"]} for split in ("train", "val"))
+    needed = sum(train.values()) if shared else sum(train.values()) + sum(val.values())
+    with pytest.raises(DataError, match=rf"train and val, of {needed} bytes.*raise data\.cache to {needed}$"):
+        opened(there.url, cache=needed - 1)
+    fetched: list[str] = []
+    fetch = Folder.fetch
+
+    def noted(self: Folder, path: str, target: str) -> None:
+        fetched.append(path)
+        fetch(self, path, target)
+
+    monkeypatch.setattr(Folder, "fetch", noted)
+    data, validation = (opened(there.url, split, cache=needed) for split in ("train", "val"))
+    for epoch in range(2):
+        assert len(list(data.epoch(parts(data.order(epoch)), epoch))) == 6
+        list(validation.evaluation(np.array_split(np.arange(len(validation)), 3)))
+        assert len(fetched) == len(train | val)
+
+
 class Small(nn.Sequential):
     """For 16 x 16 pictures, with batch normalisation and dropout."""
 
@@ -383,7 +415,12 @@ def test_a_stage_that_was_stopped_ends_with_the_same_bits(
     rows: list[dict[str, Any]] = []
     manifest = run_stage(calm, rows.append)
     assert manifest is not None
-    assert [row.get("bad") for row in rows if row["event"] == "epoch"] == [1, 1, 1]
+    epochs = [row for row in rows if row["event"] == "epoch"]
+    assert [row.get("bad") for row in epochs] == [1, 1, 1]
+    for split, why in zip(("train", "val"), epochs[0]["left_out"], strict=True):
+        assert why.startswith(f"{folder}/{split}-000003.tar: 00000009.jpg: ")
+    assert ["left_out" in row for row in epochs] == [True, False, False]
+    assert {split: len(reasons) for split, reasons in manifest["left_out"].items()} == dict.fromkeys(SPLITS, 1)
     asked = iter(range(100))
     assert run_stage(stopped, quiet, lambda: next(asked) == 8) is None
     events: list[dict[str, Any]] = []
