@@ -90,8 +90,8 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
                 if spec.data.shards is None and store is None:
                     continue
                 found[origin] = _resolve(spec.data, store)
-            manifest = found[origin][1]
-            check_settings(manifest, spec.data)
+            url, manifest = found[origin]
+            check_settings(url, manifest, spec.data)
             check_pictures(spec.model, picture_shape(manifest, spec.data), labels(manifest))
         except SpecError as error:
             for path, text in error.problems:

@@ -30,7 +30,7 @@ def open_split(
     """Batches of a split for a network of so many classes, from memory or read as they are needed, as its manifest
     (whose digest is `digest`) says. Raises DataError, also for settings that don't suit it."""
     manifest = planned_manifest(url, digest)
-    check_settings(manifest, settings)
+    check_settings(url, manifest, settings)
     if manifest["splits"][split].get("format") == "jpeg":
         return Stream(Shards(url, manifest, split, settings, seed, classes), device)
     return Batches(load_split(url, split, digest), settings, seed, device)

@@ -79,8 +79,8 @@ def labels(manifest: Mapping[str, Any]) -> int | None:
     return len(classes) if classes else manifest.get("labels")
 
 
-def check_settings(manifest: dict[str, Any], data: Data) -> None:
-    """Raise DataError for settings that do nothing to the pictures that are there, or can't."""
+def check_settings(url: str, manifest: dict[str, Any], data: Data) -> None:
+    """Raise DataError for settings that do nothing to the pictures of the folder `url`, or can't."""
     encoded = manifest["splits"]["train"].get("format") == "jpeg"
     channels = picture_shape(manifest, data)[0]
     if len(data.mean) not in (1, channels):
@@ -90,6 +90,28 @@ def check_settings(manifest: dict[str, Any], data: Data) -> None:
         if getattr(data, name) != Data.model_fields[name].default:
             wanted, there = ("of one shape", "encoded, of any size") if encoded else ("encoded", "of one shape")
             raise DataError(f"data.{name} is for pictures {wanted}, and those of these shards are {there}")
+    if encoded:
+        _check_cache(url, manifest, data)
+
+
+def _check_cache(url: str, manifest: dict[str, Any], data: Data) -> None:
+    """Raise DataError if shards would leave the cache before they are used again."""
+    # Each epoch ends with val. By windows, all of train goes through the cache, and what it held before goes.
+    splits = ("train",) if data.window else ("train", "val")
+    remote = [split for split in splits if not shards_folder(url, manifest, split).local]
+    shards = [shard for split in remote for shard in manifest["splits"][split]["shards"] if shard["samples"]]
+    # Once each, as the cache holds them.
+    used = sorted({shard["sha256"]: int(shard["bytes"]) for shard in shards}.values())
+    # Two windows, because the next one's samples are fetched while the last one's are used; all without any.
+    most = sum(used[-2 * data.window :])
+    if most > data.cache:
+        fitting = data.cache // (2 * used[-1])
+        whose = "samples are mixed over shards" if data.window else "an epoch reads the shards of train and val,"
+        raise DataError(
+            f"{url}: {whose} of {most} bytes, and data.cache is {data.cache}: they would be fetched again and again; "
+            + (f"set data.window to at most {fitting}, or " if fitting else "")
+            + f"raise data.cache to {most}"
+        )
 
 
 def digest(manifest: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stages.data.index import index, read_index
-from stages.data.manifest import SPLITS, DataError, shards_folder
+from stages.data.manifest import MANIFEST, SPLITS, DataError, shards_folder
 from stages.data.members import Members
 from stages.data.order import Indices
 from stages.files import Folder, sha256
@@ -105,6 +105,7 @@ def origins(where: Mapping[str, str], bad: float) -> tuple[dict[str, Source], li
     for split in trees:
         found[split], classes = _tree(where[split], classes)
     if tars:
+        classes = classes or _named(tars)
         with tempfile.TemporaryDirectory() as aside:
             manifest = index(aside, "source", tars, bad=bad)
             for split, entry in manifest["splits"].items():
@@ -114,6 +115,23 @@ def origins(where: Mapping[str, str], bad: float) -> tuple[dict[str, Source], li
                     file: {f"{file}/{key}": why for key, why in some.items()} for file, some in entry["skipped"].items()
                 }
     return {split: found[split] for split in SPLITS if split in found}, classes, skipped
+
+
+def _named(tars: Mapping[str, str]) -> list[str]:
+    """The names of the classes, where a manifest of ours lies beside the training shards and has them.
+
+    Raises DataError if that says that the pictures are of one shape, and so not encoded ones of any size.
+    """
+    place = posixpath.dirname(tars.get("train", ""))
+    try:
+        found = Folder(place).read_json(MANIFEST) if place else None
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return []
+    if not isinstance(found, dict) or not isinstance(found.get("splits"), dict) or "train" not in found["splits"]:
+        return []  # another's
+    if "shape" in found["splits"]["train"]:
+        raise DataError(f"{place} holds pictures of one shape, and is ready as it is: data: {{shards: {place}}}")
+    return list(found.get("classes", []))
 
 
 def _all(manifest: dict[str, Any]) -> int:

@@ -85,8 +85,6 @@ class Shards(Dataset[Loaded | Encoded]):
             raise DataError(f"{url}/{entry['index']['file']} is not in the order of the shards")
         self.counts = np.bincount(self.index[:, 0], minlength=len(self.shards))
         self._check()
-        if split == "train":  # evaluation alone reads each shard once
-            self._check_cache(url, manifest)
         self.members = Members(self.folder, self.shards, settings.cache)
 
     def _check(self) -> None:
@@ -97,26 +95,6 @@ class Shards(Dataset[Loaded | Encoded]):
             if size != shard["bytes"]:
                 where = f"{self.folder.url}/{shard['file']}"
                 raise DataError(f"{where} has {size} bytes and not the {shard['bytes']} that the manifest says")
-
-    def _check_cache(self, url: str, manifest: Mapping[str, Any]) -> None:
-        """Raise DataError if shards would leave the cache before they are used again."""
-        window, cache = self.settings.window, self.settings.cache
-        # Each epoch ends with val. By windows, all of train goes through the cache, and what it held before goes.
-        splits = ("train",) if window else ("train", "val")
-        remote = [split for split in splits if not shards_folder(url, manifest, split).local]
-        shards = [shard for split in remote for shard in manifest["splits"][split]["shards"] if shard["samples"]]
-        # Once each, as the cache holds them.
-        used = sorted({shard["sha256"]: int(shard["bytes"]) for shard in shards}.values())
-        # Two windows, because the next one's samples are fetched while the last one's are used; all without any.
-        most = sum(used[-2 * window :])
-        if most > cache:
-            fitting = cache // (2 * used[-1])
-            whose = "samples are mixed over shards" if window else "an epoch reads the shards of train and val,"
-            raise DataError(
-                f"{url}: {whose} of {most} bytes, and data.cache is {cache}: they would be fetched again and again; "
-                + (f"set data.window to at most {fitting}, or " if fitting else "")
-                + f"raise data.cache to {most}"
-            )
 
     def __len__(self) -> int:
         return len(self.index)

@@ -29,6 +29,7 @@ from stages.data.convert import Options, convert
 from stages.data.index import index
 from stages.data.manifest import SPLITS, DataError, read_manifest
 from stages.data.order import epoch_order
+from stages.data.origins import origins
 from stages.files import Folder
 from tests.s3server import BUCKET, S3Server
 from tests.stages.conftest import jpeg, jpegs
@@ -145,17 +146,33 @@ def test_a_folder_that_holds_something_else_is_refused(
 
 @pytest.mark.usefixtures("in_one_process")
 def test_other_shards_are_made_anew(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    """Another size and order, the same pictures."""
+    """Another size and order, the same pictures and classes."""
     folder, manifest = made
     patterns = {split: f"{folder}/{split}-*.tar" for split in SPLITS}
     again = convert(str(tmp_path), "large", patterns, Options(seed=3), processes=1)
-    assert (again["labels"], "classes" in again) == (3, False)
+    assert again["classes"] == manifest["classes"]
     for split in SPLITS:
         assert len(again["splits"][split]["shards"]) == 1
         before = [(data, label) for _, data, label in inside(folder, manifest, split)]
         after = [(data, label) for _, data, label in inside(tmp_path, again, split)]
         assert sorted(after) == sorted(before)
         assert after != before
+
+
+def test_shards_without_a_manifest_of_ours_have_labels_alone(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """Whatever lies there under its name; and what is of one shape is not made anew."""
+    folder, _ = made
+    shutil.copytree(folder, tmp_path / "source")
+    patterns = {split: f"{tmp_path}/source/{split}-*.tar" for split in SPLITS}
+    for number, theirs in enumerate(("no JSON", "[]", '{"splits": [1]}', '{"splits": {"other": 1}}', None)):
+        (tmp_path / "source" / "manifest.json").write_text(theirs or "")
+        if theirs is None:
+            (tmp_path / "source" / "manifest.json").unlink()
+        found, classes, _ = origins(patterns, 0.001)
+        assert (len(found), classes) == (3, []), number
+    (tmp_path / "source" / "manifest.json").write_text('{"splits": {"train": {"shape": [1, 28, 28]}}}')
+    with pytest.raises(DataError, match="source holds pictures of one shape, and is ready as it is"):
+        origins(patterns, 0.001)
 
 
 def test_braces_name_shards_as_they_do_for_webdataset(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -155,9 +155,9 @@ def test_where_pictures_are_decoded_is_part_of_a_key_and_goes_without_randaugmen
     assert material(decode="device") != material()
     with pytest.raises(ValueError, match=r"`randaugment` changes pictures on the CPU"):
         Data(shards=".", decode="device", randaugment={})  # type: ignore[arg-type]
-    check_settings(read_manifest(url), Data(shards=url, decode="device"))
+    check_settings(url, read_manifest(url), Data(shards=url, decode="device"))
     with pytest.raises(DataError, match=r"data\.decode is for pictures encoded"):
-        check_settings(read_manifest(shards), Data(source="digits", decode="device"))
+        check_settings(shards, read_manifest(shards), Data(source="digits", decode="device"))
 
 
 @pytest.fixture(scope="module")

@@ -154,12 +154,12 @@ def test_pictures_are_normalised_and_of_the_right_labels(url: str) -> None:
 
 
 def test_settings_for_the_other_kind_of_pictures_are_refused(url: str, shards: str) -> None:
-    check_settings(read_manifest(url), settings())
-    check_settings(read_manifest(shards), Data(source="digits", shift=1))
+    check_settings(url, read_manifest(url), settings())
+    check_settings(shards, read_manifest(shards), Data(source="digits", shift=1))
     with pytest.raises(DataError, match=r"data\.shift is for pictures of one shape"):
-        check_settings(read_manifest(url), settings(shift=1))
+        check_settings(url, read_manifest(url), settings(shift=1))
     with pytest.raises(DataError, match=r"data\.workers is for pictures encoded"):
-        check_settings(read_manifest(shards), Data(source="digits", workers=2))
+        check_settings(shards, read_manifest(shards), Data(source="digits", workers=2))
 
 
 def test_a_mirrored_picture_of_one_shape(shards: str) -> None:
