@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,7 +16,7 @@ from stages.budget import Budget
 from stages.constraints import SETS, Constraint
 from stages.constraints.combined import Combined, refusal
 from stages.models import MODELS
-from stages.sets import Cardinality
+from stages.sets import Cardinality, Clusters
 from stages.settings import SpecError
 from stages.spec import Model, PruneSpec, QuantizeSpec, StageSpec
 
@@ -84,10 +85,14 @@ def targets(spec: StageSpec, shapes: Mapping[str, Size]) -> Targets:
             if reason is not None:
                 problems.append((at, f"{name} of shape {tuple(able[name])}: {reason}"))
             elif not budgeted:
+                shape, before = tuple(able[name]), made.setdefault(name, [])
+                left = min((one.most(shape) for one in before), default=math.prod(shape))
                 try:
-                    made.setdefault(name, []).append(SETS[settings.set](settings, tuple(able[name])))
+                    before.append(SETS[settings.set](settings, shape))
+                    if isinstance(settings, Clusters) and settings.count > left:
+                        raise ValueError(f"asks for {settings.count} clusters of the {left} weights that are left")
                 except ValueError as error:
-                    problems.append((at, f"{name} of shape {tuple(able[name])}: {error}"))
+                    problems.append((at, f"{name} of shape {shape}: {error}"))
         if budgeted and matching:
             assert isinstance(settings, Cardinality)
             size = sum(able[name].numel() for name in matching)

@@ -251,6 +251,11 @@ def test_more_clusters_than_weights() -> None:
     ((at, text),) = problems(quantize({"set": "clusters", "tensors": "0.*", "count": 501}))
     assert at == ("constraints", 0)
     assert text == "0.weight of shape (20, 1, 5, 5): asks for 501 clusters of 500 weights"
+    few = {"set": "cardinality", "tensors": "0.*", "count": 3}
+    ((at, text),) = problems(quantize(few, {"set": "clusters", "tensors": "0.*", "count": 4}))
+    assert at == ("constraints", 1)
+    assert text == "0.weight of shape (20, 1, 5, 5): asks for 4 clusters of the 3 weights that are left"
+    check(quantize(few, {"set": "clusters", "tensors": "0.*", "count": 3}))
 
 
 @pytest.mark.parametrize(
