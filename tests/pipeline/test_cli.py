@@ -56,7 +56,7 @@ def test_the_flags_are_these() -> None:
     of_jobs = {"logs": ["-h --help", "job", *there], "stop": ["-h --help", "job", "--address"]}
     configured = {verb: ["-h --help", "config", "--set", "--json", *own.get(verb, [])] for verb in [*VERBS, "submit"]}
     places = ["-h --help", "source", "dest", "--split", "--held", "--bad", "--json"]
-    made = ["--resize", "--quality", "--size", "--seed", "--processes", "--folder"]
+    made = ["--resize", "--quality", "--size", "--seed", "--max-pixels", "--processes", "--folder"]
     assert flags == configured | of_jobs | {"index": places, "shards": [*places, *made]}
 
 

@@ -392,7 +392,7 @@ def test_cifar10_recipes_compare_like_with_like(name: str) -> None:
         ours, *others = (stages[f"{method}-{rate}"] for method in ("admm", "magnitude", "gradual"))
         for other in others:
             assert epochs[other.name] == epochs[ours.name] > 0
-            assert other.parents[1:] == ours.parents[1:] == (["dense"] if ours.spec.distill else [])
+            assert other.parents[1:] == ours.parents[1:] == (("dense",) if ours.spec.distill else ())
             for what in ("constraints", "distill", "data", "batch", "optimizer"):
                 assert getattr(other.spec, what) == getattr(ours.spec, what)
             assert other.spec.retrain.lr == ours.spec.retrain.lr
