@@ -9,8 +9,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         if options.smoke:
             view.note(f"a few steps of each, into {store.url}; accuracies mean nothing")
         if waiting:
-            _log_to(logs)
+            _log_to(logs, view.note)
             view.note(f"logs: {logs}")
         for planned in waiting:
             view.note(f"  {planned.node.name}: {planned.state} ({planned.why})")
@@ -287,9 +287,31 @@ def _logs(config: Config, store: Store) -> Path:
     return base / config.top.name / time.strftime("%Y%m%d-%H%M%S")
 
 
-def _log_to(folder: Path) -> None:
+class _Log(logging.FileHandler):
+    """A run's log. That its disk can't take a line now is told once, and doesn't stop the run."""
+
+    def __init__(self, file: Path, tell: Callable[[str], None]) -> None:
+        super().__init__(file)
+        self._tell: Callable[[str], None] | None = tell
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called where a line could not be written."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif self._tell is not None:
+            tell, self._tell = self._tell, None
+            tell(f"the log {self.baseFilename} can't be written at the moment ({error})")
+
+    def close(self) -> None:
+        """What is left unwritten has been told."""
+        with suppress(OSError):
+            super().close()
+
+
+def _log_to(folder: Path, tell: Callable[[str], None]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / "driver.log")
+    handler = _Log(folder / "driver.log", tell)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)

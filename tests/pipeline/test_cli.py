@@ -231,6 +231,20 @@ def test_a_run_records_its_plan_and_logs(tmp_path: Path, monkeypatch: pytest.Mon
     assert "Traceback of it" in log.read_text()
 
 
+def test_a_log_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disk may be full for a while: told once, without a traceback, and the run goes on."""
+    (tmp_path / "driver.log").symlink_to("/dev/full")
+    monkeypatch.setattr(cli, "_logs", lambda *_: tmp_path)
+    scripted(monkeypatch, {"half": [Failure("error", "ValueError Exception", "broke", "Traceback of it")]})
+    assert cli.main(["run", str(config(tmp_path))]) == cli.FAILED
+    printed = capsys.readouterr()
+    told = "".join((printed.out + printed.err).split("\n"))
+    assert told.count("driver.log can't be written at the moment ([Errno 28] No space left on device)") == 1
+    assert "Traceback" not in told
+
+
 def test_a_failed_stage_ends_with_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

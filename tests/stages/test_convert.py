@@ -598,7 +598,7 @@ def test_from_a_bucket_to_a_bucket(
     monkeypatch.setenv("DUALPRUNE_CACHE", str(tmp_path / "cache"))
     folder, _ = made
     bucket = Folder(f"s3://{BUCKET}/{uuid.uuid4().hex}")
-    for file in folder.glob("*.tar"):
+    for file in folder.iterdir():
         bucket.write(f"from/{file.name}", file.read_bytes())
     options = Options(shard_bytes=2 * SMALL, seed=1)
     local = {split: f"{folder}/{split}-*.tar" for split in SPLITS}
