@@ -291,7 +291,7 @@ class _Log(logging.FileHandler):
     """A run's log. That its disk can't take a line now is told once, and doesn't stop the run."""
 
     def __init__(self, file: Path, tell: Callable[[str], None]) -> None:
-        super().__init__(file)
+        super().__init__(file, errors="backslashreplace")  # names of files may be no UTF-8
         self._tell: Callable[[str], None] | None = tell
 
     def handleError(self, record: logging.LogRecord) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +10,18 @@ from pathlib import Path
 
 import fsspec
 import pytest
+import torch
 
 from stages.data import convert
 from stages.files import Folder
 from tests.running import CONFIG, dualprune
 from tests.s3server import BUCKET, S3Server
+
+
+def pytest_configure() -> None:
+    """One thread each, here and in what tests start: files of tests run side by side."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from stages.budget import Budget, allocate
 from stages.constraints import groups
 from stages.constraints.cardinality import Cardinality
 from stages.constraints.clusters import Clusters
@@ -40,11 +42,19 @@ def topk(w: Tensor, k: int) -> Tensor:
     return w * mask.view_as(w)
 
 
-def group_topk(w: Tensor, k: int) -> Tensor:
-    """Norms of rows, topk of them."""
-    mask = torch.zeros(len(w), dtype=torch.bool)
-    mask[torch.topk(w.norm(dim=1), k).indices] = True
-    return w * mask[:, None]
+def group_topk(w: Tensor, k: int, shape: tuple[int, ...], within: tuple[int, ...]) -> Tensor:
+    """Norms of groups (the axes `within` of the tensor seen in that shape), topk of them."""
+    seen = w.view(shape)
+    norms = torch.linalg.vector_norm(seen, dim=within, keepdim=True)
+    mask = torch.zeros(norms.numel(), dtype=torch.bool)
+    mask[torch.topk(norms.flatten(), k).indices] = True
+    return (seen * mask.view_as(norms)).view_as(w)
+
+
+def global_topk(tensors: list[Tensor], k: int) -> list[Tensor]:
+    """All tensors' magnitudes in one, topk of it, and the smallest of those as everyone's threshold."""
+    threshold = torch.topk(torch.cat([w.abs().flatten() for w in tensors]), k, sorted=False).values.min()
+    return [w * (w.abs() >= threshold) for w in tensors]
 
 
 def nm_topk(w: Tensor, n: int, m: int) -> Tensor:
@@ -63,6 +73,20 @@ def scan(w: Tensor, bits: int) -> Tensor:
         if (now := float((z - w).square().sum())) < error:
             best, error = z, now
     return best
+
+
+def powers(w: Tensor, bits: int) -> Tensor:
+    """The nearest of the powers of two by the logarithm, clamped to those that there are."""
+    exponent = (w.abs().log2() + math.log2(4 / 3) - 0.5).round()  # up from 3/4 of a power
+    top = exponent.max()
+    return w.sign() * torch.exp2(exponent.clamp(min=top - 2 ** (bits - 1) + 1))
+
+
+def ternary(w: Tensor) -> Tensor:
+    """Li et al. 2016, section 2.2: a threshold of 0.7 mean magnitudes, the mean of what is above it."""
+    magnitude = w.abs()
+    above = magnitude > 0.7 * magnitude.mean()
+    return w.sign() * above * magnitude[above].mean()
 
 
 def k_means(w: Tensor, k: int) -> Tensor:
@@ -84,20 +108,35 @@ def cases(rows: int, columns: int) -> list[tuple[Case, Tensor]]:
     half, hundredth = w.numel() // 2, w.numel() // 100
     part = w[: max(1, rows // 16)].contiguous()
     square = w[: min(rows, 1024), : min(columns, 1024)].contiguous()
+
+    def grouped(name: str, layout: Callable[[tuple[int, ...]], groups.Layout]) -> Case:
+        """Half of the groups."""
+        shape, axes = layout((rows, columns // 4, 2, 2) if name == "channel" else (rows, columns))
+        k = math.prod(shape[axis] for axis in axes) // 2
+        within = tuple(axis for axis in range(len(shape)) if axis not in axes)
+        obvious = partial(group_topk, k=k, shape=shape, within=within)
+        return Case(f"{name}, half", groups.Groups(k, lambda _: (shape, axes)).project, obvious, "norm, topk")
+
+    layers = [layer.contiguous() for layer in w.split(max(1, rows // 50))]
+    names = tuple(map(str, range(len(layers))))
+
+    def budgeted(_: Tensor) -> list[Tensor]:
+        kept = allocate(Budget(names, half, 1, "none"), lambda name: layers[int(name)]).kept
+        return [Cardinality(kept[name]).project(layers[int(name)]) for name in names]
+
     return [
         (Case("cardinality, half", Cardinality(half).project, partial(topk, k=half), "topk"), w),
         (Case("cardinality, 1 %", Cardinality(hundredth).project, partial(topk, k=hundredth), "topk"), w),
-        (
-            Case(
-                "filter, half",
-                groups.Groups(rows // 2, groups.filters).project,
-                partial(group_topk, k=rows // 2),
-                "norm, topk",
-            ),
-            w,
-        ),
+        (Case("cardinality, global", budgeted, lambda _: global_topk(layers, half), "topk of all"), w),
+        (grouped("filter and row", groups.filters), w),
+        (grouped("channel", groups.channels), w),
+        (grouped("column", groups.columns), w),
+        (grouped("head", partial(groups.heads, count=8)), w),
+        (grouped("block 4 x 4", partial(groups.blocks, p=4, q=4)), w),
         (Case("nm 2:4", NM(2, 4).project, partial(nm_topk, n=2, m=4), "topk of runs"), w),
         (Case("levels, 4 bits", Levels("equidistant", 4).project, partial(scan, bits=4), "201 candidates"), part),
+        (Case("levels, power 4", Levels("power", 4).project, partial(powers, bits=4), "log2, round"), w),
+        (Case("levels, ternary", Levels("ternary").project, ternary, "a threshold"), w),
         (Case("levels, binary", Levels("binary").project, lambda x: x.sign() * x.abs().mean(), "sign, mean"), w),
         (Case("clusters, 16", Clusters(16).project, partial(k_means, k=16), "scikit-learn"), part),
         (Case("lowrank 64", LowRank(rank=64).project, partial(svd, r=64), "full SVD"), square),

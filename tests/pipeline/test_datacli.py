@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import tarfile
 from pathlib import Path
@@ -207,8 +208,11 @@ def test_a_built_in_data_set_that_was_cut_off_is_written_anew(
     assert {file.name: file.read_bytes() for file in (tmp_path / "theirs").iterdir()} == {"train-000000.tar": before}
 
 
-def test_all_that_is_left_out_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_is_left_out_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Though it has one name in two shards, and that is no UTF-8."""
+    caplog.set_level(logging.ERROR)  # pytest-xdist can't carry the name from its processes
     plain(tmp_path / "there", "train-0.tar", "train-1.tar", "val-0.tar", "test-0.tar")
     for number in range(2):
         with tarfile.open(tmp_path / "there" / f"train-{number}.tar", "a") as file:
