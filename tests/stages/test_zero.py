@@ -18,6 +18,7 @@ from stages.constraints.cardinality import Cardinality
 from stages.constraints.clusters import Clusters
 from stages.constraints.groups import Groups, columns
 from stages.engine import Engine, join
+from stages.optimizer import STATE
 from stages.spec import Engine as EngineSettings
 from stages.spec import Optimizer
 from stages.targets import Targets
@@ -186,17 +187,10 @@ def test_the_penalty_counts_once_a_step(make_engine: MakeEngine, zero: int, offl
 @pytest.mark.parametrize(("zero", "offload"), PLACES)
 def test_bf16_finds_nearly_the_same_masks(make_engine: MakeEngine, zero: int, offload: bool) -> None:
     """More than 99 % of entries; W, Z and U stay in fp32."""
-    sets = {"0.weight": Cardinality(180), "2.weight": Cardinality(1000)}
     masks = []
     for precision in ("fp32", "bf16"):
-        torch.manual_seed(0)
-        wide = nn.Sequential(nn.Linear(9, 200), nn.Tanh(), nn.Linear(200, 50), nn.Tanh(), nn.Linear(50, 3))
-        engine = make_engine(
-            wide, set(NAMES), optimizer=optimizer("sgd"), precision=precision, zero=zero, offload=offload
-        )
-        untrained = {name: sets[name].hold(sets[name].project(engine.get(name))) for name in NAMES}
-        steps(engine, 100, 15, lr=0.1)
-        found = solve(engine, held_to(sets))
+        placed = {"precision": precision, "zero": zero, "offload": offload}
+        found = solve_wide(make_engine(wide(), set(NAMES), optimizer=optimizer("sgd"), **placed))
         masks.append({name: found[f"mask/{name}"] for name in NAMES})
         w, u = found["W/2.weight"], found["U/2.weight"]
         for exact in (w, u):
@@ -204,7 +198,21 @@ def test_bf16_finds_nearly_the_same_masks(make_engine: MakeEngine, zero: int, of
             assert not torch.equal(exact, exact.bfloat16().float())
     for name in NAMES:
         assert agreeing(masks[0][name], masks[1][name]) > 0.99
-        assert agreeing(masks[0][name], untrained[name]) < 0.95, "the masks say nothing of training"
+        assert agreeing(masks[0][name], found[f"untrained/{name}"]) < 0.95, "the masks say nothing of training"
+
+
+def wide() -> nn.Module:
+    """Weights enough for a share of a hundredth to mean something."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(9, 200), nn.Tanh(), nn.Linear(200, 50), nn.Tanh(), nn.Linear(50, 3))
+
+
+def solve_wide(engine: Engine) -> dict[str, Tensor]:
+    """The same as `solve` of a `wide` network that was trained first, and what its masks would have been untrained."""
+    sets = {"0.weight": Cardinality(180), "2.weight": Cardinality(1000)}
+    untrained = {f"untrained/{name}": sets[name].hold(sets[name].project(engine.get(name))) for name in NAMES}
+    steps(engine, 100, 15, lr=0.1)
+    return solve(engine, held_to(sets)) | untrained
 
 
 def agreeing(one: Tensor, other: Tensor) -> float:
@@ -237,13 +245,19 @@ def rank_main(rank: int, rendezvous: str, folder: str) -> None:
         engine = Engine(net(), set(NAMES), set(), optimizer("adamw"), "fp32", placed)
         safetensors.torch.save_file(cluster(engine), f"{folder}/clusters-{zero}-{offload}-{rank}")
         engine.close()
+        engine = Engine(wide(), set(NAMES), set(), optimizer("sgd"), "bf16", placed)
+        found = {key: value.contiguous() for key, value in solve_wide(engine).items()}
+        safetensors.torch.save_file(found, f"{folder}/bf16-{zero}-{offload}-{rank}")
+        held = sum(state[name].nbytes for state in engine.optimizer.state.values() for name in STATE if name in state)
+        Path(folder, f"held-{zero}-{offload}-{rank}").write_text(str(held))
+        engine.close()
     dist.barrier()  # or the one that ends first may break the other's last connection
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_ranks(tmp_path: Path, alone: dict, make_engine: MakeEngine) -> None:
-    """The rest of the above on two gloo ranks; both ranks hold the same bits."""
+    """The rest of the above on two gloo ranks; both hold the same bits, and half of ADMM's state each under ZeRO."""
     multiprocessing.spawn(rank_main, (str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=2)
 
     def found(stem: str) -> dict[str, Tensor]:
@@ -260,3 +274,11 @@ def test_two_ranks(tmp_path: Path, alone: dict, make_engine: MakeEngine) -> None
         got = found(f"clusters-{zero}-{offload}")
         same(got, expected, f"clusters-{zero}-{offload}")
         assert all(len(torch.unique(got[name])) == 5 for name in NAMES)
+    exact = solve_wide(make_engine(wide(), set(NAMES), optimizer=optimizer("sgd"), zero=0))
+    for zero, offload in PLACES:
+        got = found(f"bf16-{zero}-{offload}")
+        assert all(agreeing(got[f"mask/{name}"], exact[f"mask/{name}"]) > 0.99 for name in NAMES), (zero, offload)
+        held = [int(Path(tmp_path, f"held-{zero}-{offload}-{rank}").read_text()) for rank in (0, 1)]
+        whole = len(STATE) * 4 * sum(exact[f"W/{name}"].numel() for name in NAMES)
+        assert max(held) <= whole * (1 if zero == 0 else 0.51), (zero, offload)
+        assert sum(held) >= whole
