@@ -7,6 +7,7 @@ that left. Who has a file open may read on when it is removed.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -18,6 +19,8 @@ from typing import Any
 from stages.data.manifest import DataError
 from stages.files import Folder, sha256_of
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors that only this machine's own disk has."""
 TRIES = 3
 """Fetches of a shard that comes in damaged."""
 
@@ -37,14 +40,20 @@ class Cache:
         """
         path = self.root / f"{shard['sha256']}.tar"
         while True:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, NotADirectoryError):
                 file = os.open(path, os.O_RDONLY)
                 try:
                     os.utime(file)
                     return os.pread(file, size, offset)
                 finally:
                     os.close(file)
-            self._fetch(folder, shard, path)
+            try:
+                self._fetch(folder, shard, path)
+            except OSError as error:
+                if error.errno not in FULL and not str(error.filename).startswith(str(self.root)):
+                    raise
+                ways = "free space there, or name another folder in DUALPRUNE_CACHE"
+                raise DataError(f"the cache of shards {self.root} can't be written ({error}): {ways}") from None
 
     def _fetch(self, folder: Folder, shard: dict[str, Any], path: Path) -> None:
         """Bring a shard in, or wait for the process that is doing so."""

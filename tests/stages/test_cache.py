@@ -85,6 +85,25 @@ def test_a_shard_larger_than_the_cache_is_refused(tmp_path: Path, remote: Folder
         Cache(str(tmp_path), 999).read(remote, entry(0), 0, 1)
 
 
+@pytest.mark.parametrize("why", ["full", "a file"])
+def test_a_cache_that_cannot_be_written_is_told(
+    tmp_path: Path, remote: Folder, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """As what it is, and not as the store."""
+    root = tmp_path / "cache"
+    if why == "full":
+
+        def fetch(self: Folder, path: str, target: str) -> None:
+            with open("/dev/full", "wb", buffering=0) as file:
+                file.write(b"...")
+
+        monkeypatch.setattr(Folder, "fetch", fetch)
+    else:
+        root.write_text("...")
+    with pytest.raises(DataError, match=f"the cache of shards {root} can't be written .* DUALPRUNE_CACHE"):
+        Cache(str(root), 8 * SIZE).read(remote, entry(0), 0, SIZE)
+
+
 def test_a_shard_that_is_not_what_it_was_is_refused_by_name(
     tmp_path: Path, remote: Folder, fetched: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
