@@ -27,6 +27,8 @@ class S3Server:
         self.app = DomainDispatcherApplication(create_backend_app)
         self.refuses: Callable[[str, str], bool] = lambda method, path: False
         """Whether a request, by its method and path, is answered with 503."""
+        self.cuts: Callable[[str, str], bool] = lambda method, path: False
+        """Whether the connection ends in the middle of an answer."""
         self._one = threading.Lock()
         self.port = 0
         self._server: BaseWSGIServer | None = None
@@ -74,5 +76,5 @@ class S3Server:
         body = get_input_stream(environ).read()
         environ |= {"wsgi.input": io.BytesIO(body), "wsgi.input_terminated": True}
         with self._one:
-            answer: Iterable[bytes] = self.app(environ, start_response)
-            return list(answer)
+            answer = b"".join(self.app(environ, start_response))
+        return [answer[: len(answer) // 2] if self.cuts(environ["REQUEST_METHOD"], environ["PATH_INFO"]) else answer]

@@ -35,6 +35,7 @@ from stages.files import Folder, sha256
 from stages.models import MODELS
 from stages.spec import Data, Mix, Task
 from stages.stage import run_stage
+from tests.s3server import BUCKET, S3Server
 from tests.stages.conftest import MakeTask, jpegs
 from tests.stages.test_pictures import huge_png, pil
 from tests.stages.test_stage import FILES, quiet
@@ -349,6 +350,35 @@ def test_remote_shards_give_the_same_bits_within_a_bounded_cache(
     assert sum(os.path.getsize(file) for file in cache.glob("*.tar")) <= limit
     with pytest.raises(DataError, match=r"data.cache is \d+: .* set data.window to at most 1, or raise data.cache to"):
         opened(there, cache=limit)
+
+
+@pytest.mark.slow
+def test_an_epoch_from_a_moody_bucket_is_the_same(
+    url: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that refuses, cuts the connection and takes its time."""
+    monkeypatch.setenv("DUALPRUNE_CACHE", str(tmp_path))
+    there = Folder(f"s3://{BUCKET}/{uuid.uuid4().hex}")
+    for file in Path(url).iterdir():
+        there.write(file.name, file.read_bytes())
+    moods = ["refuse", "cut", "slow", "cut", "refuse", "refuse", "right", "cut", "slow"]
+    left = list(moods)
+
+    def refuses(method: str, path: str) -> bool:
+        asked = method == "GET" and path.endswith(".tar") and bool(left)
+        if asked and left[0] == "slow":
+            time.sleep(1)
+        return asked and left[0] != "cut" and left.pop(0) == "refuse"
+
+    def cuts(method: str, path: str) -> bool:
+        return method == "GET" and path.endswith(".tar") and bool(left) and left[0] == "cut" and left.pop(0) == "cut"
+
+    order = opened(url).order(1)
+    expected = list(opened(url).epoch(parts(order), 1))
+    monkeypatch.setattr(s3, "refuses", refuses)
+    monkeypatch.setattr(s3, "cuts", cuts)
+    assert same(list(opened(there.url).epoch(parts(order), 1)), expected)
+    assert left == []
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own shards", "the same shards"])
