@@ -419,16 +419,28 @@ class Small(nn.Sequential):
         )
 
 
-@pytest.mark.parametrize("decode", ["cpu", "device"])
+MIX = {"mix": {"mixup": 0.2, "cutmix": 1.0}, "smoothing": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("more", "mixing"),
+    [({}, {}), ({"decode": "device"}, {}), ({"randaugment": {}}, MIX)],
+    ids=["plain", "on the device", "mixed"],
+)
 def test_a_stage_that_was_stopped_ends_with_the_same_bits(
-    make_task: MakeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_rank: None, decode: str
+    make_task: MakeTask,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    one_rank: None,
+    more: dict[str, Any],
+    mixing: dict[str, Any],
 ) -> None:
     """With a bad sample, workers, and a stop within an epoch; against one that ran in peace and without workers."""
     monkeypatch.setitem(MODELS, "small", Small)
     samples = jpegs(64)
     samples[9] = (b"bad", 0)
     folder = written(tmp_path / "shards", samples, 8_000)
-    data = {"shards": folder, "crop": 16, "resize": 20, "flip": True, "bad": 0.05, "decode": decode}
+    data = {"shards": folder, "crop": 16, "resize": 20, "flip": True, "bad": 0.05} | more
 
     def task(store: str, workers: int) -> Task:
         spec = {
@@ -437,7 +449,7 @@ def test_a_stage_that_was_stopped_ends_with_the_same_bits(
             "model": {"name": "small", "classes": 3},
             "data": data | {"workers": workers},
             "batch": 10,
-        }
+        } | mixing
         made = make_task(spec, store=store, accumulate=2)
         return made.model_copy(update={"shards": folder, "data_digest": digest(read_manifest(folder))})
 
