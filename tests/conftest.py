@@ -19,7 +19,7 @@ from tests.s3server import BUCKET, S3Server
 
 
 def pytest_configure() -> None:
-    """One thread each, here and in what tests start: files of tests run side by side."""
+    """One thread each, here and in what tests start: files of tests may run side by side."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
