@@ -127,6 +127,8 @@ def _killed(
         if run.process.poll() is not None or not _strike(kind, choice, run, nodes):
             return False
         code, lines = run.end()
+    if kind in ("driver", "job") and lines and lines[-1].startswith("{") and not _undone(lines):
+        return False  # all was done, and it was on its way out
     row.codes = [code]
     row.problems += [f"after the kill: {text}" for text in _damages(folder)]
     if kind in ("driver", "job"):
@@ -163,8 +165,7 @@ def _judge(row: Row, folder: Path, expected: Reference, done: dict[str, Any], li
     if row.codes[-1] != 0:
         row.problems.append(f"the run ended with {row.codes[-1]}: " + "\n".join(lines[-20:]))
         return
-    again = [stage["name"] for stage in json_of(lines)["stages"] if stage["state"] not in ("done", "cached")]
-    row.problems += [f"{name} is not done" for name in again]
+    row.problems += [f"{name} is not done" for name in _undone(lines)]
     after = _done(folder)
     row.problems += [f"{key} was finished and was made again" for key, files in done.items() if after.get(key) != files]
     row.problems += _damages(folder)
@@ -176,6 +177,11 @@ def _judge(row: Row, folder: Path, expected: Reference, done: dict[str, Any], li
     for manifest in folder.glob(f"runs/*/{MANIFEST}"):
         own = {MANIFEST, *json.loads(manifest.read_text()).get("files", {})}
         row.litter += sum(file.is_file() and file.name not in own for file in manifest.parent.rglob("*"))
+
+
+def _undone(lines: list[str]) -> list[str]:
+    """Stages that a run's last line, its JSON, doesn't say to be finished."""
+    return [stage["name"] for stage in json_of(lines)["stages"] if stage["state"] not in ("done", "cached")]
 
 
 def _done(folder: Path) -> dict[str, Any]:
