@@ -244,16 +244,21 @@ def _epoch(
     for step in range(progress.step, per_epoch):
         lr = learning_rate(stretch, progress.epoch + step / per_epoch)
         draw(step)
+        trouble = ""
         for pictures, labels in islice(batches, engine.accumulate):
             loss = _batch_loss(engine, spec, teacher, pictures, labels)
             value = float(loss.detach())
-            if not math.isfinite(value):
+            if not math.isfinite(value) and not trouble:
                 where = f"step {progress.steps + 1} (epoch {epoch + 1}, rank {rank})"
-                raise NonFinite(f"the loss is {value} at {where}: {_spoilt(engine, pictures)}")
+                trouble = f"the loss is {value} at {where}: {_spoilt(engine, pictures)}"
+            if trouble:
+                loss = loss * math.nan  # so is the gradient, on every rank: all stop before the step
             # DeepSpeed averages over ranks and micro-batches; what is wanted is the mean over the batch.
             engine.backward(loss * (world * engine.accumulate / spec.batch))
             progress.loss += value
             if not engine.step(lr):
+                if trouble := _first(trouble):
+                    raise NonFinite(trouble)
                 # DeepSpeed has thrown the gradient away: it is computed once more, to see whose it was.
                 draw(step)
                 for number, again in enumerate(data.epoch(parts(step), epoch), 1):
@@ -264,6 +269,13 @@ def _epoch(
                 raise NonFinite(f"the gradient is not finite at step {progress.steps + 1} (epoch {epoch + 1}): {names}")
         progress.step, progress.steps = step + 1, progress.steps + 1
         yield
+
+
+def _first(trouble: str) -> str:
+    """What the first rank that has met something says of it: the same on all."""
+    every = [""] * dist.get_world_size()
+    dist.all_gather_object(every, trouble)
+    return next(filter(None, every), "")
 
 
 def _batch_loss(engine: Engine, spec: Spec, teacher: Teacher | None, pictures: Tensor, labels: Tensor) -> Tensor:
