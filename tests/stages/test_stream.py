@@ -1,13 +1,11 @@
-"""Streams of encoded pictures: every sample once, the same at any number of ranks, workers and restarts; bad ones."""
+"""Streams of encoded pictures: every sample once, the same at any number of ranks, workers and restarts."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
-import re
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +19,20 @@ from torch.nn import functional as F
 from torchvision import transforms as T
 from torchvision.transforms import v2
 
-from stages.data import stream
 from stages.data.batches import Batches, open_split
-from stages.data.index import index, read_index
+from stages.data.index import index
 from stages.data.manifest import DataError, check_settings, digest, read_manifest
 from stages.data.members import Members
 from stages.data.mix import mixed
 from stages.data.order import Indices, global_batch, micro_batches, share, steps_per_epoch
 from stages.data.shards import Split, write
 from stages.data.stream import IGNORED, Stream
-from stages.evaluate import evaluate
-from stages.files import Folder, sha256
+from stages.files import sha256
 from stages.models import MODELS
 from stages.spec import Data, Mix, Task
 from stages.stage import run_stage
-from tests.s3server import BUCKET, S3Server
 from tests.stages.conftest import MakeTask, jpegs
-from tests.stages.test_pictures import huge_png, pil
+from tests.stages.test_pictures import pil
 from tests.stages.test_stage import FILES, quiet
 
 CPU = torch.device("cpu")
@@ -172,105 +167,6 @@ def test_a_mirrored_picture_of_one_shape(shards: str) -> None:
     assert 30 < sum(mirrored) < 70
 
 
-BAD = {
-    "corrupt": (b"\xff\xd8 no more", 1, "neither a JPEG nor a PNG"),
-    "cut": (jpegs(1)[0][0][:-100], 1, "truncated"),
-    "bomb": (huge_png(20_000), 1, "20000 x 20000 pixels|decompression bomb"),
-    "wrong label": (jpegs(1)[0][0], 3, "its label is 3, of a network of 3 classes"),
-}
-
-
-@pytest.mark.parametrize("kind", BAD)
-@pytest.mark.parametrize(("workers", "decode"), [(0, "cpu"), (1, "cpu"), (0, "device"), (1, "device")])
-def test_a_bad_sample_stands_aside_and_is_reported_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, workers: int, decode: str
-) -> None:
-    picture, label, why = BAD[kind]
-    samples = jpegs(24)
-    samples[13] = (picture, label)
-    data = opened(written(tmp_path, samples, 4_000), workers=workers, decode=decode)
-    order = data.order(0)
-    for _ in range(2):
-        batches = list(data.epoch(parts(order), 0))
-    (at,) = [number for number, part in enumerate(parts(order)) if 13 in part]
-    place = parts(order)[at].tolist().index(13)
-    x, labels = batches[at]
-    assert labels[place] == IGNORED
-    assert sum(int((y == IGNORED).sum()) for _, y in batches) == 1
-    assert torch.equal(x[place], x[1 if place == 0 else 0])
-    assert list(data.bad) == [13]
-    (record,) = [record for record in caplog.records if record.name == stream.__name__]
-    shard = data.shards.shards[data.shards.index[13, 0]]["file"]
-    assert f"{tmp_path}/{shard}: 00000013." in record.getMessage()
-    assert re.search(why, record.getMessage())
-    rows = read_index(str(tmp_path), read_manifest(str(tmp_path))["splits"]["train"])
-    assert len(rows) == 24
-
-
-@pytest.mark.parametrize("decode", ["cpu", "device"])
-def test_a_batch_of_nothing_but_bad_samples_adds_nothing(tmp_path: Path, decode: str) -> None:
-    data = opened(written(tmp_path, [(b"bad", 0), *jpegs(20)]), decode=decode)
-    ((x, labels),) = data.epoch([np.array([0])], 0)
-    assert labels.tolist() == [IGNORED]
-    loss = nn.functional.cross_entropy(x.flatten(1)[:, :3], labels, reduction="sum", ignore_index=IGNORED)
-    assert float(loss) == 0
-
-
-def test_too_many_bad_samples_are_an_error_that_names_one(tmp_path: Path) -> None:
-    samples = jpegs(40)
-    for number in (3, 17, 30):
-        samples[number] = (b"bad", 0)
-    folder = written(tmp_path, samples, 4_000)
-    for bad, allowed in ((0.0, 0), (0.001, 1), (0.05, 2), (0.08, 3)):
-        data = opened(folder, bad=bad)
-        if allowed == 3:
-            assert sum(int((y == IGNORED).sum()) for _, y in data.evaluation(np.split(np.arange(40), 8))) == 3
-            continue
-        with pytest.raises(
-            DataError, match=rf"{allowed + 1} of 40 samples are bad.*train-0000.*tar: 000000\d+\."
-        ) as caught:
-            list(data.evaluation(np.split(np.arange(40), 8)))
-        assert str(bad) in str(caught.value)
-
-
-def test_evaluation_leaves_bad_samples_out_of_the_count(tmp_path: Path, one_rank: None) -> None:
-    samples = jpegs(30)
-    good = written(tmp_path / "good", samples[:11] + samples[12:])
-    with_bad = written(tmp_path / "bad", [*samples[:11], (b"bad", 0), *samples[12:]])
-
-    def forward(x: Tensor) -> Tensor:
-        return x.flatten(1) @ torch.randn(768, 3, generator=torch.Generator().manual_seed(2))
-
-    wanted, got = evaluate(forward, opened(good, "test"), size=7), evaluate(forward, opened(with_bad, "test"), size=7)
-    assert (got.samples, got.correct) == (wanted.samples, wanted.correct) == (29, got.correct)
-    assert got.loss == pytest.approx(wanted.loss, rel=1e-5)
-
-
-@pytest.mark.parametrize("how", ["missing", "cut", "longer"])
-def test_a_missing_or_cut_shard_is_refused_at_once_by_name(tmp_path: Path, how: str) -> None:
-    folder = written(tmp_path, jpegs(40), 4_000)
-    file = tmp_path / "train-000002.tar"
-    if how == "missing":
-        file.unlink()
-    else:
-        data = file.read_bytes()
-        file.write_bytes(data[:-1] if how == "cut" else data + b"x")
-    with pytest.raises(DataError, match=r"train-000002\.tar"):
-        opened(folder)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_shard_that_goes_while_it_is_read_is_an_error_that_names_it(tmp_path: Path, workers: int) -> None:
-    data = opened(written(tmp_path, jpegs(40), 4_000), workers=workers)
-    file = tmp_path / "train-000002.tar"
-    file.write_bytes(file.read_bytes()[:600])
-    with pytest.raises(DataError, match=r"train-000002\.tar ends before"):
-        list(data.epoch(parts(data.order(0)), 0))
-    file.unlink()
-    with pytest.raises(DataError, match=r"train-000002\.tar is no longer there"):
-        list(data.epoch(parts(data.order(0)), 0))
-
-
 def imagenet_sized(folder: Path, samples: int = 1_281_167, shards: int = 1282) -> str:
     """An index of ImageNet's size over shards that each hold one picture, which is all of their samples'."""
     picture = jpegs(1)[0][0]
@@ -316,103 +212,6 @@ def test_imagenet_is_resumed_without_reading_what_was_seen(
     assert read == data.shards.index[order[4000 * 256 : 4001 * 256], 0].tolist()
     if window:
         assert len(set(read)) <= 2 * window
-
-
-def remote(folder: Path, samples: list[tuple[bytes, int]]) -> str:
-    """Shards in memory; a forked worker has a copy of them."""
-    there = Folder(f"memory://{uuid.uuid4().hex}")
-    for file in Path(written(folder, samples, 4_000)).iterdir():
-        there.write(file.name, file.read_bytes())
-    return there.url
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_remote_shards_give_the_same_bits_within_a_bounded_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
-) -> None:
-    cache = tmp_path / "cache"
-    monkeypatch.setenv("DUALPRUNE_CACHE", str(cache))
-    samples = jpegs(60)
-    there = remote(tmp_path / "local", samples)
-    local = opened(str(tmp_path / "local"), window=1)
-    sizes = sorted(shard["bytes"] for shard in local.shards.shards)
-    limit = sum(sizes[-2:])
-    assert sum(sizes) > limit
-    data = opened(there, window=1, cache=limit, workers=workers)
-    order = local.order(0)
-    expected = list(local.epoch(parts(order), 0))
-    got = []
-    for batch in data.epoch(parts(order), 0):
-        got.append(batch)
-        if not workers:
-            assert sum(os.path.getsize(file) for file in cache.glob("*.tar")) <= limit
-    assert same(got, expected)
-    assert sum(os.path.getsize(file) for file in cache.glob("*.tar")) <= limit
-    with pytest.raises(DataError, match=r"data.cache is \d+: .* set data.window to at most 1, or raise data.cache to"):
-        opened(there, cache=limit)
-
-
-@pytest.mark.slow
-def test_an_epoch_from_a_moody_bucket_is_the_same(
-    url: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One that refuses, cuts the connection and takes its time."""
-    monkeypatch.setenv("DUALPRUNE_CACHE", str(tmp_path))
-    there = Folder(f"s3://{BUCKET}/{uuid.uuid4().hex}")
-    for file in Path(url).iterdir():
-        there.write(file.name, file.read_bytes())
-    moods = ["refuse", "cut", "slow", "cut", "refuse", "refuse", "cut", "slow"]
-
-    def now(mood: str, method: str, path: str) -> bool:
-        """Whether that is the mood in which a shard is asked for; then the next one follows."""
-        asked = method == "GET" and path.endswith(".tar") and moods[:1] == [mood]
-        return asked and bool(moods.pop(0))
-
-    def refuses(method: str, path: str) -> bool:
-        if now("slow", method, path):
-            time.sleep(1)
-        elif now("refuse", method, path):
-            return True
-        return False
-
-    def cuts(method: str, path: str) -> bool:
-        return now("cut", method, path)
-
-    order = opened(url).order(1)
-    expected = list(opened(url).epoch(parts(order), 1))
-    monkeypatch.setattr(s3, "refuses", refuses)
-    monkeypatch.setattr(s3, "cuts", cuts)
-    assert same(list(opened(there.url).epoch(parts(order), 1)), expected)
-    assert moods == []
-
-
-@pytest.mark.parametrize("shared", [False, True], ids=["own shards", "the same shards"])
-def test_a_cache_must_hold_what_each_epoch_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool) -> None:
-    """Of train and of val, which share it; then a second epoch fetches nothing."""
-    monkeypatch.setenv("DUALPRUNE_CACHE", str(tmp_path / "cache"))
-    splits = {"train": jpegs(40), "val": jpegs(40) if shared else jpegs(20, 1), "test": jpegs(12, 2)}
-    write(str(tmp_path / "local"), "jpegs", splits, 4_000)
-    there = Folder(f"memory://{uuid.uuid4().hex}")
-    for file in (tmp_path / "local").iterdir():
-        there.write(file.name, file.read_bytes())
-    entries = read_manifest(there.url)["splits"]
-    train, val = ({s["sha256"]: s["bytes"] for s in entries[split]["shards"]} for split in ("train", "val"))
-    needed = sum(train.values()) if shared else sum(train.values()) + sum(val.values())
-    with pytest.raises(DataError, match=rf"train and val, of {needed} bytes.*raise data\.cache to {needed}$"):
-        opened(there.url, cache=needed - 1)
-    fetched: list[str] = []
-    fetch = Folder.fetch
-
-    def noted(self: Folder, path: str, target: str) -> None:
-        fetched.append(path)
-        fetch(self, path, target)
-
-    monkeypatch.setattr(Folder, "fetch", noted)
-    data, validation = (opened(there.url, split, cache=needed) for split in ("train", "val"))
-    for epoch in range(2):
-        assert len(list(data.epoch(parts(data.order(epoch)), epoch))) == 6
-        list(validation.evaluation(np.array_split(np.arange(len(validation)), 3)))
-        assert len(fetched) == len(train | val)
 
 
 class Small(nn.Sequential):
