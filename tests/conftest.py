@@ -11,6 +11,7 @@ from pathlib import Path
 import fsspec
 import pytest
 import torch
+from filelock import FileLock
 
 from stages.data import convert
 from stages.files import Folder
@@ -25,13 +26,18 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A finished run and its output."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "small.yaml").write_text(CONFIG)
-    code, lines = dualprune(folder, "run", "small.yaml", "--json")
-    assert code == 0, "\n".join(lines)
-    return folder, lines
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Path, list[str]]:
+    """A finished run and its output; one for all processes that run tests side by side."""
+    place = tmp_path_factory.getbasetemp()
+    folder = (place if worker_id == "master" else place.parent) / "undisturbed"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            (folder / "small.yaml").write_text(CONFIG)
+            code, lines = dualprune(folder, "run", "small.yaml", "--json")
+            assert code == 0, "\n".join(lines)
+            (folder / "output").write_text("\n".join(lines))
+        return folder, (folder / "output").read_text().split("\n")
 
 
 @pytest.fixture(scope="session")

@@ -141,6 +141,7 @@ def test_a_stage_goes_on_with_what_is_left_and_takes_back_what_returns(tmp_path:
     assert json_of(output)["stages"][0]["state"] == "done"
 
 
+@pytest.mark.soak
 def test_a_machine_that_is_taken_away_is_left_in_time(tmp_path: Path, nodes: Nodes) -> None:
     """Its going is announced, as a cloud would: the stage saves, leaves it for another one, and counts no loss."""
     before = nodes.identities()

@@ -46,6 +46,7 @@ def finishes(folder: Path, store: Path) -> None:
     assert (found.artefacts, found.damages) == (2, ())
 
 
+@pytest.mark.soak
 def test_a_disk_that_fills_up(tmp_path: Path, disk: Path) -> None:
     """The stage fails with a sentence that names the store and says what to do; with space, it goes on."""
     with Running(tmp_path, *command(tmp_path, disk)) as run:

@@ -25,7 +25,10 @@ RECIPES = {
 """By name: where its data and weights lie within DUALPRUNE_DATA, and what makes it small enough for a CPU."""
 
 
-@pytest.mark.parametrize("name", RECIPES)
+SOAK = ("mnist_lenet5",)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.soak] * (name in SOAK)) for name in RECIPES])
 def test_every_stage_of_a_recipe(name: str, tmp_path: Path) -> None:
     """Is done, with as many weights as it is to have: a few steps are enough for that."""
     root = os.environ.get("DUALPRUNE_DATA")
