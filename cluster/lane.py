@@ -36,6 +36,8 @@ class Lane:
     """The machines it is on."""
     came_up: bool = False
     """Whether its workers have ever asked for work."""
+    stuck: bool = False
+    """Whether its leader was killed because it did not come up."""
     leaving: Literal["", "idle", "growing", "preempted"] = ""
     """Why it was asked to end."""
     since: float = field(default_factory=time.monotonic)

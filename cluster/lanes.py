@@ -33,6 +33,7 @@ from cluster.lane import Event, Lane
 from cluster.rank import Mailbox, Work
 from cluster.room import Node, Shape, fits, shares
 from cluster.session import (
+    STARTING,
     ClusterError,
     ClusterGone,
     end_actors,
@@ -63,6 +64,9 @@ ANSWERING = 5.0
 """Seconds that Ray gets for an answer when all is to end."""
 GROWING = 60.0
 """Seconds that a lane works at its size before it is opened again with more workers."""
+STUCK = 300.0
+"""Seconds after which a lane's leader that still starts is killed, and started anew. It waits for no room, and takes
+seconds; but one has been seen to hang in the dynamic loader, as it imported torch."""
 LOOKING = 2.0
 """Seconds between two looks at the cluster's machines."""
 AWAY = 30.0
@@ -281,7 +285,8 @@ class Lanes:
                 self._wary = True
                 return events
             self._stillborn += 1
-            if self._waiting and not self._lanes and self._stillborn > (group.RESTARTS if self.shape.elastic else 0):
+            tries = group.RESTARTS if self.shape.elastic or lane.stuck else 0
+            if self._waiting and not self._lanes and self._stillborn > tries:
                 # No lane comes up at all: the tasks that wait for one must hear of it, and more lanes won't help.
                 waiting, self._waiting = list(self._waiting), deque()
                 events += [Event("failed", task, Failure("error", "ClusterError", text)) for task, _ in waiting]
@@ -314,6 +319,11 @@ class Lanes:
     def _tend(self, there: list[Node], now: float) -> None:
         """Ask lanes to leave that lose a machine, that have nothing to do, or that could be larger."""
         self._taken |= {node.identity for node in there if node.leaving}
+        starting = [lane for lane in self._lanes.values() if not lane.came_up]
+        if starting and all(now - lane.since > STUCK for lane in starting) and self._end_stuck():
+            _log.warning("a lane did not come up in %s s, and is started anew", STUCK)
+            for lane in starting:
+                lane.stuck = True
         for lane in self._lanes.values():
             if lane.attempt is None or lane.leaving:
                 continue
@@ -328,6 +338,10 @@ class Lanes:
             smallest = min(small, key=lambda lane: lane.size)
             if now - smallest.since > GROWING:
                 self._leave(smallest, "growing")
+
+    def _end_stuck(self) -> int:
+        """End the leaders that still start; how many."""
+        return end_actors(self._ray, group.LEADER, (STARTING,))
 
     def _leave(self, lane: Lane, why: Literal["idle", "growing", "preempted"]) -> None:
         lane.leaving = why

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ _SETTINGS = {
     # A local Ray gives its agents 15 s to start, and dies of it on a machine that is busy.
     "RAY_agent_register_timeout_ms": "60000",
 }
+STARTING = "PENDING_CREATION"
+"""Ray's name for the state of an actor whose process starts: it has found its room."""
+_THERE = ("DEPENDENCIES_UNREADY", STARTING, "ALIVE", "RESTARTING")
 _PREEMPTED = 3
 """Ray's number (NodeDeathInfo.Reason) for a machine that was drained to be preempted."""
 
@@ -204,15 +207,20 @@ def near(ray: Any, kind: type) -> Any:
     return ray.remote(num_cpus=0)(kind).options(scheduling_strategy=here, max_concurrency=WAITING).remote()
 
 
-def end_actors(ray: Any, kind: str) -> None:
-    """End the actors of a class that this driver has started, also those that have not come up yet."""
+def end_actors(ray: Any, kind: str, states: Collection[str] = _THERE) -> int:
+    """End the actors of a class that this driver has started and that are in such a state; how many."""
     from ray._private.state import actors
     from ray._private.worker import global_worker
 
     job = ray.get_runtime_context().get_job_id()
-    for identity, actor in actors().items():
-        if (actor["JobID"], actor["ActorClassName"]) == (job, kind) and actor["State"] != "DEAD":
-            global_worker.core_worker.kill_actor(ray.ActorID(bytes.fromhex(identity)), True)
+    found = [
+        ray.ActorID(bytes.fromhex(identity))
+        for identity, actor in actors().items()
+        if (actor["JobID"], actor["ActorClassName"]) == (job, kind) and actor["State"] in states
+    ]
+    for actor in found:
+        global_worker.core_worker.kill_actor(actor, True)
+    return len(found)
 
 
 def whole(ray: Any) -> bool:

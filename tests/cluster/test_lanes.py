@@ -160,9 +160,13 @@ class Open(Lanes):
         self._waiting, self._lanes = deque(), {}
         self._ended = queue.SimpleQueue()
         self._head, self._heard = "", time.monotonic()
+        self.stuck = 0
 
     def _nodes(self) -> list[Node]:
         return self.there
+
+    def _end_stuck(self) -> int:
+        return self.stuck
 
     def _open(self, size: int) -> None:
         self._lanes[f"lane-{self._opened}"] = Lane(f"lane-{self._opened}", size)
@@ -318,6 +322,36 @@ def test_tasks_hear_of_a_lane_that_never_came_up() -> None:
     two.submit("b", 2)
     assert two._closed("lane-0", RuntimeError("no resources")) == []
     assert [task for task, _ in two._waiting] == ["a", "b"]
+
+
+def test_a_lane_that_is_stuck_as_it_starts_is_started_anew() -> None:
+    """If it is its leader that does not come up; but not for ever."""
+    lanes = Open(cpus=2)
+    lanes.submit("a", 1)
+    lanes.look(later=module.STUCK + 1)
+    assert not lanes._lanes["lane-0"].stuck, "it waits for room"
+    lanes.stuck = 1
+    lanes.look(later=module.STUCK - 1)
+    assert not lanes._lanes["lane-0"].stuck
+    for number in range(module.group.RESTARTS):
+        lanes.look(later=module.STUCK + 1)
+        assert lanes.end(RuntimeError("killed"), f"lane-{number}") == []
+    lanes.look(later=module.STUCK + 1)
+    events = lanes.end(RuntimeError("killed"), f"lane-{module.group.RESTARTS}")
+    assert [(event.task, event.data.kind) for event in events] == [("a", "error")]
+
+
+def test_a_leader_that_starts_may_be_a_young_lanes() -> None:
+    """Then none is killed."""
+    lanes = Open(cpus=2)
+    lanes.stuck = 1
+    lanes.submit("a", 1)
+    lanes.submit("b", 2)
+    lanes._lanes["lane-1"].since += 10
+    lanes.look(later=module.STUCK + 1)
+    assert not any(lane.stuck for lane in lanes._lanes.values())
+    lanes.look(later=module.STUCK + 11)
+    assert all(lane.stuck for lane in lanes._lanes.values())
 
 
 def test_a_message_from_a_lane_that_has_ended_is_passed_over() -> None:
