@@ -70,53 +70,62 @@ def test_two_ranks_do_what_one_does(make_task: MakeTask, tmp_path: Path, one_ran
             assert abs(got.manifest["metrics"][metric] - expected.manifest["metrics"][metric]) <= 2
 
 
-def stop_main(rank: int, rendezvous: str, whole: str, task: str) -> None:
-    """One of two ranks: a whole stage, and one that rank 1 alone is told to stop, twice."""
+def stop_main(rank: int, rendezvous: str, pairs: list[tuple[str, str]]) -> None:
+    """One of two ranks: a whole stage, and one that rank 1 alone is told to stop, twice; both in several ways."""
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     MODELS["noisy"] = noisy_net
-    run_stage(Task.model_validate_json(whole), quiet)
-    for steps in (8, 12):
-        events: list[dict[str, Any]] = []
-        stopping = iter([False, True] if rank == 1 else [False, False]).__next__
-        assert run_stage(Task.model_validate_json(task), events.append, stopping) is None
-        assert rank == 1 or events[-1] == {"event": "stopped", "steps": steps}
-    assert run_stage(Task.model_validate_json(task), quiet)["world"] == 2
+    for whole, task in pairs:
+        run_stage(Task.model_validate_json(whole), quiet)
+        for steps in (8, 12):
+            events: list[dict[str, Any]] = []
+            stopping = iter([False, True] if rank == 1 else [False, False]).__next__
+            assert run_stage(Task.model_validate_json(task), events.append, stopping) is None
+            assert rank == 1 or events[-1] == {"event": "stopped", "steps": steps}
+        assert run_stage(Task.model_validate_json(task), quiet)["world"] == 2
     dist.barrier()
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero", [1, 3])
-def test_two_ranks_that_are_stopped_end_with_the_same_bytes(make_task: MakeTask, tmp_path: Path, zero: int) -> None:
+def test_two_ranks_that_are_stopped_end_with_the_same_bytes(make_task: MakeTask, tmp_path: Path) -> None:
     """All stop at one step though one of them was told; batch statistics and losses are each rank's own till then."""
     dense = DENSE | {"train": {"epochs": 3, "lr": 0.01}, "batch": 31}
-    task, whole = make_task(dense, zero=zero, checkpoint_steps=5), make_task(dense, store="whole", zero=zero)
-    arguments = (str(tmp_path / "rendezvous"), whole.model_dump_json(), task.model_dump_json())
-    multiprocessing.spawn(stop_main, arguments, nprocs=2)
-    same_bytes(task, whole)
+    pairs = [
+        (
+            make_task(dense, store=f"whole{zero}", zero=zero),
+            make_task(dense, store=f"stopped{zero}", zero=zero, checkpoint_steps=5),
+        )
+        for zero in range(4)
+    ]
+    told = [(whole.model_dump_json(), task.model_dump_json()) for whole, task in pairs]
+    multiprocessing.spawn(stop_main, (str(tmp_path / "rendezvous"), told), nprocs=2)
+    for whole, task in pairs:
+        same_bytes(task, whole)
 
 
-def spike_main(rank: int, rendezvous: str, task: str) -> None:
-    """One of two ranks, of which the last meets a gradient that is not finite, and then a loss."""
+def spike_main(rank: int, rendezvous: str, tasks: list[str]) -> None:
+    """One of two ranks, of which the last meets gradients that are not finite, and then losses."""
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     MODELS["spiky"] = spiky_net
-    with pytest.raises(NonFinite, match=r"at step 4 \(epoch 1\): 1.weight, 1.bias$"):
-        run_stage(Task.model_validate_json(task), quiet)
+    for task in tasks:
+        with pytest.raises(NonFinite, match=r"at step 4 \(epoch 1\): 1.weight, 1.bias$"):
+            run_stage(Task.model_validate_json(task), quiet)
     forward = Engine.forward
     if rank == 1:
         Engine.forward = lambda engine, pictures: forward(engine, pictures) * math.nan  # type: ignore[method-assign]
-    with pytest.raises(NonFinite, match=r"^the loss is nan at step 1 \(epoch 1, rank 1\): the pictures are finite"):
-        run_stage(Task.model_validate_json(task), quiet)
+    loss = r"^the loss is nan at step 1 \(epoch 1, rank 1\): the pictures are finite"
+    for task in tasks:
+        with pytest.raises(NonFinite, match=loss):
+            run_stage(Task.model_validate_json(task), quiet)
     dist.barrier()
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero", [0, 1, 3])
-def test_all_ranks_say_what_is_not_finite_on_one(make_task: MakeTask, tmp_path: Path, zero: int) -> None:
+def test_all_ranks_say_what_is_not_finite_on_one(make_task: MakeTask, tmp_path: Path) -> None:
     """And stop before the step, although it was the first of that rank's micro-batches, and gradients are sharded."""
-    task = make_task(DENSE, model="spiky", zero=zero, accumulate=2)
-    multiprocessing.spawn(spike_main, (str(tmp_path / "rendezvous"), task.model_dump_json()), nprocs=2)
+    tasks = [make_task(DENSE, model="spiky", zero=zero, accumulate=2).model_dump_json() for zero in range(4)]
+    multiprocessing.spawn(spike_main, (str(tmp_path / "rendezvous"), tasks), nprocs=2)
 
 
 def bad_main(rank: int, rendezvous: str, fine: str, task: str) -> None:
