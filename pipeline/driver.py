@@ -24,6 +24,7 @@ from pipeline.config import Config
 from pipeline.lock import Locks, Lost, run_lock, stage_lock
 from pipeline.plan import Planned, record
 from pipeline.progress import Progress
+from pipeline.report import Report
 from pipeline.results import Result, result
 from pipeline.search import bisect
 from pipeline.store import Store
@@ -35,13 +36,6 @@ _log = logging.getLogger(__name__)
 
 LEFT_OUT = "not asked for"
 """Why a stage that is not done was not run either."""
-EMULATED = "its processor has no bf16: precision fp32 takes a fraction of the time"
-"""Said of a stage in bf16 as it begins."""
-MEMORY = (
-    "a worker was killed because its machine ran out of memory; what helps: fewer lanes or workers a machine, a smaller"
-    " batch or more of engine.accumulate, fewer of data.workers, and no engine.offload"
-)
-"""Ray's own account is in the log."""
 
 
 def run(
@@ -119,7 +113,7 @@ class _Run:
         force: Collection[str],
         keep_going: bool,
     ) -> None:
-        self.config, self.store, self.view, self.locks = config, store, view, locks
+        self.config, self.store, self.locks = config, store, locks
         self.wanted, self.force, self.keep_going = wanted, set(force), keep_going
         self.nodes = {p.node.name: p.node for p in plan}
         self.done: dict[str, Mapping[str, Any]] = {p.node.name: p.manifest for p in plan if p.manifest is not None}
@@ -140,9 +134,10 @@ class _Run:
         self.failures: dict[str, list[Failure]] = {}
         settings = config.top.cluster
         self.policy = Policy(**config.top.retry.model_dump())
-        self.monitor = Monitor(config.top.monitor.wandb, config.top.monitor.project, config.top.name, logs / "wandb")
+        monitor = config.top.monitor
+        self.report = Report(view, Monitor(monitor.wandb, monitor.project, config.top.name, logs / "wandb"))
         began = time.monotonic()
-        view.note("Ray starts" if settings.address is None else f"connects to Ray at {settings.address}")
+        self.report.note("Ray starts" if settings.address is None else f"connects to Ray at {settings.address}")
         self.lanes = Lanes(
             _load_work,
             Shape(settings.workers.min, settings.workers.max, settings.cpus, settings.gpus),
@@ -176,7 +171,7 @@ class _Run:
         try:
             self.lanes.close()
         finally:
-            self.monitor.close(patience)
+            self.report.close(patience)
 
     def results(self) -> list[Result]:
         """One row a stage, a search's trials before it."""
@@ -247,16 +242,14 @@ class _Run:
         if holder is not None:
             if node.key not in self.elsewhere:
                 self.elsewhere[node.key] = node
-                self.view.waiting(node.name, f"is at work in another run, {holder}; waits for that")
+                self.report.elsewhere(node.name, holder)
             return
         self.elsewhere.pop(node.key, None)
         self._discard(node)
         self.active[node.key] = node
         self.store.note_failure(node.key, None)
-        self.monitor.start(node.name, f"{self.config.top.name}-{node.key}", node.spec.kind, dict(node.material))
         self.lanes.submit(node.name, self._task(node).model_dump())
-        _log.info("%s: ready", node.name)
-        self.view.waiting(node.name, "waits for its workers")
+        self.report.submitted(node, self.config.top.name)
 
     def _choose(self, node: dag.Node, choice: Select | Replace) -> None:
         options = [option(parent, self.done[parent]) for parent in node.parents]
@@ -304,7 +297,7 @@ class _Run:
         except (Damaged, OSError) as error:
             self._fail(node, str(error))
             return
-        self.view.note(f"{node.name}: takes {chosen.name}, val {manifest['metrics']['val_accuracy']:.2f} %")
+        self.report.note(f"{node.name}: takes {chosen.name}, val {manifest['metrics']['val_accuracy']:.2f} %")
         self._end(node, taken)
 
     def _stored(self, key: str) -> Mapping[str, Any] | None:
@@ -339,7 +332,7 @@ class _Run:
             self.store.note_failure(node.key, reason)
         except OSError as error:  # the store may be what it failed for
             _log.warning("%s: why it failed can't be noted: %s", node.name, error)
-        self.view.ended(node.name, f"failed: {reason}")
+        self.report.failed(node.name, reason)
         for one in (node, *self.same.pop(node.key, [])):
             self.failed[one.name] = reason
             if one.name in self.searches:
@@ -361,48 +354,24 @@ class _Run:
     def _react(self, event: Event) -> None:
         name = event.task
         if event.kind == "memory":
-            _log.warning(event.data)
-            self.view.note(MEMORY)
+            self.report.memory(event.data)
         elif event.kind == "log":
-            self._row(name, event.data)
+            self.report.row(name, event.data)
         elif event.kind == "done":
             node = self.nodes[name]
             self._leave(node)
-            metrics = event.data["metrics"]
-            self.monitor.finish(name, metrics, failed=False)
-            rate = "" if metrics["rate"] is None else f"{metrics['rate']:.2f}x, "
-            self.view.ended(name, f"done: {rate}val {metrics['val_accuracy']:.2f} % in {metrics['seconds']:.1f} s")
+            self.report.done(name, event.data["metrics"])
             self._end(node, event.data)
         else:
             self._failed(name, event.data)
 
-    def _row(self, name: str, row: dict[str, Any]) -> None:
-        kind = row["event"]
-        if kind != "epoch":
-            steps = row["steps"]
-            if kind == "stopped":
-                _log.info("%s: stopped after step %d", name, steps)
-                self.view.ended(name, f"stopped after step {steps}, and saved there")
-            else:
-                _log.info("%s: trains from step %d on", name, steps)
-                slow = f" ({EMULATED})" if row.get("emulates_bf16") else ""
-                self.view.waiting(name, (f"goes on after step {steps}" if kind == "resumed" else "training") + slow)
-            return
-        self.view.epoch(name, row)
-        numbers: dict[str, Any] = {
-            key: row[key] for key in ("epoch", "loss", "lr", "val_accuracy", "residual", "rho") if key in row
-        }
-        self.monitor.log(name, numbers, row["steps"])
-
     def _failed(self, name: str, failure: Failure) -> None:
         self.failures.setdefault(name, []).append(failure)
         decision = decide(self.failures[name], self.policy)
-        _log.warning("%s: %s\n%s", name, decision.reason, failure.trace)
+        self.report.lost(name, failure, decision.reason, decision.retry)
         if decision.retry:
-            self.view.ended(name, decision.reason)
             self.lanes.submit(name, self._task(self.nodes[name]).model_dump())
             return
         node = self.nodes[name]
-        self.monitor.finish(name, {}, failed=True)
         self._fail(node, decision.reason)  # noted while the stage is still this run's
         self._leave(node)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from cluster.failures import Failure
 from cluster.lane import Event
-from pipeline import driver
+from pipeline import driver, report
 from pipeline import plan as planning
 from pipeline.lock import Locks, living, stage_lock
 from pipeline.results import Result
@@ -182,7 +182,7 @@ def test_a_worker_that_was_killed_for_memory_is_told(tmp_path: Path, monkeypatch
     run = Ran(tmp_path, monkeypatch, {"dense": [LOST, None]}, "retry.lost=1")
     assert set(run.states.values()) == {"done"}
     lines = [line for line in run.file.getvalue().splitlines() if line.startswith(("a worker", "dense: its"))]
-    assert lines[:2] == [driver.MEMORY, "dense: its workers were lost; retry 1 of 1"]
+    assert lines[:2] == [report.MEMORY, "dense: its workers were lost; retry 1 of 1"]
 
 
 def test_emulated_bf16_is_told(ran: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,8 +195,8 @@ def test_emulated_bf16_is_told(ran: Callable[..., Ran], monkeypatch: pytest.Monk
         return [first, *events[1:]]
 
     monkeypatch.setattr(Scripted, "take", slow)
-    told = [line for line in ran({}).file.getvalue().splitlines() if driver.EMULATED in line]
-    assert told == [f"half: training ({driver.EMULATED})"]
+    told = [line for line in ran({}).file.getvalue().splitlines() if report.EMULATED in line]
+    assert told == [f"half: training ({report.EMULATED})"]
 
 
 def test_a_preempted_stage_is_tried_again_without_end(ran: Callable[..., Ran]) -> None:
