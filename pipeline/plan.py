@@ -16,6 +16,7 @@ from pipeline.search import bisect
 from pipeline.store import Store
 from pipeline.yamlfile import Path
 from stages.data.manifest import DataError, check_settings, digest, labels, picture_shape, read_manifest
+from stages.schedule import stretches
 from stages.settings import SpecError
 from stages.spec import AROUND, Data, Model
 
@@ -63,7 +64,6 @@ def _size(node: dag.Node, samples: Mapping[str, int]) -> Size | None:
     if spec is None:
         return None
     from stages.targets import check
-    from stages.train import stretches
 
     epochs = sum(stretch.epochs for stretch in stretches(spec))
     rate = check(spec).rate if spec.kind == "prune" else None

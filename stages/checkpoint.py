@@ -46,7 +46,7 @@ class Progress:
     """Where a stage stands. All of it is in a checkpoint; nothing else but tensors is."""
 
     stretch: int = 0
-    """Index into the stage's stretches (stages.train)."""
+    """Index into the stage's stretches (stages.schedule)."""
     epoch: int = 0
     """Epochs of the stretch that are over."""
     step: int = 0

@@ -15,8 +15,8 @@ from pipeline.config import Config, load
 from pipeline.dag import trained
 from pipeline.smoke import STEPS, UPDATES, smoke
 from stages.files import Folder
+from stages.schedule import stretches
 from stages.spec import PruneSpec, QuantizeSpec, TrainSpec
-from stages.train import stretches
 from tests.pipeline.common import extended
 from tests.running import dualprune, json_of
 

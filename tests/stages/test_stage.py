@@ -22,10 +22,11 @@ from stages.engine import Engine
 from stages.files import Folder, canonical, sha256
 from stages.manifest import Damaged, read
 from stages.measure import measure
+from stages.schedule import Stretch, learning_rate, stretches
 from stages.settings import SpecError
 from stages.spec import Parent, PruneSpec, Rate, Task
 from stages.stage import run_stage
-from stages.train import NonFinite, Stretch, learning_rate, stretches
+from stages.train import NonFinite
 from tests.stages.conftest import PLACES, MakeTask
 
 pytestmark = pytest.mark.usefixtures("one_rank")

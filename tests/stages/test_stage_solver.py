@@ -16,10 +16,11 @@ from stages.admm import Residual
 from stages.constraints.combined import Combined
 from stages.constraints.lowrank import LowRank
 from stages.data.stream import IGNORED
+from stages.schedule import learning_rate, stretches
 from stages.spec import Distill, Task
 from stages.stage import run_stage
 from stages.targets import targets
-from stages.train import _distilled, learning_rate, stretches
+from stages.train import _distilled
 from tests.stages.conftest import MakeTask
 from tests.stages.test_stage import DENSE, made, nonzeros, prune, resumed, run, same_bytes, stopped
 
