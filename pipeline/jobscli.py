@@ -93,7 +93,7 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
     if options.follow:
         return _followed(jobs, options.job, options, console)
     state = _reaching(lambda: jobs.state(options.job), options)
-    print(_reaching(lambda: jobs.log(options.job), options), end="")
+    print(_reaching(lambda: jobs.log(options.job), options), end="", flush=True)  # before what goes to stderr
     _say(Console(stderr=True), f"{options.job}: {told(state)}")
     return DONE
 

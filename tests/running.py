@@ -79,7 +79,8 @@ class Running:
         program: Sequence[str] = ("-m", "pipeline.cli"),
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        own = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "RAY_"))}
+        # PYTHONUNBUFFERED would hide in which order users see what goes to their two outputs.
+        own = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "RAY_", "PYTHONUNBUFFERED"))}
         self.process = subprocess.Popen(
             [sys.executable, *program, *arguments],
             cwd=folder,
