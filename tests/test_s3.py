@@ -13,7 +13,7 @@ from stages.files import Folder
 from tests.running import TWO_STAGES, Running, dualprune, json_of
 from tests.s3server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(1800)]
 
 
 def written(folder: Path, store: Folder, pid: int) -> Iterator[tuple[str, bytes]]:

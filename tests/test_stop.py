@@ -41,12 +41,12 @@ def stopped(folder: Path, key: str, how: signal.Signals, code: int) -> int:
     return int(step[1])
 
 
-@pytest.mark.soak
 def test_a_terminated_run_saves_where_it_is(undisturbed: tuple[Path, list[str]], tmp_path: Path) -> None:
     """As one that is interrupted; that it goes on from there is shown of that one."""
     stopped(tmp_path, stage(undisturbed[1], "prune-4x")["key"], signal.SIGTERM, 143)
 
 
+@pytest.mark.soak
 def test_an_interrupted_run_goes_on_from_that_very_step(undisturbed: tuple[Path, list[str]], tmp_path: Path) -> None:
     """And ends with the undisturbed run's bits."""
     reference, lines = undisturbed

@@ -216,6 +216,7 @@ def test_a_stopped_job(cluster: Cluster, submit: list[str], tmp_path: Path) -> N
     assert (code, output[0].startswith(f"{job} had ended: stopped")) == (0, True)
 
 
+@pytest.mark.soak
 def test_a_driver_that_is_not_on_the_cluster(
     cluster: Cluster, home: Callable[[str | None], None], tmp_path: Path
 ) -> None:

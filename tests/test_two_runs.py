@@ -10,7 +10,7 @@ import pytest
 
 from tests.running import CONFIG, Running, dualprune, json_of, title
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(1800)]
 
 LONGER = ("--set", "stages.dense.train.epochs=20")
 """So that the first run is still at the stage when it is held still."""
