@@ -53,6 +53,8 @@ def join(threads: int | None = None) -> tuple[int, int, torch.device]:
     local = int(os.environ.get("LOCAL_RANK", 0))
     os.environ.setdefault("LOCAL_RANK", str(local))
     device = torch.device("cuda", local % torch.cuda.device_count()) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)  # where NCCL sends objects from, too
     _deepspeed().init_distributed(dist_init_required=False, verbose=False)
     return rank, world, device
 
@@ -120,15 +122,15 @@ class Engine:
         groups = parameter_groups(model, penalised, held, optimizer.weight_decay)
         self.optimizer = ProximalOptimizer(groups, make_optimizer(optimizer))
         self.held = penalised | held
-        self.zero = settings.zero
-        self.accumulate = settings.accumulate
         self.world = dist.get_world_size()
+        self.zero = settings.stage(self.world)
+        self.accumulate = settings.accumulate
         offload = {"offload_optimizer": {"device": "cpu"}} if settings.offload else {}
         config = {
             # Ranks may get batches of unequal size (stages.train weighs them); DeepSpeed needs some number.
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": settings.accumulate,
-            "zero_optimization": {"stage": settings.zero} | offload,
+            "zero_optimization": {"stage": self.zero} | offload,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
             "gradient_clipping": optimizer.clip,

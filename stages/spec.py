@@ -329,11 +329,12 @@ KINDS: dict[str, type[TrainSpec | PruneSpec | QuantizeSpec]] = {
 class Engine(Settings):
     """How a stage's work is carried out. Changing it changes no key and re-runs nothing."""
 
-    zero: Literal[0, 1, 2, 3] = 1
-    """DeepSpeed's ZeRO stage."""
+    zero: Literal[0, 1, 2, 3] | None = None
+    """DeepSpeed's ZeRO stage. Left out, it is 1, or 0 for a single worker, who shares with nobody, and whose steps are
+    faster without."""
     offload: bool = False
     """Keep the optimizer's state, Z and U among it, in the host's memory and step there (DeepSpeed's
-    `offload_optimizer` to the CPU): less GPU memory, slower steps. Needs `zero` 1 to 3."""
+    `offload_optimizer` to the CPU): less GPU memory, slower steps. Not with `zero: 0`."""
     accumulate: int = Field(default=1, ge=1)
     """Micro-batches per optimizer step and rank: less memory, and the same step but for batch normalisation and `mix`,
     which see a micro-batch at a time."""
@@ -352,6 +353,12 @@ class Engine(Settings):
         if self.offload and self.zero == 0:
             raise ValueError("`offload` moves what ZeRO shards: it needs `zero` 1, 2 or 3; leave one of the two out")
         return self
+
+    def stage(self, ranks: int) -> int:
+        """The ZeRO stage of so many ranks."""
+        if self.zero is None:
+            return 1 if ranks > 1 or self.offload else 0
+        return self.zero
 
 
 class Parent(Settings):

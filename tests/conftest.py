@@ -19,8 +19,10 @@ from tests.running import CONFIG, dualprune
 from tests.s3server import BUCKET, S3Server
 
 
-def pytest_configure() -> None:
-    """One thread each, here and in what tests start: files of tests may run side by side."""
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread each, here and in what tests start: files of tests may run side by side. No GPU without `-m gpu`."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 

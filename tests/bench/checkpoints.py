@@ -56,7 +56,7 @@ def build(case: Case) -> Engine:
     torch.manual_seed(0)
     model = MODELS[case.model](CLASSES)
     names = {name for name, p in model.named_parameters() if p.ndim > 1}
-    engine = Engine(model, names, set(), OptimizerSettings(), "fp32", EngineSettings(zero=1))
+    engine = Engine(model, names, set(), OptimizerSettings(), "fp32", EngineSettings())
     sets = {name: Cardinality(engine.parameters[name].numel() // 10) for name in sorted(engine.held)}
     admm.start(engine, Targets(sets, (), dict.fromkeys(sets, ("cardinality",))), {})
     for name in engine.held:

@@ -54,7 +54,7 @@ ALONE = (
     Case("resnet18", (16, 3, 64, 64), rounds=30, block=3, quick=(6, 1)),
     Case("resnet50", (16, 3, 64, 64), rounds=30, block=2, quick=(6, 1)),
 )
-"""On one rank under ZeRO 1."""
+"""On one rank, where stages run without ZeRO."""
 TOGETHER = Case("resnet18", (16, 3, 64, 64), rounds=20, block=3, quick=(4, 1))
 """On two ranks under ZeRO 1, 2 and 3."""
 
@@ -101,8 +101,8 @@ def loss_term(engine: Engine, z: Mapping[str, Tensor], u: Mapping[str, Tensor]) 
 
 def alone(case: Case, quick: bool) -> Row:
     """One row: a network's three steps, timed side by side."""
-    dense, ours, duals = build_both(case, zero=1)
-    usual = build(case, False, zero=1)
+    dense, ours, duals = build_both(case, zero=0)
+    usual = build(case, False, zero=0)
     penalty = loss_term(usual, {name: ours.get(name, "target") + u for name, u in duals.items()}, duals)
     pictures, labels = torch.randn(case.batch), torch.randint(CLASSES, case.batch[:1])
     variants: dict[str, Callable[[], None]] = {
@@ -114,7 +114,7 @@ def alone(case: Case, quick: bool) -> Row:
     times = interleaved(variants, *(case.quick if quick else (case.rounds, case.block)), clock=time.process_time)
     for engine in (dense, ours, usual):
         engine.close()
-    return row(case, 1, 1, times)
+    return row(case, 1, 0, times)
 
 
 def together(case: Case, quick: bool) -> list[Row]:

@@ -2,10 +2,10 @@
 
     python -m tests.bench.weak_scaling [--quick] [--json PATH]
 
-Ours is `stages.train.train`, the loop of every stage, on DeepSpeed with ZeRO 1: a dense epoch, and one under ADMM with
-its update and projection at the end. Beside it, in the same processes and in turns, DistributedDataParallel trains the
-same network with the same optimizer on the same batches; that both end at the same weights is checked first. Workers
-have one thread each and talk over gloo.
+Ours is `stages.train.train`, the loop of every stage, on DeepSpeed, with ZeRO 1 where there are two: a dense epoch, and
+one under ADMM with its update and projection at the end. Beside it, in the same processes and in turns,
+DistributedDataParallel trains the same network with the same optimizer on the same batches; that both end at the same
+weights is checked first. Workers have one thread each and talk over gloo.
 
 Two numbers for each: processor time of a worker, which on a machine that others use too is the one to trust, though it
 leaves out what a worker waits for the other; and wall time, which has that in it, and whatever else ran meanwhile.
@@ -69,7 +69,7 @@ class Ours:
         torch.manual_seed(0)
         model = build_model(spec.model)
         self.spec, self.aims = spec, targets(spec, {name: p.shape for name, p in model.named_parameters()})
-        self.engine = Engine(model, set(self.aims.names), set(), spec.optimizer, "fp32", EngineSettings(zero=1))
+        self.engine = Engine(model, set(self.aims.names), set(), spec.optimizer, "fp32", EngineSettings())
         admm.start(self.engine, self.aims, {})
         splits, device = read_manifest(str(folder))["splits"], self.engine.engine.device
         self.data, self.validation = (

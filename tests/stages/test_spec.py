@@ -185,6 +185,15 @@ def test_what_zero_3_gathers_can_not_be_compiled() -> None:
         Engine(compile=True, zero=3)
 
 
+@pytest.mark.parametrize(
+    ("settings", "alone", "together"),
+    [({}, 0, 1), ({"offload": True}, 1, 1), ({"zero": 0}, 0, 0), ({"zero": 1}, 1, 1), ({"zero": 3}, 3, 3)],
+)
+def test_one_worker_shards_nothing_unless_it_is_told(settings: dict[str, Any], alone: int, together: int) -> None:
+    engine = Engine.model_validate(settings)
+    assert [engine.stage(ranks) for ranks in (1, 2, 8)] == [alone, together, together]
+
+
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_only_what_is_sharded_can_be_offloaded(zero: int) -> None:
     assert Engine.model_validate({"zero": zero}).offload is False

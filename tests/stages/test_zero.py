@@ -65,10 +65,11 @@ def net() -> nn.Module:
 
 def steps(engine: Engine, first: int, count: int, lr: float = 0.01, samples: int = 24) -> None:
     """Optimizer steps on batches that only their number decides, shared out as training does."""
-    rank, world = dist.get_rank(), dist.get_world_size()
+    rank, world, device = dist.get_rank(), dist.get_world_size(), engine.engine.device
     for number in range(first, first + count):
         generator = torch.Generator().manual_seed(number)
-        x, y = torch.randn(samples, 9, generator=generator), torch.randint(0, 3, (samples,), generator=generator)
+        x = torch.randn(samples, 9, generator=generator).to(device)
+        y = torch.randint(0, 3, (samples,), generator=generator).to(device)
         own = slice(rank * samples // world, (rank + 1) * samples // world)
         for part, labels in zip(x[own].chunk(engine.accumulate), y[own].chunk(engine.accumulate), strict=True):
             loss = nn.functional.cross_entropy(engine.forward(part), labels, reduction="sum")
