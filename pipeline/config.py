@@ -57,9 +57,16 @@ class Cluster(Settings):
     cpus: float = Field(default=1, gt=0)
     """CPUs of each rank."""
     gpus: float = Field(default=0, ge=0)
-    """GPUs of each rank."""
+    """GPUs of each rank; a share of one (0.25) for stages of a single rank, four of which then have it at a time."""
     lanes: int | None = Field(default=None, ge=1)
     """Most stages at a time; by default as many as find room."""
+
+    @model_validator(mode="after")
+    def _no_gpu_of_two_ranks(self) -> Cluster:
+        if self.gpus % 1 and (self.gpus > 1 or self.workers.max > 1):
+            # NCCL refuses two ranks of a group on one GPU, when they have started.
+            raise ValueError(f"`gpus` is {self.gpus:g}: give each worker whole GPUs, or a share of one to `workers: 1`")
+        return self
 
 
 class Retry(Settings):

@@ -36,7 +36,7 @@ def test_settings_are_typed(tmp_path: Path) -> None:
     assert [stage.name for stage in settings.stages] == ["dense", "half", "v1.5-quarter", "other"]
     assert [stage.parents for stage in settings.stages] == [(), ("dense",), ("half",), ("dense",)]
     assert {stage.spec.model.name for stage in settings.stages} == {"digits_cnn"}
-    assert settings.top.engine.zero == 1
+    assert settings.top.engine.accumulate == 1
     quarter = settings.stages[2].spec
     assert quarter.kind == "prune"
     assert quarter.admm.rho == 3e-3
@@ -159,6 +159,20 @@ VALUES = {
     ),
     "offload of nothing": Bad(
         "name: tiny", "name: tiny\nengine: {zero: 0, offload: true}", "engine:", "engine", "needs `zero` 1, 2 or 3"
+    ),
+    "a GPU for two ranks": Bad(
+        "cluster: {workers: 1}",
+        "cluster: {workers: 2, gpus: 0.5}",
+        "cluster:",
+        "cluster",
+        "a share of one to `workers: 1`",
+    ),
+    "a GPU and a half": Bad(
+        "cluster: {workers: 1}",
+        "cluster: {workers: 1, gpus: 1.5}",
+        "cluster:",
+        "cluster",
+        "give each worker whole GPUs",
     ),
     "unknown model": Bad("digits_cnn", "digits", "name: digits}", "model.name", "there are alexnet, digits_cnn"),
     "a stage's unknown model": Bad(

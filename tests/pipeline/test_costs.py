@@ -62,7 +62,7 @@ def test_hours_count_every_worker_that_was_at_work(tmp_path: Path) -> None:
     assert costs.estimated(found, ONE)["half"].hours == pytest.approx(3 * 2 * 11 / 44 / 3600)
 
 
-@pytest.mark.parametrize(("gpus", "workers", "devices"), [(1, 8, 8), (2, 4, 8), (0, 3, 3), (0.5, 2, 1)])
+@pytest.mark.parametrize(("gpus", "workers", "devices"), [(1, 8, 8), (2, 4, 8), (0, 3, 3), (0.5, 1, 0.5)])
 def test_a_speed_is_of_one_device(tmp_path: Path, gpus: float, workers: int, devices: float) -> None:
     """Hours do not depend on how many there are, time on the clock does; batches of their own size count."""
     found = plan(tmp_path, dense=11.0)
