@@ -15,7 +15,7 @@ from stages.files import Folder
 from tests.pipeline.test_choices import by_the_paper
 from tests.running import dualprune, json_of, stage
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(1800)]
 
 CONFIG = """
 name: recipes

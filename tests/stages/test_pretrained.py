@@ -215,7 +215,7 @@ def test_a_stage_of_no_epochs_is_the_pretrained_network(make_task: MakeTask, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("depth", "right"), [(20, 9173), (32, 9263), (56, 9339)])
+@pytest.mark.parametrize(("depth", "right"), [(20, 9173), (32, 9263), pytest.param(56, 9339, marks=pytest.mark.soak)])
 def test_published_accuracies(depth: int, right: int, cifar10_shards: str, tmp_path: Path) -> None:
     """Of the checkpoints of the CIFAR-10 ResNets, to the picture: our networks, our shards, our evaluation."""
     (file,) = (Path(os.environ["DUALPRUNE_DATA"]) / "weights").glob(f"resnet{depth}-*.th")
