@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import socket
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,8 @@ def on_ranks(world: int, work: Callable[..., Any], *arguments: Any) -> list[Any]
 
 def _rank(rank: int, world: int, port: int, results: Any, work: Callable[..., Any], arguments: tuple) -> None:
     torch.set_num_threads(1)
+    # DeepSpeed calls by old names what torch has new ones for, and torch says so each time.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     results.put((rank, work(*arguments)))
     dist.barrier()
