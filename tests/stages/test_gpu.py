@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -11,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 from hypothesis import given
-from torch import Tensor, multiprocessing
+from torch import Tensor, multiprocessing, nn
 
 from stages.budget import Budget, allocate
 from stages.constraints import Constraint
@@ -20,6 +22,7 @@ from stages.data.manifest import digest, read_manifest
 from stages.data.stream import IGNORED, Stream
 from stages.engine import Engine, join
 from stages.spec import Engine as EngineSettings
+from stages.spec import Optimizer
 from tests.stages.conftest import PLACES, MakeEngine, jpeg, jpegs
 from tests.stages.test_constraints import EVERY, cases_with_weights, close, few
 from tests.stages.test_stream import settings, written
@@ -80,18 +83,16 @@ def test_a_budget_is_shared_out_as_on_a_cpu() -> None:
 def on_a_cpu(_: int, folder: str) -> None:
     """In a process that sees no GPU: what is found there."""
     join(threads=1)
-    for name, clip, scope in WAYS:
-        engine = Engine(net(), set(NAMES), set(), optimizer(name, clip), "fp32", EngineSettings(zero=0))
-        found = {key: value.contiguous() for key, value in solve(engine, TARGETS[scope]).items()}
-        safetensors.torch.save_file(found, f"{folder}/{name}-{clip}-{scope}")
+    ways: dict[str, tuple[nn.Module, Optimizer, Callable[[Engine], dict[str, Tensor]]]] = {
+        f"{name}-{clip}-{scope}": (net(), optimizer(name, clip), partial(solve, targets=TARGETS[scope]))
+        for name, clip, scope in WAYS
+    }
+    ways |= {"clusters": (net(), optimizer("adamw"), cluster), "wide": (wide(), optimizer("sgd"), solve_wide)}
+    for way, (network, inner, find) in ways.items():
+        engine = Engine(network, set(NAMES), set(), inner, "fp32", EngineSettings(zero=0))
+        found = {key: value.contiguous() for key, value in find(engine).items()}
+        safetensors.torch.save_file(found, f"{folder}/{way}")
         engine.close()
-    engine = Engine(net(), set(NAMES), set(), optimizer("adamw"), "fp32", EngineSettings(zero=0))
-    safetensors.torch.save_file(cluster(engine), f"{folder}/clusters")
-    engine.close()
-    engine = Engine(wide(), set(NAMES), set(), optimizer("sgd"), "fp32", EngineSettings(zero=0))
-    found = {key: value.contiguous() for key, value in solve_wide(engine).items()}
-    safetensors.torch.save_file(found, f"{folder}/wide")
-    engine.close()
 
 
 @pytest.fixture(scope="module")
