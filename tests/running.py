@@ -120,9 +120,10 @@ class Running:
             time.sleep(0.02)
 
     def wait_for_checkpoint(self, artefact: Path, parts: int = 2) -> None:
-        """Return once a stage has written a checkpoint of so many ranks; `artefact` may be a whole store."""
+        """Return once a stage has written all parts of a checkpoint of so many ranks; `artefact` may be a whole store."""
         limit = time.monotonic() + 600
-        while not list(artefact.rglob(f"step-*/part-{parts - 1}-of-{parts}.json")):
+        names = [f"part-{part}-of-{parts}.json" for part in range(parts)]
+        while not any(all((step / name).exists() for name in names) for step in artefact.rglob("step-*")):
             assert time.monotonic() < limit, "\n".join(self.lines)
             time.sleep(0.02)
 

@@ -195,7 +195,7 @@ def test_a_stopped_job(cluster: Cluster, submit: list[str], tmp_path: Path) -> N
     assert code == 0, "\n".join(output)
     job, there = json_of(output)["job"], ["--address", cluster.address]
     following = Running(tmp_path, "logs", job, *there, "--follow")
-    wait(lambda: bool(list((tmp_path / "runs").glob("*/checkpoints/*/part-1-of-2.json"))), lambda: str(following.lines))
+    following.wait_for_checkpoint(tmp_path / "runs")
     assert [title for _, title in marked(cluster.mark) if "RayTrainWorker" in title]
     code, output = dualprune(tmp_path, "stop", job, *there)
     assert code == 0, "\n".join(output)
