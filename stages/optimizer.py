@@ -11,7 +11,7 @@ it keeps for each. As long as `target`, `dual` and `hold` are such state, all Ze
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -24,6 +24,25 @@ STATE = ("target", "dual", "hold")
 A hold is 1 where an entry may move and 0 where it stays what it is: at zero if it was pruned, on its
 level if it was quantised. While values are shared, holds number the clusters instead (from 1 on).
 """
+
+
+PORTION = 1 << 18
+"""Entries of a tensor that a CPU handles together: few enough that they stay in its cache meanwhile."""
+
+
+def _portions(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
+    """Lists of tensors of the same shapes, in portions: on a GPU all at once, on a CPU some rows of one tensor each.
+
+    A CPU waits for memory here; so it reads and writes each gradient once, whatever is done to it.
+    """
+    if lists[0][0].device.type != "cpu":
+        yield lists
+        return
+    for tensors in zip(*lists, strict=True):
+        first = tensors[0]
+        rows = max(1, PORTION * len(first) // max(1, first.numel()))
+        for portion in zip(*(tensor.split(rows) for tensor in tensors), strict=True):
+            yield tuple([part] for part in portion)
 
 
 class ProximalOptimizer(torch.optim.Optimizer):
@@ -58,15 +77,18 @@ class ProximalOptimizer(torch.optim.Optimizer):
             if self.sharing and group["penalised"]:
                 self._share(params)
                 continue
-            if not params:
+            pulled = self.rho and group["penalised"]
+            if not params or not (pulled or self.holding):
                 continue
-            if self.rho and group["penalised"]:
-                torch._foreach_add_(grads, params, alpha=self.rho)
-                torch._foreach_sub_(grads, [self.state[p]["target"] for p in params], alpha=self.rho)
-            if self.holding:
-                torch._foreach_mul_(grads, [self.state[p]["hold"] for p in params])
-                if group["weight_decay"]:
-                    before.append((params, [p.clone() for p in params]))
+            targets, holds = ([self.state[p][name] for p in params] for name in ("target", "hold"))
+            for grad, param, target, hold in _portions(grads, params, targets, holds):
+                if pulled:
+                    torch._foreach_add_(grad, param, alpha=self.rho)
+                    torch._foreach_sub_(grad, target, alpha=self.rho)
+                if self.holding:
+                    torch._foreach_mul_(grad, hold)
+            if self.holding and group["weight_decay"]:
+                before.append((params, [p.clone() for p in params]))
         self.inner.param_groups = self.param_groups
         self.inner.step()
         # Without a gradient and without momentum only weight decay moves a held entry: put it back.

@@ -120,7 +120,7 @@ class Running:
             time.sleep(0.02)
 
     def wait_for_checkpoint(self, artefact: Path, parts: int = 2) -> None:
-        """Return once a stage has written all parts of a checkpoint of so many ranks; `artefact` may be a whole store."""
+        """Return once a stage has written all of a checkpoint of so many ranks; `artefact` may be a whole store."""
         limit = time.monotonic() + 600
         names = [f"part-{part}-of-{parts}.json" for part in range(parts)]
         while not any(all((step / name).exists() for name in names) for step in artefact.rglob("step-*")):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import stages.optimizer as optimizer_module
 from stages.optimizer import STATE, ProximalOptimizer
 
 Make = Callable[[list], torch.optim.Optimizer]
@@ -18,6 +19,12 @@ INNER: dict[str, Make] = {
     "adam": lambda groups: torch.optim.Adam(groups, lr=0.01, foreach=True),
     "adamw": lambda groups: torch.optim.AdamW(groups, lr=0.01, foreach=True),
 }
+
+
+@pytest.fixture(params=[4, optimizer_module.PORTION], autouse=True)
+def _portion(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors that are worked on in several portions, and in one."""
+    monkeypatch.setattr(optimizer_module, "PORTION", request.param)
 
 
 def groups(penalised: list[Tensor], held: list[Tensor], others: list[Tensor], decay: float = 0.01) -> list[dict]:
