@@ -69,6 +69,15 @@ stages:
 """The least that has a parent and a child."""
 
 
+def _as_a_shell_does() -> None:
+    """A process group of its own, for signals to all of it; and Ctrl-C heard, also where tests run in the background.
+
+    Not a session of its own: Linux shares time out among sessions, and was seen to give one next to none for minutes.
+    """
+    os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Running:
     """`dualprune ...` in a process of its own, its output read as it comes."""
 
@@ -85,12 +94,11 @@ class Running:
             [sys.executable, *program, *arguments],
             cwd=folder,
             env=own | {"PYTHONPATH": str(Path(__file__).parent.parent), **environment},
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,
-            # As from a terminal, also where the tests themselves run in the background, deaf to Ctrl-C.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=_as_a_shell_does,
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read)
