@@ -11,7 +11,8 @@ import errno
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,28 @@ class Cache:
                     return os.pread(file, size, offset)
                 finally:
                     os.close(file)
-            try:
+            with self._writable():
                 self._fetch(folder, shard, path)
-            except OSError as error:
-                if error.errno not in FULL and not str(error.filename).startswith(str(self.root)):
-                    raise
-                ways = "free space there, or name another folder in DUALPRUNE_CACHE"
-                raise DataError(f"the cache of shards {self.root} can't be written ({error}): {ways}") from None
+
+    def keep(self, file: str, shard: Mapping[str, Any]) -> None:
+        """Take in a copy of `file`, the very bytes of a shard, unless there is one. Raises DataError."""
+        path = self.root / f"{shard['sha256']}.tar"
+        with self._writable(), self._alone():
+            if not path.exists():
+                shutil.copyfile(file, path.with_suffix(".part"))
+                os.replace(path.with_suffix(".part"), path)
+                self._make_room()
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        """Raise a DataError for errors that this machine's own disk has."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in FULL and not str(error.filename).startswith(str(self.root)):
+                raise
+            ways = "free space there, or name another folder in DUALPRUNE_CACHE"
+            raise DataError(f"the cache of shards {self.root} can't be written ({error}): {ways}") from None
 
     def _fetch(self, folder: Folder, shard: dict[str, Any], path: Path) -> None:
         """Bring a shard in, or wait for the process that is doing so."""
@@ -67,7 +83,7 @@ class Cache:
             lock = os.open(mine, os.O_RDWR | os.O_CREAT, 0o644)
             ours = _locked(lock)
             if ours:
-                self._make_room(shard["bytes"])
+                self._make_room()
         if not ours:
             fcntl.flock(lock, fcntl.LOCK_EX)  # until it is there, or who fetched it gave up or died
             os.close(lock)
@@ -89,12 +105,14 @@ class Cache:
                 mine.unlink(missing_ok=True)
                 os.close(lock)
 
-    def _make_room(self, size: int) -> None:
-        """Remove what dead processes left, then the copies not used for longest. For `_alone`, with our own lock."""
+    def _make_room(self) -> None:
+        """Remove what dead processes left, then the copies not used for longest. For `_alone`."""
         used, copies = 0, []
         for file in self.root.iterdir():
             if file.suffix == ".lock":
                 used += _unfinished(file)
+            elif file.suffix == ".part" and not any(self.root.glob(f"{file.stem}.*.lock")):
+                file.unlink(missing_ok=True)  # of `keep`, which is alone while it writes
             elif file.suffix == ".tar":
                 state = file.stat()
                 copies.append((state.st_mtime_ns, state.st_size, file))

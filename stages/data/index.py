@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 from braceexpand import braceexpand
 
+from stages.data.cache import Cache
 from stages.data.manifest import MANIFEST, DataError
 from stages.data.order import Indices, epoch_order
 from stages.files import Folder, sha256, sha256_of
@@ -31,7 +32,9 @@ of its files."""
 _log = logging.getLogger(__name__)
 
 
-def index(url: str, name: str, shards: dict[str, str], held: int = 0, bad: float = 0.001) -> dict[str, Any]:
+def index(
+    url: str, name: str, shards: dict[str, str], held: int = 0, bad: float = 0.001, cache: Cache | None = None
+) -> dict[str, Any]:
     """Describe WebDataset shards that are there already, so that they can be read. Writes to `url`.
 
     `shards` has, for `train`, `val` and `test`, a folder or its URL with a pattern: `s3://bucket/imagenet/val-*.tar`.
@@ -39,7 +42,7 @@ def index(url: str, name: str, shards: dict[str, str], held: int = 0, bad: float
     two splits. Without `val`, `held` samples of `train` become it, always the same ones; they lie in all of its shards,
     so on a service shards of their own are faster. A sample is a picture (jpg, jpeg, png) and its label (cls, a
     number); those that are not are left out and counted, up to a share `bad` of a split's.
-    Every shard is read once. Returns the manifest. Raises DataError.
+    Every shard is read once; `cache` keeps copies of remote ones. Returns the manifest. Raises DataError.
     """
     folder = Folder(url)
     manifest: dict[str, Any] = {"name": name, "splits": {}, "at": {}}
@@ -48,7 +51,7 @@ def index(url: str, name: str, shards: dict[str, str], held: int = 0, bad: float
     seen: dict[str, list[Shard]] = {}
     for split, pattern in shards.items():
         base = pattern.rpartition("/")[0]
-        found = seen[pattern] = seen.get(pattern) or _matching(pattern)
+        found = seen[pattern] = seen.get(pattern) or _matching(pattern, cache)
         rows = np.concatenate([rows for rows, _, _, _ in found])
         skipped = {entry["file"]: why for _, entry, why, _ in found if why}
         lost = sum(map(len, skipped.values()))
@@ -164,7 +167,7 @@ def scan(file: IO[bytes], number: int) -> tuple[Indices, dict[str, str]]:
     return np.array(rows, dtype=np.int64).reshape(-1, 4), bad
 
 
-def _matching(pattern: str) -> list[Shard]:
+def _matching(pattern: str, cache: Cache | None) -> list[Shard]:
     """All shards of a pattern, several at a time."""
     base, _, names = pattern.rpartition("/")
     try:
@@ -182,10 +185,10 @@ def _matching(pattern: str) -> list[Shard]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DataError(f"{pattern}: there is no {base}/{missing[0]}{more}")
     with ThreadPoolExecutor(max_workers=min(8, len(os.sched_getaffinity(0)))) as pool:
-        return list(pool.map(partial(_indexed, folder), files, range(len(files))))
+        return list(pool.map(partial(_indexed, folder, cache), files, range(len(files))))
 
 
-def _indexed(folder: Folder, file: str, number: int) -> Shard:
+def _indexed(folder: Folder, cache: Cache | None, file: str, number: int) -> Shard:
     with tempfile.TemporaryDirectory() as aside:
         path = folder.path(file)
         if not folder.local:
@@ -198,6 +201,8 @@ def _indexed(folder: Folder, file: str, number: int) -> Shard:
             raise DataError(f"{folder.url}/{file} is no whole tar file: {error}") from None
         entry = {"file": file, "sha256": sha256_of(path), "bytes": os.path.getsize(path), "samples": len(rows)}
         kinds = set() if len(rows) else _kinds(path)
+        if cache is not None and not folder.local:
+            cache.keep(path, entry)
     for key, why in bad.items():
         _log.warning("%s/%s: %s is left out: %s", folder.url, file, key, why)
     return rows, entry, bad, kinds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.data.cache import Cache, default_root
 from stages.data.index import index, read_index
 from stages.data.manifest import MANIFEST, SPLITS, DataError, shards_folder
 from stages.data.members import Members
@@ -107,9 +109,10 @@ def origins(where: Mapping[str, str], bad: float) -> tuple[dict[str, Source], li
     if tars:
         classes = classes or _named(tars)
         with tempfile.TemporaryDirectory() as aside:
-            manifest = index(aside, "source", tars, bad=bad)
+            copies = Cache(default_root(), sys.maxsize)  # a shuffle comes back to each of them until the end
+            manifest = index(aside, "source", tars, bad=bad, cache=copies)
             for split, entry in manifest["splits"].items():
-                members = Members(shards_folder(aside, manifest, split), entry["shards"], limit=_all(manifest))
+                members = Members(shards_folder(aside, manifest, split), entry["shards"], copies.limit)
                 found[split] = Tars(members, read_index(aside, entry))
                 skipped[split] = {
                     file: {f"{file}/{key}": why for key, why in some.items()} for file, some in entry["skipped"].items()
@@ -132,11 +135,6 @@ def _named(tars: Mapping[str, str]) -> list[str]:
     if "shape" in found["splits"]["train"]:
         raise DataError(f"{place} holds pictures of one shape, and is ready as it is: data: {{shards: {place}}}")
     return list(found.get("classes", []))
-
-
-def _all(manifest: dict[str, Any]) -> int:
-    """Bytes of all shards: copies of remote ones are kept until the end, as a shuffle comes back to each of them."""
-    return sum(shard["bytes"] for entry in manifest["splits"].values() for shard in entry["shards"])
 
 
 def _tree(place: str, known: list[str]) -> tuple[Tree, list[str]]:

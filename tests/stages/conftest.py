@@ -217,3 +217,17 @@ def dying() -> Iterator[Callable[[int, Task], int]]:
 
     yield run
     process.communicate()
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were fetched, one after another."""
+    names: list[str] = []
+    plain = Folder.fetch
+
+    def noted(self: Folder, path: str, target: str) -> None:
+        names.append(path)
+        plain(self, path, target)
+
+    monkeypatch.setattr(Folder, "fetch", noted)
+    return names

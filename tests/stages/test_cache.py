@@ -44,24 +44,23 @@ def remote() -> Folder:
     return folder
 
 
-@pytest.fixture
-def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that were fetched, one after another."""
-    names: list[str] = []
-    plain = Folder.fetch
-
-    def noted(self: Folder, path: str, target: str) -> None:
-        names.append(path)
-        plain(self, path, target)
-
-    monkeypatch.setattr(Folder, "fetch", noted)
-    return names
-
-
 def copies(root: Path) -> set[int]:
     """The shards that there are copies of; fails if anything else is left but the lock."""
     known = {f"{entry(number)['sha256']}.tar": number for number in range(8)}
     return {known[file.name] for file in root.iterdir() if file.name != "alone"}
+
+
+def test_what_is_kept_is_not_fetched(tmp_path: Path, remote: Folder, fetched: list[str]) -> None:
+    """Bytes that are at hand are taken in; what a process left that died meanwhile goes."""
+    (tmp_path / "at hand").write_bytes(content(2))
+    cache = Cache(str(tmp_path / "cache"), 3 * SIZE)
+    for _ in range(2):
+        cache.keep(str(tmp_path / "at hand"), entry(2))
+    (tmp_path / "cache" / f"{entry(4)['sha256']}.part").write_bytes(content(4)[:500])
+    assert cache.read(remote, entry(2), 10, 20) == content(2)[10:30]
+    assert cache.read(remote, entry(1), 0, SIZE) == content(1)
+    assert fetched == ["1.tar"]
+    assert copies(tmp_path / "cache") == {1, 2}
 
 
 def test_a_shard_is_fetched_once_and_the_least_used_makes_room(

@@ -420,9 +420,13 @@ def test_a_finished_folder_that_lost_a_file_is_refused(
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_one_process")
 def test_from_a_bucket_to_a_bucket(
-    made: tuple[Path, dict[str, Any]], s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[Path, dict[str, Any]],
+    s3: S3Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fetched: list[str],
 ) -> None:
-    """Shards there are made anew there, with the bytes that they have on a disk."""
+    """Shards there are made anew there, each read once, with the bytes that they have on a disk."""
     monkeypatch.setenv("DUALPRUNE_CACHE", str(tmp_path / "cache"))
     folder, _ = made
     bucket = Folder(f"s3://{BUCKET}/{uuid.uuid4().hex}")
@@ -433,6 +437,7 @@ def test_from_a_bucket_to_a_bucket(
     remote = {split: f"{bucket.url}/from/{split}-*.tar" for split in SPLITS}
     expected = convert(str(tmp_path / "made"), "b", local, options, processes=1)
     assert convert(f"{bucket.url}/to", "b", remote, options, processes=1) == expected
+    assert sorted(fetched) == sorted(file.name for file in folder.glob("*.tar"))
     assert read_manifest(f"{bucket.url}/to") == expected
     for file in (tmp_path / "made").iterdir():
         assert bucket.read(f"to/{file.name}") == file.read_bytes(), file.name
