@@ -88,7 +88,9 @@ def test_an_epoch_from_a_moody_bucket_is_the_same(
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own shards", "the same shards"])
-def test_a_cache_must_hold_what_each_epoch_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool) -> None:
+def test_a_cache_must_hold_what_each_epoch_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: list[str], shared: bool
+) -> None:
     """Of train and of val, which share it; then a second epoch fetches nothing."""
     monkeypatch.setenv("DUALPRUNE_CACHE", str(tmp_path / "cache"))
     splits = {"train": jpegs(40), "val": jpegs(40) if shared else jpegs(20, 1), "test": jpegs(12, 2)}
@@ -101,14 +103,6 @@ def test_a_cache_must_hold_what_each_epoch_reads(tmp_path: Path, monkeypatch: py
     needed = sum(train.values()) if shared else sum(train.values()) + sum(val.values())
     with pytest.raises(DataError, match=rf"train and val, of {needed} bytes.*raise data\.cache to {needed}$"):
         opened(there.url, cache=needed - 1)
-    fetched: list[str] = []
-    fetch = Folder.fetch
-
-    def noted(self: Folder, path: str, target: str) -> None:
-        fetched.append(path)
-        fetch(self, path, target)
-
-    monkeypatch.setattr(Folder, "fetch", noted)
     data, validation = (opened(there.url, split, cache=needed) for split in ("train", "val"))
     for epoch in range(2):
         assert len(list(data.epoch(parts(data.order(epoch)), epoch))) == 6
