@@ -343,8 +343,8 @@ class Engine(Settings):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of each rank; by default what the rank was given."""
     compile: bool = False
-    """Have torch.compile make kernels of the network: the first steps of each stage take long, the others less. Needs a
-    C++ compiler on the CPU, Triton on GPUs, and a `zero` below 3."""
+    """Have torch.compile make kernels of the network and of its teacher: the first steps of each stage take long, the
+    others less. Needs a C++ compiler on the CPU, Triton on GPUs, and a `zero` below 3."""
 
     @model_validator(mode="after")
     def _sharded(self) -> Engine:

@@ -166,11 +166,13 @@ def _support(
 def _teacher(task: Task, store: Folder, device: torch.device) -> Teacher | None:
     """The network that the stage learns from, if it does: its second parent's, or its only one's.
 
-    It answers in the stage's precision.
+    It answers in the stage's precision, and is compiled if the stage's own network is.
     """
     if isinstance(task.spec, TrainSpec) or task.spec.distill is None or not task.parents:
         return None
     network = artefact.network(artefact.load(store / task.parents[-1].key)).to(device)
+    if task.engine.compile:
+        network.compile()
     bf16 = task.spec.precision == "bf16"
 
     @torch.no_grad()

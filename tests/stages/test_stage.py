@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from stages import artefact
@@ -331,13 +331,17 @@ def test_how_the_work_is_done_does_not_change_what_comes_out(
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
-def test_a_compiled_network_learns_the_same(make_task: MakeTask) -> None:
-    """To rounding; its tensors have the names that they always have."""
-    spec = prune() | {"batch": 80, "optimizer": {"name": "sgd"}}
-    expected = made(make_task(spec, "one", model="digits_cnn"))
-    before = counters["stats"]["unique_graphs"]
-    same_but_for_rounding(run(make_task(spec, "other", model="digits_cnn", compile=True)), expected)
-    assert counters["stats"]["unique_graphs"] > before
+def test_a_compiled_network_learns_the_same(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To rounding, from a teacher that is compiled too; its tensors have the names that they always have."""
+    learns = prune() | {"batch": 80, "optimizer": {"name": "sgd"}, "distill": {"weight": 0.5}}
+    made(make_task(DENSE, "dense", model="digits_cnn"))
+    expected = made(make_task(learns, "one", "dense", model="digits_cnn"))
+    before, asked, compiles = counters["stats"]["unique_graphs"], [], nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda network: (asked.append(network.training), compiles(network)))
+    got = run(make_task(learns, "other", "dense", model="digits_cnn", compile=True))
+    same_but_for_rounding(got, expected)
+    assert sorted(asked) == [False, True], "the teacher's and the network's"
+    assert counters["stats"]["unique_graphs"] >= before + 2
 
 
 def test_a_seed_gives_the_same_bytes_and_another_seed_others(make_task: MakeTask) -> None:
