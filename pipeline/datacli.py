@@ -1,4 +1,4 @@
-"""`dualprune shards` and `dualprune index`: pictures made ready for training, once, before any run."""
+"""`dualprune shards`, `index` and `verify`: pictures made ready for training, once, before any run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline.codes import DONE
+from pipeline.codes import DONE, FAILED
 from pipeline.problems import ConfigError
 from stages.data.manifest import MANIFEST, SPLITS, DataError
 from stages.files import Folder
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SHARDS = "write shards: of a tree of pictures (ImageNet's), of other shards, or of mnist, cifar10 and digits"
 INDEX = "index shards of pictures that are there already, so that they can be read; copies nothing"
+VERIFY = "read every shard of a folder, and say which are not what was written or indexed"
 WORDS = {"train": "train(ing)?", "val": "val(idation)?", "test": "test(ing)?"}
 """What says in a shard's name which split it is of, with no letter before or after it."""
 ENCODED = ("split", "held", "seed", "resize", "quality", "size", "bad", "max_pixels", "processes")
@@ -33,7 +34,7 @@ ENCODED = ("split", "held", "seed", "resize", "quality", "size", "bad", "max_pix
 
 
 def add(verbs: Any) -> None:
-    """Add `shards` and `index` to the command line's."""
+    """Add `shards`, `index` and `verify` to the command line's."""
     shards, index = (
         verbs.add_parser(name, help=text, description=text) for name, text in (("shards", SHARDS), ("index", INDEX))
     )
@@ -62,6 +63,11 @@ def add(verbs: Any) -> None:
     shards.add_argument("--processes", metavar="N", type=_whole, help="at work at a time (default: one a core)")
     text = "for mnist and cifar10: where their files are (default: download them)"
     shards.add_argument("--folder", metavar="PATH", help=text)
+    verify = verbs.add_parser("verify", help=VERIFY, description=VERIFY)
+    text = "the folder that `shards` or `index` wrote, or its URL"
+    verify.add_argument("shards", metavar="SHARDS", type=_place, help=text)
+    verify.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
+    verify.set_defaults(command=_verify)
 
 
 def _number(low: float, high: float, convert: Callable[[str], float], wanted: str) -> Callable[[str], Any]:
@@ -178,6 +184,24 @@ def _index(options: argparse.Namespace, console: Console) -> int:
     except (DataError, ImportError) as error:
         raise ConfigError("index", [_printable(str(error))]) from None
     return _told(manifest, options, console)
+
+
+def _verify(options: argparse.Namespace, console: Console) -> int:
+    from stages.data.verify import verify
+
+    try:
+        with _bar(console) as bar:
+            task = bar.add_task("files", total=None)
+            files, damages = verify(options.shards, lambda done, of: bar.update(task, completed=done, total=of))
+    except DataError as error:
+        raise ConfigError("verify", [_printable(str(error))]) from None
+    for damage in damages:
+        Console(stderr=True).print(_printable(damage), style="red", highlight=False, markup=False, soft_wrap=True)
+    text = f"{options.shards}: {files} files, {len(damages) or 'nothing'} damaged"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    if options.json:
+        print(json.dumps({"shards": Folder(options.shards).absolute, "files": files, "damages": damages}))
+    return FAILED if damages else DONE
 
 
 def _places(options: argparse.Namespace) -> dict[str, str]:
@@ -302,7 +326,7 @@ def _name(options: argparse.Namespace) -> str:
 
 def _bar(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _told(manifest: dict[str, Any], options: argparse.Namespace, console: Console) -> int:

@@ -9,8 +9,9 @@ import os
 import re
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import IO, Any
 
@@ -189,11 +190,7 @@ def _matching(pattern: str, cache: Cache | None) -> list[Shard]:
 
 
 def _indexed(folder: Folder, cache: Cache | None, file: str, number: int) -> Shard:
-    with tempfile.TemporaryDirectory() as aside:
-        path = folder.path(file)
-        if not folder.local:
-            path = os.path.join(aside, "shard")
-            folder.fetch(file, path)
+    with at_hand(folder, file) as path:
         try:
             with open(path, "rb") as shard:
                 rows, bad = scan(shard, number)
@@ -206,6 +203,18 @@ def _indexed(folder: Folder, cache: Cache | None, file: str, number: int) -> Sha
     for key, why in bad.items():
         _log.warning("%s/%s: %s is left out: %s", folder.url, file, key, why)
     return rows, entry, bad, kinds
+
+
+@contextmanager
+def at_hand(folder: Folder, file: str) -> Iterator[str]:
+    """A path of this machine's where a file can be read; where it is on a service, of a copy made for the while."""
+    if folder.local:
+        yield folder.path(file)
+        return
+    with tempfile.TemporaryDirectory() as aside:
+        path = os.path.join(aside, "copy")
+        folder.fetch(file, path)
+        yield path
 
 
 def _kinds(path: str) -> set[str]:

@@ -57,7 +57,8 @@ def test_the_flags_are_these() -> None:
     configured = {verb: ["-h --help", "config", "--set", "--json", *own.get(verb, [])] for verb in [*VERBS, "submit"]}
     places = ["-h --help", "source", "dest", "--split", "--held", "--bad", "--json"]
     made = ["--resize", "--quality", "--size", "--seed", "--max-pixels", "--processes", "--folder"]
-    assert flags == configured | of_jobs | {"index": places, "shards": [*places, *made]}
+    of_shards = {"index": places, "shards": [*places, *made], "verify": ["-h --help", "shards", "--json"]}
+    assert flags == configured | of_jobs | of_shards
 
 
 def test_help_lists_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:

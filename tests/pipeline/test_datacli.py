@@ -18,6 +18,7 @@ from pipeline import cli
 from stages.data.manifest import digest, read_manifest
 from stages.data.shards import Split, write
 from stages.data.sources import digits
+from stages.files import Folder
 from tests.stages.conftest import jpegs
 
 
@@ -318,3 +319,46 @@ def test_a_password_is_refused(verb: str, arguments: list[str], capsys: pytest.C
     printed = capsys.readouterr().err
     assert "the URL holds a password, which would be written to logs and manifests" in printed
     assert "secret" not in printed
+
+
+@pytest.mark.parametrize("kind", ["shards", "index"])
+def test_verify(kind: str, place: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was written is as it was, until a byte of a picture is another: that is told, though the picture is read."""
+    write(place.url, "written", dict.fromkeys(("train", "val", "test"), jpegs(9)))
+    folder = place.url
+    if kind == "index":
+        for name in ("train", "val", "test"):
+            (place / "others").write(f"{name}.tar", place.read(f"{name}-000000.tar"))
+        place, folder = Folder((place / "others").absolute), str(tmp_path / "index")
+        told(capsys, "index", place.url, folder)
+    lines, said = told(capsys, "verify", folder, "--json")
+    assert json.loads(lines[-1]) == {"shards": Folder(folder).absolute, "files": 6, "damages": []}
+    assert "6 files, nothing damaged" in said
+    file = next(name for name in place.names() if name.startswith("val") and name.endswith(".tar"))
+    data = bytearray(place.read(file))
+    data[len(data) // 2] ^= 1
+    place.write(file, data)
+    lines, said = told(capsys, "verify", folder, code=cli.FAILED)
+    assert lines == [f"{folder}: 6 files, 1 damaged"]
+    assert said == f"{place.url}/{file} is not what the manifest says: its sha256 differs"
+
+
+def test_verify_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No manifest, or a shard less than it lists: told as a run would tell it."""
+    _, said = told(capsys, "verify", tmp_path, code=cli.BAD_INPUT)
+    assert f"{tmp_path} holds no manifest.json" in said
+    write(str(tmp_path), "written", dict.fromkeys(("train", "val", "test"), jpegs(9)))
+    (tmp_path / "test-000000.tar").unlink()
+    _, said = told(capsys, "verify", tmp_path, code=cli.BAD_INPUT)
+    assert "test-000000.tar is missing, though manifest.json lists it" in said
+
+
+def test_verify_what_can_not_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The other files are verified all the same."""
+    write(str(tmp_path), "written", dict.fromkeys(("train", "val", "test"), jpegs(9)))
+    (tmp_path / "train-000000.tar").unlink()
+    (tmp_path / "train-000000.tar").symlink_to("train-000000.tar")
+    (tmp_path / "val-000000.tar").write_bytes(b"")
+    _, said = told(capsys, "verify", tmp_path, code=cli.FAILED)
+    assert f"{tmp_path}/train-000000.tar can't be read: Too many levels of symbolic links" in said
+    assert f"{tmp_path}/val-000000.tar is not what the manifest says" in said
