@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from stages.data.index import at_hand
-from stages.data.manifest import SPLITS, read_manifest, shards_folder
+from stages.data.manifest import MANIFEST, SPLITS, read_manifest, shards_folder
 from stages.files import Folder, sha256_of
 
 
@@ -44,6 +44,8 @@ def _damage(found: tuple[Folder, dict[str, Any]]) -> str | None:
     try:
         with at_hand(folder, entry["file"]) as path:
             same = sha256_of(path) == entry["sha256"]
+    except FileNotFoundError:  # where there are no listings, as on web servers, nobody has noticed before
+        return f"{where} is missing, though {MANIFEST} lists it"
     except OSError as error:
         if not folder.local:
             raise

@@ -7,6 +7,9 @@ import json
 import logging
 import os
 import tarfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -362,3 +365,17 @@ def test_verify_what_can_not_be_read(tmp_path: Path, capsys: pytest.CaptureFixtu
     _, said = told(capsys, "verify", tmp_path, code=cli.FAILED)
     assert f"{tmp_path}/train-000000.tar can't be read: Too many levels of symbolic links" in said
     assert f"{tmp_path}/val-000000.tar is not what the manifest says" in said
+
+
+def test_verify_on_a_web_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which lists nothing, so that a shard is missed when it is asked for."""
+    write(str(tmp_path), "written", dict.fromkeys(("train", "val", "test"), jpegs(9)))
+    (tmp_path / "val-000000.tar").unlink()
+    files = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), files) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        lines, said = told(capsys, "verify", url, code=cli.FAILED)
+        server.shutdown()
+    assert lines == [f"{url}: 6 files, 1 damaged"]
+    assert f"{url}/val-000000.tar is missing, though manifest.json lists it" in said
