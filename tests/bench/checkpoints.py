@@ -33,8 +33,8 @@ from stages.spec import Optimizer as OptimizerSettings
 from stages.targets import Targets
 from stages.train import AGREEING, _agreed
 from tests.bench.common import Row, options, report
-from tests.bench.ranks import on_ranks
 from tests.bench.step_overhead import step
+from tests.ranks import on_ranks
 
 CLASSES = 10
 

@@ -10,7 +10,7 @@ from stages.optimizer import STATE
 from stages.spec import Engine as EngineSettings
 from stages.spec import Optimizer as OptimizerSettings
 from tests.bench.common import Row, options, report
-from tests.bench.ranks import on_ranks
+from tests.ranks import on_ranks
 
 
 def held(zero: int, model: str) -> tuple[int, int]:

@@ -30,7 +30,7 @@ from stages.spec import Engine as EngineSettings
 from stages.spec import Optimizer as OptimizerSettings
 from stages.targets import Targets
 from tests.bench.common import Row, interleaved, options, ratios, report
-from tests.bench.ranks import on_ranks
+from tests.ranks import on_ranks
 
 RHO = 1.0
 LR = 1e-4

@@ -40,7 +40,7 @@ from stages.spec import Engine as EngineSettings
 from stages.targets import build_model, targets
 from stages.train import train
 from tests.bench.common import Row, options, ratios, report
-from tests.bench.ranks import on_ranks
+from tests.ranks import on_ranks
 
 MODEL = "lenet5"
 BATCH = 64

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 
 from stages import artefact
 from stages.data.manifest import SPLITS, DataError, digest, read_manifest
@@ -21,6 +20,7 @@ from stages.models import MODELS
 from stages.spec import Task
 from stages.stage import run_stage
 from stages.train import NonFinite
+from tests.ranks import on_ranks
 from tests.stages.conftest import MakeTask, jpegs, noisy_net, spiky_net
 from tests.stages.test_stage import DENSE, nonzeros, prune, quiet, same_bytes, stopped
 
@@ -28,14 +28,11 @@ SGD: dict[str, Any] = {"optimizer": {"name": "sgd"}, "batch": 79}
 """79 is odd, so that ranks have shares of unequal size."""
 
 
-def rank_main(rank: int, rendezvous: str, tasks: list[str]) -> None:
+def rank_main(tasks: list[str]) -> None:
     """One of two ranks: run the tasks one after another, as a lane does."""
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     for task in tasks:
         manifest = run_stage(Task.model_validate_json(task), quiet)
         assert manifest["world"] == 2
-    dist.barrier()  # gloo ends the process of a rank whose peer leaves in the middle of its last words
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
@@ -52,7 +49,7 @@ def test_two_ranks_do_what_one_does(make_task: MakeTask, tmp_path: Path, one_ran
     interrupted = make_task(prune() | SGD, "interrupted", "dense", model="digits_cnn", checkpoint_steps=3)
     stopped(interrupted, 3)
     tasks = [task.model_dump_json() for task in [*two, interrupted]]
-    multiprocessing.spawn(rank_main, (str(tmp_path / "rendezvous"), tasks), nprocs=2)
+    on_ranks(2, rank_main, tasks)
     one = {key: artefact.load(Folder(str(tmp_path / "store" / key))) for key in ("dense", "4x", "10x")}
     for task in [*two, interrupted]:
         got = artefact.load(Folder(task.store) / task.key)
@@ -70,9 +67,9 @@ def test_two_ranks_do_what_one_does(make_task: MakeTask, tmp_path: Path, one_ran
             assert abs(got.manifest["metrics"][metric] - expected.manifest["metrics"][metric]) <= 2
 
 
-def stop_main(rank: int, rendezvous: str, pairs: list[tuple[str, str]]) -> None:
+def stop_main(pairs: list[tuple[str, str]]) -> None:
     """One of two ranks: a whole stage, and one that rank 1 alone is told to stop, twice; both in several ways."""
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    rank = dist.get_rank()
     MODELS["noisy"] = noisy_net
     for whole, task in pairs:
         run_stage(Task.model_validate_json(whole), quiet)
@@ -82,12 +79,10 @@ def stop_main(rank: int, rendezvous: str, pairs: list[tuple[str, str]]) -> None:
             assert run_stage(Task.model_validate_json(task), events.append, stopping) is None
             assert rank == 1 or events[-1] == {"event": "stopped", "steps": steps}
         assert run_stage(Task.model_validate_json(task), quiet)["world"] == 2
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_ranks_that_are_stopped_end_with_the_same_bytes(make_task: MakeTask, tmp_path: Path) -> None:
+def test_two_ranks_that_are_stopped_end_with_the_same_bytes(make_task: MakeTask) -> None:
     """All stop at one step though one of them was told; batch statistics and losses are each rank's own till then."""
     dense = DENSE | {"train": {"epochs": 3, "lr": 0.01}, "batch": 31}
     pairs = [
@@ -98,49 +93,43 @@ def test_two_ranks_that_are_stopped_end_with_the_same_bytes(make_task: MakeTask,
         for zero in range(4)
     ]
     told = [(whole.model_dump_json(), task.model_dump_json()) for whole, task in pairs]
-    multiprocessing.spawn(stop_main, (str(tmp_path / "rendezvous"), told), nprocs=2)
+    on_ranks(2, stop_main, told)
     for whole, task in pairs:
         same_bytes(task, whole)
 
 
-def spike_main(rank: int, rendezvous: str, tasks: list[str]) -> None:
+def spike_main(tasks: list[str]) -> None:
     """One of two ranks, of which the last meets gradients that are not finite, and then losses."""
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     MODELS["spiky"] = spiky_net
     for task in tasks:
         with pytest.raises(NonFinite, match=r"at step 4 \(epoch 1\): 1.weight, 1.bias$"):
             run_stage(Task.model_validate_json(task), quiet)
     forward = Engine.forward
-    if rank == 1:
+    if dist.get_rank() == 1:
         Engine.forward = lambda engine, pictures: forward(engine, pictures) * math.nan  # type: ignore[method-assign]
     loss = r"^the loss is nan at step 1 \(epoch 1, rank 1\): the pictures are finite"
     for task in tasks:
         with pytest.raises(NonFinite, match=loss):
             run_stage(Task.model_validate_json(task), quiet)
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_all_ranks_say_what_is_not_finite_on_one(make_task: MakeTask, tmp_path: Path) -> None:
+def test_all_ranks_say_what_is_not_finite_on_one(make_task: MakeTask) -> None:
     """And stop before the step, although it was the first of that rank's micro-batches, and gradients are sharded."""
     tasks = [make_task(DENSE, model="spiky", zero=zero, accumulate=2).model_dump_json() for zero in range(4)]
-    multiprocessing.spawn(spike_main, (str(tmp_path / "rendezvous"), tasks), nprocs=2)
+    on_ranks(2, spike_main, tasks)
 
 
-def bad_main(rank: int, rendezvous: str, fine: str, task: str) -> None:
+def bad_main(fine: str, task: str) -> None:
     """One of two ranks, which meet bad samples: fewer than are allowed, and each fewer than are allowed."""
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     events: list[dict[str, Any]] = []
     manifest = run_stage(Task.model_validate_json(fine), events.append)
     assert manifest is not None
     assert {split: len(reasons) for split, reasons in manifest["left_out"].items()} == dict.fromkeys(SPLITS, 4)
     epochs = [event for event in events if event["event"] == "epoch"]
-    assert rank or [(row["bad"], len(row.get("left_out", ()))) for row in epochs] == [(4, 6), (4, 0)]
+    assert dist.get_rank() or [(row["bad"], len(row.get("left_out", ()))) for row in epochs] == [(4, 6), (4, 0)]
     with pytest.raises(DataError, match=r"4 of 64 samples are bad, more than data\.bad \(0\.05\) allows"):
         run_stage(Task.model_validate_json(task), quiet)
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
@@ -157,5 +146,4 @@ def test_bad_samples_are_counted_over_all_ranks(make_task: MakeTask, tmp_path: P
         data = {"shards": folder, "crop": 16, "resize": 20, "bad": share}
         task = make_task(DENSE | {"model": {"name": "resnet20", "classes": 3}, "data": data, "batch": 64}, key)
         tasks.append(task.model_copy(update={"shards": folder, "data_digest": digest(read_manifest(folder))}))
-    arguments = (str(tmp_path / "rendezvous"), *(task.model_dump_json() for task in tasks))
-    multiprocessing.spawn(bad_main, arguments, nprocs=2)
+    on_ranks(2, bad_main, *(task.model_dump_json() for task in tasks))

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.distributed as dist
-from torch import Tensor, multiprocessing, nn
+from torch import Tensor, nn
 
 from stages import admm, quantize
 from stages.budget import Budget
@@ -22,6 +22,7 @@ from stages.optimizer import STATE
 from stages.spec import Engine as EngineSettings
 from stages.spec import Optimizer
 from stages.targets import Targets
+from tests.ranks import on_ranks
 from tests.stages.conftest import PLACES, MakeEngine, held_to
 
 NAMES = ("0.weight", "2.weight")
@@ -253,9 +254,9 @@ def test_shared_values_train_alike(make_engine: MakeEngine, zero: int, offload: 
         assert len(torch.unique(got[name])) == 5
 
 
-def rank_main(rank: int, rendezvous: str, folder: str) -> None:
+def rank_main(folder: str) -> None:
     """One of two ranks: one combination after another; both write what they found."""
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    rank = dist.get_rank()
     join(threads=1)
     for name, clip, scope, zero, offload, accumulate in SHARED:
         placed = EngineSettings.model_validate({"zero": zero, "offload": offload, "accumulate": accumulate})
@@ -276,14 +277,12 @@ def rank_main(rank: int, rendezvous: str, folder: str) -> None:
             held = sum(state[name].nbytes for state in states for name in STATE if name in state)
             Path(folder, f"held-{zero}-{offload}-{rank}").write_text(str(held))
             engine.close()
-    dist.barrier()  # or the one that ends first may break the other's last connection
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_ranks(tmp_path: Path, alone: dict, make_engine: MakeEngine) -> None:
     """The rest of the above on two gloo ranks; both hold the same bits, and half of ADMM's state each under ZeRO."""
-    multiprocessing.spawn(rank_main, (str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=2)
+    on_ranks(2, rank_main, str(tmp_path))
 
     def found(stem: str) -> dict[str, Tensor]:
         one, other = (safetensors.torch.load_file(f"{tmp_path}/{stem}-{rank}") for rank in (0, 1))
