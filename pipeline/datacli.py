@@ -337,7 +337,7 @@ def _told(manifest: dict[str, Any], options: argparse.Namespace, console: Consol
         skipped = [bad for reasons in entry.get("skipped", {}).values() for bad in reasons.items()]
         for where, why in skipped:
             line = _printable(f"{split}: left out {where}: {why}")
-            console.print(line, style="yellow", highlight=False, markup=False)
+            console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
         left = f", {len(skipped)} left out" if skipped else ""
         console.print(text + left, highlight=False)
     where = Folder(options.dest).absolute

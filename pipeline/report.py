@@ -45,10 +45,12 @@ class Report:
         self._view.waiting(name, f"is at work in another run, {holder}; waits for that")
 
     def row(self, name: str, row: dict[str, Any]) -> None:
-        """What a stage's ranks tell: that they begin, go on or stop, and each epoch."""
+        """What a stage's ranks tell: that they begin, go on or stop, each epoch, and samples that are bad."""
         if row["event"] == "epoch":
             self._view.epoch(name, row)
             self._monitor.log(name, {key: row[key] for key in MIRRORED if key in row}, row["steps"])
+        elif row["event"] == "left_out":
+            self._view.left_out(name, row["left_out"])
         elif row["event"] == "stopped":
             _log.info("%s: stopped after step %d", name, row["steps"])
             self._view.ended(name, f"stopped after step {row['steps']}, and saved there")

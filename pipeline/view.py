@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, Group
@@ -41,8 +42,7 @@ class View:
 
     def epoch(self, stage: str, row: dict[str, Any]) -> None:
         """Show where a stage is, and which samples it could not read."""
-        for sample in row.get("left_out", []):
-            self.note(f"{stage}: left out {sample}")
+        self.left_out(stage, row.get("left_out", []))
         if "residual" in row:
             self._residuals[stage] = row["residual"]
         residual = f"  residual {self._residuals[stage]:.3f}" if stage in self._residuals else ""
@@ -51,6 +51,11 @@ class View:
             f"  val {row['val_accuracy']:.2f} %{residual}  {clock(row['seconds_left'])} left"
         )
         self._show(stage, line, last=row["epoch"] == row["epochs"])
+
+    def left_out(self, stage: str, samples: Sequence[str]) -> None:
+        """Tell which samples a stage could not read."""
+        for sample in samples:
+            self.note(f"{stage}: left out {sample}")
 
     def waiting(self, stage: str, text: str) -> None:
         """Show that a stage has begun but trains not yet."""

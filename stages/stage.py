@@ -24,7 +24,7 @@ from stages.files import Folder
 from stages.manifest import Damaged, verify
 from stages.spec import PruneSpec, Spec, Task, TrainSpec
 from stages.targets import Targets, build_model, targets, weights
-from stages.train import Log, NonFinite, Stopping, Teacher, project, share_bad, train
+from stages.train import Log, NonFinite, Stopping, Teacher, first_of, project, share_bad, train
 
 _log = logging.getLogger(__name__)
 
@@ -99,6 +99,10 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
             share_bad(validation if split == "val" else test)
             if not math.isfinite(score.loss):
                 raise NonFinite(f"the trained network's loss on {split} is {score.loss}: it diverged, or began so")
+        # Rows of epochs have told of the others, if there were any epochs.
+        unnamed = [*test.bad.values(), *(() if progress.metrics else validation.bad.values())]
+        if unnamed:
+            log({"event": "left_out", "left_out": first_of(sorted(unnamed))})
         network = {name: tensor.cpu() for name, tensor in engine.tensors()}
         duals = {name: engine.get(name, "dual").cpu() for name in aims.names}
         final_holds = _support(engine, aims, fixed, network, inherited)

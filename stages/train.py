@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -108,7 +108,7 @@ def train(
         new = sorted({*data.bad.values(), *validation.bad.values()} - told)
         if new:
             told.update(new)
-            row["left_out"] = new[:NAMED] + ([f"and {len(new) - NAMED} more"] if len(new) > NAMED else [])
+            row["left_out"] = first_of(new)
         progress.metrics.append(row)
         progress.seconds = before + time.monotonic() - began
         spent = (time.monotonic() - began) / (progress.steps - resumed)
@@ -120,6 +120,12 @@ def train(
                 return _stopped(progress, checkpoints, log)
     checkpoints.wait()
     return True
+
+
+def first_of(reasons: Sequence[str]) -> list[str]:
+    """The first of many bad samples, for people, and how many more there are."""
+    more = len(reasons) - NAMED
+    return [*reasons[:NAMED], *([f"and {more} more"] if more > 0 else [])]
 
 
 def share_bad(split: Batches | Stream) -> None:

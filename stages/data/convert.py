@@ -270,4 +270,5 @@ def _allowed(
     """Raise DataError once too many samples of a split are bad."""
     if lost[split] > allowed(options.bad, samples[split]):
         where, why = next(iter(bad.items()))
-        raise DataError(f"{split}: {lost[split]} of {samples[split]} samples are bad, such as {where}: {why}")
+        share = f"{split}: {lost[split]} of {samples[split]} samples are bad"
+        raise DataError(f"{share}, such as {where}: {why}; `bad` allows a share of {options.bad}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import io
 import logging
 import os
 import re
+import stat
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -29,6 +31,9 @@ _UNREAD = ("avif", "bmp", "gif", "heic", "jp2", "pgm", "ppm", "tif", "tiff", "we
 Shard = tuple[Indices, dict[str, Any], dict[str, str], set[str]]
 """Rows of the index, entry in the manifest, why which keys are no samples, and, of a shard without a sample, the kinds
 of its files."""
+
+GZIP = b"\x1f\x8b"
+"""What a compressed file begins with."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +63,8 @@ def index(
         lost = sum(map(len, skipped.values()))
         one = next((f"{key} in {base}/{shard}: {why[key]}" for shard, why in skipped.items() for key in why), "")
         if lost > allowed(bad, len(rows) + lost):
-            raise DataError(f"{pattern}: {lost} of {len(rows) + lost} samples are bad, such as {one}")
+            share = f"{lost} of {len(rows) + lost} samples are bad"
+            raise DataError(f"{pattern}: {share}, such as {one}; `bad` allows a share of {bad}")
         if not len(rows):
             kinds = ", ".join(sorted(set[str]().union(*(kinds for *_, kinds in found)))[:8]) or "no files"
             lacking = f"{pattern} holds no samples (jpg, jpeg or png, and cls): there are {kinds}"
@@ -81,8 +87,21 @@ def index(
                 "shards": entries,
                 "index": write_index(folder, part, own),
             }
+    if "train" in shards:
+        _check_labels(seen, shards["train"], bad)
     folder.write_json(MANIFEST, manifest)
     return manifest
+
+
+def _check_labels(seen: Mapping[str, list[Shard]], train: str, bad: float) -> None:
+    """Raise DataError if more samples of a pattern's shards than may be bad have labels beyond all those of `train`."""
+    labels = {pattern: np.concatenate([rows[:, 3] for rows, *_ in found]) for pattern, found in seen.items()}
+    most = labels[train].max()
+    for pattern, own in labels.items():
+        beyond = own[own > most]
+        if len(beyond) > allowed(bad, len(own)):
+            share = f"{len(beyond)} of {len(own)} samples have labels from {beyond.min()} to {beyond.max()}"
+            raise DataError(f"{pattern}: {share}, and those of train end at {most}")
 
 
 def read_index(url: str, entry: Mapping[str, Any]) -> Indices:
@@ -190,16 +209,25 @@ def _matching(pattern: str, cache: Cache | None) -> list[Shard]:
 
 
 def _indexed(folder: Folder, cache: Cache | None, file: str, number: int) -> Shard:
-    with at_hand(folder, file) as path:
-        try:
-            with open(path, "rb") as shard:
-                rows, bad = scan(shard, number)
-        except tarfile.TarError as error:
-            raise DataError(f"{folder.url}/{file} is no whole tar file: {error}") from None
-        entry = {"file": file, "sha256": sha256_of(path), "bytes": os.path.getsize(path), "samples": len(rows)}
-        kinds = set() if len(rows) else _kinds(path)
-        if cache is not None and not folder.local:
-            cache.keep(path, entry)
+    where = f"{folder.url}/{file}"
+    try:
+        with at_hand(folder, file) as path:
+            try:
+                with open(path, "rb") as shard:
+                    if shard.read(len(GZIP)) == GZIP:
+                        raise DataError(f"{where} is compressed by gzip; unpack it: samples are read by their place")
+                    shard.seek(0)
+                    rows, bad = scan(shard, number)
+            except tarfile.TarError as error:
+                raise DataError(f"{where} is no whole tar file: {error}") from None
+            entry = {"file": file, "sha256": sha256_of(path), "bytes": os.path.getsize(path), "samples": len(rows)}
+            kinds = set() if len(rows) else _kinds(path)
+            if cache is not None and not folder.local:
+                cache.keep(path, entry)
+    except OSError as error:
+        if not folder.local:
+            raise
+        raise DataError(f"{where} can't be read: {error.strerror}") from None
     for key, why in bad.items():
         _log.warning("%s/%s: %s is left out: %s", folder.url, file, key, why)
     return rows, entry, bad, kinds
@@ -209,7 +237,10 @@ def _indexed(folder: Folder, cache: Cache | None, file: str, number: int) -> Sha
 def at_hand(folder: Folder, file: str) -> Iterator[str]:
     """A path of this machine's where a file can be read; where it is on a service, of a copy made for the while."""
     if folder.local:
-        yield folder.path(file)
+        path = folder.path(file)
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to read a pipe would be to wait for whom writes to it
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        yield path
         return
     with tempfile.TemporaryDirectory() as aside:
         path = os.path.join(aside, "copy")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -24,23 +24,49 @@ class DataError(ValueError):
 
 
 def read_manifest(url: str) -> dict[str, Any]:
-    """The manifest of a folder of shards, after a look at what must be there. Raises DataError."""
+    """The manifest of a folder of shards, after a look at what must be there, and how large. Raises DataError."""
+    manifest = manifest_alone(url)
+    sizes: dict[str, dict[str, int] | None] = {}
+    for folder, entry in listed(url, manifest):
+        if folder.url not in sizes:
+            try:
+                sizes[folder.url] = folder.sizes()
+            except OSError as error:
+                raise DataError(f"{folder.url} can't be listed: {error!r}") from None
+        found, where = sizes[folder.url], f"{folder.url}/{entry['file']}"
+        if found is None:  # where a service lists no files, what is missing is found when it is read
+            continue
+        if entry["file"] not in found:
+            raise DataError(f"{where} is missing, though {MANIFEST} lists it")
+        size = found[entry["file"]]
+        if size != entry.get("bytes", size):
+            raise DataError(
+                f"{where} has {size} bytes and not the {entry['bytes']} that the manifest says: bring it back, or make "
+                "or index the shards anew; `dualprune verify` finds what else is damaged"
+            )
+    return manifest
+
+
+def listed(url: str, manifest: Mapping[str, Any]) -> Iterator[tuple[Folder, dict[str, Any]]]:
+    """Each file that the manifest of the folder `url` lists, by the folder that it lies in and its entry."""
+    for split in SPLITS:
+        entry = manifest["splits"][split]
+        yield Folder(url), entry["index"]
+        shards = shards_folder(url, manifest, split)
+        for shard in entry["shards"]:
+            yield shards, shard
+
+
+def manifest_alone(url: str) -> dict[str, Any]:
+    """The manifest of a folder of shards, whatever has become of its files. Raises DataError."""
     try:
-        folder = Folder(url)
-        manifest: dict[str, Any] = folder.read_json(MANIFEST)
+        manifest: dict[str, Any] = Folder(url).read_json(MANIFEST)
         splits = manifest["splits"]
-        present = folder.sizes()
         for split in SPLITS:
             if split not in splits or not splits[split]["samples"]:
                 raise DataError(f"{url} has no samples for the split {split}")
-            shards = shards_folder(url, manifest, split)
-            there = present if shards.url == folder.url else shards.sizes()
-            for where, found, entry in [
-                (folder, present, splits[split]["index"]),
-                *((shards, there, shard) for shard in splits[split]["shards"]),
-            ]:
-                if found is not None and entry["file"] not in found:
-                    raise DataError(f"{where.url}/{entry['file']} is missing, though {MANIFEST} lists it")
+        for _, entry in listed(url, manifest):
+            entry["file"], entry["sha256"]  # or KeyError
     except FileNotFoundError:
         raise DataError(f"{url} holds no {MANIFEST}, so no shards that dualprune wrote") from None
     except DataError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -192,6 +193,8 @@ def _pictures(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple
                 yield from _pictures(entry.path, above)
             elif entry.name.lower().endswith(IMG_EXTENSIONS):
                 info = entry.stat()
+                if not stat.S_ISREG(info.st_mode):
+                    raise DataError(f"{entry.path} is no regular file, and not to be read; remove it")
                 yield folder, entry.name, (info.st_size, info.st_mtime_ns)
 
 

@@ -84,17 +84,7 @@ class Shards(Dataset[Loaded | Encoded]):
         if np.any(np.diff(self.index[:, 0]) < 0):
             raise DataError(f"{url}/{entry['index']['file']} is not in the order of the shards")
         self.counts = np.bincount(self.index[:, 0], minlength=len(self.shards))
-        self._check()
         self.members = Members(self.folder, self.shards, settings.cache)
-
-    def _check(self) -> None:
-        sizes = self.folder.sizes()
-        for shard in self.shards:
-            # Where a service lists no files, what is missing is found when it is read.
-            size = shard["bytes"] if sizes is None else sizes.get(shard["file"], 0)
-            if size != shard["bytes"]:
-                where = f"{self.folder.url}/{shard['file']}"
-                raise DataError(f"{where} has {size} bytes and not the {shard['bytes']} that the manifest says")
 
     def __len__(self) -> int:
         return len(self.index)

@@ -347,13 +347,18 @@ def test_verify(kind: str, place: Folder, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_verify_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No manifest, or a shard less than it lists: told as a run would tell it."""
+    """No manifest is told as a run would tell it; of shards, all that are missing are, and what else is damaged."""
     _, said = told(capsys, "verify", tmp_path, code=cli.BAD_INPUT)
     assert f"{tmp_path} holds no manifest.json" in said
     write(str(tmp_path), "written", dict.fromkeys(("train", "val", "test"), jpegs(9)))
     (tmp_path / "test-000000.tar").unlink()
-    _, said = told(capsys, "verify", tmp_path, code=cli.BAD_INPUT)
-    assert "test-000000.tar is missing, though manifest.json lists it" in said
+    (tmp_path / "val-index.npy").unlink()
+    (tmp_path / "train-000000.tar").write_bytes(b"")
+    lines, said = told(capsys, "verify", tmp_path, code=cli.FAILED)
+    assert lines == [f"{tmp_path}: 6 files, 3 damaged"]
+    for name in ("test-000000.tar", "val-index.npy"):
+        assert f"{tmp_path}/{name} is missing, though manifest.json lists it" in said
+    assert f"{tmp_path}/train-000000.tar is not what the manifest says" in said
 
 
 def test_verify_what_can_not_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,8 +367,11 @@ def test_verify_what_can_not_be_read(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "train-000000.tar").unlink()
     (tmp_path / "train-000000.tar").symlink_to("train-000000.tar")
     (tmp_path / "val-000000.tar").write_bytes(b"")
+    (tmp_path / "test-000000.tar").unlink()
+    os.mkfifo(tmp_path / "test-000000.tar")
     _, said = told(capsys, "verify", tmp_path, code=cli.FAILED)
     assert f"{tmp_path}/train-000000.tar can't be read: Too many levels of symbolic links" in said
+    assert f"{tmp_path}/test-000000.tar can't be read: it is no regular file" in said
     assert f"{tmp_path}/val-000000.tar is not what the manifest says" in said
 
 

@@ -18,10 +18,13 @@ from pipeline.plan import Planned
 from pipeline.problems import ConfigError
 from pipeline.store import Store
 from stages.data import sources
+from stages.data.manifest import SPLITS
+from stages.data.shards import write
 from stages.files import MARK, Folder, sha256
 from stages.spec import Model
 from stages.targets import build_model
 from tests.pipeline.common import artefact, config, line, loaded, manifest, shards
+from tests.stages.conftest import jpegs
 
 
 def planned(folder: Path, *overrides: str) -> dict[str, Planned]:
@@ -350,17 +353,35 @@ def test_a_stages_own_missing_shards_are_refused_there(tmp_path: Path, where: st
     [
         ("[]", "no samples for the split train"),
         ('{"train": {"samples": 0}}', "no samples for the split train"),
-        ('{"train": {"samples": 5}}', "can't be read"),
-        ('{"train": {"samples": 5, "shards": [{"file": "train-000000.tar"}], "index": {"file": "i"}}}', "i is missing"),
+        ('{"train": {"samples": 5}}', "no samples for the split val"),
+        (str({split: {"samples": 5} for split in SPLITS}).replace("'", '"'), "can't be read"),
     ],
 )
 def test_empty_and_damaged_shards_are_refused(tmp_path: Path, splits: str, words: str) -> None:
-    """A manifest that lists no samples, or files that are not there, or makes no sense."""
+    """A manifest that lists no samples, or makes no sense."""
     settings, problems = loaded(tmp_path)
     (tmp_path / "shards" / "manifest.json").write_text(f'{{"splits": {splits}}}')
     with pytest.raises(ConfigError) as caught:
         planning.make(settings, problems)
     assert words in caught.value.problems[0]
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "a folder"])
+def test_damaged_shards_are_refused_by_name(tmp_path: Path, how: str) -> None:
+    """Before any worker starts, with what finds the rest."""
+    folder = str(tmp_path / "jpegs")
+    write(folder, "jpegs", dict.fromkeys(("train", "val", "test"), jpegs(40)))
+    file = Path(folder, "val-000000.tar")
+    size = file.stat().st_size
+    file.unlink()
+    if how == "cut":
+        file.write_bytes(bytes(size - 512))
+    elif how == "a folder":
+        file.mkdir()
+    (found,) = refused(tmp_path, ("/shards}", "/jpegs}"))
+    assert f"{file} " in found
+    assert "is missing" in found if how == "missing" else f"not the {size} that the manifest says" in found
+    assert how == "missing" or "`dualprune verify` finds what else is damaged" in found
 
 
 def test_a_built_in_data_set_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

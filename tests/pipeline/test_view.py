@@ -67,8 +67,10 @@ def test_samples_that_are_left_out_are_told_before_the_epoch(view: View, clock: 
     """Unbroken, with shard and key."""
     with view:
         view.epoch("dense", row(1, left_out=["shards/train-0.tar: 9.jpg: it is no JPEG", "and 3 more"]))
+        view.left_out("dense", ["shards/test-0.tar: 3.jpg: it is no JPEG"])
     lines = ["dense: left out shards/train-0.tar: 9.jpg: it is no JPEG", "dense: left out and 3 more"]
-    assert output(view)[:-1] == lines
+    assert output(view)[:-2] == lines
+    assert output(view)[-1] == "dense: left out shards/test-0.tar: 3.jpg: it is no JPEG"
 
 
 def test_a_residual_stays_in_sight(view: View, clock: Clock) -> None:

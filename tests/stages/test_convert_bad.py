@@ -150,6 +150,11 @@ REFUSED: dict[str, tuple[Callable[[Path], dict[str, str]], Options, str]] = {
         Options(held=1),
         r"lost/ant/gone\.jpg can't be read: No such file",
     ),
+    "a pipe": (
+        lambda folder: {"train": str(folder / "pipe"), "test": str(folder / "a")},
+        Options(held=1),
+        r"pipe/ant/2\.jpg is no regular file",
+    ),
 }
 
 
@@ -158,12 +163,20 @@ REFUSED: dict[str, tuple[Callable[[Path], dict[str, str]], Options, str]] = {
 def test_what_is_refused(case: str, tmp_path: Path) -> None:
     """With the reason, before anything is written."""
     pictures = ("a/ant/1.jpg", "a/cat/2.jpg", "b/ant/1.jpg", "b/dog/1.jpg", "bare/ant/1.jpg", "round/ant/1.jpg")
-    for name in (*pictures, "circle/ant/more/1.jpg", "lost/ant/1.jpg", "empty/ant/readme.txt", "bare/bee/readme.txt"):
+    for name in (
+        *pictures,
+        "circle/ant/more/1.jpg",
+        "lost/ant/1.jpg",
+        "pipe/ant/1.jpg",
+        "empty/ant/readme.txt",
+        "bare/bee/readme.txt",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(jpeg(20, 20, 0))
     links = {"circle/ant/more/loop": "..", "round/whole": ".", "lost/ant/gone.jpg": "/nowhere/1.jpg"}
     for name, target in links.items():
         (tmp_path / name).symlink_to(target)
+    os.mkfifo(tmp_path / "pipe" / "ant" / "2.jpg")
     where, options, why = REFUSED[case]
     with pytest.raises(DataError, match=why):
         convert(str(tmp_path / "made"), "r", where(tmp_path), options, processes=1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import os
+import re
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -182,6 +185,43 @@ def test_what_follows_the_end_mark_is_zeros(tmp_path: Path, zeros: int, more: bo
             index(str(tmp_path), "cat", {"train": f"{tmp_path}/train.tar"})
     else:
         assert index(str(tmp_path), "a", {"train": f"{tmp_path}/train.tar"})["splits"]["train"]["samples"] == 1
+
+
+def test_labels_beyond_those_of_train_are_refused(tmp_path: Path) -> None:
+    """Up to as many as may be bad: a network of train's classes could not be measured on them."""
+    there = plain(tmp_path / "there")
+    (there / "val-0.tar").write_bytes(tar([*sample("v"), *sample("w", 7)]))
+    index(str(tmp_path / "here"), "plain", patterns(there))
+    (there / "val-0.tar").write_bytes(tar([*sample("v"), *sample("w", 7), *sample("x", 9)]))
+    beyond = r"val-\*\.tar: 2 of 3 samples have labels from 7 to 9, and those of train end at 6$"
+    with pytest.raises(DataError, match=beyond):
+        index(str(tmp_path / "here"), "plain", patterns(there))
+    index(str(tmp_path / "here"), "plain", patterns(there), bad=0.7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("pipe", "can't be read: it is no regular file"),
+        ("folder", "can't be read: it is no regular file"),
+        ("link", "can't be read: No such file or directory"),
+        ("gzip", "is compressed by gzip; unpack it"),
+    ],
+)
+def test_what_is_no_tar_file_is_refused_by_name(tmp_path: Path, kind: str, why: str) -> None:
+    """And not waited for."""
+    there = plain(tmp_path / "there")
+    file = there / "train-9.tar"
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "link":
+        file.symlink_to("nowhere")
+    else:
+        file.write_bytes(gzip.compress(tar(sample("a"))))
+    with pytest.raises(DataError, match=f"{re.escape(str(file))} {why}"):
+        index(str(tmp_path / "here"), "plain", patterns(there))
 
 
 @pytest.mark.parametrize("cut", [100, 600, 1024, 2000, "in the middle", "the end mark", "a header"])

@@ -266,6 +266,9 @@ def test_a_stage_that_was_stopped_ends_with_the_same_bits(
     for split, why in zip(("train", "val"), epochs[0]["left_out"], strict=True):
         assert why.startswith(f"{folder}/{split}-000003.tar: 00000009.jpg: ")
     assert ["left_out" in row for row in epochs] == [True, False, False]
+    assert [row["event"] for row in rows] == ["training", "epoch", "epoch", "epoch", "left_out"]
+    (test,) = rows[-1]["left_out"]
+    assert test.startswith(f"{folder}/test-000003.tar: 00000009.jpg: ")
     assert {split: len(reasons) for split, reasons in manifest["left_out"].items()} == dict.fromkeys(SPLITS, 1)
     asked = iter(range(100))
     assert run_stage(stopped, quiet, lambda: next(asked) == 8) is None
@@ -407,4 +410,4 @@ def test_the_loss_is_of_smoothed_and_mixed_labels_and_of_good_samples_alone(
         wanted = torch.eye(3)[of.clamp(min=0)] * (1 - smoothing) + smoothing / 3
         expected -= share_of * float((wanted * chances).sum(1)[of != IGNORED].sum().detach()) / 20
     assert 0.05 < own < 0.95 or not mix
-    assert rows[-1]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert [row["loss"] for row in rows if row["event"] == "epoch"] == [pytest.approx(expected, rel=1e-5)]
