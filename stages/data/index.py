@@ -212,18 +212,17 @@ def _indexed(folder: Folder, cache: Cache | None, file: str, number: int) -> Sha
     where = f"{folder.url}/{file}"
     try:
         with at_hand(folder, file) as path:
-            try:
-                with open(path, "rb") as shard:
-                    if shard.read(len(GZIP)) == GZIP:
-                        raise DataError(f"{where} is compressed by gzip; unpack it: samples are read by their place")
-                    shard.seek(0)
-                    rows, bad = scan(shard, number)
-            except tarfile.TarError as error:
-                raise DataError(f"{where} is no whole tar file: {error}") from None
+            with open(path, "rb") as shard:
+                if shard.read(len(GZIP)) == GZIP:
+                    raise DataError(f"{where} is compressed by gzip; unpack it: samples are read by their place")
+                shard.seek(0)
+                rows, bad = scan(shard, number)
             entry = {"file": file, "sha256": sha256_of(path), "bytes": os.path.getsize(path), "samples": len(rows)}
             kinds = set() if len(rows) else _kinds(path)
             if cache is not None and not folder.local:
                 cache.keep(path, entry)
+    except tarfile.TarError as error:
+        raise DataError(f"{where} is no whole tar file: {error}") from None
     except OSError as error:
         if not folder.local:
             raise

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.multiprocessing import ProcessRaisedException
 
 from stages import artefact
 from stages.data.manifest import SPLITS, DataError, digest, read_manifest
@@ -33,6 +34,19 @@ def rank_main(tasks: list[str]) -> None:
     for task in tasks:
         manifest = run_stage(Task.model_validate_json(task), quiet)
         assert manifest["world"] == 2
+
+
+def failing_main() -> None:
+    """One of two ranks, of which one fails while the other waits for it."""
+    assert dist.get_rank() == 0, "as it must"
+    dist.barrier()
+
+
+@pytest.mark.slow
+def test_what_fails_on_a_rank_fails_the_test() -> None:
+    """Or none of the tests here could fail."""
+    with pytest.raises(ProcessRaisedException, match="as it must"):
+        on_ranks(2, failing_main)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from stages.data.manifest import DataError, digest, read_manifest
 from stages.data.shards import Split, write
+from stages.files import Folder
 from tests.stages.conftest import random_pictures
 
 SPLITS = ("train", "val", "test")
@@ -95,6 +97,17 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
     written(tmp_path, shard_bytes=8_000)
     (tmp_path / name).unlink()
     with pytest.raises(DataError, match=name):
+        read_manifest(str(tmp_path))
+
+
+def test_a_folder_that_can_not_be_listed_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path)
+
+    def refusing(folder: Folder) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Folder, "sizes", refusing)
+    with pytest.raises(DataError, match=f"^{tmp_path} can't be listed: .*Permission denied"):
         read_manifest(str(tmp_path))
 
 
