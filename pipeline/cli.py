@@ -255,9 +255,11 @@ def _watch(options: argparse.Namespace, console: Console) -> int:
 def _evaluate(options: argparse.Namespace, console: Console) -> int:
     config, _, store, plan = _prepared(options)
     from stages.data.manifest import DataError
+    from stages.manifest import Damaged, set_aside
     from stages.measure import measure
 
     rows: list[dict[str, Any]] = []
+    damaged = False
     for planned in plan:
         if planned.manifest is None:
             console.print(f"{planned.node.name}: not done", highlight=False)
@@ -266,12 +268,19 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
             scores = measure(f"{store.url}/{planned.node.key}", planned.node.shards)
         except DataError as error:
             raise ConfigError(planned.node.name, [f"its data can't be read: {error}"]) from None
+        except Damaged as error:
+            console.print(
+                f"{planned.node.name}: {error}; `dualprune run` makes it anew", highlight=False, soft_wrap=True
+            )
+            set_aside(store.folder / planned.node.key)
+            damaged = True
+            continue
         rows.append({"name": planned.node.name, "key": planned.node.key, **scores})
         shown = "  ".join(f"{name} {value:.2f} %" for name, value in scores.items())
         console.print(f"{planned.node.name}: {shown}", highlight=False)
     if options.json:
         print(json.dumps({"run": config.top.name, "stages": rows}))
-    return DONE
+    return FAILED if damaged else DONE
 
 
 def _show(config: Config, results: list[Result], options: argparse.Namespace, console: Console) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from stages.spec import Parent, Task
 
 _log = logging.getLogger(__name__)
 
+COPIES = 4
+"""Choices whose artefacts are made at the same time."""
 LEFT_OUT = "not asked for"
 """Why a stage that is not done was not run either."""
 
@@ -123,6 +126,9 @@ class _Run:
         """On the lanes, by key."""
         self.elsewhere: dict[str, dag.Node] = {}
         """At work in another run, by key."""
+        self.copying: dict[Future[dict[str, Any]], tuple[dag.Node, dag.Node]] = {}
+        """Choices whose artefact is being made from another: the choice, and what it takes."""
+        self.copiers = ThreadPoolExecutor(COPIES, "copy")
         self.next_look = 0.0
         self.same: dict[str, list[dag.Node]] = {}
         """Stages that wait for another one of the same key."""
@@ -151,9 +157,13 @@ class _Run:
     def to_the_end(self) -> None:
         """Begin what can begin, wait, and react, until nothing is left to run."""
         self._begin_all()
-        while self.active or self.elsewhere:
-            for event in self.lanes.take(timeout=1.0):
-                self._react(event)
+        while self.active or self.elsewhere or self.copying:
+            wait(self.copying, timeout=0.1)
+            for future in [future for future in self.copying if future.done()]:
+                self._taken(future)
+            if self.active or self.elsewhere:
+                for event in self.lanes.take(timeout=0.1 if self.copying else 1.0):
+                    self._react(event)
             if self.locks.lost():
                 raise Lost(self.locks.lost())
             self._look_elsewhere()
@@ -168,6 +178,7 @@ class _Run:
 
     def close(self, patience: float) -> None:
         """End lanes and W&B, whatever happened; W&B gets `patience` seconds for what it has still to do."""
+        self.copiers.shutdown(wait=False, cancel_futures=True)
         try:
             self.lanes.close()
         finally:
@@ -280,7 +291,7 @@ class _Run:
             self._take(node, found.best)
 
     def _take(self, node: dag.Node, chosen: dag.Node) -> None:
-        """End a choice: its artefact is a copy of the chosen one."""
+        """Begin to end a choice: its artefact becomes a copy of the chosen one, on a thread, since that may last."""
         manifest = self.done[chosen.name]
         changes = {
             "name": node.name,
@@ -292,13 +303,19 @@ class _Run:
             "metrics": {**manifest["metrics"], "steps": 0, "seconds": 0.0},
         }
         self._discard(node)
+        future = self.copiers.submit(take, self.store.folder / chosen.key, self.store.folder / node.key, changes)
+        self.copying[future] = (node, chosen)
+
+    def _taken(self, future: Future[dict[str, Any]]) -> None:
+        """A choice's artefact is there, or could not be made."""
+        node, chosen = self.copying.pop(future)
         try:
-            taken = take(self.store.folder / chosen.key, self.store.folder / node.key, changes)
+            manifest = future.result()
         except (Damaged, OSError) as error:
             self._fail(node, str(error))
             return
         self.report.note(f"{node.name}: takes {chosen.name}, val {manifest['metrics']['val_accuracy']:.2f} %")
-        self._end(node, taken)
+        self._end(node, manifest)
 
     def _stored(self, key: str) -> Mapping[str, Any] | None:
         """An artefact's manifest, unless it is to go."""

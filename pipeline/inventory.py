@@ -22,7 +22,7 @@ class Entry:
 
     key: str
     state: State
-    """`damaged` only where the manifest can't be read; for the rest every byte would have to be (`verify`)."""
+    """`damaged` where the manifest can't be read, or a reader or `verify` has found so; every byte is not read anew."""
     name: str | None = None
     kind: str | None = None
     rate: float | None = None
@@ -67,14 +67,17 @@ def entries(store: Store) -> list[Entry]:
     """All stages, the newest first; the unfinished ones before them. One listing, and the small files."""
     sizes: dict[str, int] = {}
     finished: dict[str, float] = {}
+    aside: set[str] = set()
     for path, file in store.folder.files().items():
         key = key_of(path)
         if key is not None:
             sizes[key] = sizes.get(key, 0) + file.bytes
             if path == f"{key}/{manifest.MANIFEST}":
                 finished[key] = file.modified
+            if path == f"{key}/{manifest.ASIDE}":
+                aside.add(key)
     planned = _planned(store)
-    found = [_entry(store, key, sizes[key], finished.get(key), planned.get(key)) for key in sizes]
+    found = [_entry(store, key, sizes[key], finished.get(key), key in aside, planned.get(key)) for key in sizes]
     return sorted(found, key=lambda entry: (entry.finished is not None, -(entry.finished or 0), entry.key))
 
 
@@ -112,21 +115,28 @@ class Verified:
 
 
 def verify(store: Store) -> Verified:
-    """Hash every file of every artefact, and every part of every checkpoint."""
+    """Hash every file of every artefact, and every part of every checkpoint. Damaged artefacts are set aside."""
     artefacts, found_parts = 0, 0
     found: list[str] = []
     for key in keys(store):
         folder = store.folder / key
         artefacts += folder.exists(manifest.MANIFEST)
-        found += manifest.damages(folder)
+        damaged = manifest.damages(folder)
+        if damaged:
+            manifest.set_aside(folder)
+        found += damaged
         count, damages = parts.damages(folder / "checkpoints")
         found_parts += count
         found += damages
     return Verified(artefacts, found_parts, tuple(found))
 
 
-def _entry(store: Store, key: str, size: int, finished: float | None, planned: tuple[str, str] | None) -> Entry:
+def _entry(
+    store: Store, key: str, size: int, finished: float | None, aside: bool, planned: tuple[str, str] | None
+) -> Entry:
     name, kind = planned or (None, None)
+    if finished is None and aside:
+        return Entry(key, "damaged", name, kind, bytes=size)
     if finished is None:
         why, step = store.failure(key), store.checkpoint_steps(key)
         return Entry(key, "failed" if why else "unfinished", name, kind, bytes=size, checkpoint=step, why=why)

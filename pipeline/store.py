@@ -43,12 +43,16 @@ class Store:
         return now
 
     def artefact(self, key: str) -> dict[str, Any] | None:
-        """The manifest of a finished stage whose files are all as they were written, or None, with a warning."""
+        """The manifest of a finished stage whose files are all there, or None, with a warning. Reads no other file."""
         try:
-            return manifest.verify(self.folder / key)
+            return manifest.check(self.folder / key)
         except manifest.Damaged as error:
             _log.warning("%s; it counts as absent and its stage is run again", error)
             return None
+
+    def damaged(self, key: str) -> bool:
+        """Whether a stage was done, and its artefact was found damaged."""
+        return self.folder.exists(f"{key}/{manifest.ASIDE}")
 
     def checkpoint_steps(self, key: str) -> int | None:
         """Steps of the newest checkpoint that an unfinished stage has, or None. It may prove damaged when read."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.files import Folder, sha256
-from stages.manifest import MANIFEST, own_hash, verify
+from stages.manifest import ASIDE, MANIFEST, content, own_hash, read
 from stages.spec import Model
 from stages.targets import build_model
 
@@ -54,19 +54,20 @@ def commit(
     manifest["files"] = {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in files.items()}
     manifest["sha256"] = own_hash(manifest)
     folder.write_json(MANIFEST, manifest)
+    folder.remove(ASIDE)
     return manifest
 
 
 def load(folder: Folder) -> Artefact:
-    """Read an artefact, every byte of it checked. Raises FileNotFoundError and stages.manifest.Damaged."""
-    manifest = verify(folder)
+    """Read an artefact, each byte once and checked. Raises FileNotFoundError and stages.manifest.Damaged."""
+    manifest = read(folder)
     if manifest is None:
         raise FileNotFoundError(f"there is no finished artefact at {folder.url}")
     return Artefact(
         manifest,
-        safetensors.torch.load(folder.read("model.safetensors")),
-        _unpack(folder.read("holds.safetensors")),
-        safetensors.torch.load(folder.read("duals.safetensors")),
+        safetensors.torch.load(content(folder, manifest, "model.safetensors")),
+        _unpack(content(folder, manifest, "holds.safetensors")),
+        safetensors.torch.load(content(folder, manifest, "duals.safetensors")),
     )
 
 

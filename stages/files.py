@@ -11,6 +11,7 @@ import json
 import os
 import posixpath
 import random
+import shutil
 import time
 import uuid
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -36,10 +37,14 @@ def sha256(*pieces: bytes | bytearray) -> str:
 
 def sha256_of(path: str) -> str:
     """Hex digest of a local file, read piece by piece."""
-    found = hashlib.sha256()
     with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            found.update(piece)
+        return _sha256_of(file)
+
+
+def _sha256_of(file: IO[bytes]) -> str:
+    found = hashlib.sha256()
+    while piece := file.read(1 << 20):
+        found.update(piece)
     return found.hexdigest()
 
 
@@ -135,6 +140,26 @@ class Folder:
     def fetch(self, path: str, target: str) -> None:
         """Copy a file to a local one, piece by piece. Raises FileNotFoundError."""
         self._do(lambda: self.fs.get_file(self.path(path), target))
+
+    def hash(self, path: str) -> str:
+        """The sha256 of a file, read piece by piece. Raises FileNotFoundError."""
+
+        def digest() -> str:
+            with self.fs.open(self.path(path), "rb") as file:
+                return _sha256_of(file)
+
+        return self._do(digest)
+
+    def copy(self, path: str, folder: Folder) -> None:
+        """Put a file under the same name into another folder of this filesystem; its bytes do not pass through here.
+
+        On a disk both are one file by two names, where that can be: files are never changed, only replaced.
+        """
+        source, target = self.path(path), folder.path(path)
+        if self.local:
+            folder._do(lambda: folder._link(source, target))
+        else:
+            self._do(lambda: self.fs.cp_file(source, target))
 
     def read_json(self, path: str) -> Any:
         """A JSON file's value. Raises FileNotFoundError, and ValueError for what is not JSON."""
@@ -248,6 +273,24 @@ class Folder:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            os.replace(aside, target)
+        except OSError:
+            with suppress(OSError):  # what went wrong first is what is told
+                os.unlink(aside)
+            raise
+
+    def _link(self, source: str, target: str) -> None:
+        self._make(os.path.dirname(target))
+        if os.path.exists(target) and os.path.samefile(source, target):
+            return
+        aside = f"{target}.{uuid.uuid4().hex[:8]}.part"
+        try:
+            try:
+                os.link(source, aside)
+            except FileNotFoundError:
+                raise
+            except OSError:  # a filesystem without links
+                shutil.copyfile(source, aside)
             os.replace(aside, target)
         except OSError:
             with suppress(OSError):  # what went wrong first is what is told

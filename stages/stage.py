@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from typing import Any
@@ -21,7 +21,7 @@ from stages.data.batches import open_split
 from stages.engine import Engine, channels_last, emulates_bf16, join
 from stages.evaluate import evaluate
 from stages.files import Folder
-from stages.manifest import Damaged, verify
+from stages.manifest import Damaged, check, set_aside
 from stages.spec import PruneSpec, Spec, Task, TrainSpec
 from stages.targets import Targets, build_model, targets, weights
 from stages.train import Log, NonFinite, Stopping, Teacher, first_of, project, share_bad, train
@@ -55,14 +55,14 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
     )
     if len(data) < spec.batch:
         raise ValueError(f"{task.name}: a batch of {spec.batch} is larger than the {len(data)} training samples")
-    parent = artefact.load(store / task.parents[0].key) if task.parents else None
+    parent = _loaded(store, task.parents[0].key) if task.parents else None
     torch.manual_seed(spec.seed)
     model = build_model(spec.model)
     if parent is not None:
         model.load_state_dict(parent.network)
     elif spec.model.weights is not None:
         pretrained.load(spec.model, store, model)
-    teacher = _teacher(task, store, device)
+    teacher = _teacher(task, store, parent, device)
     aims = _ranked(targets(spec, {name: p.shape for name, p in model.named_parameters()}), model)
     masks = _inherited(spec, aims.names, parent.holds if parent else {})
     fixed = _fixed(parent, aims)
@@ -103,15 +103,17 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
         unnamed = [*test.bad.values(), *(() if progress.metrics else validation.bad.values())]
         if unnamed:
             log({"event": "left_out", "left_out": first_of(sorted(unnamed))})
-        network = {name: tensor.cpu() for name, tensor in engine.tensors()}
-        duals = {name: engine.get(name, "dual").cpu() for name in aims.names}
-        final_holds = _support(engine, aims, fixed, network, inherited)
+        network = _kept(engine.tensors(), rank)
+        duals = _kept(((name, engine.get(name, "dual")) for name in aims.names), rank)
+        masks = _kept(((name, engine.get(name, "hold")) for name in sorted(engine.held)), rank)
         manifest: dict[str, Any] = {}
         if rank == 0:
             manifest = _manifest(task, progress, network, aims, fixed, scores, world)
             met = {"train": data.bad, "val": validation.bad, "test": test.bad}
             manifest["left_out"] = {split: sorted(bad.values()) for split, bad in met.items() if bad}
-            manifest = artefact.commit(folder, manifest, network, final_holds, duals)
+            manifest = artefact.commit(
+                folder, manifest, network, _support(masks, aims, fixed, network, inherited), duals
+            )
             try:
                 checkpoints.folder.remove("")
             except OSError as error:  # the stage is done all the same
@@ -146,8 +148,17 @@ def _fixed(parent: artefact.Artefact | None, aims: Targets) -> dict[str, list[st
     return {name: sets for name, sets in there.items() if name not in aims.kinds}
 
 
+def _kept(tensors: Iterable[tuple[str, Tensor]], rank: int) -> dict[str, Tensor]:
+    """Tensors in the host's memory, on rank 0, which writes them; all ranks gather them together."""
+    return {name: tensor.cpu() for name, tensor in tensors if rank == 0}
+
+
 def _support(
-    engine: Engine, aims: Targets, fixed: Mapping[str, Any], network: Mapping[str, Tensor], inherited: set[str]
+    holds: Mapping[str, Tensor],
+    aims: Targets,
+    fixed: Mapping[str, Any],
+    network: Mapping[str, Tensor],
+    inherited: set[str],
 ) -> dict[str, Tensor]:
     """Masks of what may be non-zero, for the stages after this one; `inherited` names those with a parent's mask.
 
@@ -155,7 +166,7 @@ def _support(
     what is zero after it. Of a low-rank tensor every entry may be non-zero.
     """
     masks = {}
-    for name in sorted(engine.held):
+    for name, hold in holds.items():
         kinds = aims.kinds.get(name) or tuple(fixed.get(name, ()))
         if "lowrank" in kinds:
             continue
@@ -163,18 +174,29 @@ def _support(
             if name in inherited or len(kinds) > 1:
                 masks[name] = (network[name] != 0).float()
             continue
-        masks[name] = engine.get(name, "hold").cpu()
+        masks[name] = hold
     return masks
 
 
-def _teacher(task: Task, store: Folder, device: torch.device) -> Teacher | None:
-    """The network that the stage learns from, if it does: its second parent's, or its only one's.
+def _loaded(store: Folder, key: str) -> artefact.Artefact:
+    """A parent's artefact. Raises Damaged for one whose files were changed; it counts as absent from then on."""
+    try:
+        return artefact.load(store / key)
+    except Damaged as error:
+        set_aside(store / key)
+        raise Damaged(f"{error}; it counts as absent now, and the same command runs its stage again") from None
+
+
+def _teacher(task: Task, store: Folder, parent: artefact.Artefact | None, device: torch.device) -> Teacher | None:
+    """The network that the stage learns from, if it does: its second parent's, or its only one's, `parent`.
 
     It answers in the stage's precision, and is compiled if the stage's own network is.
     """
     if isinstance(task.spec, TrainSpec) or task.spec.distill is None or not task.parents:
         return None
-    network = artefact.network(artefact.load(store / task.parents[-1].key)).to(device)
+    key = task.parents[-1].key
+    of = parent if parent is not None and key == task.parents[0].key else _loaded(store, key)
+    network = artefact.network(of).to(device)
     if task.engine.compile:
         network.compile()
     bf16 = task.spec.precision == "bf16"
@@ -258,7 +280,7 @@ def _manifest(
 
 def _finished(folder: Folder) -> dict[str, Any] | None:
     try:
-        return verify(folder)
+        return check(folder)
     except Damaged:
         return None
 

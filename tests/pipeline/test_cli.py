@@ -353,6 +353,19 @@ def test_data_that_was_damaged_since_is_told_by_evaluate(
     assert text in capsys.readouterr().err
 
 
+def test_a_damaged_artefact_is_told_by_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A byte changed, and no size: that is found when it is read; the stage counts as not done from then on."""
+    finished(tmp_path, "dense")
+    path = str(config(tmp_path))
+    (model,) = (tmp_path / "store").glob("*/model.safetensors")
+    model.write_bytes(model.read_bytes()[:-1] + b"!")
+    assert cli.main(["evaluate", path]) == cli.FAILED
+    out = capsys.readouterr().out
+    assert "model.safetensors has changed since it was written: its sha256 differs" in out
+    assert cli.main(["evaluate", path]) == cli.DONE
+    assert "dense: not done" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("verb", ["status", "evaluate"])
 def test_a_look_makes_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
     """Where there is none, its place is wrong or nothing was run yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cluster.lane import Event
 from pipeline import driver
 from pipeline import plan as planning
 from pipeline.config import load
 from pipeline.results import Result
 from pipeline.view import View
-from stages.manifest import verify
+from stages.manifest import check, take
 from tests.pipeline.common import extended
 from tests.pipeline.test_choices import by_the_paper
 from tests.pipeline.test_driver import ERROR, Recorder, Script, Scripted
@@ -93,7 +95,7 @@ class Ran:
 
     def manifest(self, name: str) -> dict[str, Any]:
         """Of a stage, every file checked."""
-        found = verify(self.store.folder / self.row(name).key)
+        found = check(self.store.folder / self.row(name).key)
         assert found is not None
         return found
 
@@ -322,3 +324,26 @@ def test_what_is_wanted_and_done_starts_nothing(tmp_path: Path, monkeypatch: pyt
     again = Ran(tmp_path, monkeypatch, "", wanted={"dense"})
     assert not again.lanes.closed
     assert [(row.state, row.why) for row in again.rows[:2]] == [("cached", None), ("left out", "not asked for")]
+
+
+def test_what_happens_while_a_choice_is_copied_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large artefact takes its time; lanes are listened to meanwhile."""
+    begun, heard, copied = threading.Event(), threading.Event(), []
+    listen = Scripted.take
+
+    def slow(*arguments: Any) -> dict[str, Any]:
+        begun.set()
+        copied.append(heard.wait(30))
+        return take(*arguments)
+
+    def listening(lanes: Scripted, timeout: float) -> list[Event]:
+        if "other" in lanes.finished:
+            assert begun.wait(30)
+            heard.set()
+        return listen(lanes, timeout)
+
+    monkeypatch.setattr(driver, "take", slow)
+    monkeypatch.setattr(Scripted, "take", listening)
+    ran = Ran(tmp_path, monkeypatch, SELECT)
+    assert copied == [True]
+    assert {row.state for row in ran.rows} == {"done"}

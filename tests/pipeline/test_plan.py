@@ -197,7 +197,7 @@ def test_a_damaged_artefact_counts_as_absent(tmp_path: Path, caplog: pytest.LogC
     key = planned(tmp_path)["half"].node.key
     folder = tmp_path / "store" / key
     if damage == "changed":
-        (folder / "model.safetensors").write_bytes(b"weightz")
+        (folder / "model.safetensors").write_bytes(b"weight")
     elif damage == "missing":
         (folder / "model.safetensors").unlink()
     elif damage == "no json":

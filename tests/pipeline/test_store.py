@@ -43,7 +43,7 @@ def test_an_artefact_is_its_manifest_when_all_files_are_right(store: Store) -> N
     """Until one of them changes."""
     artefact(store.url, "key")
     assert store.artefact("key") == manifest()
-    store.folder.write("key/model.safetensors", b"other")
+    store.folder.write("key/model.safetensors", b"other, longer")
     assert store.artefact("key") is None
 
 

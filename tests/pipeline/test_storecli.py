@@ -188,6 +188,10 @@ def test_every_damage_is_told(store: str, capsys: pytest.CaptureFixture[str]) ->
     for file in changed:
         assert any(file.removesuffix(".safetensors") in row for row in rows), file
     assert json.loads(out)["damages"] == rows
+    # Damaged artefacts count as absent from then on, and are listed as what they are.
+    assert json.loads(told(capsys, "verify", "--store", store, "--json", code=1)[0])["artefacts"] == 0
+    listed = json.loads(told(capsys, "ls", "--store", store, "--json")[0].splitlines()[-1])["stages"]
+    assert {stage["key"] for stage in listed if stage["state"] == "damaged"} == {DENSE, HALF}
 
 
 def planned(folder: Path) -> dict[str, str]:

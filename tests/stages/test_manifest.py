@@ -1,4 +1,4 @@
-"""Artefacts copied: all bytes checked on the way, the manifest last, and its changes in its hash."""
+"""Artefacts looked at, copied, and set aside: sizes when planning, every byte when asked, the manifest last."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.files import Folder, sha256
-from stages.manifest import MANIFEST, Damaged, own_hash, take, verify
+from stages.manifest import ASIDE, MANIFEST, Damaged, check, damages, own_hash, set_aside, take
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -30,8 +30,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
 def test_a_copy_is_an_artefact_of_its_own(store: Folder) -> None:
     """The same files under another key, what was changed in its manifest, and all else as it was."""
     taken = take(store / "from", store / "to", {"name": "best", "chosen": {"name": "half"}})
-    assert verify(store / "to") == taken
-    before = verify(store / "from")
+    assert check(store / "to") == taken
+    before = check(store / "from")
     assert before is not None
     assert taken == {**before, "name": "best", "chosen": {"name": "half"}, "sha256": taken["sha256"]}
     assert taken["sha256"] != before["sha256"]
@@ -42,34 +42,73 @@ def test_a_copy_stands_without_its_original(store: Folder) -> None:
     """Nothing in it points there."""
     take(store / "from", store / "to", {})
     store.remove("from")
-    assert verify(store / "to") is not None
+    assert check(store / "to") is not None
 
 
 def test_what_is_not_there_or_not_whole_is_not_copied(store: Folder) -> None:
     """And nothing is left that would count as an artefact."""
     with pytest.raises(Damaged, match="holds no finished artefact"):
         take(store / "nowhere", store / "to", {})
-    store.write("from/model.safetensors", b"weightz")
+    store.write("from/model.safetensors", b"weight")
     with pytest.raises(Damaged, match="has changed since it was written"):
         take(store / "from", store / "to", {})
-    assert verify(store / "to") is None
+    assert check(store / "to") is None
 
 
 def test_a_copy_that_is_cut_off_is_no_artefact(store: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The manifest is written last; the next try ends what this one began."""
-    written: list[str] = []
-    write = Folder.write
+    copied: list[str] = []
+    copy = Folder.copy
 
-    def failing(folder: Folder, path: str, data: bytes) -> None:
-        if len(written) == 2:
+    def failing(folder: Folder, path: str, to: Folder) -> None:
+        copied.append(path)
+        copy(folder, path, to)
+        if len(copied) == 2:
             raise OSError("disk full")
-        written.append(path)
-        write(folder, path, data)
 
-    monkeypatch.setattr(Folder, "write", failing)
+    monkeypatch.setattr(Folder, "copy", failing)
     with pytest.raises(OSError, match="disk full"):
         take(store / "from", store / "to", {})
     monkeypatch.undo()
-    assert sorted(written) == ["metrics.jsonl", "model.safetensors"]
-    assert verify(store / "to") is None
-    assert take(store / "from", store / "to", {}) == verify(store / "to")
+    assert sorted(copied) == ["metrics.jsonl", "model.safetensors"]
+    assert check(store / "to") is None
+    assert take(store / "from", store / "to", {}) == check(store / "to")
+    assert (store / "to").names() == [MANIFEST, "metrics.jsonl", "model.safetensors"]
+
+
+def test_a_copy_takes_no_room_on_a_disk(tmp_path: Path) -> None:
+    """It is the same file by another name; what replaces the one leaves the other as it is."""
+    store = Folder(str(tmp_path))
+    store.write("from/model.safetensors", b"weights")
+    (store / "from").copy("model.safetensors", store / "to")
+    assert (tmp_path / "to/model.safetensors").samefile(tmp_path / "from/model.safetensors")
+    store.write("from/model.safetensors", b"others")
+    assert store.read("to/model.safetensors") == b"weights"
+
+
+def test_a_look_reads_no_file_but_the_manifest(store: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large the others are: their sizes are in a listing."""
+    read: list[str] = []
+    before = Folder.read
+
+    def noted(folder: Folder, path: str) -> bytes:
+        read.append(path)
+        return before(folder, path)
+
+    monkeypatch.setattr(Folder, "read", noted)
+    monkeypatch.setattr(Folder, "hash", None)
+    assert check(store / "from") is not None
+    assert read == [MANIFEST]
+
+
+def test_what_is_found_damaged_is_set_aside(store: Folder) -> None:
+    """A byte that changed is found by who reads it; from then on the artefact counts as absent."""
+    store.write("from/model.safetensors", b"weightz")
+    assert check(store / "from") is not None
+    assert [row.split("/")[-1] for row in damages(store / "from")] == [
+        "model.safetensors has changed since it was written: its sha256 differs"
+    ]
+    for _ in range(2):  # two readers may find it at once
+        set_aside(store / "from")
+        assert check(store / "from") is None
+    assert (store / "from").names() == [ASIDE, "metrics.jsonl", "model.safetensors"]

@@ -20,7 +20,7 @@ from stages import artefact
 from stages.data.manifest import DataError
 from stages.engine import Engine
 from stages.files import Folder, canonical, sha256
-from stages.manifest import Damaged, read
+from stages.manifest import Damaged, check, read
 from stages.measure import measure
 from stages.schedule import Stretch, learning_rate, stretches
 from stages.settings import SpecError
@@ -155,6 +155,38 @@ def test_a_damaged_stage_is_run_again_to_the_same_bytes(make_task: MakeTask) -> 
     file.write_bytes(file.read_bytes()[:-1])
     run(task)
     same_bytes(task, other)
+
+
+def test_a_damaged_parent_is_found_by_who_reads_it(make_task: MakeTask) -> None:
+    """A byte changed, and no size: the child refuses it by name, and the parent counts as absent from then on."""
+    parent = make_task(DENSE, "dense")
+    made(parent)
+    file = Path(parent.store, parent.key, "model.safetensors")
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(Damaged, match=r"model\.safetensors has changed.* the same command runs its stage again"):
+        run(make_task(prune(), "pruned", parent="dense"))
+    assert check(Folder(parent.store) / parent.key) is None
+    run(parent)
+    run(make_task(prune(), "pruned", parent="dense"))
+
+
+def test_a_parent_that_teaches_is_read_once(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its files."""
+    made(make_task(DENSE, "dense"))
+    read_before, found = Folder.read, []
+
+    def noted(folder: Folder, path: str) -> bytes:
+        found.append(f"{folder.root}/{path}")
+        return read_before(folder, path)
+
+    task = make_task(prune(distill={"weight": 0.5}), "pruned", parent="dense")
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "read", noted)
+        run_stage(task, quiet)
+    key = task.parents[0].key
+    of_parent = [path.split("/")[-1] for path in found if f"/{key}/" in path]
+    assert sorted(of_parent) == ["duals.safetensors", "holds.safetensors", "manifest.json", "model.safetensors"]
 
 
 def test_a_prune_leaves_exactly_k_in_every_tensor(make_task: MakeTask) -> None:
