@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 
 COPIES = 4
 """Choices whose artefacts are made at the same time."""
+UNHEARD = 0.1
+"""Seconds for which lanes may go unheard while such artefacts are made: most are links, and there at once."""
 LEFT_OUT = "not asked for"
 """Why a stage that is not done was not run either."""
 
@@ -158,7 +160,7 @@ class _Run:
         """Begin what can begin, wait, and react, until nothing is left to run."""
         self._begin_all()
         while self.active or self.elsewhere or self.copying:
-            wait(self.copying, timeout=0.1)
+            wait(self.copying, timeout=UNHEARD)
             for future in [future for future in self.copying if future.done()]:
                 self._taken(future)
             if self.active or self.elsewhere:

@@ -69,10 +69,12 @@ class Ran:
         script: Script | None = None,
         wanted: Collection[str] | None = None,
         keep_going: bool = False,
+        unheard: float = 30.0,
     ) -> None:
         self.lanes, self.monitor = Scripted(script or {}, accuracies), Recorder()
         patch.setattr(driver, "Lanes", lambda *_: self.lanes)
         patch.setattr(driver, "Monitor", lambda *_: self.monitor)
+        patch.setattr(driver, "UNHEARD", unheard)  # long, so that the order of events is that of the script
         settings, problems = load(str(extended(folder, entries)))
         self.store, plan = planning.make(settings, problems)
         self.keys = {p.node.name: p.node.key for p in plan}
@@ -344,6 +346,6 @@ def test_what_happens_while_a_choice_is_copied_is_heard(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(driver, "take", slow)
     monkeypatch.setattr(Scripted, "take", listening)
-    ran = Ran(tmp_path, monkeypatch, SELECT)
+    ran = Ran(tmp_path, monkeypatch, SELECT, unheard=0.1)
     assert copied == [True]
     assert {row.state for row in ran.rows} == {"done"}
