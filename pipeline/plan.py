@@ -296,10 +296,15 @@ def _resolve(data: Data, store: Store | None) -> tuple[str, dict[str, Any]]:
         return data.shards, read_manifest(data.shards)
     assert data.source is not None
     assert store is not None
-    url = f"{store.url}/data/{data.source}"
-    if not store.folder.exists(f"data/{data.source}/manifest.json"):
+    from stages.data.sources import SOURCES
+    from stages.data.sources import digest as digest_of
+
+    name: str = data.source
+    if data.folder is not None:
+        name += f"-{digest_of(data.source, data.folder)[:12]}"  # other files are other shards
+    url = f"{store.url}/data/{name}"
+    if not store.folder.exists(f"data/{name}/manifest.json"):
         from stages.data.shards import write
-        from stages.data.sources import SOURCES
 
         write(url, data.source, SOURCES[data.source](data.folder))
     return url, read_manifest(url)

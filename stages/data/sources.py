@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from stages.data.manifest import DataError
 from stages.data.order import epoch_order
+from stages.files import canonical, sha256, sha256_of
 
 Samples = Iterable[tuple[NDArray[np.uint8], int]]
 
@@ -124,3 +125,18 @@ def _idx(folder: str | None, prefix: str) -> tuple[NDArray[np.uint8], NDArray[np
 
 
 SOURCES: dict[str, Callable[[str | None], dict[str, Samples]]] = {"digits": digits, "mnist": mnist, "cifar10": cifar10}
+FILES: dict[str, tuple[str, ...]] = {
+    "digits": (),
+    "mnist": ("*-ubyte", "*-ubyte.gz"),
+    "cifar10": ("*.u8", "*.webp", "*_batch*", "cifar-10-batches-py/*_batch*"),
+}
+"""Patterns of the files that a source may read in its folder."""
+
+
+def digest(source: str, folder: str) -> str:
+    """The sha256 of the files in `folder` that a source may read, and of their names: what its shards are made from."""
+    found = sorted(path for pattern in FILES[source] for path in Path(folder).glob(pattern) if path.is_file())
+    try:
+        return sha256(canonical([[str(path.relative_to(folder)), sha256_of(str(path))] for path in found]))
+    except OSError as error:
+        raise DataError(f"{source}'s files in {folder} can't be read: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pipeline.plan import Planned
 from pipeline.problems import ConfigError
 from pipeline.store import Store
 from stages.data import sources
-from stages.data.manifest import SPLITS
+from stages.data.manifest import SPLITS, read_manifest
 from stages.data.shards import write
 from stages.files import MARK, Folder, sha256
 from stages.spec import Model
@@ -399,3 +400,32 @@ def test_a_built_in_data_set_is_written_once(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "store" / "data" / "digits" / "manifest.json").is_file()
     assert before[0].node.shards == str(tmp_path / "store" / "data" / "digits")
     assert [p.node.key for p in before] == [p.node.key for p in after]
+
+
+def idx(folder: Path, label: int) -> Path:
+    """A folder of MNIST's four files: just enough black pictures, all of one label."""
+    folder.mkdir()
+    for prefix, count in (("train", 5004), ("t10k", 4)):
+        header = b"\0\0\x08" + bytes([3]) + count.to_bytes(4, "big") + 2 * (28).to_bytes(4, "big")
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + bytes(count * 28 * 28))
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            b"\0\0\x08\x01" + count.to_bytes(4, "big") + bytes([label]) * count
+        )
+    return folder
+
+
+def test_another_folder_is_other_data(tmp_path: Path) -> None:
+    """What it holds decides, and not its name; the store keeps the shards of each."""
+    one, other = idx(tmp_path / "one", 1), idx(tmp_path / "other", 2)
+    same = shutil.copytree(one, tmp_path / "same")
+    path = config(
+        tmp_path, (f"shards: {tmp_path / 'shards'}", "source: mnist"), ("digits_cnn", "lenet5"), ("8.*", "7.*")
+    )
+    found = {}
+    for folder in (one, other, same, one):
+        settings, problems = load(str(path), [f"data.folder={folder}", "batch=2"])
+        dense = planning.make(settings, problems)[1][0].node
+        found[folder.name] = (dense.key, dense.data_digest)
+        assert read_manifest(dense.shards)["labels"] == (3 if folder == other else 2)
+    assert found["one"] == found["same"] != found["other"]
+    assert len(list((tmp_path / "store" / "data").iterdir())) == 2
