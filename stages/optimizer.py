@@ -68,7 +68,7 @@ class ProximalOptimizer(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Add the penalty's gradient, take what is held out of it, step."""
         assert closure is None, "no optimizer that needs a closure can run under DeepSpeed"
-        before: list[tuple[list[Tensor], list[Tensor]]] = []
+        decays = [group["weight_decay"] for group in self.param_groups]
         for group in self.param_groups:
             if not group["held"]:
                 continue
@@ -80,21 +80,26 @@ class ProximalOptimizer(torch.optim.Optimizer):
             pulled = self.rho and group["penalised"]
             if not params or not (pulled or self.holding):
                 continue
+            decay = group["weight_decay"] if self.holding else 0.0  # the inner one would move held entries
+            if decay:
+                group["weight_decay"] = 0.0
+            decoupled = isinstance(self.inner, torch.optim.AdamW)
             targets, holds = ([self.state[p][name] for p in params] for name in ("target", "hold"))
             for grad, param, target, hold in _portions(grads, params, targets, holds):
                 if pulled:
                     torch._foreach_add_(grad, param, alpha=self.rho)
                     torch._foreach_sub_(grad, target, alpha=self.rho)
+                if decay and decoupled:
+                    for p, free in zip(param, hold, strict=True):
+                        torch.where(free != 0, p * (1 - group["lr"] * decay), p, out=p)
+                elif decay:
+                    torch._foreach_add_(grad, param, alpha=decay)
                 if self.holding:
                     torch._foreach_mul_(grad, hold)
-            if self.holding and group["weight_decay"]:
-                before.append((params, [p.clone() for p in params]))
         self.inner.param_groups = self.param_groups
         self.inner.step()
-        # Without a gradient and without momentum only weight decay moves a held entry: put it back.
-        for params, values in before:
-            for p, value in zip(params, values, strict=True):
-                torch.where(self.state[p]["hold"] != 0, p, value, out=p)
+        for group, decay in zip(self.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
 
     def _share(self, params: list[Tensor]) -> None:
         """Replace each gradient by its cluster's mean over all ranks: the projection onto what may move.

@@ -104,6 +104,25 @@ def test_only_penalised_groups_are_pulled() -> None:
 
 
 @pytest.mark.parametrize("name", INNER)
+def test_what_is_free_under_masks_decays_as_without(name: str) -> None:
+    """To the bit, whichever way the inner optimizer decays weights."""
+    mine, theirs = parameters(), parameters()
+    optimizer, reference = wrapped(mine, INNER[name]), INNER[name]([{"params": theirs, "weight_decay": 0.01}])
+    mask = torch.rand(mine[0].shape, generator=torch.Generator().manual_seed(1)).lt(0.5).float()
+    for p, hold in zip(mine[:2], (mask, torch.ones_like(mine[1])), strict=True):
+        optimizer.state[p]["hold"].copy_(hold)
+    optimizer.holding = True
+    for number in range(6):
+        for params, each in ((mine, optimizer), (theirs, reference)):
+            for seed, p in enumerate(params):
+                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(10 * number + seed))
+            each.step()
+        assert torch.equal(mine[0][mask == 1], theirs[0][mask == 1])
+        assert torch.equal(mine[1], theirs[1])
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01] * 3
+
+
+@pytest.mark.parametrize("name", INNER)
 @pytest.mark.parametrize("decay", [0.0, 0.01])
 def test_what_is_held_stays_to_the_bit(name: str, decay: float) -> None:
     """At zero or elsewhere, though weights decay and the penalty pulls elsewhere; the rest moves."""
