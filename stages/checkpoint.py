@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import safetensors.torch
@@ -26,6 +26,8 @@ from stages.files import Folder
 from stages.optimizer import STATE
 
 KEPT = 2
+FORMAT = 1
+"""Of what a checkpoint says of where the stage stands; those from before formats had numbers are of format 1."""
 TYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -55,8 +57,8 @@ class Progress:
     """Optimizer steps since the stage began."""
     seconds: float = 0.0
     """Time since the stage began, over all attempts, without what was lost."""
-    loss: float = 0.0
-    """Sum of the epoch's losses so far, of this rank's samples."""
+    loss: float | Tensor = 0.0
+    """Sum of the epoch's losses so far, of this rank's samples; while it trains, fp64 [] on the device."""
     rho: float = 0.0
     """The penalty's present weight."""
     residual: dict[str, Any] | None = None
@@ -69,6 +71,10 @@ class Progress:
     """What sharing out global budgets gave each tensor at the projection, and took of memory."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     """One row an epoch."""
+
+
+class OtherVersion(RuntimeError):
+    """A checkpoint that another version of dualprune has written, and that this one can't go on from."""
 
 
 class Checkpoints:
@@ -85,7 +91,8 @@ class Checkpoints:
         self.finish()  # each rank's last part is written, so what is older may go
         tensors = {name: value.cpu() for i, (name, value) in enumerate(_state(engine)) if i % self.world == self.rank}
         tensors |= {f"buffer/{name}": value.detach().cpu().clone() for name, value in engine.buffers.items()}
-        facts = {**asdict(progress), "inner_steps": engine.inner_steps()}
+        facts = {"format": FORMAT, **asdict(progress), "inner_steps": engine.inner_steps()}
+        facts["loss"] = float(progress.loss)
         self._writer = threading.Thread(target=self._write, args=(tensors, facts), name="checkpoint")
         self._writer.start()
 
@@ -118,7 +125,7 @@ class Checkpoints:
         return None
 
     def load(self, checkpoint: str, engine: Engine) -> Progress:
-        """Put the engine where `checkpoint` (as `newest` gave it) says. On all ranks together."""
+        """Put the engine where `checkpoint` (as `newest` gave it) says. On all ranks together. Raises OtherVersion."""
         step, count = checkpoint.split("/")
         found = []
         for number in range(int(count)):
@@ -127,7 +134,8 @@ class Checkpoints:
                 raise FileNotFoundError(f"{self.folder.url}/{step}: part {number} of {count} was whole and is not now")
             found.append((safetensors.torch.load(part[0]), part[1]))
         tensors = {n: t for part, _ in found for n, t in part.items()}
-        facts = found[0][1]
+        facts = dict(found[0][1])
+        self._known(step, facts)
         if len(found) == self.world:
             own, facts["loss"] = found[self.rank][0], found[self.rank][1]["loss"]
         else:
@@ -139,6 +147,15 @@ class Checkpoints:
                 engine.set(name, tensors[f"{key}/{name}"], key)
         engine.set_inner_steps(facts.pop("inner_steps"))
         return Progress(**facts)
+
+    def _known(self, step: str, facts: dict[str, Any]) -> None:
+        """Take the format's number out of `facts`. Raises OtherVersion."""
+        number = facts.pop("format", 1)
+        unknown = sorted(facts.keys() - {field.name for field in fields(Progress)} - {"inner_steps"})
+        if number != FORMAT or unknown:
+            what = f"format {number}, and this one reads {FORMAT}" if number != FORMAT else f"with {', '.join(unknown)}"
+            ways = f"go on with that one, or delete {self.folder.url} to begin the stage anew"
+            raise OtherVersion(f"{self.folder.url}/{step} was written by another version of dualprune ({what}): {ways}")
 
     def _write(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         try:

@@ -124,6 +124,7 @@ class Engine:
         self.held = penalised | held
         self.world = dist.get_world_size()
         self.zero = settings.stage(self.world)
+        self.settings = settings
         self.accumulate = settings.accumulate
         offload = {"offload_optimizer": {"device": "cpu"}} if settings.offload else {}
         config = {
@@ -147,7 +148,8 @@ class Engine:
         if settings.compile:
             self.module.compile()
         self.parameters = dict(self.module.named_parameters())
-        self.buffers = {name: b for name, b in self.module.named_buffers() if name in self.module.state_dict()}
+        kept = self.module.state_dict().keys()  # not those that a module makes anew
+        self.buffers = {name: b for name, b in self.module.named_buffers() if name in kept}
         self.dtype = next(iter(self.parameters.values())).dtype
         self._prime()
         if hasattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state"):

@@ -338,6 +338,8 @@ class Engine(Settings):
     accumulate: int = Field(default=1, ge=1)
     """Micro-batches per optimizer step and rank: less memory, and the same step but for batch normalisation and `mix`,
     which see a micro-batch at a time."""
+    evaluate: int | None = Field(default=None, ge=1)
+    """Samples that each rank evaluates at a time; left out, as many as it trains on at a time."""
     checkpoint_steps: int | None = Field(default=None, ge=1)
     """Checkpoint also within epochs, every so many steps; each epoch ends with one in any case."""
     threads: int | None = Field(default=None, ge=1)
@@ -353,6 +355,10 @@ class Engine(Settings):
         if self.offload and self.zero == 0:
             raise ValueError("`offload` moves what ZeRO shards: it needs `zero` 1, 2 or 3; leave one of the two out")
         return self
+
+    def evaluated(self, batch: int, ranks: int) -> int:
+        """Samples that each of so many ranks evaluates at a time, where a step has `batch` in all."""
+        return self.evaluate or -(-batch // (ranks * self.accumulate))
 
     def stage(self, ranks: int) -> int:
         """The ZeRO stage of so many ranks."""

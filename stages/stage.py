@@ -92,7 +92,7 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
             return None
         engine.module.eval()
         scores = {
-            split: evaluate(engine.forward, batches, rank, world)
+            split: evaluate(engine.forward, batches, rank, world, engine.settings.evaluated(spec.batch, world))
             for split, batches in (("val", validation), ("test", test))
         }
         for split, score in scores.items():

@@ -20,6 +20,9 @@ from stages.sets import Cardinality, Clusters
 from stages.settings import SpecError
 from stages.spec import Model, PruneSpec, QuantizeSpec, StageSpec
 
+FEW = 50_000_000
+"""Weights up to which a network is really run to see what it takes."""
+
 Problem = tuple[tuple[str | int, ...], str]
 
 
@@ -148,16 +151,19 @@ def check(spec: StageSpec) -> Room:
 def check_pictures(settings: Model, shape: tuple[int, ...], labels: int | None) -> None:
     """Raise SpecError for a network that can't take pictures of a shape [channels, height, width], or all labels.
 
-    It is given one, with whatever is in the memory that its weights get. (The device `meta` would compute nothing, but
-    takes two seconds for its imports.)
+    It is given one: with whatever is in the memory that its weights get, if these are few. One of more weights is given
+    one on the device `meta`, where nothing is allocated or computed (and whose imports take two seconds); that can't
+    follow a network whose shapes depend on values, which is let pass.
     """
+    network = build_model(settings, device="meta").eval()
+    device = "cpu" if sum(p.numel() for p in network.parameters()) <= FEW else "meta"
     pictures = f"pictures of {' x '.join(map(str, shape))} (channels, height, width)"
     try:
-        with torch.no_grad():
-            build_model(settings, device="meta").to_empty(device="cpu").eval()(torch.zeros(1, *shape))
-    except SpecError:
-        raise
+        with torch.no_grad(), torch.device(device):
+            network.to_empty(device=device)(torch.zeros(1, *shape))
     except Exception as error:
+        if device == "meta" and isinstance(error, NotImplementedError):
+            return
         text = f"{settings.name} can't take {pictures}: {type(error).__name__}: {error}"
         raise SpecError([(("model",), text)]) from error
     if labels is not None and labels > settings.classes:

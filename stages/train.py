@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -87,7 +87,7 @@ def train(
             if stop:
                 return _stopped(progress, checkpoints, log)
         engine.average_buffers()
-        loss = _summed(progress.loss, engine) / (per_epoch * spec.batch)
+        loss = _summed(float(progress.loss), engine) / (per_epoch * spec.batch)
         row: dict[str, Any] = {
             "epoch": epoch + 1,
             "phase": stretch.phase,
@@ -100,7 +100,8 @@ def train(
             row |= _after(engine, spec, plan, targets, progress)
             progress.epoch = 0
         engine.module.eval()
-        row["val_accuracy"] = evaluate(engine.forward, validation, rank, world).accuracy
+        size = engine.settings.evaluated(spec.batch, world)
+        row["val_accuracy"] = evaluate(engine.forward, validation, rank, world, size).accuracy
         for split in (data, validation):
             share_bad(split)
         if data.bad:
@@ -186,31 +187,40 @@ def _epoch(
     for step in range(progress.step, per_epoch):
         lr = learning_rate(stretch, progress.epoch + step / per_epoch)
         draw(step)
-        trouble = ""
         for pictures, labels in islice(batches, engine.accumulate):
             loss = _batch_loss(engine, spec, teacher, pictures, labels)
-            value = float(loss.detach())
-            if not math.isfinite(value) and not trouble:
-                where = f"step {progress.steps + 1} (epoch {epoch + 1}, rank {rank})"
-                trouble = f"the loss is {value} at {where}: {_spoilt(engine, pictures)}"
-            if trouble:
-                loss = loss * math.nan  # so is the gradient, on every rank: all stop before the step
+            value = loss.detach()
+            # The gradient of a loss that is not finite is none either, on every rank: all stop before the step.
+            loss = loss * torch.where(value.isfinite(), 1.0, math.nan)
             # DeepSpeed averages over ranks and micro-batches; what is wanted is the mean over the batch.
             engine.backward(loss * (world * engine.accumulate / spec.batch))
-            progress.loss += value
+            progress.loss = progress.loss + value.double()
             if not engine.step(lr):
-                if trouble := _first(trouble):
-                    raise NonFinite(trouble)
-                # DeepSpeed has thrown the gradient away: it is computed once more, to see whose it was.
                 draw(step)
-                for number, again in enumerate(data.epoch(parts(step), epoch), 1):
-                    engine.backward(_batch_loss(engine, spec, teacher, *again))
-                    if number < engine.accumulate:
-                        engine.step(lr)
-                names = _named(engine.not_finite()) or "of no tensor when it is computed once more"
-                raise NonFinite(f"the gradient is not finite at step {progress.steps + 1} (epoch {epoch + 1}): {names}")
+                where = f"step {progress.steps + 1} (epoch {epoch + 1}"
+                raise NonFinite(_explained(engine, spec, teacher, data.epoch(parts(step), epoch), where))
         progress.step, progress.steps = step + 1, progress.steps + 1
         yield
+
+
+def _explained(
+    engine: Engine, spec: Spec, teacher: Teacher | None, batches: Iterable[tuple[Tensor, Tensor]], where: str
+) -> str:
+    """What is not finite in a step, whose micro-batches are computed once more for that: in the loop, looking at each
+    loss would stop the device each time."""
+    trouble = ""
+    for number, (pictures, labels) in enumerate(batches, 1):
+        loss = _batch_loss(engine, spec, teacher, pictures, labels)
+        value = float(loss.detach())
+        if not math.isfinite(value) and not trouble:
+            trouble = f"the loss is {value} at {where}, rank {dist.get_rank()}): {_spoilt(engine, pictures)}"
+        engine.backward(loss)
+        if number < engine.accumulate:
+            engine.step(0.0)
+    if trouble := _first(trouble):
+        return trouble
+    names = _named(engine.not_finite()) or "of no tensor when it is computed once more"
+    return f"the gradient is not finite at {where}): {names}"
 
 
 def _first(trouble: str) -> str:

@@ -48,6 +48,15 @@ class Job(NamedTuple):
     epoch: int | None
 
 
+class Jobs:
+    """The micro-batches of a pass over a split; another pass has others."""
+
+    following: Iterator[Job] = iter(())
+
+    def __iter__(self) -> Iterator[Job]:
+        return self.following
+
+
 class Loaded(NamedTuple):
     """A micro-batch: pictures of values 0 to 255 [n, crop, crop, 3], labels, and why which samples are bad."""
 
@@ -174,6 +183,8 @@ class Stream:
         self.factor, self.offset = 1 / (255 * std), -mean / std
         self.bad: dict[int, str] = {}
         """The bad samples that this rank has met, each with shard, key and reason."""
+        self._jobs = Jobs()
+        self._loader = self._workers()
 
     def __len__(self) -> int:
         return self.settings.used(len(self.shards))
@@ -194,20 +205,25 @@ class Stream:
         """The same without augmentation."""
         return self._read(Job(part, None) for part in parts)
 
-    def _read(self, jobs: Iterator[Job]) -> Iterator[tuple[Tensor, Tensor]]:
-        workers, cuda = self.settings.workers, self.device.type == "cuda"
-        loader: DataLoader[Loaded | Encoded] = DataLoader(
+    def _workers(self) -> DataLoader[Loaded | Encoded]:
+        """What reads `_jobs`: its processes start with the first of them, and stay from epoch to epoch."""
+        workers = self.settings.workers
+        return DataLoader(
             self.shards,
             batch_size=None,
-            sampler=cast("Iterable[Job]", jobs),
+            sampler=cast("Iterable[Job]", self._jobs),
             num_workers=workers,
+            persistent_workers=workers > 0,
             prefetch_factor=AHEAD if workers else None,
             collate_fn=_as_it_is,
-            pin_memory=cuda,
+            pin_memory=self.device.type == "cuda",
             # Its own generator: torch's seeds the workers, and would lose a number of the network's dropout to that.
             generator=torch.Generator(),
         )
-        for read in loader:
+
+    def _read(self, jobs: Iterator[Job]) -> Iterator[tuple[Tensor, Tensor]]:
+        self._jobs.following = jobs
+        for read in self._loader:
             if read.error is not None:
                 raise read.error
             loaded = self._decoded(read) if isinstance(read, Encoded) else read

@@ -10,11 +10,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from stages.checkpoint import TYPES, Checkpoints, Progress, _serialized
+from stages.checkpoint import FORMAT, TYPES, Checkpoints, OtherVersion, Progress, _serialized
 from stages.engine import Engine
 from stages.files import Folder
 from stages.optimizer import STATE
-from stages.parts import steps
+from stages.parts import digest, steps
+from stages.parts import stem as stem_of
 from stages.spec import Optimizer
 from tests.stages.conftest import PLACES, MakeEngine, small_net, step
 
@@ -202,6 +203,27 @@ def test_a_checkpoint_that_vanished_is_said_so(make_engine: MakeEngine, place: F
     save(engine, place, 10)
     with pytest.raises(FileNotFoundError, match="part 0 of 1"):
         Checkpoints(place, 0, 1).load("step-00000011/1", engine)
+
+
+def test_a_checkpoint_of_another_version_is_refused_in_words(make_engine: MakeEngine, place: Folder) -> None:
+    """What it holds says more than this version knows, or its number is another; one without a number is the first."""
+    engine = make_engine(optimizer=ADAM)
+    save(engine, place, 1)
+    newest = Checkpoints(place, 0, 1).newest()
+    assert newest is not None
+    stem = stem_of(newest.split("/")[0], 0, 1)
+    checkpoints = Checkpoints(place, 0, 1)
+    data = checkpoints.folder.read(f"{stem}.safetensors")
+    facts = checkpoints.folder.read_json(f"{stem}.json")["progress"]
+    assert facts["format"] == FORMAT
+    for change, words in (({"format": 7}, "format 7"), ({"momentum": 1}, "with momentum"), ({}, None)):
+        other = {name: value for name, value in facts.items() if name != "format"} | change
+        checkpoints.folder.write_json(f"{stem}.json", {"sha256": digest(data, other), "progress": other})
+        if words is None:
+            assert checkpoints.load(newest, engine).steps == 1
+            continue
+        with pytest.raises(OtherVersion, match=f"written by another version of dualprune .*{words}.*delete"):
+            checkpoints.load(newest, engine)
 
 
 def test_tensors_are_written_in_safetensors_form() -> None:

@@ -397,6 +397,24 @@ def test_what_cannot_work_is_refused_before_training(make_task: MakeTask, tmp_pa
     assert not list((tmp_path / "store").glob("*/*"))
 
 
+@pytest.mark.parametrize("setting", [None, 100])
+def test_evaluation_takes_no_more_at_a_time_than_training(make_task: MakeTask, setting: int | None) -> None:
+    """Or as many as a setting says: what fits on a device depends on the network."""
+    task = make_task(DENSE | {"batch": 24})
+    task = task.model_copy(update={"engine": task.engine.model_copy(update={"evaluate": setting})})
+    forward, seen = Engine.forward, []
+
+    def noted(engine: Engine, pictures: torch.Tensor) -> torch.Tensor:
+        seen.append((engine.module.training, len(pictures)))
+        return forward(engine, pictures)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Engine, "forward", noted)
+        run_stage(task, quiet)
+    assert max(size for training, size in seen if training) == 24
+    assert max(size for training, size in seen if not training) == (setting or 24)
+
+
 def test_a_damaged_parent_is_refused(make_task: MakeTask) -> None:
     parent = make_task(DENSE, "parent")
     run(parent)

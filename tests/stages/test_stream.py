@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import torchvision
@@ -137,6 +139,24 @@ def test_a_resumed_epoch_goes_on_bit_for_bit(url: str, workers: int, window: int
         assert torch.equal(torch.get_rng_state(), before), "the network's own randomness is left alone"
     assert not same(list(data.epoch(parts(order), 3)), whole)
     assert not same(list(opened(url, window=window, decode=decode, flip=False).epoch(parts(order), 2)), whole)
+
+
+def test_worker_processes_stay_from_epoch_to_epoch(url: str) -> None:
+    """A pass that was left before its end does not hold the next one up, and leaves nothing in it."""
+    stream = opened(url, workers=2)
+    found = []
+    for epoch in range(3):
+        batches = stream.epoch(parts(stream.order(epoch)), epoch)
+        if epoch == 1:
+            next(batches)
+        else:
+            assert same(list(batches), list(opened(url).epoch(parts(stream.order(epoch)), epoch)))
+        found.append(sorted(child.pid for child in psutil.Process().children()))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 2
+    del batches, stream
+    gc.collect()
+    assert not psutil.Process().children()
 
 
 def test_pictures_are_normalised_and_of_the_right_labels(url: str) -> None:

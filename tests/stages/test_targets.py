@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from pydantic import ValidationError
@@ -13,7 +14,7 @@ from stages.constraints.cardinality import Cardinality
 from stages.models import MODELS, CifarBlock
 from stages.settings import SpecError
 from stages.spec import Model, PruneSpec, QuantizeSpec, TrainSpec
-from stages.targets import build_model, check, targets, weights
+from stages.targets import build_model, check, check_pictures, targets, weights
 
 DATA = {"source": "digits"}
 LENET = {"0.weight": (20, 1, 5, 5), "2.weight": (50, 20, 5, 5), "5.weight": (500, 800), "7.weight": (10, 500)}
@@ -167,6 +168,21 @@ def test_models_have_the_weights_they_promise(name: str) -> None:
 
 def test_every_model_is_promised() -> None:
     assert set(PROMISED) == set(MODELS)
+
+
+def test_a_network_of_a_billion_weights_is_looked_at_without_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tensors' shapes, and which pictures it takes, in a process that has no room for its weights."""
+
+    def wide(classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 32_000), nn.Linear(32_000, 32_000), nn.Linear(32_000, classes))
+
+    monkeypatch.setitem(MODELS, "wide", wide)
+    settings = Model(name="wide")
+    before = psutil.Process().memory_info().vms
+    check_pictures(settings, (1, 8, 8), 10)
+    with pytest.raises(SpecError, match=r"wide can't take pictures of 1 x 9 x 9"):
+        check_pictures(settings, (1, 9, 9), 10)
+    assert psutil.Process().memory_info().vms - before < 1 << 30
 
 
 def test_a_residual_block_adds_its_input_as_option_a_says() -> None:
