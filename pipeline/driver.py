@@ -23,7 +23,7 @@ from pipeline.blame import note
 from pipeline.choices import ChoiceError, Replace, Search, Select, option, replace, select
 from pipeline.config import Config
 from pipeline.lock import Locks, Lost, run_lock, stage_lock
-from pipeline.plan import Planned, record
+from pipeline.plan import Planned, hold, record
 from pipeline.progress import Progress
 from pipeline.report import Report
 from pipeline.results import Result, result
@@ -72,6 +72,7 @@ def run(
     with Locks(store.folder, config.top.name) as locks:
         locks.take(run_lock(config.top.name), wait)
         record(config, store, plan)
+        hold(store, plan, names)
         with Progress(store.folder, config.top.name, view.lines):
             run = _Run(config, plan, store, logs, view, locks, names, force, keep_going)
             patience = 20.0

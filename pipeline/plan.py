@@ -15,7 +15,8 @@ from pipeline.problems import ConfigError, Problems, like
 from pipeline.search import bisect
 from pipeline.store import Store
 from pipeline.yamlfile import Path
-from stages.data.manifest import DataError, check_settings, digest, labels, picture_shape, read_manifest
+from stages.data.manifest import MANIFEST, DataError, check_settings, digest, labels, picture_shape, read_manifest
+from stages.outage import StoreError
 from stages.schedule import stretches
 from stages.settings import SpecError
 from stages.spec import AROUND, Data, Model
@@ -226,6 +227,26 @@ def record(config: Config, store: Store, plan: list[Planned]) -> None:
     store.note_plan(
         config.top.name, {p.node.name: {"key": p.node.key, **p.node.material, "spec": _settings(p.node)} for p in plan}
     )
+
+
+def hold(store: Store, plan: Sequence[Planned], wanted: Collection[str]) -> None:
+    """Look once more, under the run's lock, whether all that `wanted` stages read is still in the store: from here on
+    no cleaning takes it away. Raises StoreError."""
+    waiting = [p.node for p in plan if p.state != "cached" and p.node.name in wanted]
+    before = {parent for node in waiting for parent in node.parents}
+    files = {f"{p.node.key}/{MANIFEST}" for p in plan if p.state == "cached" and p.node.name in before}
+    for node in waiting:
+        if node.shards.startswith(f"{store.url}/"):
+            files.add(f"{node.shards.removeprefix(f'{store.url}/')}/{MANIFEST}")
+        spec = dag.trained(node.spec)
+        if spec is not None and spec.model.sha256 is not None:
+            files.add(f"weights/{spec.model.sha256}")
+    with ThreadPoolExecutor(LOOKS) as pool:
+        there = dict(zip(files, pool.map(store.folder.exists, files), strict=True))
+    gone = sorted(file for file, found in there.items() if not found)
+    if gone:
+        text = f"{', '.join(gone)} was in {store.url} when this run was planned, and is not now"
+        raise StoreError(f"{text}; the same command plans anew")
 
 
 def _store(top: Top, problems: Problems) -> Store | None:

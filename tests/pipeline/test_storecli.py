@@ -407,3 +407,53 @@ def test_what_came_into_use_while_it_was_asked_stays(
         assert not Folder(store).exists(DENSE)
         with pytest.raises(Held), Locks(Folder(store), "x") as other:
             other.take(stage_lock(HALF))
+
+
+@pytest.mark.parametrize("what", ["an artefact", "shards", "weights"])
+def test_what_was_removed_between_plan_and_lock_is_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """By a cleaning that could not know of the run: nothing is begun, and the same command plans anew."""
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(safetensors.torch.save(build_model(Model(name="digits_cnn")).state_dict()))
+    shards = ("shards: " + str(tmp_path / "shards"), "source: digits")
+    path = config(tmp_path, ("{name: digits_cnn}", f"{{name: digits_cnn, weights: {weights}}}"), shards)
+    url = str(tmp_path / "store")
+    dense = planning.make(*load(str(path)))[1][0].node
+    if what == "an artefact":
+        finished(url, dense.key, "dense")
+    gone = {"an artefact": dense.key, "shards": "data/digits", "weights": f"weights/{sha256(weights.read_bytes())}"}[
+        what
+    ]
+    before = Locks.take
+
+    def late(self: Locks, name: str, wait: bool = False) -> None:
+        Folder(url).remove(gone)
+        before(self, name, wait)
+
+    monkeypatch.setattr(Locks, "take", late)
+    assert cli.main(["run", str(path)]) == cli.FAILED
+    err = capsys.readouterr().err
+    assert f"{gone}" in err
+    assert "the same command plans anew" in err
+
+
+def test_data_stays_once_a_run_has_begun(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last look and the removal."""
+    planned(tmp_path)
+    for path in ("data/other/manifest.json", "data/other/train-000000.tar", f"weights/{'0' * 64}"):
+        Folder(store).write(path, b"{}")
+    with Locks(Folder(store), "late") as locks:
+        remove = garbage.remove
+
+        def late(*args: Any) -> Any:
+            locks.take(run_lock("late"))
+            return remove(*args)
+
+        monkeypatch.setattr(garbage, "remove", late)
+        printed = told(capsys, "gc", str(config(tmp_path)), "--store", store, "--yes")[0]
+    assert "data/other stayed: a run has begun to use it" in printed
+    assert Folder(store).exists("data/other/manifest.json")
+    assert Folder(store).exists(f"weights/{'0' * 64}")
