@@ -1,4 +1,4 @@
-"""DeepSpeed's one door: an engine that trains, and gives and takes whole fp32 tensors by name.
+"""An engine that trains on DeepSpeed, and gives and takes whole fp32 tensors by name.
 
 The same engine runs on one plain process and on many ranks, under ZeRO 0 to 3. All that the rest of
 `stages` knows of sharding is `get` and `set`, which every rank has to call in the same order.
@@ -6,39 +6,19 @@ The same engine runs on one plain process and on many ranks, under ZeRO 0 to 3. 
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from stages import zero
 from stages.layers import note_layer
 from stages.optimizer import STATE, ProximalOptimizer
 from stages.spec import Engine as EngineSettings
 from stages.spec import Optimizer as OptimizerSettings
-
-
-@cache
-def _deepspeed() -> Any:
-    """DeepSpeed, imported late, quietly, and without what only compiling needs.
-
-    Its shared-memory operation would want a compiler on first use. Its Muon optimizer, which it
-    imports to ask whether ours is one, calls torch.compile at import: seconds of every rank's start.
-    """
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    with patch.object(torch, "compile", lambda model=None, **_: model or (lambda function: function)):
-        import deepspeed
-        import deepspeed.ops
-        import deepspeed.runtime.zero.muon.muon_optimizer
-    if not torch.cuda.is_available():
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    return deepspeed
 
 
 def join(threads: int | None = None) -> tuple[int, int, torch.device]:
@@ -55,7 +35,7 @@ def join(threads: int | None = None) -> tuple[int, int, torch.device]:
     device = torch.device("cuda", local % torch.cuda.device_count()) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)  # where NCCL sends objects from, too
-    _deepspeed().init_distributed(dist_init_required=False, verbose=False)
+    zero.deepspeed().init_distributed(dist_init_required=False, verbose=False)
     return rank, world, device
 
 
@@ -118,7 +98,6 @@ class Engine:
         precision: str,
         settings: EngineSettings,
     ) -> None:
-        deepspeed = _deepspeed()
         groups = parameter_groups(model, penalised, held, optimizer.weight_decay)
         self.optimizer = ProximalOptimizer(groups, make_optimizer(optimizer))
         self.held = penalised | held
@@ -136,11 +115,16 @@ class Engine:
             "zero_force_ds_cpu_optimizer": False,
             "gradient_clipping": optimizer.clip,
             # DeepSpeed's own bf16 mode casts weights and breaks batch norm on the CPU; autocast keeps them in fp32.
-            "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"},
+            # Gradients of the modules that it lists would be rounded to bf16 before they are added up over ranks.
+            "torch_autocast": {
+                "enabled": precision == "bf16",
+                "dtype": "bfloat16",
+                "lower_precision_safe_modules": [],
+            },
             "wall_clock_breakdown": False,
             "steps_per_print": 10**9,
         }
-        self.engine, *_ = deepspeed.initialize(
+        self.engine, *_ = zero.deepspeed().initialize(
             model=model, optimizer=self.optimizer, config=config, dist_init_required=False
         )
         self.optimizer.device = self.engine.device
@@ -151,21 +135,7 @@ class Engine:
         kept = self.module.state_dict().keys()  # not those that a module makes anew
         self.buffers = {name: b for name, b in self.module.named_buffers() if name in kept}
         self.dtype = next(iter(self.parameters.values())).dtype
-        self._prime()
-        if hasattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
-            # ZeRO 1 and 2 link state to parameters after their first step; prime() was one, behind their back.
-            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
-
-    def _prime(self) -> None:
-        """Make all optimizer state exist. ZeRO 3 shows its flat parameters to the optimizer only within a step."""
-        sharded = self.engine.optimizer
-        flat = getattr(sharded, "fp32_partitioned_groups_flat", [])
-        for number, parameter in enumerate(flat):
-            self.optimizer.param_groups[sharded.sub_group_to_group_id[number]]["params"].append(parameter)
-        self.optimizer.prime()
-        if flat:
-            for group in self.optimizer.param_groups:
-                group["params"] = []
+        zero.settle(self.engine, self.optimizer)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """The network's outputs for a batch, in fp32."""
@@ -198,52 +168,25 @@ class Engine:
 
     def not_finite(self) -> list[str]:
         """The parameters whose gradient, over all ranks and micro-batches, is not finite: before a step is closed."""
-        gradient = _deepspeed().utils.safe_get_full_grad
-        found = ((name, gradient(parameter)) for name, parameter in self.parameters.items())
-        return [name for name, value in found if value is not None and not bool(value.isfinite().all())]
+        return [name for name, value in zero.gradients(self.parameters) if not bool(value.isfinite().all())]
 
     def get(self, name: str, state: str | None = None) -> Tensor:
         """The whole fp32 parameter `name`, or its optimizer state `state`, as a new tensor on every rank."""
-        parameter = self.parameters[name]
-        utils = _deepspeed().utils
-        if state is None:
-            value = utils.safe_get_full_fp32_param(parameter)
-            value = parameter.detach() if value is None else value
-        else:
-            value = utils.safe_get_full_optimizer_state(parameter, state)
-            value = self.optimizer.state[parameter][state] if value is None else value
+        value = zero.get(self.parameters[name], state, self._own(name, state))
         whole: Tensor = value.detach().float().clone()
         return whole.view(self.shape(name))
 
+    @torch.no_grad()
     def set(self, name: str, value: Tensor, state: str | None = None) -> None:
         """Put a whole fp32 tensor in the place of the parameter `name`, or of its optimizer state `state`."""
-        deepspeed = _deepspeed()
-        parameter = self.parameters[name]
         value = value.to(device=self.engine.device, dtype=torch.float32)
-        sharded = hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
-        with torch.no_grad():
-            if state is not None:
-                if hasattr(parameter, "ds_id"):
-                    deepspeed.utils.safe_set_local_optimizer_state(parameter, self._own(parameter, value), state)
-                elif sharded:
-                    deepspeed.utils.safe_set_full_optimizer_state(parameter, value, state)
-                else:
-                    self.optimizer.state[parameter][state].copy_(value)
-                return
-            if hasattr(parameter, "ds_id"):
-                deepspeed.utils.safe_set_local_fp32_param(parameter, self._own(parameter, value))
-                with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-                    parameter.copy_(value.view(parameter.shape))
-            else:
-                if sharded:
-                    deepspeed.utils.safe_set_full_fp32_param(parameter, value)
-                parameter.copy_(value)
+        zero.put(self.parameters[name], state, value, self._own(name, state))
 
-    def _own(self, parameter: Any, value: Tensor) -> Tensor:
-        """This rank's slice under ZeRO 3, the last one padded: DeepSpeed's own setter fails where slices are uneven."""
-        size: int = parameter.ds_tensor.ds_numel
-        padded = torch.nn.functional.pad(value.flatten(), (0, size * self.world - value.numel()))
-        return padded.narrow(0, size * dist.get_rank(), size)
+    def _own(self, name: str, state: str | None) -> Tensor:
+        """What this rank itself has of a parameter or of its state: all of it, where ZeRO is off."""
+        parameter: Tensor = self.parameters[name]
+        own: dict[str | None, Tensor] = self.optimizer.state.get(parameter, {})
+        return own.get(state, parameter)
 
     def inner_states(self) -> list[str]:
         """Names of the inner optimizer's tensor states of a parameter's own shape, the same on every rank."""
@@ -295,6 +238,4 @@ class Engine:
 
     def shape(self, name: str) -> torch.Size:
         """The whole parameter's shape, sharded or not."""
-        parameter = self.parameters[name]
-        shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
-        return shape
+        return zero.shape(self.parameters[name])

@@ -139,14 +139,14 @@ def main() -> None:
 
     The processes are forked from this one, which imports what takes time: all that the first of them came to need.
     """
-    from stages.engine import _deepspeed
     from stages.models import MODELS
     from stages.spec import Task
     from stages.stage import run_stage
+    from stages.zero import deepspeed
     from tests.stages.conftest import noisy_net
 
     MODELS["noisy"] = noisy_net
-    _deepspeed()
+    deepspeed()
     warm = False
     for line in sys.stdin:
         n, task = json.loads(line)

@@ -308,3 +308,27 @@ def test_two_ranks(tmp_path: Path, alone: dict, make_engine: MakeEngine) -> None
         whole = len(STATE) * 4 * sum(exact[f"W/{name}"].numel() for name in NAMES)
         assert max(held) <= whole * (1 if zero == 0 else 0.51), (zero, offload)
         assert sum(held) >= whole
+
+
+def reduced(precision: str) -> dict[int, dict[str, Tensor]]:
+    """One of two ranks: each ZeRO stage's gradient after one step, as plain SGD moves the weights by it."""
+    join(threads=1)
+    found = {}
+    for zero in (0, 1, 2, 3):
+        placed = EngineSettings.model_validate({"zero": zero})
+        engine = Engine(net(), set(), set(), Optimizer(name="sgd", momentum=0.0), precision, placed)
+        before = {name: engine.get(name) for name in engine.parameters}
+        steps(engine, 0, 1, lr=1.0)
+        found[zero] = {name: before[name] - engine.get(name) for name in engine.parameters}
+        engine.close()
+    return found
+
+
+@pytest.mark.slow
+def test_gradients_are_added_up_in_fp32() -> None:
+    """Over the ranks, also where each of them computes in bf16, under every ZeRO stage."""
+    found = on_ranks(2, reduced, "bf16")[0]
+    for zero in (1, 2, 3):
+        for name, gradient in found[zero].items():
+            torch.testing.assert_close(gradient, found[0][name], rtol=1e-4, atol=1e-6)
+            assert not torch.equal(gradient, gradient.bfloat16().float())

@@ -1,0 +1,160 @@
+"""DeepSpeed's one door, and all that is used of it beyond its documentation.
+
+ZeRO shards parameters, gradients and optimizer state. DeepSpeed documents how whole tensors are read and written
+(`safe_get_full_*`, `safe_set_*`); what else is needed here, its attributes and hooks, may be called otherwise in a
+version to come. So all of that is in this file, and `deepspeed()` looks for each name at the start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from operator import attrgetter
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+USED = (
+    ("deepspeed", "initialize"),
+    ("deepspeed", "init_distributed"),
+    ("deepspeed", "zero.GatheredParameters"),
+    ("deepspeed.ops", "__compatible_ops__"),
+    ("deepspeed.runtime.compiler", "compile"),
+    ("deepspeed.runtime.engine", "DeepSpeedEngine.is_gradient_accumulation_boundary"),
+    ("deepspeed.runtime.engine", "DeepSpeedEngine.destroy"),
+    ("deepspeed.runtime.zero.stage_1_and_2", "DeepSpeedZeroOptimizer._lazy_init_hp_params_optimizer_state"),
+    ("deepspeed.runtime.zero.stage3", "DeepSpeedZeroOptimizer_Stage3"),
+    *(
+        ("deepspeed.utils", f"safe_{name}")
+        for name in (
+            "get_full_fp32_param",
+            "get_full_optimizer_state",
+            "get_full_grad",
+            "set_full_fp32_param",
+            "set_full_optimizer_state",
+            "set_local_fp32_param",
+            "set_local_optimizer_state",
+        )
+    ),
+)
+"""Names of DeepSpeed's that are used here: modules, and what is in them."""
+
+
+class Unsupported(RuntimeError):
+    """A version of DeepSpeed that lacks what is used of it."""
+
+
+@cache
+def deepspeed() -> Any:
+    """DeepSpeed, imported late, quietly, and without what only compiling needs. Raises Unsupported.
+
+    Its shared-memory operation would want a compiler on first use. Its Muon optimizer, which it imports to ask whether
+    ours is one, compiles functions at import: seconds of every rank's start.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    import deepspeed
+    import deepspeed.ops
+    import deepspeed.runtime.compiler
+
+    with patch.object(deepspeed.runtime.compiler, "compile", lambda: lambda function: function):
+        import deepspeed.runtime.zero.muon.muon_optimizer
+    _check(deepspeed.__version__)
+    if not torch.cuda.is_available():
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    return deepspeed
+
+
+def _check(version: str) -> None:
+    missing = []
+    for module, name in USED:
+        try:
+            attrgetter(name)(import_module(module))
+        except (ImportError, AttributeError):
+            missing.append(f"{module}.{name}")
+    if missing:
+        raise Unsupported(
+            f"DeepSpeed {version} lacks {', '.join(missing)}, which dualprune uses: install one of the versions that"
+            " dualprune's pyproject.toml names"
+        )
+
+
+def settle(engine: Any, optimizer: Any) -> None:
+    """Make all state of a fresh engine's optimizer exist (`optimizer.prime()`), and link it to the parameters.
+
+    ZeRO 3 shows its flat parameters to the optimizer only within a step; ZeRO 1 and 2 link state to parameters after
+    their first one, and priming was one, behind their back.
+    """
+    sharded = engine.optimizer
+    stage = engine.zero_optimization_stage()
+    if stage == 3:
+        for number, parameter in enumerate(sharded.fp32_partitioned_groups_flat):
+            optimizer.param_groups[sharded.sub_group_to_group_id[number]]["params"].append(parameter)
+    optimizer.prime()
+    if stage == 3:
+        for group in optimizer.param_groups:
+            group["params"] = []
+    elif stage:
+        sharded._lazy_init_hp_params_optimizer_state()
+
+
+def shape(parameter: Any) -> torch.Size:
+    """The whole parameter's shape, sharded or not."""
+    found: torch.Size = parameter.ds_shape if sharded(parameter) else parameter.shape
+    return found
+
+
+def sharded(parameter: Any) -> bool:
+    """Whether ZeRO 3 has taken a parameter apart."""
+    return hasattr(parameter, "ds_id")
+
+
+def gradients(parameters: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Whole gradients over all ranks and micro-batches, before a step is closed."""
+    for name, parameter in parameters.items():
+        value = deepspeed().utils.safe_get_full_grad(parameter)
+        if value is not None:
+            yield name, value
+
+
+def get(parameter: Any, state: str | None, otherwise: Tensor) -> Tensor:
+    """A whole fp32 parameter, or its optimizer state `state`; `otherwise` where ZeRO has neither, being off."""
+    utils = deepspeed().utils
+    if state is None:
+        value = utils.safe_get_full_fp32_param(parameter)
+    else:
+        value = utils.safe_get_full_optimizer_state(parameter, state)
+    return otherwise if value is None else value
+
+
+def put(parameter: Any, state: str | None, value: Tensor, otherwise: Tensor) -> None:
+    """Write what `get` reads, on all ranks together; `otherwise` is written to where ZeRO is off."""
+    utils = deepspeed().utils
+    if sharded(parameter):
+        own = _own(parameter, value)
+        if state is not None:
+            utils.safe_set_local_optimizer_state(parameter, own, state)
+            return
+        utils.safe_set_local_fp32_param(parameter, own)
+        with deepspeed().zero.GatheredParameters([parameter], modifier_rank=0):
+            parameter.copy_(value.view(parameter.shape))
+    elif not hasattr(parameter, "_hp_mapping"):
+        otherwise.copy_(value)
+    elif state is not None:
+        utils.safe_set_full_optimizer_state(parameter, value, state)
+    else:
+        utils.safe_set_full_fp32_param(parameter, value)
+        parameter.copy_(value)
+
+
+def _own(parameter: Any, value: Tensor) -> Tensor:
+    """This rank's slice under ZeRO 3, the last one padded: DeepSpeed's own setter fails where slices are uneven."""
+    size: int = parameter.ds_tensor.ds_numel
+    padded = torch.nn.functional.pad(value.flatten(), (0, size * dist.get_world_size() - value.numel()))
+    return padded.narrow(0, size * dist.get_rank(), size)
