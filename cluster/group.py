@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
-from cluster.rank import Told, serve
-from cluster.room import Shape
-from cluster.session import trainer
+from dualprune.cluster.rank import Told, serve
+from dualprune.cluster.room import Shape
+from dualprune.cluster.session import trainer
 
 RESTARTS = 3
 """How often Ray Train starts a group again whose ranks died; then it ends."""

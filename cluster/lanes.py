@@ -27,12 +27,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster import group
-from cluster.failures import Failure
-from cluster.lane import Event, Lane
-from cluster.rank import Mailbox, Work
-from cluster.room import Node, Shape, fits, shares
-from cluster.session import (
+from dualprune.cluster import group
+from dualprune.cluster.failures import Failure
+from dualprune.cluster.lane import Event, Lane
+from dualprune.cluster.rank import Mailbox, Work
+from dualprune.cluster.room import Node, Shape, fits, shares
+from dualprune.cluster.session import (
     STARTING,
     ClusterError,
     ClusterGone,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster.failures import failure
+from dualprune.cluster.failures import failure
 
 Log = Callable[[dict[str, Any]], None]
 Stopping = Callable[[], bool]

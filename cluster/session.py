@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cluster.room import Node
+from dualprune.cluster.room import Node
 
 _SETTINGS = {
     # Parts of Ray Train that look at a dashboard, or print to a terminal that is not theirs.

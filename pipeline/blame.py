@@ -7,9 +7,9 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-OURS = ("pipeline", "stages", "cluster")
-"""Our packages. Of them, users write in one module:"""
-MODELS = "stages.models"
+OURS = "dualprune"
+"""Our package. Of it, users write in one module:"""
+MODELS = f"{OURS}.stages.models"
 
 _INSTALLED = tuple({f"{path}/" for name, path in sysconfig.get_paths().items() if name.endswith(("stdlib", "lib"))})
 _SENT = re.compile(r".*/_ray_pkg_[0-9a-f]+/")
@@ -49,12 +49,12 @@ def _notes(error: BaseException) -> list[str]:
 
 
 def _shown(module: str, line: traceback.FrameSummary) -> str:
-    file = f"{module.replace('.', '/')}.py" if _ours(module) else _SENT.sub("", line.filename)
+    file = f"{module.removeprefix(f'{OURS}.').replace('.', '/')}.py" if _ours(module) else _SENT.sub("", line.filename)
     return f"{file}:{line.lineno}: {line.line}" if line.line else f"{file}:{line.lineno}"
 
 
 def _ours(module: str) -> bool:
-    return module.split(".")[0] in OURS
+    return module.split(".")[0] == OURS
 
 
 def _known(module: str, file: str) -> bool:

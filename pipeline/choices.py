@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from stages.sets import Amount
-from stages.settings import Settings
-from stages.spec import PruneSpec
+from dualprune.stages.sets import Amount
+from dualprune.stages.settings import Settings
+from dualprune.stages.spec import PruneSpec
 
 METHOD_VERSION = 1
 """Raised when a choice starts to fall differently for the same settings: its keys change."""

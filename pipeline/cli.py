@@ -16,20 +16,20 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline import costs, datacli, jobscli, planview, storecli
-from pipeline import plan as planning
-from pipeline.codes import BAD_INPUT, DONE, FAILED, STOPPED, TERMINATED
-from pipeline.config import Config, Top, load
-from pipeline.lock import Held, Lost
-from pipeline.problems import ConfigError, Problems
-from pipeline.results import Result, as_json, as_table, status
-from pipeline.smoke import smoke
-from pipeline.store import Store
-from pipeline.view import View
-from pipeline.watch import watch
-from pipeline.yamlfile import Path as Place
-from stages.outage import StoreAway, StoreError
-from stages.spec import Data
+from dualprune.pipeline import costs, datacli, jobscli, planview, storecli
+from dualprune.pipeline import plan as planning
+from dualprune.pipeline.codes import BAD_INPUT, DONE, FAILED, STOPPED, TERMINATED
+from dualprune.pipeline.config import Config, Top, load
+from dualprune.pipeline.lock import Held, Lost
+from dualprune.pipeline.problems import ConfigError, Problems
+from dualprune.pipeline.results import Result, as_json, as_table, status
+from dualprune.pipeline.smoke import smoke
+from dualprune.pipeline.store import Store
+from dualprune.pipeline.view import View
+from dualprune.pipeline.watch import watch
+from dualprune.pipeline.yamlfile import Path as Place
+from dualprune.stages.outage import StoreAway, StoreError
+from dualprune.stages.spec import Data
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -170,7 +170,7 @@ def _outside(top: Top | None, data: dict[Place, Data], problems: Problems) -> No
 
 def _room(top: Top, problems: Problems) -> None:
     """Refuse what a local Ray can never hold; what another cluster holds, it knows itself."""
-    from cluster.session import cpus
+    from dualprune.cluster.session import cpus
 
     settings = top.cluster
     workers = settings.workers.min
@@ -181,8 +181,8 @@ def _room(top: Top, problems: Problems) -> None:
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
-    from cluster.session import ClusterError, ClusterGone, NotStarted
-    from pipeline import driver
+    from dualprune.cluster.session import ClusterError, ClusterGone, NotStarted
+    from dualprune.pipeline import driver
 
     config, problems, store, plan = _prepared_here(options)
     # A smoke run is for what may go wrong: of what it is to run, nothing that it did before counts.
@@ -254,9 +254,9 @@ def _watch(options: argparse.Namespace, console: Console) -> int:
 
 def _evaluate(options: argparse.Namespace, console: Console) -> int:
     config, _, store, plan = _prepared(options)
-    from stages.data.manifest import DataError
-    from stages.manifest import Damaged, set_aside
-    from stages.measure import measure
+    from dualprune.stages.data.manifest import DataError
+    from dualprune.stages.manifest import Damaged, set_aside
+    from dualprune.stages.measure import measure
 
     rows: list[dict[str, Any]] = []
     damaged = False

@@ -15,15 +15,15 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from pipeline import entries, overrides
-from pipeline.entries import STAGE_WIDE, Stage
-from pipeline.problems import ConfigError, Problems, explained, like
-from pipeline.yamlfile import Path, parse
-from stages.settings import Settings, Url
-from stages.spec import Data, Engine
+from dualprune.pipeline import entries, overrides
+from dualprune.pipeline.entries import STAGE_WIDE, Stage
+from dualprune.pipeline.problems import ConfigError, Problems, explained, like
+from dualprune.pipeline.yamlfile import Path, parse
+from dualprune.stages.settings import Settings, Url
+from dualprune.stages.spec import Data, Engine
 
-RECIPES = [FilePath(__file__).parent / "_configs", FilePath(__file__).parent.parent / "configs"]
-"""Where named recipes lie: in an installed package, and in the source tree."""
+RECIPES = FilePath(__file__).parent.parent / "configs"
+"""Where named recipes lie."""
 
 
 class Workers(Settings):
@@ -118,10 +118,9 @@ def find(name: str) -> FilePath:
     path = FilePath(name)
     if path.is_file():
         return path
-    for folder in RECIPES:
-        if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
-    known = sorted({file.stem for folder in RECIPES for file in folder.glob("*.yaml")})
+    if (RECIPES / f"{name}.yaml").is_file():
+        return RECIPES / f"{name}.yaml"
+    known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
     raise ConfigError(name, [f"there is no such file, and no such recipe (recipes: {', '.join(known)})"])
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import dag
-from pipeline.config import Cluster
-from pipeline.plan import Planned
+from dualprune.pipeline import dag
+from dualprune.pipeline.config import Cluster
+from dualprune.pipeline.plan import Planned
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline.codes import DONE, FAILED
-from pipeline.problems import ConfigError
-from stages.data.manifest import MANIFEST, SPLITS, DataError
-from stages.files import Folder
-from stages.settings import without_password
+from dualprune.pipeline.codes import DONE, FAILED
+from dualprune.pipeline.problems import ConfigError
+from dualprune.stages.data.manifest import MANIFEST, SPLITS, DataError
+from dualprune.stages.files import Folder
+from dualprune.stages.settings import without_password
 
 if TYPE_CHECKING:
-    from stages.data.convert import Options
+    from dualprune.stages.data.convert import Options
 
 SHARDS = "write shards: of a tree of pictures (ImageNet's), of other shards, or of mnist, cifar10 and digits"
 INDEX = "index shards of pictures that are there already, so that they can be read; copies nothing"
@@ -106,8 +106,8 @@ def _split(given: str) -> tuple[str, str]:
 
 
 def _shards(options: argparse.Namespace, console: Console) -> int:
-    from stages.data.convert import convert
-    from stages.data.sources import SOURCES
+    from dualprune.stages.data.convert import convert
+    from dualprune.stages.data.sources import SOURCES
 
     try:
         _check_urls(options)
@@ -134,11 +134,11 @@ def _shards(options: argparse.Namespace, console: Console) -> int:
 
 def _of_one_shape(options: argparse.Namespace) -> dict[str, Any]:
     """A built-in data set's manifest, written unless it is there."""
-    from stages.data.convert import PARTS, PLAN
-    from stages.data.index import noted
-    from stages.data.manifest import read_manifest
-    from stages.data.shards import write
-    from stages.data.sources import SOURCES
+    from dualprune.stages.data.convert import PARTS, PLAN
+    from dualprune.stages.data.index import noted
+    from dualprune.stages.data.manifest import read_manifest
+    from dualprune.stages.data.shards import write
+    from dualprune.stages.data.sources import SOURCES
 
     given = [name.replace("_", "-") for name in ENCODED if getattr(options, name) not in (None, [])]
     if given:
@@ -166,7 +166,7 @@ def _of_one_shape(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _index(options: argparse.Namespace, console: Console) -> int:
-    from stages.data.index import index, noted
+    from dualprune.stages.data.index import index, noted
 
     try:
         _check_urls(options)
@@ -187,7 +187,7 @@ def _index(options: argparse.Namespace, console: Console) -> int:
 
 
 def _verify(options: argparse.Namespace, console: Console) -> int:
-    from stages.data.verify import verify
+    from dualprune.stages.data.verify import verify
 
     try:
         with _bar(console) as bar:
@@ -313,7 +313,7 @@ def _printable(text: str) -> str:
 
 
 def _options(given: argparse.Namespace) -> Options:
-    from stages.data.convert import Options
+    from dualprune.stages.data.convert import Options
 
     names = {field.name for field in fields(Options)}
     values = {name: value for name, value in vars(given).items() if name in names and value is not None}

@@ -10,28 +10,27 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-import cluster
-import pipeline
-import stages
-from cluster.failures import Failure, Policy, decide
-from cluster.lane import Event
-from cluster.lanes import Lanes
-from cluster.monitor import Monitor
-from cluster.room import Shape
-from pipeline import dag
-from pipeline.blame import note
-from pipeline.choices import ChoiceError, Replace, Search, Select, option, replace, select
-from pipeline.config import Config
-from pipeline.lock import Locks, Lost, run_lock, stage_lock
-from pipeline.plan import Planned, hold, record
-from pipeline.progress import Progress
-from pipeline.report import Report
-from pipeline.results import Result, result
-from pipeline.search import bisect
-from pipeline.store import Store
-from pipeline.view import View
-from stages.manifest import Damaged, take
-from stages.spec import Parent, Task
+import dualprune
+from dualprune.cluster.failures import Failure, Policy, decide
+from dualprune.cluster.lane import Event
+from dualprune.cluster.lanes import Lanes
+from dualprune.cluster.monitor import Monitor
+from dualprune.cluster.room import Shape
+from dualprune.pipeline import dag
+from dualprune.pipeline.blame import note
+from dualprune.pipeline.choices import ChoiceError, Replace, Search, Select, option, replace, select
+from dualprune.pipeline.config import Config
+from dualprune.pipeline.lock import Locks, Lost, run_lock, stage_lock
+from dualprune.pipeline.plan import Planned, hold, record
+from dualprune.pipeline.progress import Progress
+from dualprune.pipeline.report import Report
+from dualprune.pipeline.results import Result, result
+from dualprune.pipeline.search import bisect
+from dualprune.pipeline.store import Store
+from dualprune.pipeline.view import View
+from dualprune.stages.files import Folder
+from dualprune.stages.manifest import Damaged, take
+from dualprune.stages.spec import Parent, Task
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ def run(
 
 def work(payload: dict[str, Any], log: Any, stopping: Any) -> dict[str, Any] | None:
     """What every rank of a lane does with a task."""
-    from stages.stage import run_stage
+    from dualprune.stages.stage import run_stage
 
     try:
         return run_stage(Task.model_validate(payload), log, stopping)
@@ -99,7 +98,7 @@ def work(payload: dict[str, Any], log: Any, stopping: Any) -> dict[str, Any] | N
 
 
 def _load_work() -> Any:
-    import stages.stage  # noqa: F401 - so that this process's import runs beside Ray's start
+    import dualprune.stages.stage  # noqa: F401 - so that this process's import runs beside Ray's start
 
     return work
 
@@ -151,7 +150,7 @@ class _Run:
             _load_work,
             Shape(settings.workers.min, settings.workers.max, settings.cpus, settings.gpus),
             settings.address,
-            [Path(package.__path__[0]) for package in (pipeline, stages, cluster)],
+            [Path(dualprune.__path__[0])],
             logs,
             settings.lanes,
         )
@@ -366,7 +365,7 @@ class _Run:
             store=self.store.folder.absolute,
             spec=node.spec,
             parents=[Parent(name=parent, key=self.nodes[parent].key) for parent in node.parents],
-            shards=stages.files.Folder(node.shards).absolute,
+            shards=Folder(node.shards).absolute,
             data_digest=node.data_digest,
             engine=self.config.top.engine,
         )

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from pipeline.blame import origin
-from pipeline.choices import Replace, Search, Select, shrunk
-from pipeline.dag import Work, cycle, in_order, trained
-from pipeline.problems import Problems, explained, like
-from pipeline.recipes import expand
-from pipeline.yamlfile import Path
-from stages.settings import Settings, SpecError
-from stages.spec import KINDS, Model, PruneSpec, Spec, StageSpec
+from dualprune.pipeline.blame import origin
+from dualprune.pipeline.choices import Replace, Search, Select, shrunk
+from dualprune.pipeline.dag import Work, cycle, in_order, trained
+from dualprune.pipeline.problems import Problems, explained, like
+from dualprune.pipeline.recipes import expand
+from dualprune.pipeline.yamlfile import Path
+from dualprune.stages.settings import Settings, SpecError
+from dualprune.stages.spec import KINDS, Model, PruneSpec, Spec, StageSpec
 
 if TYPE_CHECKING:
-    from stages.targets import Room
+    from dualprune.stages.targets import Room
 
 STAGE_OWN = ("name", "parent", "teacher", "ladder", "beam", "search")
 """What a stage's entry says beside its settings; `teacher` is what `distill` learns from, if not the parent."""
@@ -229,7 +229,7 @@ def _spec(settings: dict[str, Any], own: set[str], number: int, problems: Proble
 
 
 def _targets(stage: Stage, problems: Problems) -> None:
-    from stages.targets import check
+    from dualprune.stages.targets import check
 
     spec = stage.spec
     for one in [spec.stage, shrunk(spec.stage, spec.most)] if isinstance(spec, Search) else [trained(spec)]:
@@ -247,7 +247,7 @@ def _targets(stage: Stage, problems: Problems) -> None:
 
 def _rest(number: int, settings: dict[str, Any], own: set[str], problems: Problems) -> None:
     """What else is wrong with a stage whose settings are not sound: its model's name, its patterns."""
-    from stages.targets import check_patterns
+    from dualprune.stages.targets import check_patterns
 
     try:
         model = Model.model_validate(settings.get("model"))
@@ -301,7 +301,7 @@ def _networks(found: list[Stage], problems: Problems) -> None:
 
 def _shrinking(found: list[Stage], problems: Problems) -> None:
     """Without regrowth, a prune can't ask for more weights than its ancestors can leave."""
-    from stages.targets import check
+    from dualprune.stages.targets import check
 
     left: dict[str, _Bounds] = {}
     for stage in _in_order(found):

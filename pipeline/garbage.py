@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from pipeline import inventory
-from pipeline.lock import Holder, Locks, living, run_lock, stage_lock
-from pipeline.store import Store
-from stages.files import File
-from stages.manifest import MANIFEST
-from stages.outage import StoreError
+from dualprune.pipeline import inventory
+from dualprune.pipeline.lock import Holder, Locks, living, run_lock, stage_lock
+from dualprune.pipeline.store import Store
+from dualprune.stages.files import File
+from dualprune.stages.manifest import MANIFEST
+from dualprune.stages.outage import StoreError
 
 STALE = 3600.0
 """Seconds after which a file that was being written counts as left behind."""

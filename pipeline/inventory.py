@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.dag import KEY_LENGTH
-from pipeline.store import Store
-from stages import manifest, parts
+from dualprune.pipeline.dag import KEY_LENGTH
+from dualprune.pipeline.store import Store
+from dualprune.stages import manifest, parts
 
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
 

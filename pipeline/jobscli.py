@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
-import cluster
-import pipeline
-import stages
-from pipeline import dag
-from pipeline.codes import DONE, FAILED, STOPPED
-from pipeline.config import Top, find, load
-from pipeline.problems import ConfigError, Problems
-from pipeline.yamlfile import Path as Place
-from stages.spec import Data
+import dualprune
+from dualprune.pipeline import dag
+from dualprune.pipeline.codes import DONE, FAILED, STOPPED
+from dualprune.pipeline.config import Top, find, load
+from dualprune.pipeline.problems import ConfigError, Problems
+from dualprune.pipeline.yamlfile import Path as Place
+from dualprune.stages.spec import Data
 
 if TYPE_CHECKING:
-    from cluster.jobs import Jobs, State
+    from dualprune.cluster.jobs import Jobs, State
 
 T = TypeVar("T")
 
@@ -138,15 +136,14 @@ def _arguments(options: argparse.Namespace) -> list[str]:
 def package(file: Path, arguments: list[str], folder: Path) -> str:
     """Fill a folder with all that a run needs on another machine; returns the shell command that starts it there.
 
-    The three packages and the configuration go, and nothing that lies beside them: no data, no runs, no environment.
+    The package and the configuration go, and nothing that lies beside them: no data, no runs, no environment.
     """
-    for module in (pipeline, stages, cluster):
-        source = Path(module.__path__[0])
-        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__", "*.md"))
+    source = dualprune.__path__[0]
+    shutil.copytree(source, folder / "dualprune", ignore=shutil.ignore_patterns("__pycache__", "*.md"))
     target = folder / "configs" / file.name
     target.parent.mkdir()
     shutil.copyfile(file, target)
-    run = shlex.join(["-m", "pipeline.cli", "run", f"configs/{file.name}", *arguments])
+    run = shlex.join(["-m", "dualprune.pipeline.cli", "run", f"configs/{file.name}", *arguments])
     return f'exec "$(command -v python || command -v python3)" {run}'
 
 
@@ -185,14 +182,14 @@ def _reachable(at: Place, url: str | None, problems: Problems) -> None:
 
 
 def _jobs(options: argparse.Namespace) -> Jobs:
-    from cluster.jobs import Jobs
+    from dualprune.cluster.jobs import Jobs
 
     return _reaching(lambda: Jobs(options.address), options)
 
 
 def _reaching(call: Callable[[], T], options: argparse.Namespace) -> T:
     """What a call to a cluster gives. Raises ConfigError for what went wrong with it."""
-    from cluster.session import ClusterError
+    from dualprune.cluster.session import ClusterError
 
     try:
         return call()

@@ -28,7 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from stages.files import Folder, canonical
+from dualprune.stages.files import Folder, canonical
 
 BEAT = 5.0
 """Seconds between heartbeats."""

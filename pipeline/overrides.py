@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.problems import ConfigError, like
-from pipeline.yamlfile import Path, scalar
+from dualprune.pipeline.problems import ConfigError, like
+from dualprune.pipeline.yamlfile import Path, scalar
 
 
 def apply(raw: dict[str, Any], override: str) -> Path:

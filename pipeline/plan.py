@@ -7,19 +7,27 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pipeline import dag
-from pipeline.choices import ChoiceError, Search
-from pipeline.config import Config, Top
-from pipeline.entries import Stage
-from pipeline.problems import ConfigError, Problems, like
-from pipeline.search import bisect
-from pipeline.store import Store
-from pipeline.yamlfile import Path
-from stages.data.manifest import MANIFEST, DataError, check_settings, digest, labels, picture_shape, read_manifest
-from stages.outage import StoreError
-from stages.schedule import stretches
-from stages.settings import SpecError
-from stages.spec import AROUND, Data, Model
+from dualprune.pipeline import dag
+from dualprune.pipeline.choices import ChoiceError, Search
+from dualprune.pipeline.config import Config, Top
+from dualprune.pipeline.entries import Stage
+from dualprune.pipeline.problems import ConfigError, Problems, like
+from dualprune.pipeline.search import bisect
+from dualprune.pipeline.store import Store
+from dualprune.pipeline.yamlfile import Path
+from dualprune.stages.data.manifest import (
+    MANIFEST,
+    DataError,
+    check_settings,
+    digest,
+    labels,
+    picture_shape,
+    read_manifest,
+)
+from dualprune.stages.outage import StoreError
+from dualprune.stages.schedule import stretches
+from dualprune.stages.settings import SpecError
+from dualprune.stages.spec import AROUND, Data, Model
 
 LOOKS = 8
 """Stages that are looked for in the store at once: an object store answers after a while, but many at a time. Each
@@ -64,7 +72,7 @@ def _size(node: dag.Node, samples: Mapping[str, int]) -> Size | None:
     spec = dag.trained(node.spec)
     if spec is None:
         return None
-    from stages.targets import check
+    from dualprune.stages.targets import check
 
     epochs = sum(stretch.epochs for stretch in stretches(spec))
     rate = check(spec).rate if spec.kind == "prune" else None
@@ -76,7 +84,7 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
 
     Raises ConfigError for a store that can't be written, data that is missing or damaged, and weights that don't fit.
     """
-    from stages.targets import check_pictures
+    from dualprune.stages.targets import check_pictures
 
     store = _store(config.top, problems)
     found: dict[tuple[str | None, ...], tuple[str, dict[str, Any]]] = {}
@@ -137,7 +145,7 @@ def _brought(config: Config, store: Store, problems: Problems) -> list[Stage]:
     for stage in config.stages:
         spec = dag.trained(stage.spec)
         if spec is not None and spec.model.weights is not None:
-            from stages.pretrained import WeightsError, bring
+            from dualprune.stages.pretrained import WeightsError, bring
 
             try:
                 if spec.model not in found:
@@ -317,15 +325,15 @@ def _resolve(data: Data, store: Store | None) -> tuple[str, dict[str, Any]]:
         return data.shards, read_manifest(data.shards)
     assert data.source is not None
     assert store is not None
-    from stages.data.sources import SOURCES
-    from stages.data.sources import digest as digest_of
+    from dualprune.stages.data.sources import SOURCES
+    from dualprune.stages.data.sources import digest as digest_of
 
     name: str = data.source
     if data.folder is not None:
         name += f"-{digest_of(data.source, data.folder)[:12]}"  # other files are other shards
     url = f"{store.url}/data/{name}"
     if not store.folder.exists(f"data/{name}/manifest.json"):
-        from stages.data.shards import write
+        from dualprune.stages.data.shards import write
 
         write(url, data.source, SOURCES[data.source](data.folder))
     return url, read_manifest(url)

@@ -9,10 +9,10 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import dag
-from pipeline.costs import Cost, total
-from pipeline.plan import Planned
-from pipeline.view import clock
+from dualprune.pipeline import dag
+from dualprune.pipeline.costs import Cost, total
+from dualprune.pipeline.plan import Planned
+from dualprune.pipeline.view import clock
 
 COLOURS = {"cached": "palegreen", "resume": "khaki", "run": "white"}
 

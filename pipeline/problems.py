@@ -10,10 +10,10 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from pipeline.yamlfile import Path
-from stages.sets import SETS
-from stages.settings import Settings
-from stages.spec import KINDS
+from dualprune.pipeline.yamlfile import Path
+from dualprune.stages.sets import SETS
+from dualprune.stages.settings import Settings
+from dualprune.stages.spec import KINDS
 
 EXAMPLES = {
     "model": "{name: digits_cnn}",

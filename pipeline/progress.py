@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 
-from stages.files import Folder
+from dualprune.stages.files import Folder
 
 EVERY = 2.0
 """Seconds between two writings, at least; nothing is written while nothing changes."""

@@ -18,11 +18,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from pipeline.choices import Metric
-from pipeline.problems import Problems, explained
-from pipeline.yamlfile import Path
-from stages.sets import SETS, Amount
-from stages.settings import Settings
+from dualprune.pipeline.choices import Metric
+from dualprune.pipeline.problems import Problems, explained
+from dualprune.pipeline.yamlfile import Path
+from dualprune.stages.sets import SETS, Amount
+from dualprune.stages.settings import Settings
 
 VARYING = ("constraints", "admm", "retrain", "snap", "centroids", "distill", "regrow", "duals")
 """Settings in which a list gives each target its own value."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from cluster.failures import Failure
-from cluster.monitor import Monitor
-from pipeline.dag import Node
-from pipeline.lock import Holder
-from pipeline.view import View
+from dualprune.cluster.failures import Failure
+from dualprune.cluster.monitor import Monitor
+from dualprune.pipeline.dag import Node
+from dualprune.pipeline.lock import Holder
+from dualprune.pipeline.view import View
 
 _log = logging.getLogger(__name__)
 

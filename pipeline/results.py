@@ -9,9 +9,9 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.dag import Node
-from pipeline.plan import Planned
-from pipeline.store import Store
+from dualprune.pipeline.dag import Node
+from dualprune.pipeline.plan import Planned
+from dualprune.pipeline.store import Store
 
 State = Literal["cached", "done", "failed", "skipped", "left out", "resume", "run"]
 

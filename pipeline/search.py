@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import dag
-from pipeline.choices import Search, best_factor, next_factor
+from dualprune.pipeline import dag
+from dualprune.pipeline.choices import Search, best_factor, next_factor
 
 Manifest = Mapping[str, Any]
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from pipeline.choices import Replace, Search, Select
-from pipeline.config import Config, Monitor
-from pipeline.dag import Work
-from stages.settings import Settings
-from stages.spec import Admm, Phase, Snap, StageSpec
+from dualprune.pipeline.choices import Replace, Search, Select
+from dualprune.pipeline.config import Config, Monitor
+from dualprune.pipeline.dag import Work
+from dualprune.stages.settings import Settings
+from dualprune.stages.spec import Admm, Phase, Snap, StageSpec
 
 STEPS = 2
 """Optimizer steps of an epoch."""

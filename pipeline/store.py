@@ -16,8 +16,8 @@ import logging
 import uuid
 from typing import Any
 
-from stages import manifest, parts
-from stages.files import Folder
+from dualprune.stages import manifest, parts
+from dualprune.stages.files import Folder
 
 _log = logging.getLogger(__name__)
 

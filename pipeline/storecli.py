@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import config, dag, garbage, inventory
-from pipeline import plan as planning
-from pipeline.inventory import Entry
-from pipeline.lock import Holder, living
-from pipeline.problems import ConfigError
-from pipeline.store import Store
-from stages.manifest import Damaged, read
+from dualprune.pipeline import config, dag, garbage, inventory
+from dualprune.pipeline import plan as planning
+from dualprune.pipeline.inventory import Entry
+from dualprune.pipeline.lock import Holder, living
+from dualprune.pipeline.problems import ConfigError
+from dualprune.pipeline.store import Store
+from dualprune.stages.manifest import Damaged, read
 
 DONE, DAMAGED = 0, 1
 

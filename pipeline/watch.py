@@ -11,11 +11,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from pipeline.lock import Watch, newest, run_lock
-from pipeline.plan import Planned
-from pipeline.progress import running
-from pipeline.results import Result, as_table, status
-from pipeline.store import Store
+from dualprune.pipeline.lock import Watch, newest, run_lock
+from dualprune.pipeline.plan import Planned
+from dualprune.pipeline.progress import running
+from dualprune.pipeline.results import Result, as_table, status
+from dualprune.pipeline.store import Store
 
 EVERY = 2.0
 """Seconds between two looks at the store."""

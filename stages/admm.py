@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.budget import allocate
-from stages.constraints import Constraint
-from stages.constraints.cardinality import Cardinality
-from stages.engine import Engine
-from stages.targets import Targets
+from dualprune.stages.budget import allocate
+from dualprune.stages.constraints import Constraint
+from dualprune.stages.constraints.cardinality import Cardinality
+from dualprune.stages.engine import Engine
+from dualprune.stages.targets import Targets
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from stages.files import Folder, sha256
-from stages.manifest import ASIDE, MANIFEST, content, own_hash, read
-from stages.spec import Model
-from stages.targets import build_model
+from dualprune.stages.files import Folder, sha256
+from dualprune.stages.manifest import ASIDE, MANIFEST, content, own_hash, read
+from dualprune.stages.spec import Model
+from dualprune.stages.targets import build_model
 
 Tensors = dict[str, Tensor]
 

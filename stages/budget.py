@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.constraints.select import pieces, refuse_nan
+from dualprune.stages.constraints.select import pieces, refuse_nan
 
 BINS = 1 << 16
 COUNTER_BYTES = 8 * BINS * 8

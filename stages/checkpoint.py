@@ -20,10 +20,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from stages import parts
-from stages.engine import Engine
-from stages.files import Folder
-from stages.optimizer import STATE
+from dualprune.stages import parts
+from dualprune.stages.engine import Engine
+from dualprune.stages.files import Folder
+from dualprune.stages.optimizer import STATE
 
 KEPT = 2
 FORMAT = 1

@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stages import zero
-from stages.layers import note_layer
-from stages.optimizer import STATE, ProximalOptimizer
-from stages.spec import Engine as EngineSettings
-from stages.spec import Optimizer as OptimizerSettings
+from dualprune.stages import zero
+from dualprune.stages.layers import note_layer
+from dualprune.stages.optimizer import STATE, ProximalOptimizer
+from dualprune.stages.spec import Engine as EngineSettings
+from dualprune.stages.spec import Optimizer as OptimizerSettings
 
 
 def join(threads: int | None = None) -> tuple[int, int, torch.device]:

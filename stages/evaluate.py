@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.data.batches import Batches
-from stages.data.order import share
-from stages.data.stream import IGNORED, Stream
+from dualprune.stages.data.batches import Batches
+from dualprune.stages.data.order import share
+from dualprune.stages.data.stream import IGNORED, Stream
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from typing import IO, Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from stages.outage import gone, passes, told
+from dualprune.stages.outage import gone, passes, told
 
 
 def sha256(*pieces: bytes | bytearray) -> str:

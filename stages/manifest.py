@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from stages.files import Folder, canonical, encoded, sha256
+from dualprune.stages.files import Folder, canonical, encoded, sha256
 
 MANIFEST = "manifest.json"
 ASIDE = "damaged.json"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from stages import artefact
-from stages.data.batches import open_split
-from stages.data.manifest import digest, read_manifest
-from stages.evaluate import evaluate
-from stages.files import Folder
-from stages.spec import Data
+from dualprune.stages import artefact
+from dualprune.stages.data.batches import open_split
+from dualprune.stages.data.manifest import digest, read_manifest
+from dualprune.stages.evaluate import evaluate
+from dualprune.stages.files import Folder
+from dualprune.stages.spec import Data
 
 
 def measure(url: str, shards: str) -> dict[str, float]:

@@ -12,7 +12,7 @@ import json
 import re
 from typing import Any
 
-from stages.files import Folder, canonical, encoded, sha256
+from dualprune.stages.files import Folder, canonical, encoded, sha256
 
 
 def steps(folder: Folder) -> list[str]:

@@ -17,10 +17,10 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor, nn
 
-from stages.files import Folder, sha256
-from stages.models import TORCHVISION
-from stages.spec import Model
-from stages.targets import build_model
+from dualprune.stages.files import Folder, sha256
+from dualprune.stages.models import TORCHVISION
+from dualprune.stages.spec import Model
+from dualprune.stages.targets import build_model
 
 CACHE = Path.home() / ".cache" / "dualprune" / "weights"
 """Where what came from a URL is kept."""

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.constraints.combined import Combined
-from stages.constraints.values import SharedValues, nearest
-from stages.engine import Engine
-from stages.targets import Targets
+from dualprune.stages.constraints.combined import Combined
+from dualprune.stages.constraints.values import SharedValues, nearest
+from dualprune.stages.engine import Engine
+from dualprune.stages.targets import Targets
 
 Values = dict[str, list[float]]
 """The list of shared values of each tensor."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from stages.spec import Admm, Phase, PruneSpec, QuantizeSpec, Rate, Spec, TrainSpec
+from dualprune.stages.spec import Admm, Phase, PruneSpec, QuantizeSpec, Rate, Spec, TrainSpec
 
 Then = Literal["nothing", "update", "project", "fit", "snap", "snap the rest"]
 

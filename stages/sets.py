@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from stages.settings import Settings
+from dualprune.stages.settings import Settings
 
 
 class Amount(Settings):

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from stages.sets import AnySet, Support
-from stages.settings import Settings, Url
+from dualprune.stages.sets import AnySet, Support
+from dualprune.stages.settings import Settings, Url
 
 METHOD_VERSIONS = {"train": 2, "prune": 4, "quantize": 5}
 """Raised when a kind of stage starts to give other results for the same settings: its keys change."""

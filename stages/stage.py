@@ -14,17 +14,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stages import admm, artefact, pretrained, quantize
-from stages.checkpoint import Checkpoints, Progress
-from stages.constraints.lowrank import LowRank
-from stages.data.batches import open_split
-from stages.engine import Engine, channels_last, emulates_bf16, join
-from stages.evaluate import evaluate
-from stages.files import Folder
-from stages.manifest import Damaged, check, set_aside
-from stages.spec import PruneSpec, Spec, Task, TrainSpec
-from stages.targets import Targets, build_model, targets, weights
-from stages.train import Log, NonFinite, Stopping, Teacher, first_of, project, share_bad, train
+from dualprune.stages import admm, artefact, pretrained, quantize
+from dualprune.stages.checkpoint import Checkpoints, Progress
+from dualprune.stages.constraints.lowrank import LowRank
+from dualprune.stages.data.batches import open_split
+from dualprune.stages.engine import Engine, channels_last, emulates_bf16, join
+from dualprune.stages.evaluate import evaluate
+from dualprune.stages.files import Folder
+from dualprune.stages.manifest import Damaged, check, set_aside
+from dualprune.stages.spec import PruneSpec, Spec, Task, TrainSpec
+from dualprune.stages.targets import Targets, build_model, targets, weights
+from dualprune.stages.train import Log, NonFinite, Stopping, Teacher, first_of, project, share_bad, train
 
 _log = logging.getLogger(__name__)
 

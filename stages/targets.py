@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Size, nn
 
-from stages.budget import Budget
-from stages.constraints import SETS, Constraint
-from stages.constraints.combined import Combined, refusal
-from stages.models import MODELS
-from stages.sets import Cardinality, Clusters
-from stages.settings import SpecError
-from stages.spec import Model, PruneSpec, QuantizeSpec, StageSpec
+from dualprune.stages.budget import Budget
+from dualprune.stages.constraints import SETS, Constraint
+from dualprune.stages.constraints.combined import Combined, refusal
+from dualprune.stages.models import MODELS
+from dualprune.stages.sets import Cardinality, Clusters
+from dualprune.stages.settings import SpecError
+from dualprune.stages.spec import Model, PruneSpec, QuantizeSpec, StageSpec
 
 FEW = 50_000_000
 """Weights up to which a network is really run to see what it takes."""

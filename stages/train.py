@@ -19,17 +19,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages import admm, quantize
-from stages.checkpoint import Checkpoints, Progress
-from stages.data.batches import Batches
-from stages.data.mix import mixed
-from stages.data.order import Indices, global_batch, micro_batches, share, steps_per_epoch
-from stages.data.stream import IGNORED, Stream
-from stages.engine import Engine
-from stages.evaluate import evaluate
-from stages.schedule import Stretch, learning_rate, stretches
-from stages.spec import Distill, QuantizeSpec, Spec, TrainSpec
-from stages.targets import Targets
+from dualprune.stages import admm, quantize
+from dualprune.stages.checkpoint import Checkpoints, Progress
+from dualprune.stages.data.batches import Batches
+from dualprune.stages.data.mix import mixed
+from dualprune.stages.data.order import Indices, global_batch, micro_batches, share, steps_per_epoch
+from dualprune.stages.data.stream import IGNORED, Stream
+from dualprune.stages.engine import Engine
+from dualprune.stages.evaluate import evaluate
+from dualprune.stages.schedule import Stretch, learning_rate, stretches
+from dualprune.stages.spec import Distill, QuantizeSpec, Spec, TrainSpec
+from dualprune.stages.targets import Targets
 
 Log = Callable[[dict[str, Any]], None]
 Teacher = Callable[[Tensor], Tensor]

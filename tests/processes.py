@@ -1,8 +1,14 @@
-"""Processes of this machine, found by a mark in the environment that they were started with and hand on."""
+"""Other processes of this machine: those of this tree, and those with a mark in the environment that they were
+started with and hand on."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PATH = os.pathsep.join([str(ROOT / ".src"), str(ROOT)])
+"""PYTHONPATH of processes that are to import this tree's dualprune, and its tests."""
 
 
 def marked(mark: str) -> list[tuple[int, str]]:

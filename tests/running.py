@@ -19,6 +19,8 @@ from typing import Any
 
 import psutil
 
+from tests.processes import PATH
+
 CONFIG = """
 name: small
 cluster: {workers: 2}
@@ -85,7 +87,7 @@ class Running:
         self,
         folder: Path,
         *arguments: str,
-        program: Sequence[str] = ("-m", "pipeline.cli"),
+        program: Sequence[str] = ("-m", "dualprune.pipeline.cli"),
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         # PYTHONUNBUFFERED would hide in which order users see what goes to their two outputs.
@@ -93,7 +95,7 @@ class Running:
         self.process = subprocess.Popen(
             [sys.executable, *program, *arguments],
             cwd=folder,
-            env=own | {"PYTHONPATH": str(Path(__file__).parent.parent), **environment},
+            env=own | {"PYTHONPATH": PATH, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

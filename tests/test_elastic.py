@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.data.manifest import read_manifest
-from stages.data.order import epoch_order, global_batch, steps_per_epoch
+from dualprune.stages.data.manifest import read_manifest
+from dualprune.stages.data.order import epoch_order, global_batch, steps_per_epoch
 from tests.running import Nodes, Running, json_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -33,7 +33,7 @@ stages:
 """
 PROGRAM = """
 import sys, cluster.lanes, pipeline.driver
-from pipeline.cli import main
+from dualprune.pipeline.cli import main
 
 cluster.lanes.GROWING = 5.0
 
@@ -42,9 +42,9 @@ def work(payload, log, stopping):
     # slow until it is let go, so that a machine has the time to come.
     import json, os, time
     import torch.distributed as dist
-    from stages.data.batches import Batches
-    from stages.stage import run_stage
-    from stages.spec import Task
+    from dualprune.stages.data.batches import Batches
+    from dualprune.stages.stage import run_stage
+    from dualprune.stages.spec import Task
 
     plain = Batches.train
     rank, world = dist.get_rank(), dist.get_world_size()

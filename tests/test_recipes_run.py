@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from stages import artefact
-from stages.artefact import Artefact
-from stages.files import Folder
+from dualprune.stages import artefact
+from dualprune.stages.artefact import Artefact
+from dualprune.stages.files import Folder
 from tests.pipeline.test_choices import by_the_paper
 from tests.running import dualprune, json_of, stage
 

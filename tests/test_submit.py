@@ -118,7 +118,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster whose processes are all gone after the last test."""
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))
     try:
-        call = [cluster.python, "-c", "import stages"]
+        call = [cluster.python, "-c", "import dualprune"]
         if subprocess.run(call, env=cluster.environment, cwd="/", capture_output=True, check=False).returncode == 0:
             pytest.skip("dualprune is installed as a copy into site-packages, so no environment here lacks it")
         cluster.begin()
@@ -204,7 +204,7 @@ def test_a_stopped_job(cluster: Cluster, submit: list[str], tmp_path: Path) -> N
     assert code == 130, "\n".join(log)
     assert "stopped; the same command goes on from what is saved" in log
     assert "Traceback" not in "\n".join(log)
-    of_the_job = ("RayTrainWorker", "TrainController", "pipeline.cli", "JobSupervisor")
+    of_the_job = ("RayTrainWorker", "TrainController", "dualprune.pipeline.cli", "JobSupervisor")
     wait(
         lambda: not [title for _, title in marked(cluster.mark) if any(name in title for name in of_the_job)],
         lambda: str(marked(cluster.mark)),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from stages.constraints.select import largest, last_ties, refuse_nan, threshold
+from dualprune.stages.constraints.select import largest, last_ties, refuse_nan, threshold
 
 
 @dataclass(frozen=True)

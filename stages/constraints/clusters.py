@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.constraints.values import SharedValues
+from dualprune.stages.constraints.values import SharedValues
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

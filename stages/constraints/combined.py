@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from stages.constraints import Constraint
+    from dualprune.stages.constraints import Constraint
 
 ORDER = (
     ("filter", "channel", "column", "row", "head", "block"),

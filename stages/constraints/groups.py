@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.constraints.select import largest
+from dualprune.stages.constraints.select import largest
 
 Layout = tuple[tuple[int, ...], tuple[int, ...]]
 """How a tensor is seen: the shape it is reshaped to, and the axes of that shape that number the groups."""

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stages.constraints.select import pieces
-from stages.constraints.values import SharedValues
+from dualprune.stages.constraints.select import pieces
+from dualprune.stages.constraints.values import SharedValues
 
 Kind = Literal["equidistant", "power", "ternary", "binary"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.constraints.select import CHUNK, refuse_nan
+from dualprune.stages.constraints.select import CHUNK, refuse_nan
 
 FEW = 16
 """Entries of a run up to which comparing each with each other is faster than finding its threshold."""

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from stages.constraints.select import pieces, refuse_nan
+from dualprune.stages.constraints.select import pieces, refuse_nan
 
 FEW = 32
 """Values up to which comparing with each of them is faster than a binary search."""

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.data.manifest import check_settings, planned_manifest
-from stages.data.order import Indices, epoch_order, hashed
-from stages.data.shards import Split
-from stages.data.stream import Shards, Stream
-from stages.spec import Data
+from dualprune.stages.data.manifest import check_settings, planned_manifest
+from dualprune.stages.data.order import Indices, epoch_order, hashed
+from dualprune.stages.data.shards import Split
+from dualprune.stages.data.stream import Shards, Stream
+from dualprune.stages.spec import Data
 
 
 @lru_cache(maxsize=8)

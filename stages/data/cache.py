@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from stages.data.manifest import DataError
-from stages.files import Folder, sha256_of
+from dualprune.stages.data.manifest import DataError
+from dualprune.stages.files import Folder, sha256_of
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors that only this machine's own disk has."""

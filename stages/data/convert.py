@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stages.data.index import allowed, class_count, noted, scan, write_index
-from stages.data.manifest import MANIFEST, SPLITS, DataError
-from stages.data.order import Indices, epoch_order
-from stages.data.origins import Skipped, Source, origins
-from stages.data.pictures import BadPicture, packed
-from stages.data.shards import tarred
-from stages.files import Folder, canonical, sha256
+from dualprune.stages.data.index import allowed, class_count, noted, scan, write_index
+from dualprune.stages.data.manifest import MANIFEST, SPLITS, DataError
+from dualprune.stages.data.order import Indices, epoch_order
+from dualprune.stages.data.origins import Skipped, Source, origins
+from dualprune.stages.data.pictures import BadPicture, packed
+from dualprune.stages.data.shards import tarred
+from dualprune.stages.files import Folder, canonical, sha256
 
 PARTS = "parts"
 PLAN = f"{PARTS}/plan.json"

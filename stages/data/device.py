@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.data.order import Indices
-from stages.data.pictures import Box, Header, cut, resized
+from dualprune.stages.data.order import Indices
+from dualprune.stages.data.pictures import Box, Header, cut, resized
 
 COLOURS = ("Gray", "YCbCr")
 """Of JPEGs that are decoded on a device; nvJPEG takes no CMYK, and what is stored as RGB for YCbCr."""

@@ -20,10 +20,10 @@ from typing import IO, Any
 import numpy as np
 from braceexpand import braceexpand
 
-from stages.data.cache import Cache
-from stages.data.manifest import MANIFEST, DataError
-from stages.data.order import Indices, epoch_order
-from stages.files import Folder, sha256, sha256_of
+from dualprune.stages.data.cache import Cache
+from dualprune.stages.data.manifest import MANIFEST, DataError
+from dualprune.stages.data.order import Indices, epoch_order
+from dualprune.stages.files import Folder, sha256, sha256_of
 
 _PICTURES = ("jpg", "jpeg", "png")
 _UNREAD = ("avif", "bmp", "gif", "heic", "jp2", "pgm", "ppm", "tif", "tiff", "webp")

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from stages.files import Folder, canonical, sha256
-from stages.spec import Data
+from dualprune.stages.files import Folder, canonical, sha256
+from dualprune.stages.spec import Data
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "val", "test")

@@ -7,9 +7,9 @@ import tarfile
 from collections.abc import Sequence
 from typing import Any
 
-from stages.data.cache import Cache, default_root
-from stages.data.manifest import DataError
-from stages.files import Folder
+from dualprune.stages.data.cache import Cache, default_root
+from dualprune.stages.data.manifest import DataError
+from dualprune.stages.files import Folder
 
 
 class Members:

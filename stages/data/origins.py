@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from stages.data.cache import Cache, default_root
-from stages.data.index import index, read_index
-from stages.data.manifest import MANIFEST, SPLITS, DataError, shards_folder
-from stages.data.members import Members
-from stages.data.order import Indices
-from stages.files import Folder, sha256
-from stages.outage import StoreAway, StoreError
+from dualprune.stages.data.cache import Cache, default_root
+from dualprune.stages.data.index import index, read_index
+from dualprune.stages.data.manifest import MANIFEST, SPLITS, DataError, shards_folder
+from dualprune.stages.data.members import Members
+from dualprune.stages.data.order import Indices
+from dualprune.stages.files import Folder, sha256
+from dualprune.stages.outage import StoreAway, StoreError
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.data.order import Indices, hashed
-from stages.spec import RandAugment
+from dualprune.stages.data.order import Indices, hashed
+from dualprune.stages.spec import RandAugment
 
 Picture = NDArray[np.uint8]
 """Pixels [3, h, w], most often a view of interleaved ones: decoders and networks want them so."""

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.manifest import DataError
-from stages.data.order import epoch_order
-from stages.files import canonical, sha256, sha256_of
+from dualprune.stages.data.manifest import DataError
+from dualprune.stages.data.order import epoch_order
+from dualprune.stages.files import canonical, sha256, sha256_of
 
 Samples = Iterable[tuple[NDArray[np.uint8], int]]
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from stages.data.device import Decoder, Jpeg, Jpegs, packed, suits
-from stages.data.index import allowed, read_index
-from stages.data.manifest import DataError, shards_folder
-from stages.data.members import Members
-from stages.data.order import Indices, epoch_order, windowed_order
-from stages.data.pictures import (
+from dualprune.stages.data.device import Decoder, Jpeg, Jpegs, packed, suits
+from dualprune.stages.data.index import allowed, read_index
+from dualprune.stages.data.manifest import DataError, shards_folder
+from dualprune.stages.data.members import Members
+from dualprune.stages.data.order import Indices, epoch_order, windowed_order
+from dualprune.stages.data.pictures import (
     BadPicture,
     augmented,
     central_crop,
@@ -31,7 +31,7 @@ from stages.data.pictures import (
     training_crop,
     uniforms,
 )
-from stages.spec import Data
+from dualprune.stages.spec import Data
 
 IGNORED = -100
 """Label of what stands in a bad sample's place, which loss and score leave out: `cross_entropy`'s `ignore_index`."""

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from stages.data.index import at_hand
-from stages.data.manifest import MANIFEST, listed, manifest_alone
-from stages.files import Folder, sha256_of
+from dualprune.stages.data.index import at_hand
+from dualprune.stages.data.manifest import MANIFEST, listed, manifest_alone
+from dualprune.stages.files import Folder, sha256_of
 
 
 def verify(url: str, progress: Callable[[int, int], None] = lambda done, files: None) -> tuple[int, list[str]]:

@@ -14,14 +14,14 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from stages.budget import Budget, allocate
-from stages.constraints import groups
-from stages.constraints.cardinality import Cardinality
-from stages.constraints.clusters import Clusters
-from stages.constraints.levels import Levels
-from stages.constraints.lowrank import LowRank
-from stages.constraints.nm import NM
-from stages.models import MODELS
+from dualprune.stages.budget import Budget, allocate
+from dualprune.stages.constraints import groups
+from dualprune.stages.constraints.cardinality import Cardinality
+from dualprune.stages.constraints.clusters import Clusters
+from dualprune.stages.constraints.levels import Levels
+from dualprune.stages.constraints.lowrank import LowRank
+from dualprune.stages.constraints.nm import NM
+from dualprune.stages.models import MODELS
 from tests.bench.common import Row, interleaved, options, ratios, report
 
 

@@ -28,17 +28,17 @@ from unittest.mock import patch
 
 from rich.console import Console
 
-from cluster.lanes import Event
-from pipeline import driver, planview, results
-from pipeline import plan as planning
-from pipeline.config import Config, load
-from pipeline.costs import estimated
-from pipeline.problems import Problems
-from pipeline.store import Store
-from pipeline.view import View
-from stages.files import Folder, sha256
-from stages.manifest import MANIFEST, own_hash
-from stages.spec import Task
+from dualprune.cluster.lanes import Event
+from dualprune.pipeline import driver, planview, results
+from dualprune.pipeline import plan as planning
+from dualprune.pipeline.config import Config, load
+from dualprune.pipeline.costs import estimated
+from dualprune.pipeline.problems import Problems
+from dualprune.pipeline.store import Store
+from dualprune.pipeline.view import View
+from dualprune.stages.files import Folder, sha256
+from dualprune.stages.manifest import MANIFEST, own_hash
+from dualprune.stages.spec import Task
 from tests.bench.common import Options, Row, options, report
 
 SIZES, QUICK = (100, 1_000, 10_000), (100, 300, 1_000)

@@ -17,10 +17,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pipeline import plan as planning
-from pipeline.config import load
-from stages.spec import Spec
-from stages.train import stretches
+from dualprune.pipeline import plan as planning
+from dualprune.pipeline.config import load
+from dualprune.stages.spec import Spec
+from dualprune.stages.train import stretches
 from tests.bench.common import machine
 
 Manifest = Mapping[str, Any]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from webdataset import filters
 
-from stages.data.order import Indices, epoch_order, windowed_order
+from dualprune.stages.data.order import Indices, epoch_order, windowed_order
 from tests.bench.common import Row, options, report
 
 SAMPLES, CLASSES, SHARD, BATCH = 1_281_167, 1_000, 1_000, 256

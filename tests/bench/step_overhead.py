@@ -22,13 +22,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages import admm
-from stages.constraints.cardinality import Cardinality
-from stages.engine import Engine, join
-from stages.models import MODELS
-from stages.spec import Engine as EngineSettings
-from stages.spec import Optimizer as OptimizerSettings
-from stages.targets import Targets
+from dualprune.stages import admm
+from dualprune.stages.constraints.cardinality import Cardinality
+from dualprune.stages.engine import Engine, join
+from dualprune.stages.models import MODELS
+from dualprune.stages.spec import Engine as EngineSettings
+from dualprune.stages.spec import Optimizer as OptimizerSettings
+from dualprune.stages.targets import Targets
 from tests.bench.common import Row, interleaved, options, ratios, report
 from tests.ranks import on_ranks
 

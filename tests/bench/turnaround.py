@@ -20,16 +20,15 @@ from typing import Any
 
 import psutil
 
-import cluster
-import pipeline
-import stages
-from cluster import lanes as lanes_module
-from cluster import session
-from cluster.lanes import Lanes
-from cluster.room import Shape
-from pipeline import plan as planning
-from pipeline.config import load
-from stages.spec import Parent, Task
+import dualprune
+from dualprune.cluster import lanes as lanes_module
+from dualprune.cluster import session
+from dualprune.cluster.lanes import Lanes
+from dualprune.cluster.room import Shape
+from dualprune.pipeline import plan as planning
+from dualprune.pipeline.config import load
+from dualprune.stages.files import Folder
+from dualprune.stages.spec import Parent, Task
 from tests.bench.common import Row, options, report
 
 CONFIG = """
@@ -42,7 +41,7 @@ engine: {checkpoint_steps: 4}
 stages:
   - {name: parent, kind: train, train: {epochs: 1, lr: 0.004}}
 """
-MODULES = [Path(package.__path__[0]) for package in (pipeline, stages, cluster)]
+MODULES = [Path(dualprune.__path__[0])]
 
 
 class Notes:
@@ -59,8 +58,8 @@ class Notes:
         def noted(payload: dict[str, Any], log: Any, stopping: Any) -> Any:
             import torch.distributed as dist
 
-            from stages.data.batches import Batches
-            from stages.stage import run_stage
+            from dualprune.stages.data.batches import Batches
+            from dualprune.stages.stage import run_stage
 
             def note(what: str) -> None:
                 if dist.get_rank() == 0:
@@ -115,7 +114,7 @@ class Bench:
             store=self.store.folder.absolute,
             spec=spec,
             parents=[] if parent is None else [Parent(name=parent, key=parent)],
-            shards=stages.files.Folder(self.node.shards).absolute,
+            shards=Folder(self.node.shards).absolute,
             data_digest=self.node.data_digest,
             engine=self.config.top.engine,
         ).model_dump()

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from cluster.failures import Decision, Failure, Policy, decide, failure
+from dualprune.cluster.failures import Decision, Failure, Policy, decide, failure
 
 LOST = Failure("lost", "", "a worker process or its machine died")
 PREEMPTED = Failure("preempted", "", "a machine under it is to be taken away")

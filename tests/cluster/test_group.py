@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cluster.group import no_room, out_of_memory, teller
+from dualprune.cluster.group import no_room, out_of_memory, teller
 
 SAID = "1 worker(s) were killed due to the node running low on memory."
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cluster import jobs
-from cluster.jobs import Jobs, State
-from cluster.session import ClusterError
+from dualprune.cluster import jobs
+from dualprune.cluster.jobs import Jobs, State
+from dualprune.cluster.session import ClusterError
 
 RUNNING, DONE = State("RUNNING", False, None, ""), State("SUCCEEDED", True, 0, "")
 

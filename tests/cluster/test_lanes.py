@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from cluster import lanes as module
-from cluster.failures import Failure
-from cluster.lane import Event, Lane
-from cluster.lanes import Lanes
-from cluster.rank import Mailbox
-from cluster.room import Node, Shape
-from cluster.session import ClusterGone
+from dualprune.cluster import lanes as module
+from dualprune.cluster.failures import Failure
+from dualprune.cluster.lane import Event, Lane
+from dualprune.cluster.lanes import Lanes
+from dualprune.cluster.rank import Mailbox
+from dualprune.cluster.room import Node, Shape
+from dualprune.cluster.session import ClusterGone
 
 
 def test_events_are_taken_once_and_in_order() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cluster import lanes
-from cluster.lanes import Lanes
-from cluster.room import Shape
-from cluster.session import ClusterError
+from dualprune.cluster import lanes
+from dualprune.cluster.lanes import Lanes
+from dualprune.cluster.room import Shape
+from dualprune.cluster.session import ClusterError
 
 
 def opened(monkeypatch: pytest.MonkeyPatch, failures: int) -> tuple[list[str], Lanes]:

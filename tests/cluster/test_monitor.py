@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from cluster import monitor as module
-from cluster.monitor import Monitor
+from dualprune.cluster import monitor as module
+from dualprune.cluster.monitor import Monitor
 
 LOSSES = {"half": [0.5, 0.25, 0.125], "other": [1.5, 1.25]}
 RESIDUALS = {"half": [0.3, 0.2, 0.1], "other": [0.9, 0.7]}
@@ -134,7 +134,7 @@ def test_a_broken_wandb_harms_nothing(
         monitor.finish("half", {}, failed=False)
         monitor.close()
     assert not monitor._thread.is_alive()
-    messages = [record.getMessage() for record in caplog.records if record.name == "cluster.monitor"]
+    messages = [record.getMessage() for record in caplog.records if record.name == "dualprune.cluster.monitor"]
     assert messages[0] == "W&B: start failed; training goes on"
     assert all(message.endswith("training goes on") for message in messages)
 

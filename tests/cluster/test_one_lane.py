@@ -18,8 +18,8 @@ import os
 import sys
 import time
 from ray.train import UserCallback
-from cluster import group, lanes
-from cluster.room import Shape
+from dualprune.cluster import group, lanes
+from dualprune.cluster.room import Shape
 
 ROWS, MET = int(sys.argv[1]), os.path.abspath("met")
 

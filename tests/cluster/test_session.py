@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster.session import STARTS, ClusterError, NotStarted, end_left, start
+from dualprune.cluster.session import STARTS, ClusterError, NotStarted, end_left, start
 
 
 class Starts:
@@ -37,7 +37,7 @@ class Starts:
 
         patch.setattr(ray, "init", lambda **options: (self.asked(options), Half()))
         patch.setattr(ray, "shutdown", lambda: self.told.append("shutdown"))
-        patch.setattr("cluster.session.reach", lambda address: None)
+        patch.setattr("dualprune.cluster.session.reach", lambda address: None)
 
     def asked(self, options: dict[str, Any]) -> None:
         """Note what was asked for."""
@@ -56,7 +56,7 @@ def test_a_local_ray_that_does_not_come_up_is_started_again(
 ) -> None:
     """Once what there was of it is ended; the log says so."""
     starts = Starts(monkeypatch, failures)
-    with caplog.at_level(logging.WARNING, "cluster.session"):
+    with caplog.at_level(logging.WARNING, "dualprune.cluster.session"):
         start(None, [])
     assert starts.told == ["init", "kill", "shutdown"] * failures + ["init"]
     assert starts.options["address"] == "local"

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import Config, load
-from pipeline.problems import ConfigError, Problems
-from stages.files import Folder, sha256
-from stages.manifest import own_hash
+from dualprune.pipeline.config import Config, load
+from dualprune.pipeline.problems import ConfigError, Problems
+from dualprune.stages.files import Folder, sha256
+from dualprune.stages.manifest import own_hash
 
 CONFIG = """\
 name: tiny

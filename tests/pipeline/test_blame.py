@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.blame import note, origin
-from stages.data.manifest import DataError
-from stages.layers import note_layer
+from dualprune.pipeline.blame import note, origin
+from dualprune.stages.data.manifest import DataError
+from dualprune.stages.layers import note_layer
 
 HERE = Path(__file__)
 
@@ -79,8 +79,10 @@ def test_raised_by_the_user() -> None:
 def test_a_model_of_the_table_is_the_users(tmp_path: Path) -> None:
     """`stages/models.py` is where users write theirs, wherever it lies on a worker."""
     file = tmp_path / "_ray_pkg_0123abcd" / "stages" / "models.py"
-    models = module("stages.models", file, "def net(x):\n    return x.missing\n")
-    engine = module("stages.engine", tmp_path / "stages" / "engine.py", "def forward(net, x):\n    return net(x)\n")
+    models = module("dualprune.stages.models", file, "def net(x):\n    return x.missing\n")
+    engine = module(
+        "dualprune.stages.engine", tmp_path / "stages" / "engine.py", "def forward(net, x):\n    return net(x)\n"
+    )
     assert origin(raised(lambda: engine.forward(models.net, 1))) == "stages/models.py:2: return x.missing"
 
 
@@ -107,7 +109,7 @@ def without_the_tests(error: BaseException) -> BaseException:
 def test_our_own_mistake_is_our_line(tmp_path: Path) -> None:
     """Where no user's line is on the way; not where something else is known; not for what is raised on purpose."""
     source = "def f():\n    return None.x\ndef g():\n    raise ValueError('a batch is too large')\n"
-    ours = module("stages.somewhere", tmp_path / "somewhere.py", source)
+    ours = module("dualprune.stages.somewhere", tmp_path / "somewhere.py", source)
     error = without_the_tests(raised(ours.f))
     assert origin(error) == "stages/somewhere.py:2: return None.x"
     error.__notes__ = ["in layer 6"]  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.choices import (
+from dualprune.pipeline.choices import (
     CLOSE,
     ChoiceError,
     Option,
@@ -25,9 +25,9 @@ from pipeline.choices import (
     select,
     shrunk,
 )
-from pipeline.problems import Problems
-from pipeline.recipes import expand
-from stages.spec import PruneSpec, Spec
+from dualprune.pipeline.problems import Problems
+from dualprune.pipeline.recipes import expand
+from dualprune.stages.spec import PruneSpec, Spec
 from tests.pipeline.common import manifest
 
 STAGE = {

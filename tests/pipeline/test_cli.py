@@ -13,16 +13,14 @@ from typing import Any
 
 import pytest
 
-import cluster.session
-import stages.measure
-from cluster.failures import Failure
-from cluster.session import ClusterError, ClusterGone
-from pipeline import cli, driver
-from pipeline import plan as planning
-from pipeline.lock import Locks
-from pipeline.store import Store
-from stages.data.manifest import DataError
-from stages.outage import StoreError
+from dualprune.cluster.failures import Failure
+from dualprune.cluster.session import ClusterError, ClusterGone
+from dualprune.pipeline import cli, driver
+from dualprune.pipeline import plan as planning
+from dualprune.pipeline.lock import Locks
+from dualprune.pipeline.store import Store
+from dualprune.stages.data.manifest import DataError
+from dualprune.stages.outage import StoreError
 from tests.pipeline.common import artefact, config, loaded
 from tests.pipeline.test_driver import Scripted
 from tests.pipeline.test_results import FIELDS
@@ -144,7 +142,7 @@ def test_workers_beyond_this_machine_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By CPUs of all workers together; another cluster's size is not ours to know."""
-    monkeypatch.setattr(cluster.session, "cpus", lambda: 4)
+    monkeypatch.setattr("dualprune.cluster.session.cpus", lambda: 4)
     path = str(config(tmp_path))
     assert cli.main(["plan", path, "--set", "cluster={workers: 8, cpus: 0.5}"]) == cli.DONE
     assert cli.main(["plan", path, "--set", "cluster={workers: 5, address: auto}"]) == cli.DONE
@@ -347,7 +345,7 @@ def test_data_that_was_damaged_since_is_told_by_evaluate(
         raise DataError(f"{shards}/val-000000.tar is not what the manifest says")
 
     finished(tmp_path, "dense")
-    monkeypatch.setattr(stages.measure, "measure", damaged)
+    monkeypatch.setattr("dualprune.stages.measure.measure", damaged)
     assert cli.main(["evaluate", str(config(tmp_path))]) == cli.BAD_INPUT
     text = f"dense: 1 problem\n  its data can't be read: {tmp_path / 'shards'}/val-000000.tar is not what"
     assert text in capsys.readouterr().err

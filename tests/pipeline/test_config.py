@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import pytest
 
-from pipeline.config import RECIPES, Config, load
-from pipeline.dag import trained
-from pipeline.problems import ConfigError
-from pipeline.smoke import smoke
-from stages.models import MODELS
-from stages.targets import check
-from stages.train import stretches
+from dualprune.pipeline.config import RECIPES, Config, load
+from dualprune.pipeline.dag import trained
+from dualprune.pipeline.problems import ConfigError
+from dualprune.pipeline.smoke import smoke
+from dualprune.stages.models import MODELS
+from dualprune.stages.targets import check
+from dualprune.stages.train import stretches
 from tests.pipeline.common import config, line, loaded, problems
 
 HALF = '{set: cardinality, tensors: "*", rate: 2}'
@@ -380,7 +380,7 @@ def test_text_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
 
 def test_every_recipe_loads_by_name() -> None:
     """The files that come along are sound."""
-    names = {file.stem for folder in RECIPES for file in folder.glob("*.yaml")}
+    names = {file.stem for file in RECIPES.glob("*.yaml")}
     assert "digits" in names
     for name in names:
         settings, _ = load(name)
@@ -412,7 +412,7 @@ def test_cifar10_recipes_compare_like_with_like(name: str) -> None:
             assert other.spec.retrain.lr == ours.spec.retrain.lr
 
 
-@pytest.mark.parametrize("name", sorted({file.stem for folder in RECIPES for file in folder.glob("*.yaml")}))
+@pytest.mark.parametrize("name", sorted({file.stem for file in RECIPES.glob("*.yaml")}))
 def test_stages_of_recipes_are_named_for_what_they_leave(name: str) -> None:
     """`NAME-20x` leaves a twentieth, in the settings as given; in small, every recipe is still sound."""
     settings, _ = load(name)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, costs
-from pipeline.config import Cluster, Workers
-from pipeline.costs import Cost
-from pipeline.plan import Planned
-from stages.files import Folder
+from dualprune.pipeline import cli, costs
+from dualprune.pipeline.config import Cluster, Workers
+from dualprune.pipeline.costs import Cost
+from dualprune.pipeline.plan import Planned
+from dualprune.stages.files import Folder
 from tests.pipeline.common import shards
 from tests.pipeline.test_planview import plan
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import choices, dag
-from pipeline.choices import Search
-from pipeline.config import load
-from stages.spec import PruneSpec, Spec
+from dualprune.pipeline import choices, dag
+from dualprune.pipeline.choices import Search
+from dualprune.pipeline.config import load
+from dualprune.stages.spec import PruneSpec, Spec
 from tests.pipeline.common import config, extended, loaded
 
 NAMES = ["dense", "half", "v1.5-quarter", "other"]

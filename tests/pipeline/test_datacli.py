@@ -17,11 +17,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline import cli
-from stages.data.manifest import digest, read_manifest
-from stages.data.shards import Split, write
-from stages.data.sources import digits
-from stages.files import Folder
+from dualprune.pipeline import cli
+from dualprune.stages.data.manifest import digest, read_manifest
+from dualprune.stages.data.shards import Split, write
+from dualprune.stages.data.sources import digits
+from dualprune.stages.files import Folder
 from tests.stages.conftest import jpegs
 
 
@@ -200,7 +200,7 @@ def test_a_built_in_data_set_that_was_cut_off_is_written_anew(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("stages.data.shards.write", cut_off)
+        patch.setattr("dualprune.stages.data.shards.write", cut_off)
         told(capsys, "shards", "digits", tmp_path / "out", code=cli.STOPPED)
     told(capsys, "shards", "digits", tmp_path / "out")
     told(capsys, "shards", "digits", tmp_path / "whole")

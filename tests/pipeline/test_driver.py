@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cluster.failures import Failure
-from cluster.lane import Event
-from pipeline import driver, report
-from pipeline import plan as planning
-from pipeline.lock import Locks, living, stage_lock
-from pipeline.results import Result
-from pipeline.store import Store
-from pipeline.view import View
-from stages.files import Folder
-from stages.manifest import MANIFEST
-from stages.spec import Task
+from dualprune.cluster.failures import Failure
+from dualprune.cluster.lane import Event
+from dualprune.pipeline import driver, report
+from dualprune.pipeline import plan as planning
+from dualprune.pipeline.lock import Locks, living, stage_lock
+from dualprune.pipeline.results import Result
+from dualprune.pipeline.store import Store
+from dualprune.pipeline.view import View
+from dualprune.stages.files import Folder
+from dualprune.stages.manifest import MANIFEST
+from dualprune.stages.spec import Task
 from tests.pipeline.common import artefact, loaded, manifest
 
 LOST = Failure("lost", "", "a worker process or its machine died")

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cluster.lane import Event
-from pipeline import driver
-from pipeline import plan as planning
-from pipeline.config import load
-from pipeline.results import Result
-from pipeline.view import View
-from stages.manifest import check, take
+from dualprune.cluster.lane import Event
+from dualprune.pipeline import driver
+from dualprune.pipeline import plan as planning
+from dualprune.pipeline.config import load
+from dualprune.pipeline.results import Result
+from dualprune.pipeline.view import View
+from dualprune.stages.manifest import check, take
 from tests.pipeline.common import extended
 from tests.pipeline.test_choices import by_the_paper
 from tests.pipeline.test_driver import ERROR, Recorder, Script, Scripted

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from pipeline.choices import Search, Select
-from pipeline.config import load
+from dualprune.pipeline.choices import Search, Select
+from dualprune.pipeline.config import load
 from tests.pipeline.common import extended, line, problems
 
 ENTRIES = """\

@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-import cluster.jobs
-from cluster.jobs import State
-from cluster.session import ClusterError
-from pipeline import cli
-from pipeline.codes import BAD_INPUT, DONE, FAILED, STOPPED
-from pipeline.jobscli import exit_code, package, told
-from pipeline.store import Store
+from dualprune.cluster.jobs import State
+from dualprune.cluster.session import ClusterError
+from dualprune.pipeline import cli
+from dualprune.pipeline.codes import BAD_INPUT, DONE, FAILED, STOPPED
+from dualprune.pipeline.jobscli import exit_code, package, told
+from dualprune.pipeline.store import Store
 from tests.pipeline.common import config
 
 ADDRESS = "http://head:8265"
@@ -83,7 +82,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scripted]:
 
     def put(*args: Any, **kwargs: Any) -> Scripted:
         scripted = Scripted(*args, **kwargs)
-        monkeypatch.setattr(cluster.jobs, "Jobs", scripted)
+        monkeypatch.setattr("dualprune.cluster.jobs.Jobs", scripted)
         return scripted
 
     return put
@@ -99,7 +98,7 @@ def test_submit(jobs: Callable[..., Scripted], tmp_path: Path, capsys: pytest.Ca
     assert scripted.sent["files"]["configs/file.yaml"] == path.read_bytes()
     given = [*settings, "--set", "cluster.address=auto", "--keep-going", "--smoke"]
     words = shlex.split(scripted.sent["command"])
-    assert words[words.index("-m") :] == ["-m", "pipeline.cli", "run", "configs/file.yaml", *given]
+    assert words[words.index("-m") :] == ["-m", "dualprune.pipeline.cli", "run", "configs/file.yaml", *given]
     assert not (tmp_path / "store").exists()
     printed = capsys.readouterr().out
     assert "tiny-1: submitted to http://head:8265, 4 stages" in printed
@@ -273,7 +272,7 @@ def test_a_package_is_all_that_a_run_needs(tmp_path: Path) -> None:
     site = str(Path(pytest.__file__).parent.parent)
     environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "PYTHONPATH": site, "HOME": str(tmp_path)}
     done = subprocess.run(
-        ["/bin/sh", "-c", command.replace("pipeline.cli run", "pipeline.cli plan")],
+        ["/bin/sh", "-c", command.replace("dualprune.pipeline.cli run", "dualprune.pipeline.cli plan")],
         cwd=tmp_path / "sent",
         env=environment,
         capture_output=True,

@@ -17,17 +17,16 @@ from typing import Any
 
 import pytest
 
-from pipeline import lock
-from pipeline.lock import Held, Holder, Locks, living
-from stages.files import Folder, canonical
+from dualprune.pipeline import lock
+from dualprune.pipeline.lock import Held, Holder, Locks, living
+from dualprune.stages.files import Folder, canonical
+from tests.processes import PATH
 from tests.s3server import BUCKET
-
-ROOT = Path(__file__).parent.parent.parent
 
 HOLD = """
 import sys, time
-from pipeline import lock
-from stages.files import Folder
+from dualprune.pipeline import lock
+from dualprune.stages.files import Folder
 store, machine = sys.argv[1:]
 if machine:
     lock._machine = lambda: machine
@@ -42,8 +41,8 @@ locks.close()
 
 RACE = """
 import os, sys, time
-from pipeline.lock import Locks
-from stages.files import Folder
+from dualprune.pipeline.lock import Locks
+from dualprune.stages.files import Folder
 store, inside, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
 locks = Locks(Folder(store), "race")
 print("ready", flush=True)
@@ -62,8 +61,8 @@ locks.close()
 
 TAKE = """
 import sys
-from pipeline.lock import Locks
-from stages.files import Folder
+from dualprune.pipeline.lock import Locks
+from dualprune.stages.files import Folder
 locks = Locks(Folder(sys.argv[1]), "taker")
 print("ready", flush=True)
 for line in sys.stdin:
@@ -96,7 +95,7 @@ def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         begun.append(
             subprocess.Popen(
                 [sys.executable, "-c", code, *arguments],
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                env=os.environ | {"PYTHONPATH": PATH},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -13,17 +13,17 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline import plan as planning
-from pipeline.config import load
-from pipeline.plan import Planned
-from pipeline.problems import ConfigError
-from pipeline.store import Store
-from stages.data import sources
-from stages.data.manifest import SPLITS, read_manifest
-from stages.data.shards import write
-from stages.files import MARK, Folder, sha256
-from stages.spec import Model
-from stages.targets import build_model
+from dualprune.pipeline import plan as planning
+from dualprune.pipeline.config import load
+from dualprune.pipeline.plan import Planned
+from dualprune.pipeline.problems import ConfigError
+from dualprune.pipeline.store import Store
+from dualprune.stages.data import sources
+from dualprune.stages.data.manifest import SPLITS, read_manifest
+from dualprune.stages.data.shards import write
+from dualprune.stages.files import MARK, Folder, sha256
+from dualprune.stages.spec import Model
+from dualprune.stages.targets import build_model
 from tests.pipeline.common import artefact, config, line, loaded, manifest, shards
 from tests.stages.conftest import jpegs
 
@@ -210,7 +210,7 @@ def test_a_damaged_artefact_counts_as_absent(tmp_path: Path, caplog: pytest.LogC
     with caplog.at_level(logging.WARNING):
         plan = planned(tmp_path)
     assert {name: p.state for name, p in plan.items()}["half"] == "run"
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == "pipeline.store"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "dualprune.pipeline.store"]
     assert key in warning
     assert "counts as absent" in warning
 

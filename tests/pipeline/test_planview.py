@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import plan as planning
-from pipeline import planview
-from pipeline.config import load
-from pipeline.costs import Cost
-from pipeline.plan import Planned
-from pipeline.view import clock
+from dualprune.pipeline import plan as planning
+from dualprune.pipeline import planview
+from dualprune.pipeline.config import load
+from dualprune.pipeline.costs import Cost
+from dualprune.pipeline.plan import Planned
+from dualprune.pipeline.view import clock
 from tests.pipeline.common import artefact, extended
 
 ENTRIES = """\

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.progress import Progress, running
-from stages.files import Folder
+from dualprune.pipeline.progress import Progress, running
+from dualprune.stages.files import Folder
 
 
 def wait(condition: Callable[[], bool]) -> None:

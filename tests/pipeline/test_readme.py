@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load
-from pipeline.dag import trained
-from stages.targets import check
+from dualprune.pipeline.config import load
+from dualprune.pipeline.dag import trained
+from dualprune.stages.targets import check
 
 README = Path(__file__).parents[2] / "README.md"
 HEAD = """

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.problems import Problems
-from pipeline.recipes import expand
+from dualprune.pipeline.problems import Problems
+from dualprune.pipeline.recipes import expand
 
 ENTRY: dict[str, Any] = {
     "name": "small",

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline import plan as planning
-from pipeline.results import as_json, as_table, result, status
-from pipeline.store import Store
+from dualprune.pipeline import plan as planning
+from dualprune.pipeline.results import as_json, as_table, result, status
+from dualprune.pipeline.store import Store
 from tests.pipeline.common import artefact, loaded, manifest
 
 FIELDS = ["name", "kind", "key", "state", "rate", "nonzeros", "val_accuracy", "test_accuracy", "residual", "seconds"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.failures import Failure
-from pipeline import cli, driver
-from pipeline import plan as planning
-from stages.files import Folder
+from dualprune.cluster.failures import Failure
+from dualprune.pipeline import cli, driver
+from dualprune.pipeline import plan as planning
+from dualprune.stages.files import Folder
 from tests.pipeline.common import config, loaded
 from tests.pipeline.test_cli import finished
 from tests.pipeline.test_driver import Script, Scripted

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import dag
-from pipeline.choices import ChoiceError, Search
-from pipeline.search import Bisection, bisect
-from stages.spec import PruneSpec, Spec, TrainSpec
+from dualprune.pipeline import dag
+from dualprune.pipeline.choices import ChoiceError, Search
+from dualprune.pipeline.search import Bisection, bisect
+from dualprune.stages.spec import PruneSpec, Spec, TrainSpec
 from tests.pipeline.common import manifest
 from tests.pipeline.test_choices import stage
 

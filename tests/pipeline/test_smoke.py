@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from pipeline import config as configuration
-from pipeline import plan as planning
-from pipeline.choices import Replace, Search, Select
-from pipeline.config import Config, load
-from pipeline.dag import trained
-from pipeline.smoke import STEPS, UPDATES, smoke
-from stages.files import Folder
-from stages.schedule import stretches
-from stages.spec import PruneSpec, QuantizeSpec, TrainSpec
+from dualprune.pipeline import config as configuration
+from dualprune.pipeline import plan as planning
+from dualprune.pipeline.choices import Replace, Search, Select
+from dualprune.pipeline.config import Config, load
+from dualprune.pipeline.dag import trained
+from dualprune.pipeline.smoke import STEPS, UPDATES, smoke
+from dualprune.stages.files import Folder
+from dualprune.stages.schedule import stretches
+from dualprune.stages.spec import PruneSpec, QuantizeSpec, TrainSpec
 from tests.pipeline.common import extended
 from tests.running import dualprune, json_of
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import Store
-from stages.files import MARK, Folder
+from dualprune.pipeline.store import Store
+from dualprune.stages.files import MARK, Folder
 from tests.pipeline.common import artefact, manifest
 
 

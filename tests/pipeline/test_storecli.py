@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import safetensors.torch
 
-from pipeline import cli, garbage, inventory
-from pipeline import plan as planning
-from pipeline.config import load
-from pipeline.lock import Held, Holder, Locks, living, run_lock, stage_lock
-from pipeline.store import Store
-from stages.files import Folder, canonical, sha256
-from stages.manifest import own_hash
-from stages.outage import StoreError
-from stages.spec import Model
-from stages.targets import build_model
+from dualprune.pipeline import cli, garbage, inventory
+from dualprune.pipeline import plan as planning
+from dualprune.pipeline.config import load
+from dualprune.pipeline.lock import Held, Holder, Locks, living, run_lock, stage_lock
+from dualprune.pipeline.store import Store
+from dualprune.stages.files import Folder, canonical, sha256
+from dualprune.stages.manifest import own_hash
+from dualprune.stages.outage import StoreError
+from dualprune.stages.spec import Model
+from dualprune.stages.targets import build_model
 from tests.pipeline.common import config, loaded
 from tests.pipeline.test_lock import elsewhere
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline import view as module
-from pipeline.view import View
+from dualprune.pipeline import view as module
+from dualprune.pipeline.view import View
 
 
 class Clock:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import plan as planning
-from pipeline.config import load
-from pipeline.plan import Planned
-from pipeline.problems import ConfigError
-from pipeline.store import Store
+from dualprune.pipeline import plan as planning
+from dualprune.pipeline.config import load
+from dualprune.pipeline.plan import Planned
+from dualprune.pipeline.problems import ConfigError
+from dualprune.pipeline.store import Store
 from tests.pipeline.common import artefact, extended, loaded
 
 SEARCH = """\

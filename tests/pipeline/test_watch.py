@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline import plan as planning
-from pipeline import watch as module
-from pipeline.lock import Holder, Locks, run_lock
-from pipeline.plan import Planned
-from pipeline.progress import Progress, running
-from pipeline.results import Result
-from pipeline.store import Store
-from pipeline.watch import watch
-from stages.files import canonical
+from dualprune.pipeline import plan as planning
+from dualprune.pipeline import watch as module
+from dualprune.pipeline.lock import Holder, Locks, run_lock
+from dualprune.pipeline.plan import Planned
+from dualprune.pipeline.progress import Progress, running
+from dualprune.pipeline.results import Result
+from dualprune.pipeline.store import Store
+from dualprune.pipeline.watch import watch
+from dualprune.stages.files import canonical
 from tests.pipeline.common import artefact, loaded
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.yamlfile import parse, scalar
+from dualprune.pipeline.yamlfile import parse, scalar
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from stages.files import Folder
-from stages.manifest import MANIFEST, damages
+from dualprune.stages.files import Folder
+from dualprune.stages.manifest import MANIFEST, damages
 from tests.running import CONFIG, Nodes, Running, bits, dualprune, json_of, or_gone, title
 
 Kind = Literal["worker", "node", "driver", "job"]

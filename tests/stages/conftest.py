@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,16 +17,17 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 
-from stages.constraints import Constraint
-from stages.data.manifest import digest, read_manifest
-from stages.data.shards import write
-from stages.data.sources import digits
-from stages.engine import Engine, join
-from stages.files import Folder
-from stages.models import MODELS
-from stages.spec import Engine as EngineSettings
-from stages.spec import Optimizer, Task
-from stages.targets import Targets
+from dualprune.stages.constraints import Constraint
+from dualprune.stages.data.manifest import digest, read_manifest
+from dualprune.stages.data.shards import write
+from dualprune.stages.data.sources import digits
+from dualprune.stages.engine import Engine, join
+from dualprune.stages.files import Folder
+from dualprune.stages.models import MODELS
+from dualprune.stages.spec import Engine as EngineSettings
+from dualprune.stages.spec import Optimizer, Task
+from dualprune.stages.targets import Targets
+from tests.processes import PATH, ROOT
 
 MakeEngine = Callable[..., Engine]
 MakeTask = Callable[..., Task]
@@ -195,11 +195,10 @@ def make_task(shards: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Ma
 @pytest.fixture
 def dying() -> Iterator[Callable[[int, Task], int]]:
     """A function that runs a stage in a process that dies at its n-th call; gives the process's exit code."""
-    root = Path(__file__).parent.parent.parent
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.stages.faults"],
-        cwd=root,
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": PATH, "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

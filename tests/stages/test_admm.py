@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stages import admm
-from stages.constraints.cardinality import Cardinality
-from stages.engine import Engine
-from stages.spec import Optimizer
+from dualprune.stages import admm
+from dualprune.stages.constraints.cardinality import Cardinality
+from dualprune.stages.engine import Engine
+from dualprune.stages.spec import Optimizer
 from tests.stages.conftest import MakeEngine, held_to
 
 Array = NDArray[np.float64]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from stages import artefact
-from stages.files import Folder, sha256
-from stages.manifest import ASIDE, Damaged, check, damages, read, set_aside
-from stages.models import MODELS
+from dualprune.stages import artefact
+from dualprune.stages.files import Folder, sha256
+from dualprune.stages.manifest import ASIDE, Damaged, check, damages, read, set_aside
+from dualprune.stages.models import MODELS
 from tests.stages.conftest import noisy_net
 
 FILES = ["model.safetensors", "holds.safetensors", "duals.safetensors", "metrics.jsonl"]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from stages.data.batches import Batches, load_split, open_split
-from stages.data.manifest import DataError, digest, read_manifest
-from stages.data.shards import Split, write
-from stages.spec import Data
+from dualprune.stages.data.batches import Batches, load_split, open_split
+from dualprune.stages.data.manifest import DataError, digest, read_manifest
+from dualprune.stages.data.shards import Split, write
+from dualprune.stages.spec import Data
 from tests.stages.conftest import random_pictures
 
 CPU = torch.device("cpu")

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stages import admm
-from stages.budget import Budget, allocate
-from stages.engine import Engine
-from stages.targets import Targets
+from dualprune.stages import admm
+from dualprune.stages.budget import Budget, allocate
+from dualprune.stages.engine import Engine
+from dualprune.stages.targets import Targets
 from tests.stages.conftest import MakeEngine
 
 Tensors = dict[str, Tensor]

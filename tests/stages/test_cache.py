@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.data.cache import Cache
-from stages.data.manifest import DataError
-from stages.files import Folder
+from dualprune.stages.data.cache import Cache
+from dualprune.stages.data.manifest import DataError
+from dualprune.stages.files import Folder
 from tests.s3server import BUCKET, S3Server
 
 SIZE = 1000

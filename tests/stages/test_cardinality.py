@@ -9,10 +9,10 @@ from itertools import combinations
 import pytest
 import torch
 
-from stages.constraints import SETS
-from stages.constraints.cardinality import Cardinality
-from stages.constraints.select import CHUNK, SMALL, _bracketed
-from stages.sets import Cardinality as Settings
+from dualprune.stages.constraints import SETS
+from dualprune.stages.constraints.cardinality import Cardinality
+from dualprune.stages.constraints.select import CHUNK, SMALL, _bracketed
+from dualprune.stages.sets import Cardinality as Settings
 
 
 def test_the_largest_magnitudes_stay() -> None:

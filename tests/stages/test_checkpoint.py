@@ -10,13 +10,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from stages.checkpoint import FORMAT, TYPES, Checkpoints, OtherVersion, Progress, _serialized
-from stages.engine import Engine
-from stages.files import Folder
-from stages.optimizer import STATE
-from stages.parts import digest, steps
-from stages.parts import stem as stem_of
-from stages.spec import Optimizer
+from dualprune.stages.checkpoint import FORMAT, TYPES, Checkpoints, OtherVersion, Progress, _serialized
+from dualprune.stages.engine import Engine
+from dualprune.stages.files import Folder
+from dualprune.stages.optimizer import STATE
+from dualprune.stages.parts import digest, steps
+from dualprune.stages.parts import stem as stem_of
+from dualprune.stages.spec import Optimizer
 from tests.stages.conftest import PLACES, MakeEngine, small_net, step
 
 SGD = Optimizer(name="sgd", momentum=0.9)

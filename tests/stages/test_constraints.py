@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stages import sets
-from stages.constraints import SETS, Constraint
-from stages.constraints.cardinality import Cardinality
-from stages.constraints.clusters import Clusters
-from stages.constraints.combined import Combined
-from stages.constraints.groups import Groups, channels, columns, filters
-from stages.constraints.levels import Levels
-from stages.constraints.lowrank import LowRank
-from stages.constraints.nm import NM
+from dualprune.stages import sets
+from dualprune.stages.constraints import SETS, Constraint
+from dualprune.stages.constraints.cardinality import Cardinality
+from dualprune.stages.constraints.clusters import Clusters
+from dualprune.stages.constraints.combined import Combined
+from dualprune.stages.constraints.groups import Groups, channels, columns, filters
+from dualprune.stages.constraints.levels import Levels
+from dualprune.stages.constraints.lowrank import LowRank
+from dualprune.stages.constraints.nm import NM
 
 Shape = tuple[int, ...]
 Case = tuple[Constraint, Shape]

@@ -23,12 +23,13 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from stages.data.convert import Options, convert
-from stages.data.index import index
-from stages.data.manifest import SPLITS, DataError, read_manifest
-from stages.data.order import epoch_order
-from stages.data.origins import origins
-from stages.files import Folder
+from dualprune.stages.data.convert import Options, convert
+from dualprune.stages.data.index import index
+from dualprune.stages.data.manifest import SPLITS, DataError, read_manifest
+from dualprune.stages.data.order import epoch_order
+from dualprune.stages.data.origins import origins
+from dualprune.stages.files import Folder
+from tests.processes import PATH
 from tests.s3server import BUCKET, S3Server
 from tests.stages.conftest import jpeg, jpegs
 
@@ -280,7 +281,7 @@ def test_a_killed_process_is_told(where: dict[str, str], tmp_path: Path) -> None
 
 KILLED = """
 import sys
-from stages.data.convert import Options, convert
+from dualprune.stages.data.convert import Options, convert
 
 if __name__ == "__main__":
     def progress(done, samples):
@@ -297,9 +298,8 @@ def test_a_conversion_that_was_killed_goes_on(
     """It writes no shard again that was whole, and ends with the bytes of an undisturbed one."""
     (tmp_path / "script.py").write_text(KILLED)
     command = [sys.executable, str(tmp_path / "script.py"), where["train"], where["test"], str(tmp_path / "made")]
-    root = str(Path(__file__).parents[2])
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": root}, start_new_session=True
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": PATH}, start_new_session=True
     ) as run:
         assert run.stdout is not None
         assert int(run.stdout.readline()) > 0
@@ -321,7 +321,7 @@ def test_processes_end_with_the_one_that_gave_the_work(where: dict[str, str], tm
     """Though that was killed, and could tell them nothing."""
     (tmp_path / "script.py").write_text(KILLED)
     command = [sys.executable, str(tmp_path / "script.py"), where["train"], where["test"], str(tmp_path / "made")]
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    env = os.environ | {"PYTHONPATH": PATH}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as run:
         assert run.stdout is not None
         assert int(run.stdout.readline()) > 0

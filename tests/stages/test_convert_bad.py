@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from stages.data.convert import Options, convert
-from stages.data.manifest import SPLITS, DataError
+from dualprune.stages.data.convert import Options, convert
+from dualprune.stages.data.manifest import SPLITS, DataError
 from tests.stages.conftest import jpeg
 from tests.stages.test_convert import tree
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional as F
 
-from stages.data import device
-from stages.data.batches import open_split
-from stages.data.device import Decoder, Jpeg, packed
-from stages.data.index import index
-from stages.data.manifest import DataError, check_settings, digest, read_manifest
-from stages.data.pictures import Header, crop_box, flipped, training_crop, uniforms
-from stages.data.stream import IGNORED, Stream
-from stages.spec import Data, TrainSpec, key_material
+from dualprune.stages.data import device
+from dualprune.stages.data.batches import open_split
+from dualprune.stages.data.device import Decoder, Jpeg, packed
+from dualprune.stages.data.index import index
+from dualprune.stages.data.manifest import DataError, check_settings, digest, read_manifest
+from dualprune.stages.data.pictures import Header, crop_box, flipped, training_crop, uniforms
+from dualprune.stages.data.stream import IGNORED, Stream
+from dualprune.stages.spec import Data, TrainSpec, key_material
 from tests.stages.conftest import jpeg, jpegs
 from tests.stages.test_pictures import MOST, RATIO, SCALE, huge_jpeg, pil
 from tests.stages.test_stream import CPU, SPLITS, opened, written

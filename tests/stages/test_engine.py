@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.engine import Engine, channels_last, emulates_bf16, parameter_groups
-from stages.optimizer import STATE
-from stages.spec import Optimizer
+from dualprune.stages.engine import Engine, channels_last, emulates_bf16, parameter_groups
+from dualprune.stages.optimizer import STATE
+from dualprune.stages.spec import Optimizer
 from tests.stages.conftest import PLACES, MakeEngine, small_net, step
 
 ZERO = pytest.mark.parametrize("zero", [0, 1, 2, 3])

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.data.batches import Batches
-from stages.data.manifest import read_manifest
-from stages.data.shards import Split, write
-from stages.evaluate import Score, evaluate
-from stages.spec import Data
+from dualprune.stages.data.batches import Batches
+from dualprune.stages.data.manifest import read_manifest
+from dualprune.stages.data.shards import Split, write
+from dualprune.stages.evaluate import Score, evaluate
+from dualprune.stages.spec import Data
 from tests.stages.conftest import random_pictures
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import inventory
-from pipeline.store import Store
-from stages.files import Folder
-from stages.manifest import check, damages, take
-from stages.spec import Task
-from stages.stage import run_stage
+from dualprune.pipeline import inventory
+from dualprune.pipeline.store import Store
+from dualprune.stages.files import Folder
+from dualprune.stages.manifest import check, damages, take
+from dualprune.stages.spec import Task
+from dualprune.stages.stage import run_stage
 from tests.stages.conftest import MakeTask
 from tests.stages.faults import DIED, How, faults
 from tests.stages.test_stage import prune, quiet, same_bytes

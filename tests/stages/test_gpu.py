@@ -15,14 +15,14 @@ import torch
 from hypothesis import given
 from torch import Tensor, multiprocessing, nn
 
-from stages.budget import Budget, allocate
-from stages.constraints import Constraint
-from stages.data.batches import open_split
-from stages.data.manifest import digest, read_manifest
-from stages.data.stream import IGNORED, Stream
-from stages.engine import Engine, join
-from stages.spec import Engine as EngineSettings
-from stages.spec import Optimizer
+from dualprune.stages.budget import Budget, allocate
+from dualprune.stages.constraints import Constraint
+from dualprune.stages.data.batches import open_split
+from dualprune.stages.data.manifest import digest, read_manifest
+from dualprune.stages.data.stream import IGNORED, Stream
+from dualprune.stages.engine import Engine, join
+from dualprune.stages.spec import Engine as EngineSettings
+from dualprune.stages.spec import Optimizer
 from tests.stages.conftest import PLACES, MakeEngine, jpeg, jpegs
 from tests.stages.test_constraints import EVERY, cases_with_weights, close, few
 from tests.stages.test_stream import settings, written

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.data.index import index, read_index, scan
-from stages.data.manifest import DataError, digest, read_manifest
-from stages.data.manifest import labels as classes_there
-from stages.files import Folder
+from dualprune.stages.data.index import index, read_index, scan
+from dualprune.stages.data.manifest import DataError, digest, read_manifest
+from dualprune.stages.data.manifest import labels as classes_there
+from dualprune.stages.files import Folder
 from tests.stages.conftest import jpeg
 
 PICTURE = jpeg(20, 20, 0)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.files import Folder, sha256
-from stages.manifest import ASIDE, MANIFEST, Damaged, check, damages, own_hash, set_aside, take
+from dualprune.stages.files import Folder, sha256
+from dualprune.stages.manifest import ASIDE, MANIFEST, Damaged, check, damages, own_hash, set_aside, take
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -14,13 +14,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stages.constraints.cardinality import Cardinality
-from stages.constraints.clusters import Clusters
-from stages.constraints.combined import Combined
-from stages.constraints.groups import Groups, blocks, channels, columns, filters
-from stages.constraints.levels import Levels
-from stages.constraints.lowrank import LowRank
-from stages.constraints.nm import NM
+from dualprune.stages.constraints.cardinality import Cardinality
+from dualprune.stages.constraints.clusters import Clusters
+from dualprune.stages.constraints.combined import Combined
+from dualprune.stages.constraints.groups import Groups, blocks, channels, columns, filters
+from dualprune.stages.constraints.levels import Levels
+from dualprune.stages.constraints.lowrank import LowRank
+from dualprune.stages.constraints.nm import NM
 from tests.stages.test_constraints import Shape, as_groups, few, made
 
 
@@ -161,7 +161,7 @@ def test_many_values_are_clustered_on_quantiles_nearly_as_well(monkeypatch: pyte
     """Beyond `EXACT` values the squared error is within a percent of the optimum."""
     w = torch.randn(20, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     exact = distance(w, Clusters(8).project(w))
-    monkeypatch.setattr(import_module("stages.constraints.clusters"), "EXACT", 256)
+    monkeypatch.setattr(import_module("dualprune.stages.constraints.clusters"), "EXACT", 256)
     z = Clusters(8).project(w)
     assert Clusters(8).contains(z)
     assert exact <= distance(w, z) <= 1.01 * exact

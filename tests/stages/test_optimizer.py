@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import stages.optimizer as optimizer_module
-from stages.optimizer import STATE, ProximalOptimizer
+import dualprune.stages.optimizer as optimizer_module
+from dualprune.stages.optimizer import STATE, ProximalOptimizer
 
 Make = Callable[[list], torch.optim.Optimizer]
 INNER: dict[str, Make] = {

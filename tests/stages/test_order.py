@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stages.data.order import epoch_order, global_batch, hashed, micro_batches, share, steps_per_epoch
+from dualprune.stages.data.order import epoch_order, global_batch, hashed, micro_batches, share, steps_per_epoch
 
 
 def test_an_epoch_has_every_sample_once_but_for_its_incomplete_batch() -> None:

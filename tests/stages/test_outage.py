@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from pipeline import inventory
-from pipeline.store import Store
-from stages import files
-from stages.files import MARK, Folder
-from stages.outage import StoreAway, StoreError, told
-from stages.spec import Task
-from stages.stage import run_stage
+from dualprune.pipeline import inventory
+from dualprune.pipeline.store import Store
+from dualprune.stages import files
+from dualprune.stages.files import MARK, Folder
+from dualprune.stages.outage import StoreAway, StoreError, told
+from dualprune.stages.spec import Task
+from dualprune.stages.stage import run_stage
 from tests.stages.conftest import MakeTask
 from tests.stages.test_faults import KEY, settled
 from tests.stages.test_stage import made, prune, quiet, same_bytes

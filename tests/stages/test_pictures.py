@@ -18,8 +18,8 @@ from PIL import Image
 from torchvision.transforms import functional as F
 from torchvision.transforms import v2
 
-from stages.data import pictures
-from stages.data.pictures import (
+from dualprune.stages.data import pictures
+from dualprune.stages.data.pictures import (
     OTHER,
     BadPicture,
     augmented,
@@ -30,7 +30,7 @@ from stages.data.pictures import (
     random_crop,
     uniforms,
 )
-from stages.spec import RandAugment
+from dualprune.stages.spec import RandAugment
 from tests.stages.conftest import jpeg
 
 SCALE, RATIO = [0.08, 1.0], [3 / 4, 4 / 3]

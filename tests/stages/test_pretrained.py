@@ -18,17 +18,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from stages import artefact, pretrained
-from stages.data.batches import Batches
-from stages.data.manifest import read_manifest
-from stages.data.shards import Split, write
-from stages.data.sources import cifar10
-from stages.evaluate import evaluate
-from stages.files import Folder
-from stages.pretrained import WeightsError, bring, load
-from stages.spec import Data, Model
-from stages.stage import run_stage
-from stages.targets import build_model
+from dualprune.stages import artefact, pretrained
+from dualprune.stages.data.batches import Batches
+from dualprune.stages.data.manifest import read_manifest
+from dualprune.stages.data.shards import Split, write
+from dualprune.stages.data.sources import cifar10
+from dualprune.stages.evaluate import evaluate
+from dualprune.stages.files import Folder
+from dualprune.stages.pretrained import WeightsError, bring, load
+from dualprune.stages.spec import Data, Model
+from dualprune.stages.stage import run_stage
+from dualprune.stages.targets import build_model
 from tests.stages.conftest import MakeTask
 
 

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages import quantize
-from stages.constraints import Constraint
-from stages.constraints.cardinality import Cardinality
-from stages.constraints.clusters import Clusters
-from stages.constraints.combined import Combined
-from stages.constraints.levels import Levels
-from stages.constraints.nm import NM
-from stages.engine import Engine
-from stages.spec import Optimizer
-from stages.targets import Targets
+from dualprune.stages import quantize
+from dualprune.stages.constraints import Constraint
+from dualprune.stages.constraints.cardinality import Cardinality
+from dualprune.stages.constraints.clusters import Clusters
+from dualprune.stages.constraints.combined import Combined
+from dualprune.stages.constraints.levels import Levels
+from dualprune.stages.constraints.nm import NM
+from dualprune.stages.engine import Engine
+from dualprune.stages.spec import Optimizer
+from dualprune.stages.targets import Targets
 from tests.stages.conftest import MakeEngine, held_to, step
 
 NAMES = ("0.weight", "3.weight")

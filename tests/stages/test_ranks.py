@@ -11,16 +11,16 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import ProcessRaisedException
 
-from stages import artefact
-from stages.data.manifest import SPLITS, DataError, digest, read_manifest
-from stages.data.order import epoch_order
-from stages.data.shards import write
-from stages.engine import Engine
-from stages.files import Folder
-from stages.models import MODELS
-from stages.spec import Task
-from stages.stage import run_stage
-from stages.train import NonFinite
+from dualprune.stages import artefact
+from dualprune.stages.data.manifest import SPLITS, DataError, digest, read_manifest
+from dualprune.stages.data.order import epoch_order
+from dualprune.stages.data.shards import write
+from dualprune.stages.engine import Engine
+from dualprune.stages.files import Folder
+from dualprune.stages.models import MODELS
+from dualprune.stages.spec import Task
+from dualprune.stages.stage import run_stage
+from dualprune.stages.train import NonFinite
 from tests.ranks import on_ranks
 from tests.stages.conftest import MakeTask, jpegs, noisy_net, spiky_net
 from tests.stages.test_stage import DENSE, nonzeros, prune, quiet, same_bytes, stopped

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from pipeline import inventory
-from pipeline.store import Store
-from stages import files
-from stages.data.manifest import read_manifest
-from stages.files import Folder
-from stages.measure import measure
-from stages.outage import StoreAway, StoreError
-from stages.spec import Task
-from stages.stage import run_stage
+from dualprune.pipeline import inventory
+from dualprune.pipeline.store import Store
+from dualprune.stages import files
+from dualprune.stages.data.manifest import read_manifest
+from dualprune.stages.files import Folder
+from dualprune.stages.measure import measure
+from dualprune.stages.outage import StoreAway, StoreError
+from dualprune.stages.spec import Task
+from dualprune.stages.stage import run_stage
 from tests.s3server import BUCKET, S3Server
 from tests.stages.conftest import MakeTask
 from tests.stages.faults import DIED, How, service_faults

@@ -12,9 +12,9 @@ import pytest
 import webdataset
 from PIL import Image
 
-from stages.data.manifest import DataError, digest, read_manifest
-from stages.data.shards import Split, write
-from stages.files import Folder
+from dualprune.stages.data.manifest import DataError, digest, read_manifest
+from dualprune.stages.data.shards import Split, write
+from dualprune.stages.files import Folder
 from tests.stages.conftest import random_pictures
 
 SPLITS = ("train", "val", "test")

@@ -14,8 +14,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
 
-from stages.data.manifest import DataError
-from stages.data.sources import cifar10, digits, mnist
+from dualprune.stages.data.manifest import DataError
+from dualprune.stages.data.sources import cifar10, digits, mnist
 
 
 def test_digits_are_split_without_overlap_or_loss() -> None:

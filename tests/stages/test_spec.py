@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from stages.sets import Cardinality
-from stages.settings import Settings
-from stages.spec import (
+from dualprune.stages.sets import Cardinality
+from dualprune.stages.settings import Settings
+from dualprune.stages.spec import (
     METHOD_VERSIONS,
     Admm,
     Data,

@@ -16,17 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from stages import artefact
-from stages.data.manifest import DataError
-from stages.engine import Engine
-from stages.files import Folder, canonical, sha256
-from stages.manifest import Damaged, check, read
-from stages.measure import measure
-from stages.schedule import Stretch, learning_rate, stretches
-from stages.settings import SpecError
-from stages.spec import Parent, PruneSpec, Rate, Task
-from stages.stage import run_stage
-from stages.train import NonFinite
+from dualprune.stages import artefact
+from dualprune.stages.data.manifest import DataError
+from dualprune.stages.engine import Engine
+from dualprune.stages.files import Folder, canonical, sha256
+from dualprune.stages.manifest import Damaged, check, read
+from dualprune.stages.measure import measure
+from dualprune.stages.schedule import Stretch, learning_rate, stretches
+from dualprune.stages.settings import SpecError
+from dualprune.stages.spec import Parent, PruneSpec, Rate, Task
+from dualprune.stages.stage import run_stage
+from dualprune.stages.train import NonFinite
 from tests.stages.conftest import PLACES, MakeTask
 
 pytestmark = pytest.mark.usefixtures("one_rank")

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages import admm, artefact
-from stages.admm import Residual
-from stages.constraints.combined import Combined
-from stages.constraints.lowrank import LowRank
-from stages.data.stream import IGNORED
-from stages.schedule import learning_rate, stretches
-from stages.spec import Distill, Task
-from stages.stage import run_stage
-from stages.targets import targets
-from stages.train import _distilled
+from dualprune.stages import admm, artefact
+from dualprune.stages.admm import Residual
+from dualprune.stages.constraints.combined import Combined
+from dualprune.stages.constraints.lowrank import LowRank
+from dualprune.stages.data.stream import IGNORED
+from dualprune.stages.schedule import learning_rate, stretches
+from dualprune.stages.spec import Distill, Task
+from dualprune.stages.stage import run_stage
+from dualprune.stages.targets import targets
+from dualprune.stages.train import _distilled
 from tests.stages.conftest import MakeTask
 from tests.stages.test_stage import DENSE, made, nonzeros, prune, resumed, run, same_bytes, stopped
 

@@ -21,18 +21,18 @@ from torch.nn import functional as F
 from torchvision import transforms as T
 from torchvision.transforms import v2
 
-from stages.data.batches import Batches, open_split
-from stages.data.index import index
-from stages.data.manifest import DataError, check_settings, digest, read_manifest
-from stages.data.members import Members
-from stages.data.mix import mixed
-from stages.data.order import Indices, global_batch, micro_batches, share, steps_per_epoch
-from stages.data.shards import Split, write
-from stages.data.stream import IGNORED, Stream
-from stages.files import sha256
-from stages.models import MODELS
-from stages.spec import Data, Mix, Task
-from stages.stage import run_stage
+from dualprune.stages.data.batches import Batches, open_split
+from dualprune.stages.data.index import index
+from dualprune.stages.data.manifest import DataError, check_settings, digest, read_manifest
+from dualprune.stages.data.members import Members
+from dualprune.stages.data.mix import mixed
+from dualprune.stages.data.order import Indices, global_batch, micro_batches, share, steps_per_epoch
+from dualprune.stages.data.shards import Split, write
+from dualprune.stages.data.stream import IGNORED, Stream
+from dualprune.stages.files import sha256
+from dualprune.stages.models import MODELS
+from dualprune.stages.spec import Data, Mix, Task
+from dualprune.stages.stage import run_stage
 from tests.stages.conftest import MakeTask, jpegs
 from tests.stages.test_pictures import pil
 from tests.stages.test_stage import FILES, quiet

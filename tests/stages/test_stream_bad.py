@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stages.data import stream
-from stages.data.index import read_index
-from stages.data.manifest import DataError, read_manifest
-from stages.data.stream import IGNORED
-from stages.evaluate import evaluate
+from dualprune.stages.data import stream
+from dualprune.stages.data.index import read_index
+from dualprune.stages.data.manifest import DataError, read_manifest
+from dualprune.stages.data.stream import IGNORED
+from dualprune.stages.evaluate import evaluate
 from tests.stages.conftest import jpegs
 from tests.stages.test_pictures import huge_png
 from tests.stages.test_stream import opened, parts, written

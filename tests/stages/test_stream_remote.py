@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.data.manifest import DataError, read_manifest
-from stages.data.shards import write
-from stages.files import Folder
+from dualprune.stages.data.manifest import DataError, read_manifest
+from dualprune.stages.data.shards import write
+from dualprune.stages.files import Folder
 from tests.s3server import BUCKET, S3Server
 from tests.stages.conftest import jpegs
 from tests.stages.test_stream import opened, parts, same, written

@@ -10,11 +10,11 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from stages.constraints.cardinality import Cardinality
-from stages.models import MODELS, CifarBlock
-from stages.settings import SpecError
-from stages.spec import Model, PruneSpec, QuantizeSpec, TrainSpec
-from stages.targets import build_model, check, check_pictures, targets, weights
+from dualprune.stages.constraints.cardinality import Cardinality
+from dualprune.stages.models import MODELS, CifarBlock
+from dualprune.stages.settings import SpecError
+from dualprune.stages.spec import Model, PruneSpec, QuantizeSpec, TrainSpec
+from dualprune.stages.targets import build_model, check, check_pictures, targets, weights
 
 DATA = {"source": "digits"}
 LENET = {"0.weight": (20, 1, 5, 5), "2.weight": (50, 20, 5, 5), "5.weight": (500, 800), "7.weight": (10, 500)}

@@ -12,16 +12,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stages import admm, quantize
-from stages.budget import Budget
-from stages.constraints.cardinality import Cardinality
-from stages.constraints.clusters import Clusters
-from stages.constraints.groups import Groups, columns
-from stages.engine import Engine, join
-from stages.optimizer import STATE
-from stages.spec import Engine as EngineSettings
-from stages.spec import Optimizer
-from stages.targets import Targets
+from dualprune.stages import admm, quantize
+from dualprune.stages.budget import Budget
+from dualprune.stages.constraints.cardinality import Cardinality
+from dualprune.stages.constraints.clusters import Clusters
+from dualprune.stages.constraints.groups import Groups, columns
+from dualprune.stages.engine import Engine, join
+from dualprune.stages.optimizer import STATE
+from dualprune.stages.spec import Engine as EngineSettings
+from dualprune.stages.spec import Optimizer
+from dualprune.stages.targets import Targets
 from tests.ranks import on_ranks
 from tests.stages.conftest import PLACES, MakeEngine, held_to
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stages import zero
+from dualprune.stages import zero
 
 
 @pytest.mark.parametrize("number", range(len(zero.USED)))
@@ -33,7 +33,7 @@ before, seen = torch.compile, []
 def profile(frame, event, argument):
     seen.append(torch.compile is before)
 sys.setprofile(profile)
-from stages import zero
+from dualprune.stages import zero
 zero.deepspeed()
 sys.setprofile(None)
 assert all(seen) and len(seen) > 1000, len(seen)
