@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from dualprune.stages.files import Folder, canonical, encoded, sha256
+from dualprune.stages.files import Folder, canonical, sha256
 
 MANIFEST = "manifest.json"
 ASIDE = "damaged.json"
@@ -35,11 +35,8 @@ def read(folder: Folder) -> dict[str, Any] | None:
         return None
     try:
         manifest: dict[str, Any] = json.loads(data)
-        same = encoded(manifest) == data
     except ValueError as error:
         raise Damaged(f"{folder.url}/{MANIFEST} is no JSON: {error}") from None
-    if not same:
-        raise Damaged(f"{folder.url}/{MANIFEST} has changed since it was written: it is not in our form")
     try:
         if own_hash(manifest) != manifest["sha256"]:
             raise Damaged(f"{folder.url}/{MANIFEST} has changed since it was written: its sha256 differs")

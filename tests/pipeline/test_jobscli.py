@@ -264,8 +264,8 @@ def test_a_package_is_all_that_a_run_needs(tmp_path: Path) -> None:
     (tmp_path / "sent").mkdir()
     command = package(odd, ["--set", f"store={tmp_path}/a store"], tmp_path / "sent")
     files = [str(file.relative_to(tmp_path / "sent")) for file in (tmp_path / "sent").rglob("*") if file.is_file()]
-    assert not [file for file in files if not file.endswith((".py", ".yaml"))]
-    assert {file.split("/")[0] for file in files} == {"pipeline", "stages", "cluster", "configs"}
+    assert not [file for file in files if not file.endswith((".py", ".yaml", "py.typed"))]
+    assert {file.split("/")[0] for file in files} == {"dualprune", "configs"}
     # As a cluster's head does it, with `python` found on its path.
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").symlink_to(sys.executable)

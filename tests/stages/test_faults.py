@@ -120,7 +120,7 @@ def test_a_copied_artefact_is_there_or_not(
 
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "flipped": lambda data: data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 0x10]) + data[len(data) // 2 + 1 :],
-    "cut": lambda data: data[:-1],
+    "cut": lambda data: data[:-3],
     "emptied": lambda data: b"",
     "gone": lambda data: None,
 }
