@@ -9,7 +9,7 @@ from pathlib import Path
 
 OURS = "dualprune"
 """Our package. Of it, users write in one module:"""
-MODELS = f"{OURS}.stages.models"
+MODELS = f"{OURS}.stages.networks.builtin"
 
 _INSTALLED = tuple({f"{path}/" for name, path in sysconfig.get_paths().items() if name.endswith(("stdlib", "lib"))})
 _SENT = re.compile(r".*/_ray_pkg_[0-9a-f]+/")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Protocol
 
-from dualprune.pipeline.choices import METHOD_VERSION, Choice, Replace, Search, Select, shrunk
-from dualprune.stages.files import canonical, sha256
-from dualprune.stages.spec import Spec, key_material
+from dualprune.pipeline.choices.base import METHOD_VERSION, Choice, Replace, Search, Select, shrunk
+from dualprune.stages.files.folder import canonical, sha256
+from dualprune.stages.settings.spec import Spec, key_material
 
 KEY_LENGTH = 16
 """Hex digits of a key; 64 bits."""

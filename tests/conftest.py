@@ -13,8 +13,8 @@ import pytest
 import torch
 from filelock import FileLock
 
-from dualprune.stages.data import convert
-from dualprune.stages.files import Folder
+from dualprune.stages.data.make import convert
+from dualprune.stages.files.folder import Folder
 from tests.running import CONFIG, dualprune
 from tests.s3server import BUCKET, S3Server
 

@@ -87,7 +87,7 @@ class Running:
         self,
         folder: Path,
         *arguments: str,
-        program: Sequence[str] = ("-m", "dualprune.pipeline.cli"),
+        program: Sequence[str] = ("-m", "dualprune"),
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         # PYTHONUNBUFFERED would hide in which order users see what goes to their two outputs.

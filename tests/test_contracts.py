@@ -29,14 +29,14 @@ def test_the_contracts_hold() -> None:
 
 
 BREACHES = {
-    "stages/files.py": ("import dualprune.cluster.failures", "stages knows nothing of pipeline and cluster"),
-    "cluster/monitor.py": ("import dualprune.stages.spec", "cluster knows nothing of pipeline and stages"),
-    "pipeline/driver.py": ("import ray", "ray is for cluster alone"),
-    "stages/train.py": ("import deepspeed.comm", "deepspeed has one door"),
-    "stages/data/batches.py": ("import webdataset", "webdataset has one door"),
-    "pipeline/view.py": ("import wandb", "wandb has one door"),
-    "pipeline/results.py": ("import torch", "pipeline holds no tensors"),
-    "stages/spec.py": ("import dualprune.stages.models", "what is pure stays light"),
+    "stages/files/folder.py": ("import dualprune.cluster.failures", "stages knows nothing of pipeline and cluster"),
+    "cluster/monitor.py": ("import dualprune.stages.settings.spec", "cluster knows nothing of pipeline and stages"),
+    "pipeline/run/driver.py": ("import ray", "ray is for cluster alone"),
+    "stages/training/loop.py": ("import deepspeed.comm", "deepspeed has one door"),
+    "stages/data/read/memory.py": ("import webdataset", "webdataset has one door"),
+    "pipeline/run/view.py": ("import wandb", "wandb has one door"),
+    "pipeline/run/results.py": ("import torch", "pipeline holds no tensors"),
+    "stages/settings/spec.py": ("import dualprune.stages.networks.builtin", "what is pure stays light"),
 }
 
 
@@ -58,8 +58,8 @@ def test_a_breach_of_each_contract_is_found(tmp_path: Path) -> None:
     "module",
     [
         "dualprune",
-        "dualprune.pipeline.cli",
-        "dualprune.pipeline.driver",
+        "dualprune.pipeline.cli.main",
+        "dualprune.pipeline.run.driver",
         "dualprune.cluster.lanes",
         "dualprune.cluster.monitor",
     ],
@@ -83,6 +83,6 @@ def test_a_users_own_modules_change_nothing(tmp_path: Path) -> None:
     (tmp_path / "file.yaml").write_text((ROOT / "configs" / "digits.yaml").read_text())
     own = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "theirs"), PATH])}
     for command in (["plan", "file.yaml"], ["plan", "digits"], ["run", "file.yaml", "--smoke", "--only", "dense"]):
-        call = [sys.executable, "-m", "dualprune.pipeline.cli", *command]
+        call = [sys.executable, "-m", "dualprune", *command]
         done = subprocess.run(call, cwd=tmp_path, env=own, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

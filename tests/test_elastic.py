@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dualprune.stages.data.manifest import read_manifest
+from dualprune.stages.data.format import read_manifest
 from dualprune.stages.data.order import epoch_order, global_batch, steps_per_epoch
 from tests.running import Nodes, Running, json_of
 
@@ -33,7 +33,7 @@ stages:
 """
 PROGRAM = """
 import sys, cluster.lanes, pipeline.driver
-from dualprune.pipeline.cli import main
+from dualprune.pipeline.cli.main import main
 
 cluster.lanes.GROWING = 5.0
 
@@ -42,9 +42,9 @@ def work(payload, log, stopping):
     # slow until it is let go, so that a machine has the time to come.
     import json, os, time
     import torch.distributed as dist
-    from dualprune.stages.data.batches import Batches
-    from dualprune.stages.stage import run_stage
-    from dualprune.stages.spec import Task
+    from dualprune.stages.data.read.memory import Batches
+    from dualprune.stages.training.stage import run_stage
+    from dualprune.stages.settings.spec import Task
 
     plain = Batches.train
     rank, world = dist.get_rank(), dist.get_world_size()

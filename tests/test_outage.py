@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dualprune.pipeline import inventory
-from dualprune.pipeline.store import Store
+from dualprune.pipeline.store import inventory
+from dualprune.pipeline.store.store import Store
 from tests.running import TWO_STAGES, Running, dualprune, json_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

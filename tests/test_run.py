@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dualprune.stages import artefact
-from dualprune.stages.files import Folder
+from dualprune.stages.artefacts import artefact
+from dualprune.stages.files.folder import Folder
 from tests.cluster.test_monitor import runs
 from tests.running import CONFIG, dualprune, json_of, stage
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dualprune.stages.files import Folder
+from dualprune.stages.files.folder import Folder
 from tests.running import TWO_STAGES, Running, dualprune, json_of
 from tests.s3server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dualprune.pipeline.config import load
-from dualprune.stages.data.index import index
+from dualprune.pipeline.config.load import load
+from dualprune.stages.data.make.index import index
 from tests.running import dualprune, json_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from dualprune.stages import sets
 from dualprune.stages.constraints import groups
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.constraints.clusters import Clusters
 from dualprune.stages.constraints.levels import Levels
 from dualprune.stages.constraints.lowrank import LowRank
 from dualprune.stages.constraints.nm import NM
+from dualprune.stages.settings import sets
 
 Shape = tuple[int, ...]
 

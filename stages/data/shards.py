@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from webdataset.autodecode import Decoder, imagehandler
 
-from dualprune.stages.data.index import read_index, scan, write_index
-from dualprune.stages.data.manifest import MANIFEST, DataError
+from dualprune.stages.data.format import MANIFEST, DataError
+from dualprune.stages.data.make.index import read_index, scan, write_index
 from dualprune.stages.data.order import Indices
-from dualprune.stages.data.pictures import PNG
-from dualprune.stages.files import Folder, sha256
+from dualprune.stages.data.read.pictures import PNG
+from dualprune.stages.files.folder import Folder, sha256
 
 Sample = tuple[NDArray[np.uint8] | bytes, int]
 """A picture, or a JPEG's or PNG's bytes, and its label."""

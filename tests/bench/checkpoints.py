@@ -22,16 +22,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dualprune.stages import admm
-from dualprune.stages.checkpoint import Checkpoints, Progress
+from dualprune.stages.artefacts.checkpoint import Checkpoints, Progress
 from dualprune.stages.constraints.cardinality import Cardinality
-from dualprune.stages.engine import Engine, join
-from dualprune.stages.files import Folder
-from dualprune.stages.models import MODELS
-from dualprune.stages.spec import Engine as EngineSettings
-from dualprune.stages.spec import Optimizer as OptimizerSettings
-from dualprune.stages.targets import Targets
-from dualprune.stages.train import AGREEING, _agreed
+from dualprune.stages.engine.engine import Engine, join
+from dualprune.stages.files.folder import Folder
+from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.settings.spec import Engine as EngineSettings
+from dualprune.stages.settings.spec import Optimizer as OptimizerSettings
+from dualprune.stages.solver import admm
+from dualprune.stages.solver.targets import Targets
+from dualprune.stages.training.loop import AGREEING, _agreed
 from tests.bench.common import Row, options, report
 from tests.bench.step_overhead import step
 from tests.ranks import on_ranks

@@ -26,16 +26,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dualprune.stages import admm
 from dualprune.stages.constraints.cardinality import Cardinality
-from dualprune.stages.data.index import index
-from dualprune.stages.data.stream import AHEAD, Shards, Stream
-from dualprune.stages.engine import Engine, channels_last, join
-from dualprune.stages.models import MODELS
-from dualprune.stages.spec import Data
-from dualprune.stages.spec import Engine as EngineSettings
-from dualprune.stages.spec import Optimizer as OptimizerSettings
-from dualprune.stages.targets import Targets
+from dualprune.stages.data.make.index import index
+from dualprune.stages.data.read.stream import AHEAD, Shards, Stream
+from dualprune.stages.engine.engine import Engine, channels_last, join
+from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.settings.spec import Data
+from dualprune.stages.settings.spec import Engine as EngineSettings
+from dualprune.stages.settings.spec import Optimizer as OptimizerSettings
+from dualprune.stages.solver import admm
+from dualprune.stages.solver.targets import Targets
 from tests.bench.common import Row, interleaved, options, ratios, report
 
 LR, RHO, KEEP = 1e-4, 1e-3, 0.1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from dualprune.stages.engine import Engine, join
-from dualprune.stages.models import MODELS
-from dualprune.stages.optimizer import STATE
-from dualprune.stages.spec import Engine as EngineSettings
-from dualprune.stages.spec import Optimizer as OptimizerSettings
+from dualprune.stages.engine.engine import Engine, join
+from dualprune.stages.engine.proximal import STATE
+from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.settings.spec import Engine as EngineSettings
+from dualprune.stages.settings.spec import Optimizer as OptimizerSettings
 from tests.bench.common import Row, options, report
 from tests.ranks import on_ranks
 

@@ -14,14 +14,14 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from dualprune.stages.budget import Budget, allocate
 from dualprune.stages.constraints import groups
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.constraints.clusters import Clusters
 from dualprune.stages.constraints.levels import Levels
 from dualprune.stages.constraints.lowrank import LowRank
 from dualprune.stages.constraints.nm import NM
-from dualprune.stages.models import MODELS
+from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.solver.budget import Budget, allocate
 from tests.bench.common import Row, interleaved, options, ratios, report
 
 

@@ -29,16 +29,17 @@ from unittest.mock import patch
 from rich.console import Console
 
 from dualprune.cluster.lanes import Event
-from dualprune.pipeline import driver, planview, results
-from dualprune.pipeline import plan as planning
-from dualprune.pipeline.config import Config, load
-from dualprune.pipeline.costs import estimated
-from dualprune.pipeline.problems import Problems
-from dualprune.pipeline.store import Store
-from dualprune.pipeline.view import View
-from dualprune.stages.files import Folder, sha256
-from dualprune.stages.manifest import MANIFEST, own_hash
-from dualprune.stages.spec import Task
+from dualprune.pipeline.config.load import Config, load
+from dualprune.pipeline.config.problems import Problems
+from dualprune.pipeline.plan import make as planning
+from dualprune.pipeline.plan.costs import estimated
+from dualprune.pipeline.reports import plan as planview
+from dualprune.pipeline.run import driver, results
+from dualprune.pipeline.run.view import View
+from dualprune.pipeline.store.store import Store
+from dualprune.stages.artefacts.manifest import MANIFEST, own_hash
+from dualprune.stages.files.folder import Folder, sha256
+from dualprune.stages.settings.spec import Task
 from tests.bench.common import Options, Row, options, report
 
 SIZES, QUICK = (100, 1_000, 10_000), (100, 300, 1_000)

@@ -17,10 +17,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from dualprune.pipeline import plan as planning
-from dualprune.pipeline.config import load
-from dualprune.stages.spec import Spec
-from dualprune.stages.train import stretches
+from dualprune.pipeline.config.load import load
+from dualprune.pipeline.plan import make as planning
+from dualprune.stages.settings.spec import Spec
+from dualprune.stages.training.loop import stretches
 from tests.bench.common import machine
 
 Manifest = Mapping[str, Any]

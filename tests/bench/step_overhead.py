@@ -22,13 +22,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from dualprune.stages import admm
 from dualprune.stages.constraints.cardinality import Cardinality
-from dualprune.stages.engine import Engine, join
-from dualprune.stages.models import MODELS
-from dualprune.stages.spec import Engine as EngineSettings
-from dualprune.stages.spec import Optimizer as OptimizerSettings
-from dualprune.stages.targets import Targets
+from dualprune.stages.engine.engine import Engine, join
+from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.settings.spec import Engine as EngineSettings
+from dualprune.stages.settings.spec import Optimizer as OptimizerSettings
+from dualprune.stages.solver import admm
+from dualprune.stages.solver.targets import Targets
 from tests.bench.common import Row, interleaved, options, ratios, report
 from tests.ranks import on_ranks
 

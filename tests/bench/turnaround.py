@@ -25,10 +25,10 @@ from dualprune.cluster import lanes as lanes_module
 from dualprune.cluster import session
 from dualprune.cluster.lanes import Lanes
 from dualprune.cluster.room import Shape
-from dualprune.pipeline import plan as planning
-from dualprune.pipeline.config import load
-from dualprune.stages.files import Folder
-from dualprune.stages.spec import Parent, Task
+from dualprune.pipeline.config.load import load
+from dualprune.pipeline.plan import make as planning
+from dualprune.stages.files.folder import Folder
+from dualprune.stages.settings.spec import Parent, Task
 from tests.bench.common import Row, options, report
 
 CONFIG = """
@@ -58,8 +58,8 @@ class Notes:
         def noted(payload: dict[str, Any], log: Any, stopping: Any) -> Any:
             import torch.distributed as dist
 
-            from dualprune.stages.data.batches import Batches
-            from dualprune.stages.stage import run_stage
+            from dualprune.stages.data.read.memory import Batches
+            from dualprune.stages.training.stage import run_stage
 
             def note(what: str) -> None:
                 if dist.get_rank() == 0:

@@ -26,19 +26,19 @@ import torch.distributed as dist
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from dualprune.stages import admm
-from dualprune.stages.checkpoint import Checkpoints, Progress
-from dualprune.stages.data.batches import Batches
-from dualprune.stages.data.manifest import read_manifest
+from dualprune.stages.artefacts.checkpoint import Checkpoints, Progress
+from dualprune.stages.data.format import read_manifest
 from dualprune.stages.data.order import epoch_order, global_batch, share
+from dualprune.stages.data.read.memory import Batches
 from dualprune.stages.data.shards import Split, write
-from dualprune.stages.engine import Engine, channels_last, join
-from dualprune.stages.files import Folder
-from dualprune.stages.models import MODELS
-from dualprune.stages.spec import Data, PruneSpec, TrainSpec
-from dualprune.stages.spec import Engine as EngineSettings
-from dualprune.stages.targets import build_model, targets
-from dualprune.stages.train import train
+from dualprune.stages.engine.engine import Engine, channels_last, join
+from dualprune.stages.files.folder import Folder
+from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.settings.spec import Data, PruneSpec, TrainSpec
+from dualprune.stages.settings.spec import Engine as EngineSettings
+from dualprune.stages.solver import admm
+from dualprune.stages.solver.targets import build_model, targets
+from dualprune.stages.training.loop import train
 from tests.bench.common import Row, options, ratios, report
 from tests.ranks import on_ranks
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from dualprune.pipeline.config import Config, load
-from dualprune.pipeline.problems import ConfigError, Problems
-from dualprune.stages.files import Folder, sha256
-from dualprune.stages.manifest import own_hash
+from dualprune.pipeline.config.load import Config, load
+from dualprune.pipeline.config.problems import ConfigError, Problems
+from dualprune.stages.artefacts.manifest import own_hash
+from dualprune.stages.files.folder import Folder, sha256
 
 CONFIG = """\
 name: tiny

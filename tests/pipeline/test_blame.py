@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from dualprune.pipeline.blame import note, origin
-from dualprune.stages.data.manifest import DataError
-from dualprune.stages.layers import note_layer
+from dualprune.stages.data.format import DataError
+from dualprune.stages.networks.layers import note_layer
 
 HERE = Path(__file__)
 
@@ -79,11 +79,11 @@ def test_raised_by_the_user() -> None:
 def test_a_model_of_the_table_is_the_users(tmp_path: Path) -> None:
     """`stages/models.py` is where users write theirs, wherever it lies on a worker."""
     file = tmp_path / "_ray_pkg_0123abcd" / "stages" / "models.py"
-    models = module("dualprune.stages.models", file, "def net(x):\n    return x.missing\n")
+    models = module("dualprune.stages.networks.builtin", file, "def net(x):\n    return x.missing\n")
     engine = module(
-        "dualprune.stages.engine", tmp_path / "stages" / "engine.py", "def forward(net, x):\n    return net(x)\n"
+        "dualprune.stages.engine.engine", tmp_path / "stages" / "engine.py", "def forward(net, x):\n    return net(x)\n"
     )
-    assert origin(raised(lambda: engine.forward(models.net, 1))) == "stages/models.py:2: return x.missing"
+    assert origin(raised(lambda: engine.forward(models.net, 1))) == "stages/networks/builtin.py:2: return x.missing"
 
 
 def test_what_was_sent_is_named_without_where_ray_put_it(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dualprune.pipeline import choices, dag
-from dualprune.pipeline.choices import Search
-from dualprune.pipeline.config import load
-from dualprune.stages.spec import PruneSpec, Spec
+from dualprune.pipeline import dag
+from dualprune.pipeline.choices import base as choices
+from dualprune.pipeline.choices.base import Search
+from dualprune.pipeline.config.load import load
+from dualprune.stages.settings.spec import PruneSpec, Spec
 from tests.pipeline.common import config, extended, loaded
 
 NAMES = ["dense", "half", "v1.5-quarter", "other"]

@@ -29,8 +29,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dualprune.stages.files import Folder
-from dualprune.stages.manifest import MANIFEST, damages
+from dualprune.stages.artefacts.manifest import MANIFEST, damages
+from dualprune.stages.files.folder import Folder
 from tests.running import CONFIG, Nodes, Running, bits, dualprune, json_of, or_gone, title
 
 Kind = Literal["worker", "node", "driver", "job"]

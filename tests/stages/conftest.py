@@ -18,15 +18,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dualprune.stages.constraints import Constraint
-from dualprune.stages.data.manifest import digest, read_manifest
+from dualprune.stages.data.format import digest, read_manifest
+from dualprune.stages.data.make.builtin import digits
 from dualprune.stages.data.shards import write
-from dualprune.stages.data.sources import digits
-from dualprune.stages.engine import Engine, join
-from dualprune.stages.files import Folder
-from dualprune.stages.models import MODELS
-from dualprune.stages.spec import Engine as EngineSettings
-from dualprune.stages.spec import Optimizer, Task
-from dualprune.stages.targets import Targets
+from dualprune.stages.engine.engine import Engine, join
+from dualprune.stages.files.folder import Folder
+from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.settings.spec import Engine as EngineSettings
+from dualprune.stages.settings.spec import Optimizer, Task
+from dualprune.stages.solver.targets import Targets
 from tests.processes import PATH, ROOT
 
 MakeEngine = Callable[..., Engine]

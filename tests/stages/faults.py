@@ -20,8 +20,8 @@ from unittest.mock import patch
 
 from fsspec.implementations.local import LocalFileSystem
 
-from dualprune.stages import files
-from dualprune.stages.files import Folder
+from dualprune.stages.files import folder as files
+from dualprune.stages.files.folder import Folder
 
 How = Literal["fails once", "fails from then on", "does it and fails", "dies"]
 DIED = 77
@@ -139,10 +139,10 @@ def main() -> None:
 
     The processes are forked from this one, which imports what takes time: all that the first of them came to need.
     """
-    from dualprune.stages.models import MODELS
-    from dualprune.stages.spec import Task
-    from dualprune.stages.stage import run_stage
-    from dualprune.stages.zero import deepspeed
+    from dualprune.stages.engine.zero import deepspeed
+    from dualprune.stages.networks.builtin import MODELS
+    from dualprune.stages.settings.spec import Task
+    from dualprune.stages.training.stage import run_stage
     from tests.stages.conftest import noisy_net
 
     MODELS["noisy"] = noisy_net

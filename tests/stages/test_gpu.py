@@ -15,18 +15,18 @@ import torch
 from hypothesis import given
 from torch import Tensor, multiprocessing, nn
 
-from dualprune.stages.budget import Budget, allocate
 from dualprune.stages.constraints import Constraint
-from dualprune.stages.data.batches import open_split
-from dualprune.stages.data.manifest import digest, read_manifest
-from dualprune.stages.data.stream import IGNORED, Stream
-from dualprune.stages.engine import Engine, join
-from dualprune.stages.spec import Engine as EngineSettings
-from dualprune.stages.spec import Optimizer
+from dualprune.stages.data.format import digest, read_manifest
+from dualprune.stages.data.read.memory import open_split
+from dualprune.stages.data.read.stream import IGNORED, Stream
+from dualprune.stages.engine.engine import Engine, join
+from dualprune.stages.settings.spec import Engine as EngineSettings
+from dualprune.stages.settings.spec import Optimizer
+from dualprune.stages.solver.budget import Budget, allocate
 from tests.stages.conftest import PLACES, MakeEngine, jpeg, jpegs
-from tests.stages.test_constraints import EVERY, cases_with_weights, close, few
-from tests.stages.test_stream import settings, written
-from tests.stages.test_zero import (
+from tests.stages.constraints.test_constraints import EVERY, cases_with_weights, close, few
+from tests.stages.data.test_stream import settings, written
+from tests.stages.engine.test_zero import (
     NAMES,
     TARGETS,
     WAYS,

@@ -1,0 +1,7 @@
+"""`python -m dualprune`: the command line."""
+
+import sys
+
+from dualprune.pipeline.cli.main import main
+
+sys.exit(main())

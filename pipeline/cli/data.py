@@ -1,0 +1,350 @@
+"""`dualprune shards`, `index` and `verify`: pictures made ready for training, once, before any run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import posixpath
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dualprune.pipeline.codes import DONE, FAILED
+from dualprune.pipeline.config.problems import ConfigError
+from dualprune.stages.data.format import MANIFEST, SPLITS, DataError
+from dualprune.stages.files.folder import Folder
+from dualprune.stages.settings.base import without_password
+
+if TYPE_CHECKING:
+    from dualprune.stages.data.make.convert import Options
+
+SHARDS = "write shards: of a tree of pictures (ImageNet's), of other shards, or of mnist, cifar10 and digits"
+INDEX = "index shards of pictures that are there already, so that they can be read; copies nothing"
+VERIFY = "read every shard of a folder, and say which are not what was written or indexed"
+WORDS = {"train": "train(ing)?", "val": "val(idation)?", "test": "test(ing)?"}
+"""What says in a shard's name which split it is of, with no letter before or after it."""
+ENCODED = ("split", "held", "seed", "resize", "quality", "size", "bad", "max_pixels", "processes")
+"""Options that mean nothing to a data set of pictures of one shape."""
+
+
+def add(verbs: Any) -> None:
+    """Add `shards`, `index` and `verify` to the command line's."""
+    shards, index = (
+        verbs.add_parser(name, help=text, description=text) for name, text in (("shards", SHARDS), ("index", INDEX))
+    )
+    text = "a folder or its URL with train, val and test in it; or mnist, cifar10, digits"
+    shards.add_argument("source", metavar="SOURCE", type=_place, help=text)
+    index.add_argument("source", metavar="SOURCE", type=_place, help="a folder of shards, or its URL")
+    for verb, command in ((shards, _shards), (index, _index)):
+        verb.add_argument("dest", metavar="DEST", type=_place, help="the folder to write to, or its fsspec URL")
+        text = "where a split lies in SOURCE: a folder of class folders, or a pattern of shards; may be repeated"
+        verb.add_argument("--split", metavar="NAME=PLACE", action="append", default=[], type=_split, help=text)
+        text = "samples of train that become val; what is called val there is test then (default: none)"
+        verb.add_argument("--held", metavar="N", type=_whole, default=None, help=text)
+        text = "share of a split's samples that may be left out because they can't be read (default: 0.001)"
+        verb.add_argument("--bad", metavar="SHARE", type=_share, default=None, help=text)
+        verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
+        verb.set_defaults(command=command, resumes=command is _shards)
+    text = "shrink pictures whose short side is longer to P pixels (default: leave them as they are)"
+    shards.add_argument("--resize", metavar="P", type=_whole, help=text)
+    text = "encode all pictures as JPEG of this quality, 1 to 100 (default: 90 for those that are resized)"
+    shards.add_argument("--quality", metavar="Q", type=_quality, help=text)
+    shards.add_argument("--size", metavar="MB", type=_whole, help="megabytes of a shard, about (default: 128)")
+    text = "of the order of the samples, and of what is held out (default: 0)"
+    shards.add_argument("--seed", metavar="N", type=_natural, help=text)
+    text = "leave out pictures of more pixels, as bad ones (default: 67108864)"
+    shards.add_argument("--max-pixels", metavar="N", type=_whole, help=text)
+    shards.add_argument("--processes", metavar="N", type=_whole, help="at work at a time (default: one a core)")
+    text = "for mnist and cifar10: where their files are (default: download them)"
+    shards.add_argument("--folder", metavar="PATH", help=text)
+    verify = verbs.add_parser("verify", help=VERIFY, description=VERIFY)
+    text = "the folder that `shards` or `index` wrote, or its URL"
+    verify.add_argument("shards", metavar="SHARDS", type=_place, help=text)
+    verify.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
+    verify.set_defaults(command=_verify)
+
+
+def _number(low: float, high: float, convert: Callable[[str], float], wanted: str) -> Callable[[str], Any]:
+    def check(given: str) -> float:
+        try:
+            value = convert(given)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{wanted} is needed, not {given!r}")
+        return value
+
+    return check
+
+
+_whole = _number(1, float("inf"), int, "a whole number above 0")
+_natural = _number(0, float("inf"), int, "a whole number, 0 or more,")
+_quality = _number(1, 100, int, "a quality between 1 and 100")
+_share = _number(0, 1, float, "a share between 0 and 1")
+
+
+def _place(given: str) -> str:
+    try:
+        return without_password(given)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"the URL {error}") from None
+
+
+def _split(given: str) -> tuple[str, str]:
+    name, _, place = given.partition("=")
+    if name not in SPLITS or not place:
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(SPLITS)} and a place are needed, as in train=PLACE, not {given!r}"
+        )
+    return name, _place(place)
+
+
+def _shards(options: argparse.Namespace, console: Console) -> int:
+    from dualprune.stages.data.make.builtin import SOURCES
+    from dualprune.stages.data.make.convert import convert
+
+    try:
+        _check_urls(options)
+        from_files = [name for name in SOURCES if name != "digits"]
+        if options.folder is not None and options.source not in from_files:
+            why = "come along" if options.source in SOURCES else "is a folder itself"
+            raise DataError(f"--folder is for {' and '.join(from_files)}; {options.source} {why}")
+        if options.source in SOURCES:
+            manifest = _of_one_shape(options)
+        else:
+            wanted, found = _options(options), _places(options)
+            _make(options.dest)
+            with _bar(console) as bar:
+                task = bar.add_task("samples", total=None)
+
+                def show(done: int, samples: int) -> None:
+                    bar.update(task, completed=done, total=samples)
+
+                manifest = convert(options.dest, _name(options), found, wanted, options.processes, show)
+    except (DataError, ImportError) as error:
+        raise ConfigError("shards", [_printable(str(error))]) from None
+    return _told(manifest, options, console)
+
+
+def _of_one_shape(options: argparse.Namespace) -> dict[str, Any]:
+    """A built-in data set's manifest, written unless it is there."""
+    from dualprune.stages.data.format import read_manifest
+    from dualprune.stages.data.make.builtin import SOURCES
+    from dualprune.stages.data.make.convert import PARTS, PLAN
+    from dualprune.stages.data.make.index import noted
+    from dualprune.stages.data.shards import write
+
+    given = [name.replace("_", "-") for name in ENCODED if getattr(options, name) not in (None, [])]
+    if given:
+        raise DataError(f"--{given[0]} is for trees and shards; {options.source} has splits and a shape of its own")
+    dest, plan = Folder(options.dest), {"name": options.source}
+    names = dest.names()
+    begun = noted(dest, PLAN)
+    if MANIFEST in names:
+        manifest = read_manifest(options.dest)
+        if manifest.get("name") != options.source:
+            raise DataError(f"{options.dest} holds shards of {manifest.get('name')}; give an empty folder")
+    elif begun != plan and not (begun is None and set(names) <= {PARTS}):
+        what = f"{names[0]} and more" if begun is None else "what was begun with another source"
+        raise DataError(f"{options.dest} holds {what}; give an empty folder")
+    else:
+        samples = SOURCES[options.source](options.folder)
+        _make(options.dest)
+        dest.write_json(PLAN, plan)  # a folder in which this was cut off is told by it from one of other files
+        for name in names:
+            if name.endswith(".part"):
+                dest.remove(name)
+        manifest = write(options.dest, options.source, samples)
+    dest.remove(PARTS)
+    return manifest
+
+
+def _index(options: argparse.Namespace, console: Console) -> int:
+    from dualprune.stages.data.make.index import index, noted
+
+    try:
+        _check_urls(options)
+        found = _places(options)
+        trees = [place for place in found.values() if not place.endswith(".tar")]
+        if trees:
+            raise DataError(f"{trees[0]} is no pattern of shards (*.tar); `dualprune shards` makes shards of pictures")
+        dest = Folder(options.dest)
+        there = noted(dest, MANIFEST)
+        if there is not None and "at" not in there:
+            raise DataError(f"{options.dest} holds shards with a manifest of their own; give another folder")
+        _make(options.dest)
+        kept = {"bad": options.bad} if options.bad is not None else {}
+        manifest = index(options.dest, _name(options), found, options.held or 0, **kept)
+    except (DataError, ImportError) as error:
+        raise ConfigError("index", [_printable(str(error))]) from None
+    return _told(manifest, options, console)
+
+
+def _verify(options: argparse.Namespace, console: Console) -> int:
+    from dualprune.stages.data.make.verify import verify
+
+    try:
+        with _bar(console) as bar:
+            task = bar.add_task("files", total=None)
+            files, damages = verify(options.shards, lambda done, of: bar.update(task, completed=done, total=of))
+    except DataError as error:
+        raise ConfigError("verify", [_printable(str(error))]) from None
+    for damage in damages:
+        Console(stderr=True).print(_printable(damage), style="red", highlight=False, markup=False, soft_wrap=True)
+    text = f"{options.shards}: {files} files, {len(damages) or 'nothing'} damaged"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    if options.json:
+        print(json.dumps({"shards": Folder(options.shards).absolute, "files": files, "damages": damages}))
+    return FAILED if damages else DONE
+
+
+def _places(options: argparse.Namespace) -> dict[str, str]:
+    """Where the splits lie: folders of class folders, or patterns of shards.
+
+    What is not given is looked for by its name: the folder `train` of class folders or of shards, or shards with the
+    word `train` in their names. Raises DataError.
+    """
+    source, given = options.source.rstrip("/"), dict(options.split)
+    folder = Folder(source)
+    if folder.local and os.path.isfile(folder.path()):
+        raise DataError(f"{source} is a file; give the folder that it is in")
+    names = folder.names()
+    found: dict[str, str] = {}
+    shards: dict[str, str] = {}
+    for split in SPLITS:
+        if split in given:
+            absolute = "://" in given[split] or given[split].startswith("/")
+            found[split] = given[split] if absolute else f"{source}/{given[split]}"
+        elif split == "val" and options.held and "test" in given:
+            continue  # what is called val there is not asked for, or is what was given for the test
+        elif split in names:
+            tars = any(name.endswith(".tar") for name in (folder / split).names())
+            if tars and (inner := _folders(folder / split)):
+                ways = f"`--split {split}={split}` takes the folders, `--split '{split}={split}/*.tar'` the others"
+                raise DataError(f"{source}/{split} holds shards (*.tar) and folders, such as {inner[0]}; {ways}")
+            found[split] = f"{source}/{split}/*.tar" if tars else f"{source}/{split}"
+        elif own := [name for name in names if name.endswith(".tar") and _word(split, name)]:
+            twice = next((name for name in own if name in shards), None)
+            if twice is not None:
+                raise DataError(_unclear(f"{source}/{twice}", f"{shards[twice]} or {split}"))
+            shards |= dict.fromkeys(own, split)
+            found[split] = f"{source}/{_pattern(split, own, names, source)}"
+    if options.held and "val" in found:
+        if "test" in found:
+            ways = "leave out --held, or say with `--split test=PLACE` what is to be test"
+            raise DataError(f"{source} has val and test already; {ways}")
+        found["test"] = found.pop("val")
+    lacking = [split for split in SPLITS if split not in found and not (split == "val" and options.held)]
+    if lacking:
+        if not names and not folder.exists():
+            raise DataError(f"there is no folder {source}")
+        there = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
+        hints = [f"`--split {lacking[0]}=PLACE` says where it is"]
+        if lacking == ["test"]:
+            hints.append("`--held N` makes N samples of train val, and what is called val there test")
+        elif lacking == ["val"]:
+            hints.append("`--held N` makes N samples of train val")
+        raise DataError(f"{source} has nothing for {' and '.join(lacking)}: it holds {there}. {'; '.join(hints)}")
+    return found
+
+
+def _folders(folder: Folder) -> list[str]:
+    """Names of the folders in a folder, but for hidden ones."""
+    found = [
+        entry["name"].rstrip("/")
+        for entry in folder.fs.ls(folder.root, detail=True)
+        if entry["type"] == "directory" or (folder.local and os.path.isdir(entry["name"]))
+    ]
+    names = [posixpath.basename(path) for path in found if path != folder.root]  # object stores may list that too
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def _word(split: str, name: str) -> re.Match[str] | None:
+    return re.search(f"(?<![a-z]){WORDS[split]}(?![a-z])", name, re.IGNORECASE)
+
+
+def _pattern(split: str, own: list[str], names: list[str], source: str) -> str:
+    """A pattern that matches a split's shards and no other file. Raises DataError if no plain one does."""
+    word = _word(split, own[0])
+    assert word is not None
+    text = word[0][: len(split)]
+    others: list[str] = []
+    for before in ("*", "", "*[!a-zA-Z]"):
+        for after in ("*.tar", "[!a-zA-Z]*.tar"):
+            matched = [name for name in names if fnmatch(name, f"{before}{text}{after}")]
+            if matched == own:
+                return f"{before}{text}{after}"
+            others = others or sorted(set(matched) ^ set(own))
+    raise DataError(_unclear(f"{source}/{others[0]}", f"{split} or not"))
+
+
+def _unclear(file: str, choice: str) -> str:
+    return f"{file} may be of {choice}, by its name; say which shards are whose with `--split NAME=PATTERN`"
+
+
+def _check_urls(options: argparse.Namespace) -> None:
+    """Raise DataError for a URL of no filesystem that is known."""
+    for place in (options.source, options.dest, *(place for _, place in options.split)):
+        try:
+            Folder(place)
+        except ValueError as error:
+            raise DataError(f"{place} is no folder's URL: {error}") from None
+
+
+def _make(dest: str) -> None:
+    """Make the folder, so that one that can't be made is told before long work. Raises DataError."""
+    folder = Folder(dest)
+    if folder.local:
+        try:
+            os.makedirs(folder.path(), exist_ok=True)
+        except OSError as error:
+            raise DataError(f"the folder {dest} can't be made: {error.strerror}") from None
+
+
+def _printable(text: str) -> str:
+    """The same for names of files that are no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _options(given: argparse.Namespace) -> Options:
+    from dualprune.stages.data.make.convert import Options
+
+    names = {field.name for field in fields(Options)}
+    values = {name: value for name, value in vars(given).items() if name in names and value is not None}
+    return Options(**values, **({"shard_bytes": given.size << 20} if given.size else {}))
+
+
+def _name(options: argparse.Namespace) -> str:
+    return str(options.source).rstrip("/").rpartition("/")[2] or "pictures"
+
+
+def _bar(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _told(manifest: dict[str, Any], options: argparse.Namespace, console: Console) -> int:
+    for split in SPLITS:
+        entry = manifest["splits"][split]
+        size, count = sum(shard["bytes"] for shard in entry["shards"]) / (1 << 20), len(entry["shards"])
+        text = f"{split}: {entry['samples']} samples in {count} {'shard' if count == 1 else 'shards'} ({size:.1f} MB)"
+        skipped = [bad for reasons in entry.get("skipped", {}).values() for bad in reasons.items()]
+        for where, why in skipped:
+            line = _printable(f"{split}: left out {where}: {why}")
+            console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        left = f", {len(skipped)} left out" if skipped else ""
+        console.print(text + left, highlight=False)
+    where = Folder(options.dest).absolute
+    shown = where if re.fullmatch(r"(\w+://)?[\w./-]+", where) else json.dumps(where)  # as YAML wants it
+    line = f"to train on them: data: {{shards: {shown}}}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if options.json:
+        found = {split: entry["samples"] for split, entry in manifest["splits"].items()}
+        print(json.dumps({"shards": where, "samples": found}))
+    return DONE

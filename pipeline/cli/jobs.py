@@ -1,0 +1,207 @@
+"""The command line's verbs for a Ray cluster: submit, logs, stop."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.console import Console
+
+import dualprune
+from dualprune.pipeline import dag
+from dualprune.pipeline.codes import DONE, FAILED, STOPPED
+from dualprune.pipeline.config.load import Top, find, load
+from dualprune.pipeline.config.problems import ConfigError, Problems
+from dualprune.pipeline.config.yamlfile import Path as Place
+from dualprune.stages.settings.spec import Data
+
+if TYPE_CHECKING:
+    from dualprune.cluster.jobs import Jobs, State
+
+T = TypeVar("T")
+
+ADDRESS = "RAY_API_SERVER_ADDRESS"
+"""The variable that Ray's own command line takes a dashboard's address from."""
+HERE = ["cluster.address=auto"]
+"""Settings of a run that a cluster's head starts: the cluster is the one that it is on."""
+
+
+def add(verbs: Any, as_run: Iterable[Callable[[argparse.ArgumentParser], None]]) -> None:
+    """Add the verbs to a parser's; `as_run` add the arguments of `run`, which are those of `submit` too."""
+    submit = _verb(verbs, "submit", _submit, "run a configuration on a Ray cluster, as a job of it")
+    for arguments in as_run:
+        arguments(submit)
+    _reached(submit)
+    submit.add_argument("--follow", action="store_true", help="print what the job prints, and end as it ends")
+    logs = _verb(verbs, "logs", _logs, "print what a submitted job has printed")
+    stop = _verb(verbs, "stop", _stop, "stop a submitted job, which makes its checkpoints first")
+    for verb in (logs, stop):
+        verb.add_argument("job", metavar="ID", help="what `submit` printed")
+        _reached(verb)
+    logs.add_argument("--follow", action="store_true", help="go on until the job ends, and end as it ends")
+
+
+def _verb(verbs: Any, name: str, command: Callable[..., int], text: str) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    verb.set_defaults(command=command)
+    return verb
+
+
+def _reached(verb: argparse.ArgumentParser) -> None:
+    there = os.environ.get(ADDRESS)
+    text = f"of the cluster's dashboard, http://HOST:8265; by default what {ADDRESS} says"
+    verb.add_argument("--address", metavar="URL", default=there, required=there is None, help=text)
+    verb.set_defaults(known=there)
+
+
+def _submit(options: argparse.Namespace, console: Console) -> int:
+    config, problems = load(options.config, [*options.set, *HERE], _portable)
+    trained = [(stage, dag.trained(stage.spec)) for stage in config.stages]
+    data = {stage.place("data"): spec.data for stage, spec in trained if spec is not None}
+    _portable(config.top, data, problems)
+    for stage, spec in trained:
+        if spec is not None:
+            _reachable(stage.place("model", "weights"), spec.model.file, problems)
+    problems.stop()
+    jobs = _jobs(options)
+    with tempfile.TemporaryDirectory(prefix="dualprune-") as folder:
+        command = package(find(options.config), _arguments(options), Path(folder))
+        job = _reaching(lambda: jobs.submit(config.top.name, command, Path(folder)), options)
+    again = shlex.join(["dualprune", "status", options.config, *(p for o in options.set for p in ("--set", o))])
+    _say(console, f"{job}: submitted to {jobs.address}, {len(config.stages)} stages; what is done is not run again")
+    _say(console, f"  its log:    {_typed('logs', job, options)} --follow")
+    _say(console, f"  its stages: {again}")
+    _say(console, f"  its end:    {_typed('stop', job, options)}")
+    code = _followed(jobs, job, options, console) if options.follow else DONE
+    if options.json:
+        ended = {"exit_code": code} if options.follow else {}
+        print(json.dumps({"run": config.top.name, "job": job, "address": jobs.address, **ended}))
+    return code
+
+
+def _logs(options: argparse.Namespace, console: Console) -> int:
+    jobs = _jobs(options)
+    if options.follow:
+        return _followed(jobs, options.job, options, console)
+    state = _reaching(lambda: jobs.state(options.job), options)
+    print(_reaching(lambda: jobs.log(options.job), options), end="", flush=True)  # before what goes to stderr
+    _say(Console(stderr=True), f"{options.job}: {told(state)}")
+    return DONE
+
+
+def _stop(options: argparse.Namespace, console: Console) -> int:
+    jobs = _jobs(options)
+    before = _reaching(lambda: jobs.state(options.job), options)
+    if before.ended:
+        _say(console, f"{options.job} had ended: {told(before)}")
+        return DONE
+    _say(console, f"{options.job}: asked to stop")
+    _say(console, f"{options.job}: {told(_reaching(lambda: jobs.stop(options.job), options))}")
+    return DONE
+
+
+def _followed(jobs: Jobs, job: str, options: argparse.Namespace, console: Console) -> int:
+    """Print what a job prints until it ends; returns its exit code, or STOPPED if the user leaves before."""
+
+    def write(text: str) -> None:
+        console.file.write(text)
+        console.file.flush()
+
+    try:
+        state = _reaching(lambda: jobs.follow(job, write), options)
+    except KeyboardInterrupt:
+        _say(console, f"{job} goes on. To see it again: {_typed('logs', job, options)} --follow")
+        _say(console, f"To stop it: {_typed('stop', job, options)}")
+        return STOPPED
+    if exit_code(state) != DONE:
+        _say(console, f"{job}: {told(state)}")
+    return exit_code(state)
+
+
+def _arguments(options: argparse.Namespace) -> list[str]:
+    """The options of `run` that were given."""
+    named = [("--from", [options.start] if options.start else []), ("--only", options.only), ("--force", options.force)]
+    alone = [("--keep-going", options.keep_going), ("--smoke", options.smoke), ("--wait", options.wait)]
+    values = [("--set", [*options.set, *HERE]), *named]
+    return [p for name, given in values for value in given for p in (name, value)] + [name for name, on in alone if on]
+
+
+def package(file: Path, arguments: list[str], folder: Path) -> str:
+    """Fill a folder with all that a run needs on another machine; returns the shell command that starts it there.
+
+    The package and the configuration go, and nothing that lies beside them: no data, no runs, no environment.
+    """
+    source = dualprune.__path__[0]
+    shutil.copytree(source, folder / "dualprune", ignore=shutil.ignore_patterns("__pycache__", "*.md"))
+    target = folder / "configs" / file.name
+    target.parent.mkdir()
+    shutil.copyfile(file, target)
+    run = shlex.join(["-m", "dualprune", "run", f"configs/{file.name}", *arguments])
+    return f'exec "$(command -v python || command -v python3)" {run}'
+
+
+def exit_code(state: State) -> int:
+    """What following a job to its end returns: its command's exit code, as a shell would give it."""
+    if state.status == "STOPPED":
+        return STOPPED
+    if state.exit_code is None:
+        return DONE if state.status == "SUCCEEDED" else FAILED
+    return state.exit_code if state.exit_code >= 0 else 128 - state.exit_code
+
+
+def told(state: State) -> str:
+    """A job's state in a line or two."""
+    if state.status == "STOPPED":
+        return "stopped; what it has done is kept, and submitting it again goes on from there"
+    if state.status == "FAILED" and state.exit_code is None:
+        return f"failed before its command ended: {state.message}"
+    return state.status.lower() + (f" with exit code {state.exit_code}" if state.exit_code else "")
+
+
+def _portable(top: Top | None, data: Mapping[Place, Data], problems: Problems) -> None:
+    """Note the places that mean another thing on each machine."""
+    places: dict[Place, str | None] = {} if top is None else {("store",): top.store}
+    for at, one in data.items():
+        places |= {(*at, "folder"): one.folder, (*at, "shards"): one.shards}
+    for at, url in places.items():
+        _reachable(at, url, problems)
+
+
+def _reachable(at: Place, url: str | None, problems: Problems) -> None:
+    if url is not None and "://" not in url and not url.startswith("/"):
+        text = f"{url} would be another place on the cluster's machines than here"
+        way = "give an absolute path on a filesystem that all machines share, or a bucket's URL"
+        problems.add(at, f"{text}; {way}")
+
+
+def _jobs(options: argparse.Namespace) -> Jobs:
+    from dualprune.cluster.jobs import Jobs
+
+    return _reaching(lambda: Jobs(options.address), options)
+
+
+def _reaching(call: Callable[[], T], options: argparse.Namespace) -> T:
+    """What a call to a cluster gives. Raises ConfigError for what went wrong with it."""
+    from dualprune.cluster.session import ClusterError
+
+    try:
+        return call()
+    except ClusterError as error:
+        raise ConfigError(f"--address {options.address}", [str(error)]) from error
+
+
+def _typed(verb: str, job: str, options: argparse.Namespace) -> str:
+    """What to type for a job's sake, on this machine as it is."""
+    there = [] if options.address == options.known else ["--address", options.address]
+    return shlex.join(["dualprune", verb, job, *there])
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,252 @@
+"""`dualprune store`: what a store holds, whether it is whole, and what of it can go."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dualprune.pipeline import dag
+from dualprune.pipeline.config import load as config
+from dualprune.pipeline.config.problems import ConfigError
+from dualprune.pipeline.plan import make as planning
+from dualprune.pipeline.store import garbage, inventory
+from dualprune.pipeline.store.inventory import Entry
+from dualprune.pipeline.store.locks import Holder, living
+from dualprune.pipeline.store.store import Store
+from dualprune.stages.artefacts.manifest import Damaged, read
+
+DONE, DAMAGED = 0, 1
+
+
+def add(verbs: Any) -> None:
+    """Add `store` and its subcommands to the command line's."""
+    text = "look into a store: what it holds, whether it is whole, what of it can go"
+    store = verbs.add_parser("store", help=text, description=text)
+    commands = store.add_subparsers(required=True, metavar="COMMAND")
+    for name, command, text in (
+        ("ls", _ls, "list the stages in a store"),
+        ("show", _show, "say all that is known of one stage"),
+        ("verify", _verify, "read every artefact and checkpoint, and say which are not what was written"),
+        ("gc", _gc, "remove what the given configurations don't need; asks before it does"),
+    ):
+        verb = commands.add_parser(name, help=text, description=text)
+        if name == "show":
+            verb.add_argument("key", metavar="KEY", help="a stage's key, or the beginning of it")
+        if name == "gc":
+            verb.add_argument("configs", metavar="CONFIG", nargs="+", help="what is needed by any of these stays")
+            verb.add_argument("--yes", action="store_true", help="don't ask")
+            text = (
+                "a setting that the runs were given, such as cluster.workers=1; of one setting the last value counts: "
+            )
+            text += "what ran with another value, such as another seed, is not kept"
+            verb.add_argument("--set", metavar="A.B=C", action="append", default=[], help=text)
+        verb.add_argument("--store", metavar="URL", default="./runs", help="folder or fsspec URL (default: ./runs)")
+        verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
+        verb.set_defaults(command=command)
+
+
+def opened(url: str, setting: str) -> Store:
+    """The store at a URL that a setting gave, if there is one. Raises ConfigError."""
+    try:
+        store = Store(url)
+        there = store.folder.exists()
+    except Exception as error:  # noqa: BLE001 - each filesystem has errors of its own; all mean the same here
+        raise ConfigError(setting, [f"{url} can't be read: {error}"]) from None
+    if not there:
+        raise ConfigError(setting, [f"there is no store at {url}; `{setting}` says where it is"])
+    return store
+
+
+def _ls(options: argparse.Namespace, console: Console) -> int:
+    store = opened(options.store, "--store")
+    found = inventory.entries(store)
+    wide = _wide(console)
+    if found:
+        wide.print(_table(found))
+    _say(console, f"{store.url}: {len(found)} stages, {_size(sum(entry.bytes for entry in found))}")
+    if options.json:
+        print(json.dumps({"store": store.url, "stages": [asdict(entry) for entry in found]}))
+    return DONE
+
+
+def _show(options: argparse.Namespace, console: Console) -> int:
+    store = opened(options.store, "--store")
+    try:
+        key = inventory.find(store, options.key)
+        found = read(store.folder / key)
+    except (inventory.Unknown, Damaged) as error:
+        raise ConfigError("store show", [str(error)]) from None
+    (entry,) = (entry for entry in inventory.entries(store) if entry.key == key)
+    _wide(console).print(_table([entry]))
+    if found is not None:
+        _facts(store, found, console)
+    elif entry.why:
+        _say(console, entry.why)
+    if options.json:
+        print(json.dumps(found if found is not None else asdict(entry)))
+    return DONE
+
+
+def _facts(store: Store, found: Mapping[str, Any], console: Console) -> None:
+    _say(console, "\nparents")
+    for above in inventory.lineage(store, found):
+        shown = "not in this store"
+        if above.manifest is not None:
+            metrics = above.manifest["metrics"]
+            shown = f"{_rate(metrics.get('rate'))}, val {metrics['val_accuracy']:.2f} %"
+        _say(console, f"{'  ' * above.depth}{above.name}  {above.key}  {shown}")
+    if not found.get("parents"):
+        _say(console, "  none")
+    _say(console, "\nsettings")
+    settings = yaml.safe_dump(found.get("spec", {}), sort_keys=False, default_flow_style=None, width=100)
+    _say(console, "  " + settings.rstrip().replace("\n", "\n  "))
+    tensors = _rows("tensor", "shape", "weights", "left", "share", "sets", "residual")
+    for name, tensor in found.get("tensors", {}).items():
+        residual = found.get("residuals", {}).get(name)
+        tensors.add_row(
+            escape(name),
+            " x ".join(map(str, tensor["shape"])),
+            f"{tensor['size']:,}",
+            f"{tensor['nonzeros']:,}",
+            f"{100 * tensor['nonzeros'] / max(1, tensor['size']):.2f} %",
+            ", ".join(tensor.get("sets", [])),
+            "-" if residual is None else f"{residual:.3f}",
+        )
+    files = _rows("file", "bytes", "sha256")
+    for name, file in found.get("files", {}).items():
+        files.add_row(escape(name), f"{file['bytes']:,}", file["sha256"])
+    for table in (tensors, files):
+        _say(console, "")
+        _wide(console).print(table)
+
+
+def _verify(options: argparse.Namespace, console: Console) -> int:
+    store = opened(options.store, "--store")
+    found = inventory.verify(store)
+    for damage in found.damages:
+        Console(stderr=True).print(damage, style="red", highlight=False, markup=False, soft_wrap=True)
+    checked = f"{found.artefacts} artefacts and {found.parts} parts of checkpoints"
+    _say(console, f"{store.url}: {checked}, {len(found.damages) or 'nothing'} damaged")
+    if options.json:
+        print(json.dumps({"store": store.url, **asdict(found)}))
+    return DAMAGED if found.damages else DONE
+
+
+def _gc(options: argparse.Namespace, console: Console) -> int:
+    store = opened(options.store, "--store")
+    names, needed = _needed(store, options.configs, options.set)
+    for name, key in sorted((names[key], key) for key in inventory.keys(store) if key in names):
+        _say(console, f"  {key}  {name}: stays")
+    for name in sorted(needed.data):
+        _say(console, f"  data/{name}: stays")
+    alive = living(store.folder)
+    for lock, holder in alive.items():
+        _say(console, f"  {lock} is held by {holder}: what it works on stays")
+    waste = _waste(store, needed, alive)
+    for one in waste:
+        _say(console, f"  {one.path}  {_size(one.bytes)}  {one.why}")
+    total = _size(sum(one.bytes for one in waste))
+    _say(console, f"{len(waste)} things can go, {total}" if waste else "nothing can go")
+    agreed = bool(waste) and (options.yes or _agreed(console, total))
+    left: list[str] = []
+    if agreed:
+        # What was found some time ago may have come into use while somebody thought about it.
+        still = {one.path for one in _waste(store, needed, living(store.folder))}
+        left = [one.path for one in waste if one.path not in still]
+        left += garbage.remove(store, [one for one in waste if one.path in still])
+        _say(console, f"removed {len(waste) - len(left)} things")
+        for path in left:
+            _say(console, f"  {path} stayed: a run has begun to use it")
+    if options.json:
+        goes = [asdict(one) for one in waste]
+        stays = sorted(needed.keys)
+        print(json.dumps({"store": store.url, "stays": stays, "goes": goes, "removed": agreed, "left": left}))
+    return DONE
+
+
+def _needed(store: Store, configs: Iterable[str], settings: Sequence[str]) -> tuple[dict[str, str], garbage.Needed]:
+    """Names by key, and what configurations need of this store, wherever they would have theirs. Raises ConfigError."""
+    names: dict[str, str] = {}
+    shards: set[str] = set()
+    weights: set[str | None] = set()
+    for path in configs:
+        _, plan = planning.make(*config.load(path, [*settings, f"store={json.dumps(store.url)}"]))
+        nodes = [node for planned in plan for node in (planned.node, planned.trial) if node is not None]
+        names |= {node.key: node.name for node in nodes}
+        shards |= {planned.node.shards for planned in plan}
+        trained = [dag.trained(planned.node.spec) for planned in plan]
+        weights |= {spec.model.sha256 for spec in trained if spec is not None}
+    here = f"{store.url}/data/"
+    data = frozenset(url.removeprefix(here) for url in shards if url.startswith(here))
+    return names, garbage.Needed(frozenset(names), data, frozenset(digest for digest in weights if digest))
+
+
+def _waste(store: Store, needed: garbage.Needed, alive: Mapping[str, Holder]) -> list[garbage.Waste]:
+    try:
+        return garbage.find(store, needed, alive)
+    except garbage.Busy as error:
+        raise ConfigError("store gc", [str(error)]) from None
+
+
+def _agreed(console: Console, total: str) -> bool:
+    """Ask. Raises ConfigError where there is nobody to answer."""
+    if not sys.stdin.isatty():
+        raise ConfigError("store gc", ["there is no terminal to ask on; with `--yes`, what is listed is removed"])
+    console.print(f"remove them, {total}? [y/N] ", end="", highlight=False, markup=False)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _table(found: Iterable[Entry]) -> Table:
+    table = _rows("key", "name", "kind", "rate", "val %", "test %", "size", "finished", "state")
+    for entry in found:
+        state = f"{entry.state}, checkpoint at step {entry.checkpoint}" if entry.checkpoint is not None else entry.state
+        table.add_row(
+            entry.key,
+            escape(entry.name or "-"),
+            entry.kind or "-",
+            _rate(entry.rate),
+            *("-" if value is None else f"{value:.2f}" for value in (entry.val_accuracy, entry.test_accuracy)),
+            _size(entry.bytes),
+            "-" if entry.finished is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.finished)),
+            state,
+        )
+    return table
+
+
+def _rows(*titles: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in titles:
+        numbers = title in ("rate", "val %", "test %", "size", "weights", "left", "share", "residual", "bytes")
+        table.add_column(title, justify="right" if numbers else "left", no_wrap=True)
+    return table
+
+
+def _rate(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.2f}x"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _wide(console: Console) -> Console:
+    # Wide enough for every row: rich would cut columns where output is no terminal or a narrow one.
+    return Console(stderr=console.stderr, width=200)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

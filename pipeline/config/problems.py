@@ -1,0 +1,124 @@
+"""What is wrong with a configuration: collected by place, said all at once, in a user's words."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from dualprune.pipeline.config.yamlfile import Path
+from dualprune.stages.settings.base import Settings
+from dualprune.stages.settings.sets import SETS
+from dualprune.stages.settings.spec import KINDS
+
+EXAMPLES = {
+    "model": "{name: digits_cnn}",
+    "data": "{source: digits}",
+    "optimizer": "{name: sgd}",
+    "constraints": '{set: cardinality, tensors: "*", rate: 4}',
+    "admm": "{updates: 10, lr: 1e-3, rho: 1e-2}",
+    "beam": "{pool: [15, 18], targets: [24, 30]}",
+    **dict.fromkeys(("train", "retrain", "centroids"), "{epochs: 5, lr: 1e-3}"),
+}
+"""What can stand where a mapping is needed."""
+
+
+class ConfigError(ValueError):
+    """What is wrong with a configuration: one line a problem, each with its place."""
+
+    def __init__(self, path: str, problems: list[str]) -> None:
+        self.problems = list(dict.fromkeys(problems))
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
+        super().__init__(f"{path}: {count}\n" + "\n".join(f"  {problem}" for problem in self.problems))
+
+
+class Problems:
+    """Collects what is wrong, by path within the file."""
+
+    def __init__(self, file: str, lines: Mapping[Path, int], overrides: Mapping[Path, str]) -> None:
+        self.file, self.lines, self.overrides = file, lines, overrides
+        self.found: list[str] = []
+
+    def add(self, path: Path, text: str) -> None:
+        """Note a problem at a path."""
+        self.found.append(f"{self.place(path)}: {text}")
+
+    def place(self, path: Path) -> str:
+        """`file.yaml:12: stages[2].rate`, from the deepest part of the path that the file has."""
+        dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+        for override, said in reversed(list(self.overrides.items())):
+            if path[: len(override)] == override or (path not in self.lines and override[: len(path)] == path):
+                return f"{said}: {dotted}"
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.lines:
+                return f"{FilePath(self.file).name}:{self.lines[path[:length]]}: {dotted or 'the file'}"
+        return dotted or "the file"
+
+    def stop(self) -> None:
+        """Raise ConfigError if anything was noted."""
+        if self.found:
+            raise ConfigError(self.file, self.found)
+
+
+def explained(error: ValidationError, model: type[Settings], also: tuple[str, ...] = ()) -> list[tuple[Path, str]]:
+    """pydantic's errors in our words; `also` may stand at the model's top."""
+    found = []
+    for entry in error.errors(include_url=False):
+        # What is wrong with a mapping's key itself is said at the key.
+        value, path = entry["input"], tuple(part for part in entry["loc"] if part != "[key]")
+        shown = "" if isinstance(value, dict | list) else f", not {value!r}"
+        if entry["type"] == "extra_forbidden":
+            known = [*_fields(model, path[:-1]), *(also if len(path) == 1 else ())]
+            kinds = [kind for kind, other in KINDS.items() if path[0] in other.model_fields]
+            if len(path) == 1 and kinds and model in KINDS.values():
+                text = f"belongs to {' and '.join(kinds)} stages, and this is of another kind"
+            else:
+                text = f"unknown setting{like(str(path[-1]), known)}"
+        elif entry["type"] == "missing":
+            text = "is missing"
+        elif entry["type"] == "value_error":
+            text = str(entry["ctx"]["error"])
+        elif entry["type"] == "union_tag_invalid":
+            path = (*path, "set")
+            text = _no_set(entry["ctx"]["tag"], re.findall(r"\w+", entry["ctx"]["expected_tags"]))
+        elif entry["type"] == "union_tag_not_found":
+            path, text = (*path, "set"), "is missing"
+        elif entry["type"] in ("model_type", "model_attributes_type", "dict_type"):
+            last = next((part for part in reversed(path) if isinstance(part, str)), model.__name__.lower())
+            example = EXAMPLES.get(last)
+            text = f"a mapping is needed{f', such as {example}' if example else ''}{shown}"
+        else:
+            text = entry["msg"].removeprefix("Input ").replace("should ", "must ").replace(" after validation", "")
+            text += shown
+        # pydantic names the chosen member of a union as a part of the path; the file has no such part.
+        found.append(
+            (tuple(p for i, p in enumerate(path) if not (i and isinstance(path[i - 1], int) and p in SETS)), text)
+        )
+    return found
+
+
+def _no_set(name: str, known: list[str]) -> str:
+    """Why a set can't be had in a stage that knows others."""
+    if name in SETS:
+        return f"{name!r} is for quantize stages, and this is of another kind; there are {', '.join(known)}"
+    return f"there is no set {name!r}{like(name, known)}"
+
+
+def _fields(model: Any, path: Path) -> list[str]:
+    """The settings that there are at a path; of a constraint, those of its set."""
+    for part in path:
+        if part in SETS:
+            model = SETS[str(part)]
+        elif part in getattr(model, "model_fields", {}):
+            model = model.model_fields[part].annotation
+            model = next((one for one in get_args(model) if hasattr(one, "model_fields")), model)
+    return list(getattr(model, "model_fields", {}))
+
+
+def like(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else (f"; there are {', '.join(known)}" if known else "")

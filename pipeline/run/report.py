@@ -1,0 +1,88 @@
+"""What a run says of its stages while they run: on the terminal, in the driver's log, and in W&B."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from dualprune.cluster.failures import Failure
+from dualprune.cluster.monitor import Monitor
+from dualprune.pipeline.dag import Node
+from dualprune.pipeline.run.view import View
+from dualprune.pipeline.store.locks import Holder
+
+_log = logging.getLogger(__name__)
+
+EMULATED = "its processor has no bf16: precision fp32 takes a fraction of the time"
+"""Said of a stage in bf16 as it begins."""
+MEMORY = (
+    "a worker was killed because its machine ran out of memory; what helps: fewer lanes or workers a machine, a smaller"
+    " batch or more of engine.accumulate, fewer of data.workers, and no engine.offload"
+)
+"""Ray's own account is in the log."""
+MIRRORED = ("epoch", "loss", "lr", "val_accuracy", "residual", "rho")
+"""What W&B gets of an epoch's row."""
+
+
+class Report:
+    """Tells what happens to stages, as it happens."""
+
+    def __init__(self, view: View, monitor: Monitor) -> None:
+        self._view, self._monitor = view, monitor
+
+    def note(self, text: str) -> None:
+        """A line of the run's own."""
+        self._view.note(text)
+
+    def submitted(self, node: Node, run: str) -> None:
+        """A stage is given to the lanes."""
+        self._monitor.start(node.name, f"{run}-{node.key}", node.spec.kind, dict(node.material))
+        _log.info("%s: ready", node.name)
+        self._view.waiting(node.name, "waits for its workers")
+
+    def elsewhere(self, name: str, holder: Holder) -> None:
+        """A stage is at work in another run."""
+        self._view.waiting(name, f"is at work in another run, {holder}; waits for that")
+
+    def row(self, name: str, row: dict[str, Any]) -> None:
+        """What a stage's ranks tell: that they begin, go on or stop, each epoch, and samples that are bad."""
+        if row["event"] == "epoch":
+            self._view.epoch(name, row)
+            self._monitor.log(name, {key: row[key] for key in MIRRORED if key in row}, row["steps"])
+        elif row["event"] == "left_out":
+            self._view.left_out(name, row["left_out"])
+        elif row["event"] == "stopped":
+            _log.info("%s: stopped after step %d", name, row["steps"])
+            self._view.ended(name, f"stopped after step {row['steps']}, and saved there")
+        else:
+            _log.info("%s: trains from step %d on", name, row["steps"])
+            slow = f" ({EMULATED})" if row.get("emulates_bf16") else ""
+            begins = f"goes on after step {row['steps']}" if row["event"] == "resumed" else "training"
+            self._view.waiting(name, begins + slow)
+
+    def memory(self, account: str) -> None:
+        """A worker was killed for memory; `account` is Ray's."""
+        _log.warning(account)
+        self.note(MEMORY)
+
+    def done(self, name: str, metrics: dict[str, Any]) -> None:
+        """A stage has trained to its end."""
+        self._monitor.finish(name, metrics, failed=False)
+        rate = "" if metrics["rate"] is None else f"{metrics['rate']:.2f}x, "
+        self._view.ended(name, f"done: {rate}val {metrics['val_accuracy']:.2f} % in {metrics['seconds']:.1f} s")
+
+    def lost(self, name: str, failure: Failure, reason: str, again: bool) -> None:
+        """A stage's training broke off; whether it is tried again, and why."""
+        _log.warning("%s: %s\n%s", name, reason, failure.trace)
+        if again:
+            self._view.ended(name, reason)
+        else:
+            self._monitor.finish(name, {}, failed=True)
+
+    def failed(self, name: str, reason: str) -> None:
+        """A stage has failed for good."""
+        self._view.ended(name, f"failed: {reason}")
+
+    def close(self, patience: float) -> None:
+        """W&B gets `patience` seconds for what it has still to do."""
+        self._monitor.close(patience)

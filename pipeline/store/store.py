@@ -1,0 +1,87 @@
+"""Artefacts by key, on any fsspec filesystem, and what was planned under a run's name before.
+
+<store>/<key>/            an artefact, once its manifest is there (stages.artefact)
+<store>/data/<name>/      shards that dualprune wrote
+<store>/weights/<sha256>  trained weights from elsewhere (stages.pretrained)
+<store>/<key>/checkpoints/, failure.json   of a stage that is not done
+<store>/progress/<run>.json  how far a run is (pipeline.progress)
+<store>/plans/<run>.json  keys and settings of the last plan, to say what has changed since
+<store>/locks/            who works on what (pipeline.lock)
+<store>/logs/<run>/       logs, where the store is a local folder
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import Any
+
+from dualprune.stages.artefacts import manifest, parts
+from dualprune.stages.files.folder import Folder
+
+_log = logging.getLogger(__name__)
+
+
+class Store:
+    """A store by its URL."""
+
+    def __init__(self, url: str) -> None:
+        self.folder = Folder(url)
+        self.url = self.folder.url
+
+    def probe(self) -> float:
+        """Write and remove a small file; the time by the store's own clock, in seconds since 1970.
+
+        A folder that was no store yet is one after this. Raises stages.outage.StoreError and StoreAway, and
+        what else the filesystem raises.
+        """
+        self.folder = self.folder.establish()
+        name = f".probe-{uuid.uuid4().hex[:8]}"
+        self.folder.write(name, b"")
+        now = self.folder.info(name).modified
+        self.folder.remove(name)
+        return now
+
+    def artefact(self, key: str) -> dict[str, Any] | None:
+        """The manifest of a finished stage whose files are all there, or None, with a warning. Reads no other file."""
+        try:
+            return manifest.check(self.folder / key)
+        except manifest.Damaged as error:
+            _log.warning("%s; it counts as absent and its stage is run again", error)
+            return None
+
+    def damaged(self, key: str) -> bool:
+        """Whether a stage was done, and its artefact was found damaged."""
+        return self.folder.exists(f"{key}/{manifest.ASIDE}")
+
+    def checkpoint_steps(self, key: str) -> int | None:
+        """Steps of the newest checkpoint that an unfinished stage has, or None. It may prove damaged when read."""
+        folder = self.folder / key / "checkpoints"
+        found = [name for name in parts.steps(folder) if folder.names(name)]
+        return int(found[-1].removeprefix("step-")) if found else None
+
+    def failure(self, key: str) -> str | None:
+        """Why a stage failed last, or None."""
+        try:
+            return str(self.folder.read_json(f"{key}/failure.json")["reason"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
+
+    def note_failure(self, key: str, reason: str | None) -> None:
+        """Leave, or with None take back, why a stage failed."""
+        if reason is None:
+            self.folder.remove(f"{key}/failure.json")
+        else:
+            self.folder.write_json(f"{key}/failure.json", {"reason": reason})
+
+    def last_plan(self, run: str) -> dict[str, Any]:
+        """What `note_plan` left under a run's name: key material by stage; empty where there is none."""
+        try:
+            plan: dict[str, Any] = self.folder.read_json(f"plans/{run}.json")
+        except (FileNotFoundError, ValueError):
+            return {}
+        return plan
+
+    def note_plan(self, run: str, material: dict[str, Any]) -> None:
+        """Leave key material by stage."""
+        self.folder.write_json(f"plans/{run}.json", material)

@@ -1,0 +1,221 @@
+"""Checkpoints within a stage: named whole tensors and where the stage stands, free of the world size.
+
+Each rank writes every world-th tensor, in the background, and what is its own: its share of the epoch's
+loss, and its batch statistics, which differ between ranks within an epoch. The same number of ranks
+goes on from its own; another number, from sums and averages. A part counts when its JSON is there and
+the hash in it is right (stages.parts); a checkpoint counts when all of its parts do. The newest two are
+kept, so that there is always a whole one.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dualprune.stages.artefacts import parts
+from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.proximal import STATE
+from dualprune.stages.files.folder import Folder
+
+KEPT = 2
+FORMAT = 1
+"""Of what a checkpoint says of where the stage stands; those from before formats had numbers are of format 1."""
+TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""safetensors' names of types."""
+
+
+@dataclass
+class Progress:
+    """Where a stage stands. All of it is in a checkpoint; nothing else but tensors is."""
+
+    stretch: int = 0
+    """Index into the stage's stretches (stages.schedule)."""
+    epoch: int = 0
+    """Epochs of the stretch that are over."""
+    step: int = 0
+    """Steps of the epoch that are over."""
+    steps: int = 0
+    """Optimizer steps since the stage began."""
+    seconds: float = 0.0
+    """Time since the stage began, over all attempts, without what was lost."""
+    loss: float | Tensor = 0.0
+    """Sum of the epoch's losses so far, of this rank's samples; while it trains, fp64 [] on the device."""
+    rho: float = 0.0
+    """The penalty's present weight."""
+    residual: dict[str, Any] | None = None
+    """That of the final projection, once it was made."""
+    values: dict[str, list[float]] = field(default_factory=dict)
+    """Shared values of quantised tensors, once they were fitted."""
+    sharing: int = 0
+    """Clusters that train together; 0 while none do."""
+    budget: dict[str, Any] = field(default_factory=dict)
+    """What sharing out global budgets gave each tensor at the projection, and took of memory."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """One row an epoch."""
+
+
+class OtherVersion(RuntimeError):
+    """A checkpoint that another version of dualprune has written, and that this one can't go on from."""
+
+
+class Checkpoints:
+    """The checkpoints of one stage, as one rank sees them."""
+
+    def __init__(self, artefact: Folder, rank: int, world: int) -> None:
+        self.folder = artefact / "checkpoints"
+        self.rank, self.world = rank, world
+        self._writer: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(self, engine: Engine, progress: Progress) -> None:
+        """Gather the state (on all ranks together), and write this rank's part of it in the background."""
+        self.finish()  # each rank's last part is written, so what is older may go
+        tensors = {name: value.cpu() for i, (name, value) in enumerate(_state(engine)) if i % self.world == self.rank}
+        tensors |= {f"buffer/{name}": value.detach().cpu().clone() for name, value in engine.buffers.items()}
+        facts = {"format": FORMAT, **asdict(progress), "inner_steps": engine.inner_steps()}
+        facts["loss"] = float(progress.loss)
+        self._writer = threading.Thread(target=self._write, args=(tensors, facts), name="checkpoint")
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is written. Raises what its writing raised."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def finish(self) -> None:
+        """Return when all ranks' last checkpoint is written."""
+        self.wait()
+        if self.world > 1:
+            dist.barrier()
+
+    def abandon(self) -> None:
+        """After a failure elsewhere: let the writing end, so that nothing writes behind the next attempt's back."""
+        if self._writer is not None:
+            self._writer.join()
+
+    def newest(self) -> str | None:
+        """Name of the newest checkpoint that is whole, as `step-N/M` with its number of parts M, or None."""
+        for step in reversed(parts.steps(self.folder)):
+            for world in parts.worlds(self.folder.names(step)):
+                if all(parts.read(self.folder, parts.stem(step, part, world)) for part in range(world)):
+                    return f"{step}/{world}"
+        return None
+
+    def load(self, checkpoint: str, engine: Engine) -> Progress:
+        """Put the engine where `checkpoint` (as `newest` gave it) says. On all ranks together. Raises OtherVersion."""
+        step, count = checkpoint.split("/")
+        found = []
+        for number in range(int(count)):
+            part = parts.read(self.folder, parts.stem(step, number, int(count)))
+            if part is None:
+                raise FileNotFoundError(f"{self.folder.url}/{step}: part {number} of {count} was whole and is not now")
+            found.append((safetensors.torch.load(part[0]), part[1]))
+        tensors = {n: t for part, _ in found for n, t in part.items()}
+        facts = dict(found[0][1])
+        self._known(step, facts)
+        if len(found) == self.world:
+            own, facts["loss"] = found[self.rank][0], found[self.rank][1]["loss"]
+        else:
+            own = _averaged([part for part, _ in found])
+            facts["loss"] = sum(each["loss"] for _, each in found) if self.rank == 0 else 0.0
+        engine.load({**_under("network/", tensors), **_under("buffer/", own)})
+        for key, names in _state_names(engine):
+            for name in names:
+                engine.set(name, tensors[f"{key}/{name}"], key)
+        engine.set_inner_steps(facts.pop("inner_steps"))
+        return Progress(**facts)
+
+    def _known(self, step: str, facts: dict[str, Any]) -> None:
+        """Take the format's number out of `facts`. Raises OtherVersion."""
+        number = facts.pop("format", 1)
+        unknown = sorted(facts.keys() - {field.name for field in fields(Progress)} - {"inner_steps"})
+        if number != FORMAT or unknown:
+            what = f"format {number}, and this one reads {FORMAT}" if number != FORMAT else f"with {', '.join(unknown)}"
+            ways = f"go on with that one, or delete {self.folder.url} to begin the stage anew"
+            raise OtherVersion(f"{self.folder.url}/{step} was written by another version of dualprune ({what}): {ways}")
+
+    def _write(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        try:
+            step = f"step-{facts['steps']:08d}"
+            stem = parts.stem(step, self.rank, self.world)
+            data = _serialized(tensors)
+            self.folder.write(f"{stem}.safetensors", data)
+            self.folder.write_json(f"{stem}.json", {"sha256": parts.digest(data, facts), "progress": facts})
+            if self.rank == 0:
+                for old in [s for s in parts.steps(self.folder) if s < step][: -(KEPT - 1)]:
+                    self.folder.remove(old)
+        except BaseException as error:  # noqa: BLE001 - raised again by wait(), in the training thread
+            self._error = error
+
+
+def _state_names(engine: Engine) -> Iterator[tuple[str, list[str]]]:
+    for key in engine.inner_states():
+        yield key, list(engine.parameters)
+    for key in STATE:
+        yield key, [name for name in engine.parameters if name in engine.held]
+
+
+def _state(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    for name in engine.parameters:
+        yield f"network/{name}", engine.get(name)
+    for key, names in _state_names(engine):
+        for name in names:
+            yield f"{key}/{name}", engine.get(name, key)
+
+
+def _serialized(tensors: dict[str, Tensor]) -> bytearray:
+    """Tensors in safetensors' form, taken out of `tensors` one by one.
+
+    The library's own function has all of them three times at its end: as tensors, and as bytes twice.
+    """
+    header, end = {}, 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
+        place = [end, end := end + tensor.nbytes]
+        header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": place}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    data = bytearray(8 + len(text) + end)
+    data[:8], data[8 : 8 + len(text)] = len(text).to_bytes(8, "little"), text
+    view = torch.frombuffer(data, dtype=torch.uint8)[8 + len(text) :]
+    for name, entry in header.items():
+        first, last = entry["data_offsets"]
+        view[first:last] = tensors.pop(name).contiguous().flatten().view(torch.uint8)
+    return data
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _averaged(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Buffers of other ranks than there are now: averages, as at the end of an epoch; counts are the same on all."""
+    found = {}
+    for name, first in parts[0].items():
+        if name.startswith("buffer/"):
+            values = [part[name] for part in parts]
+            # In double precision, so that the average of equal values is that value.
+            found[name] = torch.stack(values).double().mean(0).to(first) if first.is_floating_point() else first
+    return found

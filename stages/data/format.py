@@ -1,0 +1,145 @@
+"""The manifest of a folder of shards, read without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from dualprune.stages.files.folder import Folder, canonical, sha256
+from dualprune.stages.settings.spec import Data
+
+MANIFEST = "manifest.json"
+SPLITS = ("train", "val", "test")
+OF_ONE_SHAPE = ("shift",)
+OF_ANY_SIZE = (
+    *("crop", "resize", "scale", "ratio", "randaugment", "decode"),
+    *("window", "max_pixels", "bad", "workers", "cache"),
+)
+"""Settings that have a meaning for one of the two formats alone."""
+
+
+class DataError(ValueError):
+    """Shards that are missing, empty or not what their manifest says."""
+
+
+def read_manifest(url: str) -> dict[str, Any]:
+    """The manifest of a folder of shards, after a look at what must be there, and how large. Raises DataError."""
+    manifest = manifest_alone(url)
+    sizes: dict[str, dict[str, int] | None] = {}
+    for folder, entry in listed(url, manifest):
+        if folder.url not in sizes:
+            try:
+                sizes[folder.url] = folder.sizes()
+            except OSError as error:
+                raise DataError(f"{folder.url} can't be listed: {error!r}") from None
+        found, where = sizes[folder.url], f"{folder.url}/{entry['file']}"
+        if found is None:  # where a service lists no files, what is missing is found when it is read
+            continue
+        if entry["file"] not in found:
+            raise DataError(f"{where} is missing, though {MANIFEST} lists it")
+        size = found[entry["file"]]
+        if size != entry.get("bytes", size):
+            raise DataError(
+                f"{where} has {size} bytes and not the {entry['bytes']} that the manifest says: bring it back, or make "
+                "or index the shards anew; `dualprune verify` finds what else is damaged"
+            )
+    return manifest
+
+
+def listed(url: str, manifest: Mapping[str, Any]) -> Iterator[tuple[Folder, dict[str, Any]]]:
+    """Each file that the manifest of the folder `url` lists, by the folder that it lies in and its entry."""
+    for split in SPLITS:
+        entry = manifest["splits"][split]
+        yield Folder(url), entry["index"]
+        shards = shards_folder(url, manifest, split)
+        for shard in entry["shards"]:
+            yield shards, shard
+
+
+def manifest_alone(url: str) -> dict[str, Any]:
+    """The manifest of a folder of shards, whatever has become of its files. Raises DataError."""
+    try:
+        manifest: dict[str, Any] = Folder(url).read_json(MANIFEST)
+        splits = manifest["splits"]
+        for split in SPLITS:
+            if split not in splits or not splits[split]["samples"]:
+                raise DataError(f"{url} has no samples for the split {split}")
+        for _, entry in listed(url, manifest):
+            entry["file"], entry["sha256"]  # or KeyError
+    except FileNotFoundError:
+        raise DataError(f"{url} holds no {MANIFEST}, so no shards that dualprune wrote") from None
+    except DataError:
+        raise
+    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
+        raise DataError(f"{url}/{MANIFEST} can't be read: {error!r}") from None
+    return manifest
+
+
+@lru_cache(maxsize=8)
+def planned_manifest(url: str, planned: str) -> dict[str, Any]:
+    """The manifest that a run was planned with (`planned`: its digest), read once per process: a warm worker keeps it.
+
+    Raises DataError, also if there is another one now.
+    """
+    manifest = read_manifest(url)
+    if digest(manifest) != planned:
+        raise DataError(f"{url} holds other shards than when this run was planned; start the run again")
+    return manifest
+
+
+def shards_folder(url: str, manifest: Mapping[str, Any], split: str) -> Folder:
+    """Where a split's shards lie: beside the manifest, or where they lay when they were indexed."""
+    return Folder(manifest.get("at", {}).get(split, url))
+
+
+def picture_shape(manifest: Mapping[str, Any], data: Data) -> tuple[int, ...]:
+    """Of the pictures that a network sees: channels, height, width."""
+    split = manifest["splits"]["train"]
+    return (3, data.crop, data.crop) if split.get("format") == "jpeg" else tuple(split["shape"])
+
+
+def labels(manifest: Mapping[str, Any]) -> int | None:
+    """How many classes there are, as far as the manifest says."""
+    classes: list[str] | None = manifest.get("classes")
+    return len(classes) if classes else manifest.get("labels")
+
+
+def check_settings(url: str, manifest: dict[str, Any], data: Data) -> None:
+    """Raise DataError for settings that do nothing to the pictures of the folder `url`, or can't."""
+    encoded = manifest["splits"]["train"].get("format") == "jpeg"
+    channels = picture_shape(manifest, data)[0]
+    if len(data.mean) not in (1, channels):
+        have = f"data.mean and data.std have {len(data.mean)} values each"
+        raise DataError(f"{have}, and the pictures {channels} channel{'s' if channels > 1 else ''}: one value for each")
+    for name in OF_ONE_SHAPE if encoded else OF_ANY_SIZE:
+        if getattr(data, name) != Data.model_fields[name].default:
+            wanted, there = ("of one shape", "encoded, of any size") if encoded else ("encoded", "of one shape")
+            raise DataError(f"data.{name} is for pictures {wanted}, and those of these shards are {there}")
+    if encoded:
+        _check_cache(url, manifest, data)
+
+
+def _check_cache(url: str, manifest: dict[str, Any], data: Data) -> None:
+    """Raise DataError if shards would leave the cache before they are used again."""
+    # Each epoch ends with val. By windows, all of train goes through the cache, and what it held before goes.
+    splits = ("train",) if data.window else ("train", "val")
+    remote = [split for split in splits if not shards_folder(url, manifest, split).local]
+    shards = [shard for split in remote for shard in manifest["splits"][split]["shards"] if shard["samples"]]
+    # Once each, as the cache holds them.
+    used = sorted({shard["sha256"]: int(shard["bytes"]) for shard in shards}.values())
+    # Two windows, because the next one's samples are fetched while the last one's are used; all without any.
+    most = sum(used[-2 * data.window :])
+    if most > data.cache:
+        fitting = data.cache // (2 * used[-1])
+        whose = "samples are mixed over shards" if data.window else "an epoch reads the shards of train and val,"
+        raise DataError(
+            f"{url}: {whose} of {most} bytes, and data.cache is {data.cache}: they would be fetched again and again; "
+            + (f"set data.window to at most {fitting}, or " if fitting else "")
+            + f"raise data.cache to {most}"
+        )
+
+
+def digest(manifest: dict[str, Any]) -> str:
+    """What a stage's key knows of its data: the hash of the manifest, and so of every shard's hash."""
+    return sha256(canonical(manifest["splits"]))

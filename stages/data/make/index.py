@@ -1,0 +1,261 @@
+"""The index of a split: which shard holds a sample, where in it, and its label. Made from tar headers, read once."""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import io
+import logging
+import os
+import re
+import stat
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import IO, Any
+
+import numpy as np
+from braceexpand import braceexpand
+
+from dualprune.stages.data.format import MANIFEST, DataError
+from dualprune.stages.data.order import Indices, epoch_order
+from dualprune.stages.data.read.cache import Cache
+from dualprune.stages.files.folder import Folder, sha256, sha256_of
+
+_PICTURES = ("jpg", "jpeg", "png")
+_UNREAD = ("avif", "bmp", "gif", "heic", "jp2", "pgm", "ppm", "tif", "tiff", "webp")
+"""Ends of other pictures' names."""
+Shard = tuple[Indices, dict[str, Any], dict[str, str], set[str]]
+"""Rows of the index, entry in the manifest, why which keys are no samples, and, of a shard without a sample, the kinds
+of its files."""
+
+GZIP = b"\x1f\x8b"
+"""What a compressed file begins with."""
+
+_log = logging.getLogger(__name__)
+
+
+def index(
+    url: str, name: str, shards: dict[str, str], held: int = 0, bad: float = 0.001, cache: Cache | None = None
+) -> dict[str, Any]:
+    """Describe WebDataset shards that are there already, so that they can be read. Writes to `url`.
+
+    `shards` has, for `train`, `val` and `test`, a folder or its URL with a pattern: `s3://bucket/imagenet/val-*.tar`.
+    Braces are WebDataset's, and all that they name must be there: `train-{000000..001281}.tar`. The same may stand for
+    two splits. Without `val`, `held` samples of `train` become it, always the same ones; they lie in all of its shards,
+    so on a service shards of their own are faster. A sample is a picture (jpg, jpeg, png) and its label (cls, a
+    number); those that are not are left out and counted, up to a share `bad` of a split's.
+    Every shard is read once; `cache` keeps copies of remote ones. Returns the manifest. Raises DataError.
+    """
+    folder = Folder(url)
+    manifest: dict[str, Any] = {"name": name, "splits": {}, "at": {}}
+    if held and "val" in shards:
+        raise DataError("samples are `held` out of train to become val, but val has shards: give one of the two")
+    seen: dict[str, list[Shard]] = {}
+    for split, pattern in shards.items():
+        base = pattern.rpartition("/")[0]
+        found = seen[pattern] = seen.get(pattern) or _matching(pattern, cache)
+        rows = np.concatenate([rows for rows, _, _, _ in found])
+        skipped = {entry["file"]: why for _, entry, why, _ in found if why}
+        lost = sum(map(len, skipped.values()))
+        one = next((f"{key} in {base}/{shard}: {why[key]}" for shard, why in skipped.items() for key in why), "")
+        if lost > allowed(bad, len(rows) + lost):
+            share = f"{lost} of {len(rows) + lost} samples are bad"
+            raise DataError(f"{pattern}: {share}, such as {one}; `bad` allows a share of {bad}")
+        if not len(rows):
+            kinds = ", ".join(sorted(set[str]().union(*(kinds for *_, kinds in found)))[:8]) or "no files"
+            lacking = f"{pattern} holds no samples (jpg, jpeg or png, and cls): there are {kinds}"
+            raise DataError(f"{lacking}; {one}" if one else lacking)
+        if split == "train":
+            manifest["labels"] = class_count(rows, bad)
+        entries = [entry for _, entry, _, _ in found]
+        parts = {split: rows}
+        if split == "train" and held:
+            if held >= len(rows):
+                raise DataError(f"{held} samples can't be held out of {len(rows)}")
+            order = epoch_order(len(rows), seed=len(rows), epoch=0)
+            parts = {"train": rows[np.sort(order[held:])], "val": rows[np.sort(order[:held])]}
+        for part, own in parts.items():
+            manifest["at"][part] = Folder(base).absolute
+            manifest["splits"][part] = {
+                "samples": len(own),
+                "format": "jpeg",
+                "skipped": skipped,
+                "shards": entries,
+                "index": write_index(folder, part, own),
+            }
+    if "train" in shards:
+        _check_labels(seen, shards["train"], bad)
+    folder.write_json(MANIFEST, manifest)
+    return manifest
+
+
+def _check_labels(seen: Mapping[str, list[Shard]], train: str, bad: float) -> None:
+    """Raise DataError if more samples of a pattern's shards than may be bad have labels beyond all those of `train`."""
+    labels = {pattern: np.concatenate([rows[:, 3] for rows, *_ in found]) for pattern, found in seen.items()}
+    most = labels[train].max()
+    for pattern, own in labels.items():
+        beyond = own[own > most]
+        if len(beyond) > allowed(bad, len(own)):
+            share = f"{len(beyond)} of {len(own)} samples have labels from {beyond.min()} to {beyond.max()}"
+            raise DataError(f"{pattern}: {share}, and those of train end at {most}")
+
+
+def read_index(url: str, entry: Mapping[str, Any]) -> Indices:
+    """The rows of a split's index. Raises DataError."""
+    data = Folder(url).read(entry["index"]["file"])
+    if sha256(data) != entry["index"]["sha256"]:
+        raise DataError(f"{url}/{entry['index']['file']} is not what the manifest says: its sha256 differs")
+    rows: Indices = np.load(io.BytesIO(data), allow_pickle=False)
+    return rows
+
+
+def allowed(bad: float, samples: int) -> int:
+    """How many samples of a split may be bad: a share, but one at least unless that is 0."""
+    return max(1, int(bad * samples)) if bad else 0
+
+
+def class_count(rows: Indices, bad: float) -> int:
+    """How many classes there are by the rows of an index, whatever labels so few of them have that they may be bad."""
+    labels = np.sort(rows[:, 3])
+    return 1 + int(labels[-1 - min(allowed(bad, len(labels)), len(labels) - 1)])
+
+
+def noted(folder: Folder, file: str) -> dict[str, Any] | None:
+    """The JSON object that is in a file; None where there is none. Raises DataError for what is no such thing."""
+    try:
+        found = folder.read_json(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise DataError(f"{folder.url}/{file} is no JSON ({error}); give another folder") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{folder.url}/{file} is nothing that dualprune wrote; give another folder")
+    return found
+
+
+def scan(file: IO[bytes], number: int) -> tuple[Indices, dict[str, str]]:
+    """The index rows of tar file `number`, and why which keys are no samples. Raises tarfile.TarError if it is damaged.
+
+    Nothing is ever unpacked; names that climb out of a folder are refused all the same.
+    """
+    places: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
+    bad: dict[str, str] = {}
+    others: dict[str, list[str]] = {}
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for member in tar:
+            # WebDataset's rule: what follows the first dot of the file's name says what it is.
+            found = re.fullmatch(r"((?:.*/)?[^./]+)\.([^/]+)", member.name)
+            key, kind = (found[1], found[2].lower()) if found else (member.name, "")
+            if member.name.startswith("/") or ".." in member.name.split("/"):
+                bad[key] = "its path leads out of the folder"
+            elif kind not in (*_PICTURES, "cls"):
+                others.setdefault(key, []).append(kind)
+            elif not member.isreg():
+                bad[key] = f"{member.name} is no plain file"
+            elif key in (labels if kind == "cls" else places):
+                bad[key] = "it is there more than once"
+            elif kind == "cls":
+                file.seek(member.offset_data)
+                text = file.read(min(member.size, 20))
+                labels[key] = int(text) if re.fullmatch(rb"\s*\d{1,9}\s*", text) else -1
+            else:
+                places[key] = (member.offset_data, member.size)
+        file.seek(tar.offset)
+        if file.read(512) != bytes(512):
+            # Python's tarfile takes what follows a damaged header, or nothing at all, for the end.
+            raise tarfile.ReadError(f"it has no end mark after {tar.offset} bytes")
+        while rest := file.read(1 << 16):
+            if rest.strip(b"\0"):
+                more = "more follows; of files that were put together, write each as one of its own"
+                raise tarfile.ReadError(f"it has an end mark after {tar.offset} bytes, and {more}")
+    bad |= {key: "it has no label (.cls)" for key in places if key not in labels and key not in bad}
+    bad |= {key: "it has no picture" for key in labels if key not in places and key not in bad}
+    bad |= {key: "its label is no number" for key, label in labels.items() if label < 0 and key not in bad}
+    for key, kinds in others.items():
+        if key in places or key in labels or key in bad:
+            continue
+        pictures = [kind for kind in kinds if kind.rpartition(".")[2] in (*_PICTURES, *_UNREAD)]
+        why = f"no picture or label of a kind that is read: {', '.join(kinds[:8])}{', ...' if kinds[8:] else ''}"
+        # Where names have dots in them, one key stands for many samples.
+        bad |= {key if len(pictures) == 1 else f"{key}.{kind}": why for kind in pictures}
+    rows = [(number, *places[key], labels[key]) for key in places if key not in bad]
+    return np.array(rows, dtype=np.int64).reshape(-1, 4), bad
+
+
+def _matching(pattern: str, cache: Cache | None) -> list[Shard]:
+    """All shards of a pattern, several at a time."""
+    base, _, names = pattern.rpartition("/")
+    try:
+        wanted = list(braceexpand(names))
+    except ValueError:
+        raise DataError(f"{pattern} has a brace without its other one") from None
+    folder = Folder(base)
+    there = folder.names()
+    found = {name: fnmatch.filter(there, name) for name in wanted}
+    files = sorted(set[str]().union(*found.values()))
+    if not files:
+        raise DataError(f"{pattern} matches no file")
+    missing = [name for name in found if not found[name]]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(f"{pattern}: there is no {base}/{missing[0]}{more}")
+    with ThreadPoolExecutor(max_workers=min(8, len(os.sched_getaffinity(0)))) as pool:
+        return list(pool.map(partial(_indexed, folder, cache), files, range(len(files))))
+
+
+def _indexed(folder: Folder, cache: Cache | None, file: str, number: int) -> Shard:
+    where = f"{folder.url}/{file}"
+    try:
+        with at_hand(folder, file) as path:
+            with open(path, "rb") as shard:
+                if shard.read(len(GZIP)) == GZIP:
+                    raise DataError(f"{where} is compressed by gzip; unpack it: samples are read by their place")
+                shard.seek(0)
+                rows, bad = scan(shard, number)
+            entry = {"file": file, "sha256": sha256_of(path), "bytes": os.path.getsize(path), "samples": len(rows)}
+            kinds = set() if len(rows) else _kinds(path)
+            if cache is not None and not folder.local:
+                cache.keep(path, entry)
+    except tarfile.TarError as error:
+        raise DataError(f"{where} is no whole tar file: {error}") from None
+    except OSError as error:
+        if not folder.local:
+            raise
+        raise DataError(f"{where} can't be read: {error.strerror}") from None
+    for key, why in bad.items():
+        _log.warning("%s/%s: %s is left out: %s", folder.url, file, key, why)
+    return rows, entry, bad, kinds
+
+
+@contextmanager
+def at_hand(folder: Folder, file: str) -> Iterator[str]:
+    """A path of this machine's where a file can be read; where it is on a service, of a copy made for the while."""
+    if folder.local:
+        path = folder.path(file)
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to read a pipe would be to wait for whom writes to it
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as aside:
+        path = os.path.join(aside, "copy")
+        folder.fetch(file, path)
+        yield path
+
+
+def _kinds(path: str) -> set[str]:
+    """What the names in a tar file end with."""
+    with tarfile.open(path, mode="r:") as tar:
+        return {name.rpartition("/")[2].partition(".")[2] or "files without an ending" for name in tar.getnames()}
+
+
+def write_index(folder: Folder, split: str, rows: Indices) -> dict[str, str]:
+    """Write a split's index; its entry in the manifest."""
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    folder.write(f"{split}-index.npy", buffer.getvalue())
+    return {"file": f"{split}-index.npy", "sha256": sha256(buffer.getvalue())}

@@ -1,0 +1,238 @@
+"""Single pictures of any size: decoded, cropped and resized, as uint8. All that is random comes in as numbers.
+
+Decoders, in pictures per second on one core of a shared machine (300 ImageNet pictures of short side 256, best of
+three): simplejpeg 3,007, OpenCV 2,748, torchvision.io 2,654, PIL 2,069. Decoded and a crop resized to 224: simplejpeg
+and torch's resize 1,962, simplejpeg and PIL's 1,127, PIL with `draft` 1,008. At a short side of 1,200, decoding at
+reduced scale where the crop allows it is 1.4 times as fast as decoding all. simplejpeg is a wheel of one megabyte
+that needs NumPy alone, gives PIL's very pixels and, of the fast ones, alone decodes at reduced scale: so simplejpeg,
+and PIL for what is no plain JPEG. Decoding a random crop alone, by nvImageCodec 0.9 on the processor, gives the same
+pixels in 226 us where simplejpeg decodes all in 260 us (another machine, 500 pictures), for a wheel that takes 67 MB:
+a twelfth off a picture's whole way is not worth that.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional as F
+
+from dualprune.stages.data.order import Indices, hashed
+from dualprune.stages.settings.spec import RandAugment
+
+Picture = NDArray[np.uint8]
+"""Pixels [3, h, w], most often a view of interleaved ones: decoders and networks want them so."""
+Box = tuple[int, int, int, int]
+"""Top, left, height, width."""
+
+ATTEMPTS = 10
+"""At a random crop that lies within the picture, before the largest central one is taken."""
+
+
+PNG = b"\x89PNG"
+"""What the bytes of a PNG begin with."""
+PLAIN = ("Gray", "YCbCr", "RGB")
+"""Colours of JPEGs that simplejpeg makes RGB of."""
+QUALITY = 90
+"""Of a JPEG that is encoded anew, where none is asked for."""
+
+
+DOWN, ACROSS, MIRROR, OTHER = range(2 * ATTEMPTS, 2 * ATTEMPTS + 4)
+
+
+class BadPicture(ValueError):
+    """Bytes that can't be made a picture of, and why."""
+
+
+class Header(NamedTuple):
+    """What an encoded picture says of itself before it is decoded."""
+
+    height: int
+    width: int
+    colours: str
+    """Of a JPEG, by simplejpeg's names; empty for what simplejpeg can't read."""
+
+
+def uniforms(seed: int, epoch: int, indices: Indices) -> NDArray[np.float64]:
+    """What is random about each sample: numbers in [0, 1), [samples, 2 * ATTEMPTS + 4].
+
+    Two for each attempt at a crop, then the crop's place down and across, the mirror, and a seed for `augmented`.
+    """
+    bits = [hashed(seed, epoch, indices, purpose) for purpose in range(16, 16 + 2 * ATTEMPTS + 4)]
+    numbers: NDArray[np.float64] = (np.stack(bits, axis=1) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return numbers
+
+
+def crop_box(height: int, width: int, scale: list[float], ratio: list[float], random: NDArray[np.float64]) -> Box:
+    """A crop of a random share of the area and a random ratio, at a random place, as torchvision's RandomResizedCrop.
+
+    Inception's way (Szegedy et al. 2015, section 6): `scale` bounds the share, `ratio` width : height.
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for attempt in range(ATTEMPTS):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * random[2 * attempt])
+        shape = math.exp(low + (high - low) * random[2 * attempt + 1])
+        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < w <= width and 0 < h <= height:
+            return int(random[DOWN] * (height - h + 1)), int(random[ACROSS] * (width - w + 1)), h, w
+    h = min(height, max(1, round(width / ratio[0])))
+    w = min(width, max(1, round(height * ratio[1])))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def flipped(random: NDArray[np.float64]) -> bool:
+    """Whether a sample is mirrored."""
+    return bool(random[MIRROR] < 0.5)
+
+
+def augmented(picture: Picture, settings: RandAugment, random: NDArray[np.float64]) -> Picture:
+    """A picture after operations drawn at random."""
+    from torchvision.transforms import v2  # takes a second, and most runs don't need it
+
+    way = v2.RandAugment(settings.operations, settings.magnitude)
+    # torchvision draws from torch's generator, which is the network's for dropout: lend it, and give it back.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(random[OTHER] * 2.0**53))
+        changed: Picture = way(torch.from_numpy(np.ascontiguousarray(picture))).numpy()
+    return changed
+
+
+def training_crop(
+    data: bytes, scale: list[float], ratio: list[float], random: NDArray[np.float64], most: int
+) -> tuple[Header, Box]:
+    """An encoded picture's header, and its random crop. Raises BadPicture, also for more than `most` pixels."""
+    header = _look(data, most)
+    return header, crop_box(header.height, header.width, scale, ratio, random)
+
+
+def random_crop(
+    data: bytes, size: int, scale: list[float], ratio: list[float], flip: bool, random: NDArray[np.float64], most: int
+) -> Picture:
+    """A random crop of an encoded picture, resized to [3, size, size], and mirrored at random if `flip`.
+
+    Resized with antialiasing; a JPEG is decoded at half its scale or less where the crop keeps its pixels then.
+    `most` bounds the pixels that are decoded. Raises BadPicture.
+    """
+    (height, width, colours), (top, left, h, w) = training_crop(data, scale, ratio, random, most)
+    least = (math.ceil(size * height / h), math.ceil(size * width / w)) if min(h, w) >= 2 * size else None
+    whole = _decode(data, colours, least)
+    down, across = whole.shape[0] / height, whole.shape[1] / width
+    box = int(top * down), int(left * across), int(h * down), int(w * across)
+    crop = resized(cut(torch.from_numpy(whole).permute(2, 0, 1), box), size)
+    mirrored: Picture = (crop.flip(-1) if flip and flipped(random) else crop).numpy()
+    return mirrored
+
+
+def cut(picture: Tensor, box: Box) -> Tensor:
+    """What lies in the box, a view."""
+    top, left, height, width = box
+    return picture[:, top : top + height, left : left + width]
+
+
+def resized(picture: Tensor, size: int) -> Tensor:
+    """A picture [3, h, w] as [3, size, size], with antialiasing."""
+    # Interleaved pixels take half the time if torch sees that they are: by the stride of a batch of one.
+    batch = picture.permute(1, 2, 0).unsqueeze(0).permute(0, 3, 1, 2)
+    return F.interpolate(batch, (size, size), mode="bilinear", antialias=True)[0]
+
+
+def central_crop(data: bytes, resize: int, crop: int, most: int) -> Picture:
+    """The centre [3, crop, crop] of an encoded picture whose short side was made `resize` long. Raises BadPicture.
+
+    The very pixels of torchvision's Resize and CenterCrop on PIL pictures, which the published accuracies are of.
+    """
+    height, width, colours = _look(data, most)
+    size = _with_short_side(height, width, resize, most)
+    picture = Image.fromarray(_decode(data, colours))
+    if size != picture.size:
+        picture = picture.resize(size, Image.Resampling.BILINEAR)
+    left, top = (round((side - crop) / 2) if side > crop else -((crop - side) // 2) for side in size)
+    centre: Picture = np.asarray(picture.crop((left, top, left + crop, top + crop))).transpose(2, 0, 1)
+    return centre
+
+
+def packed(data: bytes, resize: int | None, quality: int | None, most: int) -> tuple[str, bytes]:
+    """An encoded picture as it goes into a shard: `jpg` or `png`, and its bytes.
+
+    It stays as it is, but for a short side longer than `resize` or a `quality`: then it is a JPEG of that quality (or
+    90) in colour, resized as torchvision's Resize does. Raises BadPicture.
+    """
+    height, width, colours = _look(data, most)
+    shrinks = resize is not None and min(height, width) > resize
+    if not shrinks and quality is None:
+        return "png" if data.startswith(PNG) else "jpg", data
+    pixels = _decode(data, colours)
+    if resize is not None and shrinks:
+        size = _with_short_side(height, width, resize, most)
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    try:
+        return "jpg", simplejpeg.encode_jpeg(pixels, quality or QUALITY, colorsubsampling="420")
+    except ValueError as error:  # too long a side
+        raise BadPicture(_short(error)) from None
+
+
+def _with_short_side(height: int, width: int, length: int, most: int) -> tuple[int, int]:
+    """Width and height of a picture whose short side is made `length` long, rounded as torchvision rounds them.
+
+    Raises BadPicture for more than `most` pixels, which narrow ones come to.
+    """
+    short = min(height, width)
+    size = (length, int(length * height / short)) if width <= height else (int(length * width / short), length)
+    if size[0] * size[1] > most:
+        resized = f"{size[0]} x {size[1]} pixels with its short side made {length} long"
+        raise BadPicture(f"{width} x {height} pixels are {resized}, more than max_pixels ({most}) allows")
+    return size
+
+
+def _look(data: bytes, most: int) -> Header:
+    """The header, before anything is decoded. Raises BadPicture, also for more than `most` pixels."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        colours = ""
+    if colours not in PLAIN:
+        with _opened(data) as picture:
+            width, height = picture.size
+    if height * width > most:
+        raise BadPicture(f"{width} x {height} pixels are more than max_pixels ({most}) allows")
+    if not height * width:
+        raise BadPicture("it has no pixels")
+    return Header(height, width, colours)
+
+
+def _decode(data: bytes, colours: str, least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """All pixels, [h, w, 3]; of a plain JPEG, at the smallest scale that has `least` (height, width) of them."""
+    if colours in PLAIN:
+        height, width = least or (0, 0)
+        # What libjpeg only warns of is an error here: PIL, after it, forgives some of that.
+        with suppress(ValueError):
+            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+                data, min_height=height, min_width=width, min_factor=2 if least else 1
+            )
+            return pixels
+    with _opened(data) as picture:
+        try:
+            return np.array(picture.convert("RGB"))
+        except Exception as error:  # noqa: BLE001 - PIL's plugins raise errors of every kind
+            raise BadPicture(_short(error)) from None
+
+
+def _opened(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+    except UnidentifiedImageError:
+        raise BadPicture("it is neither a JPEG nor a PNG that can be read") from None
+    except Exception as error:  # noqa: BLE001 - PIL's plugins raise errors of every kind
+        raise BadPicture(_short(error)) from None
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,241 @@
+"""An engine that trains on DeepSpeed, and gives and takes whole fp32 tensors by name.
+
+The same engine runs on one plain process and on many ranks, under ZeRO 0 to 3. All that the rest of
+`stages` knows of sharding is `get` and `set`, which every rank has to call in the same order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dualprune.stages.engine import zero
+from dualprune.stages.engine.proximal import STATE, ProximalOptimizer
+from dualprune.stages.networks.layers import note_layer
+from dualprune.stages.settings.spec import Engine as EngineSettings
+from dualprune.stages.settings.spec import Optimizer as OptimizerSettings
+
+
+def join(threads: int | None = None) -> tuple[int, int, torch.device]:
+    """Rank, world size and device of this process; one that is in no process group becomes a group of one."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    cuda = torch.cuda.is_available()
+    if not dist.is_initialized():
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=0, world_size=1)
+    rank, world = dist.get_rank(), dist.get_world_size()
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    os.environ.setdefault("LOCAL_RANK", str(local))
+    device = torch.device("cuda", local % torch.cuda.device_count()) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)  # where NCCL sends objects from, too
+    zero.deepspeed().init_distributed(dist_init_required=False, verbose=False)
+    return rank, world, device
+
+
+def make_optimizer(settings: OptimizerSettings) -> Callable[[list], torch.optim.Optimizer]:
+    """The inner optimizer that the settings describe, as a function of parameter groups."""
+    if settings.name == "sgd":
+        return lambda groups: torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, foreach=True)
+    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+    return lambda groups: kind(groups, lr=0.0, foreach=True)
+
+
+def parameter_groups(
+    model: nn.Module, penalised: set[str], held: set[str], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Groups by what is done to them: penalised, held only, other weights, and what is not decayed."""
+    groups: dict[str, dict[str, Any]] = {
+        "penalised": {"params": [], "weight_decay": weight_decay, "penalised": True, "held": True},
+        "held": {"params": [], "weight_decay": weight_decay, "penalised": False, "held": True},
+        "weights": {"params": [], "weight_decay": weight_decay, "penalised": False, "held": False},
+        "others": {"params": [], "weight_decay": 0.0, "penalised": False, "held": False},
+    }
+    for name, parameter in model.named_parameters():
+        if name in penalised or name in held:
+            kind = "penalised" if name in penalised else "held"
+        else:
+            kind = "weights" if parameter.ndim > 1 else "others"
+        groups[kind]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
+
+
+def channels_last(pictures: Tensor) -> Tensor:
+    """Pictures as convolutions run faster on CPU and GPU alike (LeNet-5 on one core: 1.7 times)."""
+    if pictures.ndim != 4:
+        return pictures
+    pictures = pictures.contiguous(memory_format=torch.channels_last)
+    if pictures.shape[1] == 1:
+        # Both orders are the same memory then, and torch takes it for the slow one unless the strides tell.
+        height, width = pictures.shape[2:]
+        pictures = pictures.as_strided(pictures.shape, (height * width, 1, width, 1))
+    return pictures
+
+
+def emulates_bf16(device: torch.device) -> bool:
+    """Whether bf16 is computed there by other means, so that fp32 is faster (LeNet-5 on a core with AVX2: 5 times)."""
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+class Engine:
+    """A model on its ranks, with its optimizer.
+
+    `penalised` names the parameters under the ADMM penalty, `held` those that masks may be on.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        penalised: set[str],
+        held: set[str],
+        optimizer: OptimizerSettings,
+        precision: str,
+        settings: EngineSettings,
+    ) -> None:
+        groups = parameter_groups(model, penalised, held, optimizer.weight_decay)
+        self.optimizer = ProximalOptimizer(groups, make_optimizer(optimizer))
+        self.held = penalised | held
+        self.world = dist.get_world_size()
+        self.zero = settings.stage(self.world)
+        self.settings = settings
+        self.accumulate = settings.accumulate
+        offload = {"offload_optimizer": {"device": "cpu"}} if settings.offload else {}
+        config = {
+            # Ranks may get batches of unequal size (stages.train weighs them); DeepSpeed needs some number.
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": settings.accumulate,
+            "zero_optimization": {"stage": self.zero} | offload,
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "gradient_clipping": optimizer.clip,
+            # DeepSpeed's own bf16 mode casts weights and breaks batch norm on the CPU; autocast keeps them in fp32.
+            # Gradients of the modules that it lists would be rounded to bf16 before they are added up over ranks.
+            "torch_autocast": {
+                "enabled": precision == "bf16",
+                "dtype": "bfloat16",
+                "lower_precision_safe_modules": [],
+            },
+            "wall_clock_breakdown": False,
+            "steps_per_print": 10**9,
+        }
+        self.engine, *_ = zero.deepspeed().initialize(
+            model=model, optimizer=self.optimizer, config=config, dist_init_required=False
+        )
+        self.optimizer.device = self.engine.device
+        self.module: nn.Module = self.engine.module
+        if settings.compile:
+            self.module.compile()
+        self.parameters = dict(self.module.named_parameters())
+        kept = self.module.state_dict().keys()  # not those that a module makes anew
+        self.buffers = {name: b for name, b in self.module.named_buffers() if name in kept}
+        self.dtype = next(iter(self.parameters.values())).dtype
+        zero.settle(self.engine, self.optimizer)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """The network's outputs for a batch, in fp32."""
+        try:
+            logits: Tensor = self.engine(channels_last(pictures).to(self.dtype))
+        except Exception as error:
+            note_layer(error, self.module)
+            raise
+        return logits.float()
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate gradients. DeepSpeed divides by the world size and by the number of micro-batches."""
+        self.engine.backward(loss)
+
+    def step(self, lr: float) -> bool:
+        """Close a micro-batch; at the last one of a step, move the parameters.
+
+        False, on every rank alike and with nothing moved, if the averaged gradient is not finite.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        if self.zero == 0 and self.engine.is_gradient_accumulation_boundary():
+            # Without ZeRO nobody looks; gradients are the same on all ranks already.
+            norms = torch._foreach_norm([p.grad for p in self.parameters.values() if p.grad is not None])
+            if not bool(torch.isfinite(torch.stack(norms).sum())):
+                return False
+        skipped = self.engine.skipped_steps
+        self.engine.step()
+        return bool(self.engine.skipped_steps == skipped)
+
+    def not_finite(self) -> list[str]:
+        """The parameters whose gradient, over all ranks and micro-batches, is not finite: before a step is closed."""
+        return [name for name, value in zero.gradients(self.parameters) if not bool(value.isfinite().all())]
+
+    def get(self, name: str, state: str | None = None) -> Tensor:
+        """The whole fp32 parameter `name`, or its optimizer state `state`, as a new tensor on every rank."""
+        value = zero.get(self.parameters[name], state, self._own(name, state))
+        whole: Tensor = value.detach().float().clone()
+        return whole.view(self.shape(name))
+
+    @torch.no_grad()
+    def set(self, name: str, value: Tensor, state: str | None = None) -> None:
+        """Put a whole fp32 tensor in the place of the parameter `name`, or of its optimizer state `state`."""
+        value = value.to(device=self.engine.device, dtype=torch.float32)
+        zero.put(self.parameters[name], state, value, self._own(name, state))
+
+    def _own(self, name: str, state: str | None) -> Tensor:
+        """What this rank itself has of a parameter or of its state: all of it, where ZeRO is off."""
+        parameter: Tensor = self.parameters[name]
+        own: dict[str | None, Tensor] = self.optimizer.state.get(parameter, {})
+        return own.get(state, parameter)
+
+    def inner_states(self) -> list[str]:
+        """Names of the inner optimizer's tensor states of a parameter's own shape, the same on every rank."""
+        names = {
+            key
+            for p, state in self.optimizer.state.items()
+            for key, value in state.items()
+            if isinstance(value, Tensor) and value.shape == p.shape and key not in STATE
+        }
+        return sorted(names)
+
+    def inner_steps(self) -> float:
+        """The inner optimizer's step count since it was last reset, 0 where it keeps none."""
+        counts = [float(state["step"]) for state in self.optimizer.state.values() if "step" in state]
+        return counts[0] if counts else 0.0
+
+    def set_inner_steps(self, count: float) -> None:
+        """Put back what `inner_steps` gave."""
+        for state in self.optimizer.state.values():
+            if "step" in state:
+                state["step"].fill_(count)
+
+    def average_buffers(self) -> None:
+        """Average floating-point buffers (batch-norm statistics) over the ranks, the same bits everywhere."""
+        if self.world == 1:
+            return
+        for buffer in self.buffers.values():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= self.world
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The network's state, name by name: whole fp32 parameters, then buffers."""
+        for name in self.parameters:
+            yield name, self.get(name)
+        for name, buffer in self.buffers.items():
+            yield name, buffer.detach().clone()
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `tensors` gave. Raises KeyError for a name that is missing."""
+        for name in self.parameters:
+            self.set(name, tensors[name])
+        for name, buffer in self.buffers.items():
+            buffer.copy_(tensors[name])
+
+    def close(self) -> None:
+        """Let go of hooks and memory, so that another stage can follow in this process."""
+        self.engine.destroy()
+
+    def shape(self, name: str) -> torch.Size:
+        """The whole parameter's shape, sharded or not."""
+        return zero.shape(self.parameters[name])

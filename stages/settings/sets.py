@@ -1,0 +1,155 @@
+"""The settings of each constraint set: which tensors it is for, and how much stays."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from dualprune.stages.settings.base import Settings
+
+
+class Amount(Settings):
+    """How much stays. Exactly one of rate, keep and count says it."""
+
+    rate: float | None = Field(default=None, ge=1)
+    """k = floor(size / rate)."""
+    keep: float | None = Field(default=None, gt=0, le=1)
+    """k = floor(size * keep)."""
+    count: int | None = Field(default=None, ge=1)
+    """k itself."""
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Self:
+        if sum(value is not None for value in (self.rate, self.keep, self.count)) != 1:
+            raise ValueError("give exactly one of `rate`, `keep` and `count`")
+        return self
+
+    def entries(self, size: int) -> int:
+        """k of `size`. A product that is whole but for rounding counts as whole."""
+        if self.count is not None:
+            return self.count
+        share = self.keep if self.keep is not None else 1 / (self.rate or 1)
+        return math.floor(size * share * (1 + 1e-12))
+
+
+class Pattern(Settings):
+    """Which tensors a constraint is for."""
+
+    tensors: str
+    """Shell pattern over names of weights of two or more dimensions; `*` is all of them."""
+
+
+class Cardinality(Pattern, Amount):
+    """At most k entries are not zero: of each matching tensor, or of all of them together."""
+
+    set: Literal["cardinality"]
+    scope: Literal["tensor", "global"] = "tensor"
+    """`global`: one budget for all matching tensors; the largest magnitudes of all of them stay."""
+    floor: int = Field(default=1, ge=0)
+    """With `global`: so many of each tensor stay in any case, so that no layer dies."""
+    scale: Literal["none", "rms"] = "none"
+    """With `global`: compare magnitudes as they are, or divided by their tensor's root mean square, so that a
+    layer of small weights (many inputs) is not emptied in favour of one of large weights."""
+
+    @model_validator(mode="after")
+    def _of_a_budget(self) -> Self:
+        if self.scope == "tensor" and (self.floor != 1 or self.scale != "none"):
+            raise ValueError("`floor` and `scale` belong to `scope: global`, which is not given")
+        return self
+
+
+class Structured(Pattern, Amount):
+    """At most k filters (outputs), channels (inputs), columns (of the matrix form) or rows (of linear layers)."""
+
+    set: Literal["filter", "channel", "column", "row"]
+
+
+class Head(Pattern, Amount):
+    """At most k attention heads of a projection."""
+
+    set: Literal["head"]
+    heads: int = Field(ge=1)
+    parts: int = Field(default=1, ge=1)
+    """Projections stacked in one tensor: 3 for fused query, key and value."""
+
+
+class Block(Pattern, Amount):
+    """At most k tiles of p x q of the matrix form; p and q must divide its sides."""
+
+    set: Literal["block"]
+    p: int = Field(ge=1)
+    q: int = Field(ge=1)
+
+
+class NM(Pattern):
+    """At most n of every m consecutive inputs; m must divide the number of inputs."""
+
+    set: Literal["nm"]
+    n: int = Field(ge=1)
+    m: int = Field(ge=2)
+
+    @model_validator(mode="after")
+    def _fewer(self) -> NM:
+        if self.n >= self.m:
+            raise ValueError(f"{self.n} of {self.m} prunes nothing; n must be less than m")
+        return self
+
+
+class LowRank(Pattern):
+    """Rank at most `rank`, or the least that leaves out at most the share `energy` of squared singular values."""
+
+    set: Literal["lowrank"]
+    rank: int | None = Field(default=None, ge=1)
+    energy: float | None = Field(default=None, gt=0, lt=1)
+    view: Literal["channel", "spatial"] = "channel"
+    """The matrix: outputs x (inputs, kernel), or (inputs, kernel height) x (outputs, kernel width)."""
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> LowRank:
+        if (self.rank is None) == (self.energy is None):
+            raise ValueError("give either `rank` or `energy`")
+        return self
+
+
+class Levels(Pattern):
+    """Non-zeros on quantisation levels; zeros (pruned weights) stay."""
+
+    set: Literal["levels"]
+    levels: Literal["equidistant", "power", "ternary", "binary"] = "equidistant"
+    bits: int | None = Field(default=None, ge=1, le=8)
+    """Of `equidistant` and `power`: 2^bits levels."""
+
+    @model_validator(mode="after")
+    def _bits(self) -> Levels:
+        if (self.levels in ("equidistant", "power")) != (self.bits is not None):
+            raise ValueError("`bits` belongs to `levels: equidistant` and `levels: power`, which need it")
+        return self
+
+
+class Clusters(Pattern):
+    """Non-zeros share at most `count` values."""
+
+    set: Literal["clusters"]
+    count: int = Field(ge=1, le=4096)
+
+
+Support = Annotated[Cardinality | Structured | Head | Block | NM | LowRank, Field(discriminator="set")]
+AnySet = Annotated[
+    Cardinality | Structured | Head | Block | NM | LowRank | Levels | Clusters, Field(discriminator="set")
+]
+
+
+SETS: dict[str, type[Pattern]] = {
+    "cardinality": Cardinality,
+    **dict.fromkeys(("filter", "channel", "column", "row"), Structured),
+    "head": Head,
+    "block": Block,
+    "nm": NM,
+    "lowrank": LowRank,
+    "levels": Levels,
+    "clusters": Clusters,
+}
+"""The settings of each set by its name; `stages.constraints.SETS` makes the sets."""

@@ -1,0 +1,138 @@
+"""ADMM's updates between stretches of training, in the papers' letters and the scaled form.
+
+    min f(W) + g(Z)  subject to  W = Z,     g the indicator of the constraint sets
+
+    W:  train on f(W) + rho/2 |W - Z + U|^2          (stages.train, stages.optimizer)
+    Z:  Z = Proj(W + U)
+    U:  U = U + W - Z
+
+Zhang et al. 2018, eqs. 3 to 5; the start is Z = Proj(W), with U = 0 or carried from the parent.
+Tensors are walked one at a time, so that no rank holds more than one of them whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dualprune.stages.constraints import Constraint
+from dualprune.stages.constraints.cardinality import Cardinality
+from dualprune.stages.engine.engine import Engine
+from dualprune.stages.solver.budget import allocate
+from dualprune.stages.solver.targets import Targets
+
+
+@dataclass(frozen=True)
+class Residual:
+    """How far from done: |W - Z| / |W| of each tensor and of all, and |Z - Z before| / |W| of all."""
+
+    tensors: dict[str, float]
+    total: float
+    change: float
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an update, or the final projection, found."""
+
+    residual: Residual
+    kept: dict[str, int]
+    """Entries that a global budget gave to each of its tensors."""
+    peak_bytes: int
+    """Memory that sharing out global budgets took on this rank, at most."""
+
+
+def start(engine: Engine, targets: Targets, duals: Mapping[str, Tensor]) -> None:
+    """Z = Proj(W), and U from `duals`, or 0 where it has none."""
+    sets, _, _ = _resolved(targets, engine.get)
+    for name, constraint in sets.items():
+        w = engine.get(name)
+        u = duals[name].to(w) if name in duals else torch.zeros_like(w)
+        z = constraint.project(w)
+        engine.set(name, z - u, "target")
+        engine.set(name, u, "dual")
+
+
+def update(engine: Engine, targets: Targets) -> Update:
+    """Z = Proj(W + U), U = U + W - Z."""
+    sets, kept, peak = _resolved(targets, lambda name: engine.get(name) + engine.get(name, "dual"))
+    sums: dict[str, tuple[float, float, float]] = {}
+    for name, constraint in sets.items():
+        w, u = engine.get(name), engine.get(name, "dual")
+        before = engine.get(name, "target") + u
+        z = constraint.project(w + u)
+        u = u + w - z
+        engine.set(name, z - u, "target")
+        engine.set(name, u, "dual")
+        sums[name] = (_square(w - z), _square(w), _square(z - before))
+    return Update(_residual(sums), kept, peak)
+
+
+def rescale(engine: Engine, targets: Targets, factor: float) -> None:
+    """U / factor, as rho is about to be multiplied by `factor`: the unscaled dual rho U stays."""
+    if factor == 1.0:
+        return
+    for name in targets.names:
+        u = engine.get(name, "dual")
+        z = engine.get(name, "target") + u
+        engine.set(name, z - u / factor, "target")
+        engine.set(name, u / factor, "dual")
+
+
+def balance(residual: Residual) -> float:
+    """The factor on rho that brings both residuals nearer to each other.
+
+    After Boyd et al. 2011, section 3.4.1, whose dual residual has rho as a factor: here both are relative to |W|.
+    """
+    if residual.total > 10 * residual.change:
+        return 2.0
+    return 0.5 if residual.change > 10 * residual.total else 1.0
+
+
+def project(engine: Engine, targets: Targets) -> Update:
+    """The one final projection: W = Proj(W), and its hold. Says how far W was from it.
+
+    Masks come from |W|, not from |W + U| (Zhang et al. 2018, section 4.3), and lie within masks
+    that are in force already.
+    """
+    sets, kept, peak = _resolved(targets, engine.get)
+    sums: dict[str, tuple[float, float, float]] = {}
+    for name, constraint in sets.items():
+        w = engine.get(name)
+        z = constraint.project(w)
+        engine.set(name, z)
+        engine.set(name, constraint.hold(z) * engine.get(name, "hold"), "hold")
+        sums[name] = (_square(w - z), _square(w), 0.0)
+    return Update(_residual(sums), kept, peak)
+
+
+def _resolved(targets: Targets, value: Callable[[str], Tensor]) -> tuple[dict[str, Constraint], dict[str, int], int]:
+    """Sets by tensor, with each budget shared out by the tensors that are about to be projected."""
+    sets = dict(targets.sets)
+    kept: dict[str, int] = {}
+    peak = 0
+    for budget in targets.budgets:
+        allocation = allocate(budget, value)
+        kept |= allocation.kept
+        peak = max(peak, allocation.peak_bytes)
+    sets |= {name: Cardinality(k) for name, k in kept.items()}
+    return {name: sets[name] for name in targets.names}, kept, peak
+
+
+def _square(x: Tensor) -> float:
+    return float(x.double().square().sum())
+
+
+def _residual(sums: Mapping[str, tuple[float, float, float]]) -> Residual:
+    def ratio(distance: float, size: float) -> float:
+        return (distance / size) ** 0.5 if size else 0.0
+
+    size = sum(s for _, s, _ in sums.values())
+    return Residual(
+        {name: ratio(distance, own) for name, (distance, own, _) in sums.items()},
+        ratio(sum(distance for distance, _, _ in sums.values()), size),
+        ratio(sum(change for _, _, change in sums.values()), size),
+    )

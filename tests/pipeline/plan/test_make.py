@@ -1,0 +1,431 @@
+"""What a run would do, and why."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from dualprune.pipeline.config.load import load
+from dualprune.pipeline.config.problems import ConfigError
+from dualprune.pipeline.plan import make as planning
+from dualprune.pipeline.plan.make import Planned
+from dualprune.pipeline.store.store import Store
+from dualprune.stages.data.format import SPLITS, read_manifest
+from dualprune.stages.data.make import builtin as sources
+from dualprune.stages.data.shards import write
+from dualprune.stages.files.folder import MARK, Folder, sha256
+from dualprune.stages.settings.spec import Model
+from dualprune.stages.solver.targets import build_model
+from tests.pipeline.common import artefact, config, line, loaded, manifest, shards
+from tests.stages.conftest import jpegs
+
+
+def planned(folder: Path, *overrides: str) -> dict[str, Planned]:
+    """CONFIG's plan by stage name."""
+    return {p.node.name: p for p in planning.make(*loaded(folder, overrides=list(overrides)))[1]}
+
+
+def recorded(folder: Path, *done: str) -> None:
+    """Leave a plan as a run does, and finished artefacts for some of its stages."""
+    settings, problems = loaded(folder)
+    store, plan = planning.make(settings, problems)
+    planning.record(settings, store, plan)
+    for p in plan:
+        if p.node.name in done:
+            artefact(store.url, p.node.key)
+
+
+ALL = ("dense", "half", "v1.5-quarter", "other")
+
+
+def test_a_first_plan_runs_all(tmp_path: Path) -> None:
+    """Nothing is in the store; planning leaves no plan behind either."""
+    plan = planned(tmp_path)
+    assert {(p.state, p.why, p.manifest) for p in plan.values()} == {("run", "not run yet", None)}
+    assert Folder(str(tmp_path / "store")).names() == [MARK]
+
+
+def test_an_artefact_with_right_hashes_is_done(tmp_path: Path) -> None:
+    """Whoever put it there; its manifest comes along."""
+    artefact(str(tmp_path / "store"), planned(tmp_path)["dense"].node.key)
+    plan = planned(tmp_path)
+    assert plan["dense"].state == "cached"
+    assert plan["dense"].manifest == manifest()
+    assert [p.state for p in plan.values()].count("run") == 3
+
+
+def pretrained(folder: Path, name: str = "digits_cnn", scale: float = 1.0, classes: int = 10) -> Path:
+    """A file of a network's weights, all of them `scale`."""
+    state = build_model(Model(name=name, classes=classes)).state_dict()
+    path = folder / "w.safetensors"
+    path.write_bytes(safetensors.torch.save({n: torch.full_like(tensor, scale) for n, tensor in state.items()}))
+    return path
+
+
+def test_weights_are_in_the_key_by_content_and_only_of_the_first_stage(tmp_path: Path) -> None:
+    """Another file at the same place is another stage, and so are all after it; the same elsewhere is the same."""
+    without = planned(tmp_path)
+    given = ("name: digits_cnn", f"name: digits_cnn, weights: {pretrained(tmp_path)}")
+    plan = {p.node.name: p.node for p in planning.make(*loaded(tmp_path, given))[1]}
+    digest = sha256((tmp_path / "w.safetensors").read_bytes())
+    assert plan["dense"].spec.model.sha256 == digest
+    assert plan["dense"].material["spec"]["model"] == {"name": "digits_cnn", "sha256": digest}
+    assert {node.spec.model.weights for name, node in plan.items() if name != "dense"} == {None}
+    for name in ("half", "v1.5-quarter", "other"):
+        assert plan[name].material["spec"] == without[name].node.material["spec"]
+    (tmp_path / "elsewhere").mkdir()
+    moved = (given[0], f"name: digits_cnn, weights: {pretrained(tmp_path / 'elsewhere')}")
+    keys = {name: node.key for name, node in plan.items()}
+    assert {p.node.name: p.node.key for p in planning.make(*loaded(tmp_path, moved))[1]} == keys
+    pretrained(tmp_path, scale=2.0)
+    again = {p.node.name: p.node.key for p in planning.make(*loaded(tmp_path, given))[1]}
+    assert set(again.values()).isdisjoint(keys.values())
+    assert set(keys.values()).isdisjoint(p.node.key for p in without.values())
+    assert len(Folder(str(tmp_path / "store")).names("weights")) == 2
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_weights_that_do_not_fit_are_refused_with_their_line(tmp_path: Path, own: bool) -> None:
+    """Before anything runs; together with what else is wrong around the file."""
+    weights = pretrained(tmp_path, classes=7)
+    changes = [("{name: digits_cnn}", f"{{name: digits_cnn, weights: {weights}}}"), ("batch: 64", "batch: 101")]
+    if own:
+        train = "    train: {epochs: 2, lr: 4e-3}"
+        changes[0] = (train, f"{train}\n    model: {{name: digits_cnn, weights: {weights}}}")
+    with pytest.raises(ConfigError) as caught:
+        planning.make(*loaded(tmp_path, *changes))
+    at = "file.yaml:12: stages[0].model.weights" if own else "file.yaml:5: model.weights"
+    misfit = "8.weight has shape (7, 128), and (10, 128) is needed; 8.bias has shape (7,), and (10,) is needed"
+    assert f"{at}: {weights} does not fit digits_cnn of 10 classes: {misfit}" in caught.value.problems
+    assert sum("a batch of 101" in problem for problem in caught.value.problems) == 1
+    assert not Folder(str(tmp_path / "store")).exists("weights")
+
+
+def test_a_stage_with_a_parent_starts_from_that(tmp_path: Path) -> None:
+    """Weights of its own are refused."""
+    path = config(tmp_path, ("parent: half", "parent: half\n    model: {name: digits_cnn, weights: w.pth}"))
+    with pytest.raises(ConfigError, match=r"model\.weights: are what a stage without a parent starts from"):
+        load(str(path))
+
+
+def test_a_limit_is_what_counts(tmp_path: Path) -> None:
+    """Of samples, for steps and for batches that fit."""
+    plan = planned(tmp_path, "data.limit=70")
+    assert (plan["dense"].size.epochs, plan["dense"].size.steps) == (2, 2)
+    with pytest.raises(ConfigError, match="a batch of 64 is larger than the 63 training samples"):
+        planned(tmp_path, "data.limit=63")
+
+
+def test_an_unchanged_plan_is_all_done(tmp_path: Path) -> None:
+    """Nothing runs twice."""
+    recorded(tmp_path, *ALL)
+    assert {p.state for p in planned(tmp_path).values()} == {"cached"}
+
+
+def test_a_changed_setting_is_named_with_both_values(tmp_path: Path) -> None:
+    """At the stage it is of; its descendants run again for its sake; nothing else does."""
+    recorded(tmp_path, *ALL)
+    plan = planned(tmp_path, "stages.half.admm.rho=0.5")
+    assert {name: (p.state, p.why) for name, p in plan.items()} == {
+        "dense": ("cached", "done"),
+        "half": ("run", "changed admm.rho: 0.003 -> 0.5"),
+        "v1.5-quarter": ("run", "its parent half runs again"),
+        "other": ("cached", "done"),
+    }
+
+
+def test_both_reasons_are_given(tmp_path: Path) -> None:
+    """An own change and the parent's."""
+    recorded(tmp_path, *ALL)
+    plan = planned(tmp_path, "stages.half.seed=1", "stages.v1.5-quarter.batch=32")
+    assert plan["v1.5-quarter"].why == "changed batch: 64 -> 32; its parent half runs again"
+
+
+def test_changed_data_is_named(tmp_path: Path) -> None:
+    """Other shards at the same place."""
+    recorded(tmp_path, *ALL)
+    settings, problems = load(str(config(tmp_path)))
+    shards(tmp_path / "shards", content="b")
+    plan = {p.node.name: p for p in planning.make(settings, problems)[1]}
+    assert plan["dense"].why == "its data changed"
+    assert plan["half"].why == "its data changed; its parent dense runs again"
+
+
+def test_moved_data_changes_nothing(tmp_path: Path) -> None:
+    """The same shards at another place."""
+    recorded(tmp_path, *ALL)
+    shards(tmp_path / "elsewhere")
+    assert {p.state for p in planned(tmp_path, f"data.shards={tmp_path / 'elsewhere'}").values()} == {"cached"}
+
+
+def test_another_parent_is_named(tmp_path: Path) -> None:
+    """Also where that one is done."""
+    recorded(tmp_path, *ALL)
+    plan = planned(tmp_path, "stages.v1.5-quarter.parent=dense")
+    assert plan["v1.5-quarter"].why == "its parent dense is another one than before"
+
+
+def test_a_new_parent_and_none_is_named(tmp_path: Path) -> None:
+    """A stage that had no parent and has one now."""
+    recorded(tmp_path, *ALL)
+    change = ("kind: train", "kind: train\n    parent: first")
+    first = ("stages:\n", "stages:\n  - {name: first, kind: train, train: {epochs: 1, lr: 1}}\n")
+    plan = {p.node.name: p for p in planning.make(*loaded(tmp_path, change, first))[1]}
+    assert plan["first"].why == "not run yet"
+    assert plan["dense"].why == "it has another parent"
+
+
+def test_a_lost_artefact_is_run_again(tmp_path: Path) -> None:
+    """Its children, whose key is the same, are done as they are."""
+    recorded(tmp_path, "half", "v1.5-quarter", "other")
+    plan = planned(tmp_path)
+    assert (plan["dense"].state, plan["dense"].why) == ("run", "not finished yet, or its artefact is gone")
+    assert plan["half"].state == plan["v1.5-quarter"].state == "cached"
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "no json", "other json", "a file unlisted"])
+def test_a_damaged_artefact_counts_as_absent(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
+    """With a warning that names it."""
+    recorded(tmp_path, *ALL)
+    key = planned(tmp_path)["half"].node.key
+    folder = tmp_path / "store" / key
+    if damage == "changed":
+        (folder / "model.safetensors").write_bytes(b"weight")
+    elif damage == "missing":
+        (folder / "model.safetensors").unlink()
+    elif damage == "no json":
+        (folder / "manifest.json").write_bytes(b"{")
+    elif damage == "other json":
+        (folder / "manifest.json").write_bytes(b"[]")
+    else:
+        (folder / "manifest.json").write_bytes(b"{}")
+    with caplog.at_level(logging.WARNING):
+        plan = planned(tmp_path)
+    assert {name: p.state for name, p in plan.items()}["half"] == "run"
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "dualprune.pipeline.store.store"]
+    assert key in warning
+    assert "counts as absent" in warning
+
+
+def test_a_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
+    """The newest one's steps are in the reason; an artefact outweighs it."""
+    recorded(tmp_path, "dense")
+    key = planned(tmp_path)["half"].node.key
+    for step in (9, 120):
+        Folder(str(tmp_path / "store")).write(f"{key}/checkpoints/step-{step:08d}/part-0-of-1.json", b"{}")
+    plan = planned(tmp_path)
+    assert (plan["half"].state, plan["half"].why) == ("resume", "goes on after step 120, its last checkpoint")
+    artefact(str(tmp_path / "store"), key)
+    assert planned(tmp_path)["half"].state == "cached"
+
+
+def test_stages_are_looked_for_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that takes its time is asked for several at once; here none is answered before all four are asked for."""
+    recorded(tmp_path, *ALL)
+    all_asked = threading.Barrier(4, timeout=60)
+    answer = Store.artefact
+
+    def artefact(store: Store, key: str) -> dict[str, Any] | None:
+        all_asked.wait()
+        return answer(store, key)
+
+    monkeypatch.setattr(Store, "artefact", artefact)
+    assert {p.state for p in planned(tmp_path).values()} == {"cached"}
+
+
+def refused(folder: Path, *changes: tuple[str, str]) -> list[str]:
+    """What `make` finds wrong."""
+    settings, problems = loaded(folder, *changes)
+    if not changes:
+        for file in (folder / "shards").iterdir():
+            file.unlink()
+    with pytest.raises(ConfigError) as caught:
+        planning.make(settings, problems)
+    return caught.value.problems
+
+
+def test_a_store_that_can_not_be_written_is_refused(tmp_path: Path) -> None:
+    """A file stands where its folder should."""
+    (tmp_path / "store").write_text("in the way")
+    (found,) = refused(tmp_path, ("batch: 64", "batch: 64"))
+    path = tmp_path / "file.yaml"
+    assert found.startswith(f"file.yaml:{line(path, 'store: ')}: store: {tmp_path / 'store'} can't be written: ")
+
+
+def test_a_store_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    """A URL that no filesystem answers to is bad input."""
+    (found,) = refused(tmp_path, (f"store: {tmp_path / 'store'}", "store: nowhere://x"))
+    assert found.startswith("file.yaml:2: store: nowhere://x can't be written: ")
+
+
+def test_missing_shards_are_refused(tmp_path: Path) -> None:
+    """Once, where all stages take them from one place."""
+    (found,) = refused(tmp_path)
+    at = line(tmp_path / "file.yaml", "data: ")
+    assert (
+        found
+        == f"file.yaml:{at}: data: {tmp_path / 'shards'} holds no manifest.json, so no shards that dualprune wrote"
+    )
+
+
+@pytest.mark.parametrize(("setting", "encoded"), [("shift: 1", True), ("crop: 100", False), ("workers: 2", False)])
+def test_settings_that_do_nothing_to_the_pictures_are_refused(tmp_path: Path, setting: str, encoded: bool) -> None:
+    """Before any machine is taken: those for pictures of one shape, and those for encoded ones of any size."""
+    where = tmp_path / "shards"
+    settings, problems = loaded(tmp_path, (f"{{shards: {where}}}", f"{{shards: {where}, {setting}}}"))
+    if encoded:
+        known = Folder(str(where)).read_json("manifest.json")
+        known["splits"] = {split: entry | {"format": "jpeg"} for split, entry in known["splits"].items()}
+        Folder(str(where)).write_json("manifest.json", known)
+    with pytest.raises(ConfigError) as caught:
+        planning.make(settings, problems)
+    (found,) = caught.value.problems
+    at = line(tmp_path / "file.yaml", "data: ")
+    assert found.startswith(f"file.yaml:{at}: data: data.{setting.split(':')[0]} is for pictures")
+
+
+@pytest.mark.parametrize(
+    ("shape", "known", "words"),
+    [
+        ([3, 8, 8], {}, "can't take pictures of 3 x 8 x 8 (channels, height, width): RuntimeError: "),
+        ([1, 28, 28], {}, "can't take pictures of 1 x 28 x 28 (channels, height, width): RuntimeError: "),
+        ([1, 8, 8], {"labels": 12}, "the data has 12 classes, and digits_cnn 10; set model.classes to 12"),
+        ([1, 8, 8], {"classes": ["dog"] * 11}, "set model.classes to 11"),
+    ],
+    ids=["channels", "size", "labels", "classes"],
+)
+def test_a_network_that_can_not_take_the_pictures_is_refused(
+    tmp_path: Path, shape: list[int], known: dict[str, Any], words: str
+) -> None:
+    """When planning, at the model's line."""
+    settings, problems = loaded(tmp_path)
+    folder = Folder(str(tmp_path / "shards"))
+    there = folder.read_json("manifest.json")
+    there["splits"] = {split: entry | {"shape": shape} for split, entry in there["splits"].items()}
+    folder.write_json("manifest.json", there | known)
+    with pytest.raises(ConfigError) as caught:
+        planning.make(settings, problems)
+    (found,) = caught.value.problems
+    assert found.startswith(f"file.yaml:{line(tmp_path / 'file.yaml', 'model: {')}: model: ")
+    assert words in found
+
+
+def test_an_override_that_does_not_suit_the_data_is_blamed_itself(tmp_path: Path) -> None:
+    """Not the line that says the setting for all stages."""
+    settings, problems = loaded(tmp_path, overrides=["stages.dense.batch=9999"])
+    with pytest.raises(ConfigError) as caught:
+        planning.make(settings, problems)
+    text = "a batch of 9999 is larger than the 100 training samples"
+    assert caught.value.problems == [f"--set stages.dense.batch=9999: stages[0].batch: {text}"]
+
+
+@pytest.mark.parametrize("setting", ["cluster.workers=65", "engine.accumulate=65", "cluster.workers={min: 1, max: 65}"])
+def test_a_batch_that_leaves_workers_without_samples_is_refused(tmp_path: Path, setting: str) -> None:
+    settings, problems = loaded(tmp_path, overrides=[setting])
+    with pytest.raises(ConfigError) as caught:
+        planning.make(settings, problems)
+    (found,) = caught.value.problems
+    assert found.endswith("batch: a batch of 64 is too small for 65 parts: cluster.workers times engine.accumulate")
+
+
+def test_means_that_are_not_of_the_channels_are_refused(tmp_path: Path) -> None:
+    (found,) = refused(tmp_path, ("/shards}", "/shards, mean: [0, 0, 0], std: [1, 1, 1]}"))
+    at = line(tmp_path / "file.yaml", "data: {")
+    assert found.startswith(f"file.yaml:{at}: data: data.mean and data.std have 3 values each, and the pictures 1 ch")
+
+
+@pytest.mark.parametrize("where", ["/nowhere/at/all", "nowhere://x", "/etc/hosts"])
+def test_a_stages_own_missing_shards_are_refused_there(tmp_path: Path, where: str) -> None:
+    """No such folder, no such kind of filesystem, or no folder: at the stage's own `data`."""
+    (found,) = refused(tmp_path, ("kind: train", f"kind: train\n    data: {{shards: '{where}'}}"))
+    assert found.startswith(f"file.yaml:{line(tmp_path / 'file.yaml', where)}: stages[0].data: {where}")
+
+
+@pytest.mark.parametrize(
+    ("splits", "words"),
+    [
+        ("[]", "no samples for the split train"),
+        ('{"train": {"samples": 0}}', "no samples for the split train"),
+        ('{"train": {"samples": 5}}', "no samples for the split val"),
+        (str({split: {"samples": 5} for split in SPLITS}).replace("'", '"'), "can't be read"),
+    ],
+)
+def test_empty_and_damaged_shards_are_refused(tmp_path: Path, splits: str, words: str) -> None:
+    """A manifest that lists no samples, or makes no sense."""
+    settings, problems = loaded(tmp_path)
+    (tmp_path / "shards" / "manifest.json").write_text(f'{{"splits": {splits}}}')
+    with pytest.raises(ConfigError) as caught:
+        planning.make(settings, problems)
+    assert words in caught.value.problems[0]
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "a folder"])
+def test_damaged_shards_are_refused_by_name(tmp_path: Path, how: str) -> None:
+    """Before any worker starts, with what finds the rest."""
+    folder = str(tmp_path / "jpegs")
+    write(folder, "jpegs", dict.fromkeys(("train", "val", "test"), jpegs(40)))
+    file = Path(folder, "val-000000.tar")
+    size = file.stat().st_size
+    file.unlink()
+    if how == "cut":
+        file.write_bytes(bytes(size - 512))
+    elif how == "a folder":
+        file.mkdir()
+    (found,) = refused(tmp_path, ("/shards}", "/jpegs}"))
+    assert f"{file} " in found
+    assert "is missing" in found if how == "missing" else f"not the {size} that the manifest says" in found
+    assert how == "missing" or "`dualprune verify` finds what else is damaged" in found
+
+
+def test_a_built_in_data_set_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into the store, by the first plan that needs it; the next one finds it there."""
+    calls = []
+
+    def pictures(folder: str | None) -> dict[str, list[tuple[np.ndarray, int]]]:
+        calls.append(folder)
+        return {split: [(np.zeros((8, 8), np.uint8), 1)] * 64 for split in ("train", "val", "test")}
+
+    monkeypatch.setitem(sources.SOURCES, "digits", pictures)
+    settings, problems = loaded(tmp_path, (f"{{shards: {tmp_path / 'shards'}}}", "{source: digits}"))
+    before, after = (planning.make(settings, problems)[1] for _ in range(2))
+    assert calls == [None]
+    assert (tmp_path / "store" / "data" / "digits" / "manifest.json").is_file()
+    assert before[0].node.shards == str(tmp_path / "store" / "data" / "digits")
+    assert [p.node.key for p in before] == [p.node.key for p in after]
+
+
+def idx(folder: Path, label: int) -> Path:
+    """A folder of MNIST's four files: just enough black pictures, all of one label."""
+    folder.mkdir()
+    for prefix, count in (("train", 5004), ("t10k", 4)):
+        header = b"\0\0\x08" + bytes([3]) + count.to_bytes(4, "big") + 2 * (28).to_bytes(4, "big")
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + bytes(count * 28 * 28))
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            b"\0\0\x08\x01" + count.to_bytes(4, "big") + bytes([label]) * count
+        )
+    return folder
+
+
+def test_another_folder_is_other_data(tmp_path: Path) -> None:
+    """What it holds decides, and not its name; the store keeps the shards of each."""
+    one, other = idx(tmp_path / "one", 1), idx(tmp_path / "other", 2)
+    same = shutil.copytree(one, tmp_path / "same")
+    path = config(
+        tmp_path, (f"shards: {tmp_path / 'shards'}", "source: mnist"), ("digits_cnn", "lenet5"), ("8.*", "7.*")
+    )
+    found = {}
+    for folder in (one, other, same, one):
+        settings, problems = load(str(path), [f"data.folder={folder}", "batch=2"])
+        dense = planning.make(settings, problems)[1][0].node
+        found[folder.name] = (dense.key, dense.data_digest)
+        assert read_manifest(dense.shards)["labels"] == (3 if folder == other else 2)
+    assert found["one"] == found["same"] != found["other"]
+    assert len(list((tmp_path / "store" / "data").iterdir())) == 2

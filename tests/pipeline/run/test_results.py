@@ -1,0 +1,99 @@
+"""Rows of results, for programs and for people."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from dualprune.pipeline.plan import make as planning
+from dualprune.pipeline.run.results import as_json, as_table, result, status
+from dualprune.pipeline.store.store import Store
+from tests.pipeline.common import artefact, loaded, manifest
+
+FIELDS = ["name", "kind", "key", "state", "rate", "nonzeros", "val_accuracy", "test_accuracy", "residual", "seconds"]
+FIELDS += ["artefact", "chosen", "why"]
+
+
+def shown(rows: list) -> list[str]:
+    """The table's lines as printed."""
+    console = Console(file=io.StringIO(), width=160)
+    console.print(as_table(rows))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_a_row_has_exactly_these_fields(tmp_path: Path) -> None:
+    """Programs read them by name; numbers are the manifest's, unrounded."""
+    store, plan = planning.make(*loaded(tmp_path))
+    node = plan[1].node
+    value = as_json("tiny", [result(node, "done", store, manifest()), result(node, "failed", store, None, "broke")])
+    assert json.loads(json.dumps(value)) == value
+    assert list(value) == ["run", "stages"]
+    done, failed = value["stages"]
+    assert list(done) == list(failed) == FIELDS
+    assert done == {
+        "name": "half",
+        "kind": "prune",
+        "key": node.key,
+        "state": "done",
+        "rate": 2.0,
+        "nonzeros": 35304,
+        "val_accuracy": 97.5,
+        "test_accuracy": 96.25,
+        "residual": 0.125,
+        "seconds": 12.5,
+        "artefact": f"{tmp_path / 'store'}/{node.key}",
+        "chosen": None,
+        "why": None,
+    }
+    said = {name: failed[name] for name in ("name", "kind", "key", "state", "why")}
+    assert said == {"name": "half", "kind": "prune", "key": node.key, "state": "failed", "why": "broke"}
+    assert {failed[name] for name in FIELDS if name not in said} == {None}
+
+
+def test_status_says_what_the_store_has(tmp_path: Path) -> None:
+    """Done, failed with its reason, to be gone on with, to be run."""
+    store, plan = planning.make(*loaded(tmp_path))
+    keys = {p.node.name: p.node.key for p in plan}
+    artefact(store.url, keys["dense"])
+    store.note_failure(keys["half"], "broke")
+    store.folder.write(f"{keys['other']}/checkpoints/step-00000007/part-0-of-1.json", b"")
+    rows = {row.name: row for row in status(planning.make(*loaded(tmp_path))[1], store)}
+    assert {name: (row.state, row.why) for name, row in rows.items()} == {
+        "dense": ("done", None),
+        "half": ("failed", "broke"),
+        "other": ("resume", "goes on after step 7, its last checkpoint"),
+        "v1.5-quarter": ("run", "not run yet"),
+    }
+
+
+def test_the_table_has_a_line_a_stage(tmp_path: Path) -> None:
+    """With its numbers, or with what became of it."""
+    store, plan = planning.make(*loaded(tmp_path))
+    dense = manifest() | {"metrics": manifest()["metrics"] | {"rate": None, "residual": None}}
+    rows = [
+        result(plan[0].node, "done", store, dense),
+        result(plan[1].node, "done", store, manifest()),
+        result(plan[2].node, "failed", store, None, "broke"),
+    ]
+    head, *lines = shown(rows)
+    assert " ".join(head.split()) == "stage rate weights left val % test % residual seconds artefact"
+    assert lines[0].split() == [plan[0].node.name, "-", "35,304", "97.50", "96.25", "-", "12.5", plan[0].node.key]
+    assert lines[1].split()[1:7] == ["2.00x", "35,304", "97.50", "96.25", "0.125", "12.5"]
+    assert lines[2].split() == [plan[2].node.name, plan[2].node.key, "(failed:", "broke)"]
+
+
+def test_a_table_shows_reasons_as_they_are(tmp_path: Path) -> None:
+    """Square brackets in an exception's text are no markup."""
+    store, plan = planning.make(*loaded(tmp_path))
+    rows = [result(plan[0].node, "failed", store, None, "ValueError: [/x] not in [red]")]
+    assert "ValueError: [/x] not in [red]" in shown(rows)[1]
+
+
+def test_results_are_read_from_the_store_alone(tmp_path: Path) -> None:
+    """A row names where its artefact lies, as the store was named."""
+    plan = planning.make(*loaded(tmp_path))[1]
+    assert result(plan[0].node, "cached", Store("memory://x"), manifest()).artefact == f"memory://x/{plan[0].node.key}"

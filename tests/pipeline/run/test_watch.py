@@ -1,0 +1,172 @@
+"""A run seen from outside: in its store, while another process, or this one for it, works on it."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dualprune.pipeline.plan import make as planning
+from dualprune.pipeline.plan.make import Planned
+from dualprune.pipeline.run import watch as module
+from dualprune.pipeline.run.progress import Progress, running
+from dualprune.pipeline.run.results import Result
+from dualprune.pipeline.run.watch import watch
+from dualprune.pipeline.store.locks import Holder, Locks, run_lock
+from dualprune.pipeline.store.store import Store
+from dualprune.stages.files.folder import canonical
+from tests.pipeline.common import artefact, loaded
+
+
+class Clock:
+    """Between two looks at the store, one thing happens."""
+
+    def __init__(self, *happens: Callable[[], None]) -> None:
+        self.happens = list(happens)
+
+    def sleep(self, _: float) -> None:
+        """Let the next thing happen."""
+        assert self.happens, "watched on though nothing was to come"
+        self.happens.pop(0)()
+
+
+class Scene:
+    """A store, a plan, and a run of it that goes as told."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.patch = patch
+        self.store: Store
+        self.plan: list[Planned]
+        self.store, self.plan = planning.make(*loaded(folder))
+        self.file = io.StringIO()
+        self.locks = Locks(self.store.folder, "tiny")
+        self.lines: dict[str, str] = {}
+        self.progress = Progress(self.store.folder, "tiny", lambda: self.lines, every=0.01)
+
+    def begins(self) -> None:
+        """The run takes its lock."""
+        self.locks.__enter__()
+        self.locks.take(run_lock("tiny"))
+        self.progress.__enter__()
+
+    def ends(self) -> None:
+        """And lets go of it."""
+        self.progress.__exit__()
+        self.locks.__exit__(None, None, None)
+
+    def shows(self, **lines: str) -> Callable[[], None]:
+        """Its terminal shows these lines."""
+
+        def happen() -> None:
+            self.lines = {name: f"{name}: {text}" for name, text in lines.items()}
+            while running(self.store.folder, "tiny") != self.lines:
+                time.sleep(0.01)
+
+        return happen
+
+    def finishes(self, *names: str) -> Callable[[], None]:
+        """Stages are committed."""
+
+        def happen() -> None:
+            for planned in self.plan:
+                if not names or planned.node.name in names:
+                    artefact(self.store.url, planned.node.key)
+
+        return happen
+
+    def watched(self, *happens: Callable[[], None], terminal: bool = False) -> list[Result]:
+        """Watch it while this happens."""
+        self.patch.setattr(module, "time", Clock(*happens))
+        console = Console(file=self.file, width=120, force_terminal=terminal)
+        return watch("tiny", self.plan, self.store, console)
+
+    @property
+    def printed(self) -> list[str]:
+        """What was shown."""
+        return self.file.getvalue().splitlines()
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """A store in which nothing has been done."""
+    return Scene(tmp_path, monkeypatch)
+
+
+def test_a_run_is_watched_to_its_end(scene: Scene) -> None:
+    """Each line that is new is shown once; it ends when all is done."""
+    scene.begins()
+    try:
+        rows = scene.watched(
+            scene.shows(dense="training"),
+            scene.finishes("dense"),
+            scene.shows(half="training", other="training"),
+            lambda: None,
+            scene.shows(half="admm epoch 1/2", other="training"),
+            scene.finishes(),
+        )
+    finally:
+        scene.ends()
+    assert [row.state for row in rows] == ["done"] * 4
+    shown = ["dense: training", "half: training", "other: training", "half: admm epoch 1/2"]
+    assert scene.printed == shown
+
+
+def test_on_a_terminal_the_table_is_redrawn(scene: Scene) -> None:
+    """With the line of each stage that runs."""
+    scene.begins()
+    try:
+        scene.watched(scene.shows(dense="training  loss 0.5"), scene.finishes(), terminal=True)
+    finally:
+        scene.ends()
+    assert "training  loss 0.5" in scene.file.getvalue()
+    assert "weights left" in scene.file.getvalue()
+
+
+def test_a_run_that_fails(scene: Scene) -> None:
+    """It ends with its run, and says what failed."""
+    scene.begins()
+
+    def fails() -> None:
+        scene.store.note_failure(scene.plan[0].node.key, "ValueError: no")
+        scene.ends()
+
+    rows = scene.watched(scene.shows(dense="training"), fails)
+    assert (rows[0].state, rows[0].why) == ("failed", "ValueError: no")
+    assert {row.state for row in rows[1:]} == {"run"}
+
+
+def test_it_waits_for_a_run_to_begin(scene: Scene) -> None:
+    """And says so, once."""
+    rows = scene.watched(lambda: None, lambda: None, scene.begins, scene.shows(dense="training"), scene.ends)
+    assert {row.state for row in rows} == {"run"}
+    waiting = f"no run of tiny is going on in {scene.store.url}; waits for one to begin"
+    assert scene.printed == [waiting, "dense: training"]
+
+
+def test_a_driver_that_was_killed(scene: Scene) -> None:
+    """Its lock is still there, and its last lines are; the run does not go on for that."""
+    scene.begins()
+    scene.lines = {"dense": "dense: training"}
+
+    def killed() -> None:
+        scene.ends()
+        (name,) = scene.store.folder.names(f"locks/names/{run_lock('tiny')}")
+        holder = Holder("token", machine=scene.locks.me.machine, pid=2**22 + 1, started=1, run="tiny")
+        path = f"locks/names/{run_lock('tiny')}/{int(name[:8]) + 1:08}.json"
+        scene.store.folder.write(path, canonical(holder.__dict__))
+        scene.store.folder.write_json("progress/tiny.json", {"lines": scene.lines})
+
+    rows = scene.watched(scene.shows(dense="training"), killed)
+    assert rows[0].state == "run"
+    assert rows[0].why == "not run yet"
+
+
+def test_all_done_before(scene: Scene) -> None:
+    """There is nothing to wait for."""
+    scene.finishes()()
+    assert [row.state for row in scene.watched()] == ["done"] * 4
+    assert scene.printed == []

@@ -1,0 +1,174 @@
+"""ADMM's updates through a real engine, against a loop in NumPy and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dualprune.stages.constraints.cardinality import Cardinality
+from dualprune.stages.engine.engine import Engine
+from dualprune.stages.settings.spec import Optimizer
+from dualprune.stages.solver import admm
+from tests.stages.conftest import MakeEngine, held_to
+
+Array = NDArray[np.float64]
+SGD = Optimizer(name="sgd", momentum=0.0)
+W0 = np.array([[0.9, -0.2, 0.4], [-1.1, 0.05, 0.7]])
+A = np.array([[1.0, 2.0, 0.5], [1.5, 1.0, 3.0]])
+B = np.array([[0.3, -0.8, 0.6], [-0.9, 1.2, -0.1]])
+
+
+class Quadratic(nn.Module):
+    """1/2 sum a (w - b)^2, whatever comes in."""
+
+    def __init__(self, a: Array = A, b: Array = B) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(W0, dtype=torch.float32))
+        self.a, self.b = (torch.tensor(each, dtype=torch.float32) for each in (a, b))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The loss itself."""
+        return (self.a * (self.w - self.b) ** 2).sum() / 2 + 0 * x.sum()
+
+
+def train(engine: Engine, steps: int, lr: float) -> None:
+    """Plain gradient steps on the quadratic."""
+    for _ in range(steps):
+        engine.backward(engine.forward(torch.zeros(1)))
+        engine.step(lr)
+
+
+def numpy_admm(
+    k: int, rho: float, growth: float, updates: int, steps: int, lr: float
+) -> list[tuple[Array, Array, Array]]:
+    """W, Z and U (already rescaled) after each update, by the formulas as they are printed."""
+
+    def proj(v: Array) -> Array:
+        return np.where(np.abs(v) >= np.sort(np.abs(v).ravel())[-k], v, 0.0)
+
+    w, u, z = W0.copy(), np.zeros_like(W0), proj(W0)
+    iterates = []
+    for _ in range(updates):
+        for _ in range(steps):
+            w = w - lr * (A * (w - B) + rho * (w - z + u))
+        z = proj(w + u)
+        u = (u + w - z) / growth
+        rho *= growth
+        iterates.append((w, z, u))
+    return iterates
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("growth", [1.0, 1.6])
+def test_iterates_are_those_of_numpy(make_engine: MakeEngine, zero: int, growth: float) -> None:
+    engine = make_engine(Quadratic(), {"w"}, optimizer=SGD, zero=zero)
+    targets = held_to({"w": Cardinality(2)})
+    admm.start(engine, targets, {})
+    rho = 0.5
+    for w, z, u in numpy_admm(2, rho, growth, updates=6, steps=7, lr=0.05):
+        engine.optimizer.rho = rho
+        train(engine, 7, 0.05)
+        residual = admm.update(engine, targets).residual
+        admm.rescale(engine, targets, growth)
+        rho *= growth
+        np.testing.assert_allclose(engine.get("w").numpy(), w, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(engine.get("w", "dual").numpy(), u, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(engine.get("w", "target").numpy(), z - u, rtol=1e-4, atol=1e-5)
+        assert residual.total == pytest.approx(np.linalg.norm(w - z) / np.linalg.norm(w), rel=1e-3, abs=1e-5)
+        assert residual.tensors == {"w": residual.total}
+
+
+def test_admm_finds_the_optimum_of_a_diagonal_quadratic(make_engine: MakeEngine) -> None:
+    """Losing entry i costs a b^2 / 2, so the best two to keep are known; W0 would keep two others."""
+    b = np.array([[0.1, -2.5, 0.3], [0.2, 3.0, -0.1]])
+    engine = make_engine(Quadratic(np.ones((2, 3)), b), {"w"}, optimizer=SGD)
+    targets = held_to({"w": Cardinality(2)})
+    admm.start(engine, targets, {})
+    engine.optimizer.rho = 0.5
+    for _ in range(25):
+        train(engine, 10, 0.2)
+        admm.update(engine, targets)
+        admm.rescale(engine, targets, 1.1)
+        engine.optimizer.rho *= 1.1
+    assert admm.project(engine, targets).residual.total < 0.05
+    w = engine.get("w").numpy()
+    assert np.argwhere(w).tolist() == [[0, 1], [1, 1]]
+    np.testing.assert_allclose(w[w != 0], [-2.5, 3.0], atol=0.02)
+
+
+def test_start_takes_duals_over_and_zero_where_there_are_none(make_engine: MakeEngine) -> None:
+    engine = make_engine(Quadratic(), {"w"})
+    targets = held_to({"w": Cardinality(1)})
+    admm.start(engine, targets, {})
+    expected = torch.tensor([[0.0, 0.0, 0.0], [-1.1, 0.0, 0.0]])
+    assert torch.equal(engine.get("w", "target"), expected)
+    assert torch.equal(engine.get("w", "dual"), torch.zeros(2, 3))
+    u = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.0, 0.0]])
+    admm.start(engine, targets, {"w": u})
+    # Z is Proj(W), though W + U = [[1.9, ...], [-0.6, ...]] has another largest entry.
+    z = expected
+    torch.testing.assert_close(engine.get("w", "target"), z - u)
+    assert torch.equal(engine.get("w", "dual"), u)
+    torch.testing.assert_close(engine.get("w"), torch.tensor(W0, dtype=torch.float32), rtol=0, atol=0)
+
+
+def test_growth_of_rho_divides_the_dual_and_nothing_else(make_engine: MakeEngine) -> None:
+    """Z is unchanged by it, and rho U is what it would have been."""
+    results = []
+    for growth in (1.0, 4.0):
+        engine = make_engine(Quadratic(), {"w"})
+        engine.set("w", torch.full((2, 3), 0.25), "dual")
+        targets = held_to({"w": Cardinality(3)})
+        admm.update(engine, targets)
+        admm.rescale(engine, targets, growth)
+        dual = engine.get("w", "dual")
+        results.append((engine.get("w", "target") + dual, dual * growth))
+    torch.testing.assert_close(results[0], results[1])
+    # Of W + U = [1.15 .05 .65; -.85 .3 .95] three stay, so U = U + W - Z is 0 there.
+    torch.testing.assert_close(results[1][0], torch.tensor([[1.15, 0.0, 0.0], [-0.85, 0.0, 0.95]]))
+    torch.testing.assert_close(results[1][1], torch.tensor([[0.0, 0.05, 0.65], [0.0, 0.3, 0.0]]))
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_the_final_projection_is_of_w_and_exact(make_engine: MakeEngine, zero: int) -> None:
+    engine = make_engine(Quadratic(), {"w"}, zero=zero)
+    engine.set("w", torch.ones(2, 3), "hold")
+    engine.set("w", torch.full((2, 3), 50.0), "dual")
+    residual = admm.project(engine, held_to({"w": Cardinality(3)})).residual
+    expected = torch.tensor([[0.9, 0.0, 0.0], [-1.1, 0.0, 0.7]])
+    assert torch.equal(engine.get("w"), expected)
+    assert torch.equal(engine.get("w", "hold"), (expected != 0).float())
+    assert torch.equal(engine.get("w", "dual"), torch.full((2, 3), 50.0))
+    lost, size = 0.2**2 + 0.4**2 + 0.05**2, float((W0**2).sum())
+    assert residual.total == pytest.approx((lost / size) ** 0.5, rel=1e-5)
+    engine.optimizer.holding = True
+    train(engine, 3, 0.1)
+    moved = engine.get("w")
+    assert torch.equal(moved != 0, expected != 0)
+    assert not torch.equal(moved, expected)
+
+
+def test_the_mask_lies_within_the_earlier_one(make_engine: MakeEngine) -> None:
+    """Though fewer weights than k are left, and zeros would be held by position."""
+    engine = make_engine(Quadratic(), {"w"})
+    earlier = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
+    engine.set("w", torch.tensor(W0, dtype=torch.float32) * earlier)
+    engine.set("w", earlier, "hold")
+    admm.project(engine, held_to({"w": Cardinality(2)}))
+    assert torch.equal(engine.get("w", "hold"), torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]))
+    engine.set("w", torch.zeros(2, 3))
+    engine.set("w", earlier, "hold")
+    admm.project(engine, held_to({"w": Cardinality(5)}))
+    assert bool((engine.get("w", "hold") <= earlier).all())
+
+
+def test_residuals_are_per_tensor_and_over_all(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    engine.set("0.weight", torch.cat([torch.full((1, 6), 2.0), torch.full((4, 6), 1.0)]))
+    engine.set("3.weight", torch.zeros(3, 5))
+    residual = admm.project(engine, held_to({"0.weight": Cardinality(6), "3.weight": Cardinality(1)})).residual
+    assert residual.tensors == {"0.weight": pytest.approx((24 / 48) ** 0.5), "3.weight": 0.0}
+    assert residual.total == pytest.approx((24 / 48) ** 0.5)

@@ -1,0 +1,88 @@
+"""Evaluation: every sample is counted exactly once, however ranks and batches share them out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dualprune.stages.data.format import read_manifest
+from dualprune.stages.data.read.memory import Batches
+from dualprune.stages.data.shards import Split, write
+from dualprune.stages.settings.spec import Data
+from dualprune.stages.training.evaluate import Score, evaluate
+from tests.stages.conftest import random_pictures
+
+
+@pytest.fixture
+def batches(one_rank: None, tmp_path: Path) -> Batches:
+    """Twenty-three random pictures of three classes."""
+    pictures = random_pictures(23, (4, 4), seed=1)
+    write(str(tmp_path), "random", dict.fromkeys(("train", "val", "test"), pictures))
+    return Batches(
+        Split(str(tmp_path), read_manifest(str(tmp_path))["splits"]["test"]),
+        Data(source="digits"),
+        0,
+        torch.device("cpu"),
+    )
+
+
+def forward(pictures: Tensor) -> Tensor:
+    """A fixed linear map to three logits."""
+    weights = torch.randn(16, 3, generator=torch.Generator().manual_seed(2))
+    return pictures.flatten(1) @ weights
+
+
+def expected(batches: Batches) -> Score:
+    """The score, in NumPy, sample by sample."""
+    logits = forward(batches.plain(np.arange(23))[0]).numpy().astype(np.float64)
+    labels = [i % 3 for i in range(23)]
+    correct = sum(int(row.argmax()) == label for row, label in zip(logits, labels, strict=True))
+    loss = sum(np.log(np.exp(row).sum()) - row[label] for row, label in zip(logits, labels, strict=True))
+    return Score(correct, 23, float(loss) / 23)
+
+
+@pytest.mark.parametrize("size", [1, 5, 23, 256])
+def test_one_rank_scores_all(batches: Batches, size: int) -> None:
+    got, want = evaluate(forward, batches, size=size), expected(batches)
+    assert (got.correct, got.samples) == (want.correct, 23)
+    assert 0 < got.correct < 23
+    assert got.loss == pytest.approx(want.loss, rel=1e-5)
+    assert got.accuracy == pytest.approx(100 * want.correct / 23)
+
+
+@pytest.mark.parametrize("world", [2, 3, 4, 25])
+@pytest.mark.parametrize("size", [2, 256])
+def test_ranks_count_each_sample_once_between_them(batches: Batches, world: int, size: int) -> None:
+    """Each rank's own part, as the sum over this group of one leaves it alone; and as many rounds on each."""
+    calls: list[int] = []
+
+    def counted(pictures: Tensor) -> Tensor:
+        calls[-1] += 1
+        return forward(pictures)
+
+    parts = []
+    for rank in range(world):
+        calls.append(0)
+        parts.append(evaluate(counted, batches, rank, world, size))
+    want = expected(batches)
+    assert sum(part.correct for part in parts) == want.correct
+    assert sum(part.loss for part in parts) == pytest.approx(want.loss, rel=1e-5)
+    assert {part.samples for part in parts} == {23}
+    assert len(set(calls)) == 1
+
+
+def test_no_gradient_is_kept(batches: Batches) -> None:
+    weights = torch.randn(16, 3, requires_grad=True)
+    seen: list[bool] = []
+
+    def watched(pictures: Tensor) -> Tensor:
+        logits = pictures.flatten(1) @ weights
+        seen.append(logits.requires_grad)
+        return logits
+
+    evaluate(watched, batches)
+    assert seen == [False]
