@@ -10,13 +10,14 @@ from typing import Any, Protocol
 
 from dualprune.pipeline.choices.base import METHOD_VERSION, Choice, Replace, Search, Select, shrunk
 from dualprune.stages.files.folder import canonical, sha256
-from dualprune.stages.settings.spec import Spec, key_material
+from dualprune.stages.kinds.job import key_material
+from dualprune.stages.settings.spec import StageSpec
 
 KEY_LENGTH = 16
 """Hex digits of a key; 64 bits."""
 
 
-Work = Spec | Choice
+Work = StageSpec | Choice
 """What a node does: training on a cluster, or a choice that the driver makes."""
 
 
@@ -67,12 +68,12 @@ def in_order(parents: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
         sorter.done(name)
 
 
-def trained(work: Work) -> Spec | None:
+def trained(work: Work) -> StageSpec | None:
     """The training that a node does or, if it is a search, tries out; None if it only chooses."""
     return work.stage if isinstance(work, Search) else None if isinstance(work, Select | Replace) else work
 
 
-def build(stages: Iterable[_Stage], data: Callable[[Spec], tuple[str, str]]) -> list[Node]:
+def build(stages: Iterable[_Stage], data: Callable[[StageSpec], tuple[str, str]]) -> list[Node]:
     """Nodes, parents before children. `data` gives a specification's shards and their digest."""
     by_name = {stage.name: stage for stage in stages}
     nodes: dict[str, Node] = {}

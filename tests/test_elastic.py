@@ -44,7 +44,7 @@ def work(payload, log, stopping):
     import torch.distributed as dist
     from dualprune.stages.data.read.memory import Batches
     from dualprune.stages.training.stage import run_stage
-    from dualprune.stages.settings.spec import Task
+    from dualprune.stages.kinds.job import Task
 
     plain = Batches.train
     rank, world = dist.get_rank(), dist.get_world_size()

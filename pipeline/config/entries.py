@@ -20,8 +20,9 @@ from dualprune.pipeline.config.problems import Problems, explained, like
 from dualprune.pipeline.config.recipes import expand
 from dualprune.pipeline.config.yamlfile import Path
 from dualprune.pipeline.dag import Work, cycle, in_order, trained
+from dualprune.stages.kinds.table import KINDS, parse
 from dualprune.stages.settings.base import Settings, SpecError
-from dualprune.stages.settings.spec import KINDS, Model, PruneSpec, Spec, StageSpec
+from dualprune.stages.settings.spec import Model, PruneSpec, StageSpec
 
 if TYPE_CHECKING:
     from dualprune.stages.solver.targets import Room
@@ -215,15 +216,15 @@ def _checked(
         return None
 
 
-def _spec(settings: dict[str, Any], own: set[str], number: int, problems: Problems) -> Spec | None:
+def _spec(settings: dict[str, Any], own: set[str], number: int, problems: Problems) -> StageSpec | None:
     at, kind = ("stages", number), settings.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         problems.add((*at, "kind"), f"must be one of {', '.join((*KINDS, 'select'))}, not {kind!r}")
         return None
     try:
-        return KINDS[kind].model_validate(settings)
+        return parse(settings)
     except ValidationError as error:
-        for inner, text in explained(error, KINDS[kind], also=STAGE_OWN):
+        for inner, text in explained(error, KINDS[kind].settings, also=STAGE_OWN):
             problems.add((*at, *inner) if text == "is missing" or not inner else _place(number, own, inner), text)
         return None
 
@@ -280,7 +281,7 @@ def _networks(found: list[Stage], problems: Problems) -> None:
 
     A teacher may be any network with as many outputs.
     """
-    specs: dict[str, Spec] = {}
+    specs: dict[str, StageSpec] = {}
     for stage in _in_order(found):
         of = {parent: specs[parent] for parent in stage.parents}
         spec = trained(stage.spec)

@@ -11,9 +11,9 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from dualprune.pipeline.config.yamlfile import Path
+from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.settings.base import Settings
 from dualprune.stages.settings.sets import SETS
-from dualprune.stages.settings.spec import KINDS
 
 EXAMPLES = {
     "model": "{name: digits_cnn}",
@@ -73,8 +73,8 @@ def explained(error: ValidationError, model: type[Settings], also: tuple[str, ..
         shown = "" if isinstance(value, dict | list) else f", not {value!r}"
         if entry["type"] == "extra_forbidden":
             known = [*_fields(model, path[:-1]), *(also if len(path) == 1 else ())]
-            kinds = [kind for kind, other in KINDS.items() if path[0] in other.model_fields]
-            if len(path) == 1 and kinds and model in KINDS.values():
+            kinds = [name for name, kind in KINDS.items() if path[0] in kind.settings.model_fields]
+            if len(path) == 1 and kinds and model in [kind.settings for kind in KINDS.values()]:
                 text = f"belongs to {' and '.join(kinds)} stages, and this is of another kind"
             else:
                 text = f"unknown setting{like(str(path[-1]), known)}"

@@ -21,11 +21,15 @@ from pydantic import Field, ValidationError
 from dualprune.pipeline.choices.base import Metric
 from dualprune.pipeline.config.problems import Problems, explained
 from dualprune.pipeline.config.yamlfile import Path
+from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.settings.base import Settings
 from dualprune.stages.settings.sets import SETS, Amount
 
-VARYING = ("constraints", "admm", "retrain", "snap", "centroids", "distill", "regrow", "duals")
-"""Settings in which a list gives each target its own value."""
+
+def varying() -> set[str]:
+    """Settings in which a list gives each target its own value."""
+    return {name for kind in KINDS.values() for name in kind.varies}
+
 
 Target = Annotated[float, Field(gt=0)]
 
@@ -128,7 +132,7 @@ def _rungs(
     if unfit or len(set(names)) < len(names):
         return []
     return [
-        {key: _setting(key, value, n, target) if key in VARYING else value for key, value in entry.items()}
+        {key: _setting(key, value, n, target) if key in varying() else value for key, value in entry.items()}
         for n, target in enumerate(targets)
     ]
 
@@ -137,7 +141,7 @@ def _varying(value: Any, path: Path = ()) -> Iterator[tuple[Path, list[Any]]]:
     """Lists that give each target its own value, with their places."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            if path or key in VARYING:
+            if path or key in varying():
                 yield from _varying(inner, (*path, key))
     elif isinstance(value, list):
         if path == ("constraints",):

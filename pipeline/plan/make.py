@@ -25,7 +25,7 @@ from dualprune.stages.data.format import (
     read_manifest,
 )
 from dualprune.stages.files.outage import StoreError
-from dualprune.stages.kinds.schedule import stretches
+from dualprune.stages.kinds.table import phases
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.spec import AROUND, Data, Model
 
@@ -74,7 +74,7 @@ def _size(node: dag.Node, samples: Mapping[str, int]) -> Size | None:
         return None
     from dualprune.stages.solver.targets import check
 
-    epochs = sum(stretch.epochs for stretch in stretches(spec))
+    epochs = sum(stretch.epochs for stretch in phases(spec))
     rate = check(spec).rate if spec.kind == "prune" else None
     return Size(epochs, epochs * (spec.data.used(samples[node.data_digest]) // spec.batch), rate)
 

@@ -30,7 +30,7 @@ from dualprune.pipeline.store.locks import Locks, Lost, run_lock, stage_lock
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import Damaged, take
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.settings.spec import Parent, Task
+from dualprune.stages.kinds.job import Parent, Task
 
 _log = logging.getLogger(__name__)
 

@@ -24,9 +24,10 @@ from dualprune.stages.artefacts import parts
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.engine.proximal import STATE
 from dualprune.stages.files.folder import Folder
+from dualprune.stages.kinds.base import State
 
 KEPT = 2
-FORMAT = 1
+FORMAT = 2
 """Of what a checkpoint says of where the stage stands; those from before formats had numbers are of format 1."""
 TYPES = {
     torch.float64: "F64",
@@ -47,10 +48,10 @@ TYPES = {
 class Progress:
     """Where a stage stands. All of it is in a checkpoint; nothing else but tensors is."""
 
-    stretch: int = 0
-    """Index into the stage's stretches (stages.schedule)."""
+    phase: int = 0
+    """Index into the stage's phases (stages.kinds)."""
     epoch: int = 0
-    """Epochs of the stretch that are over."""
+    """Epochs of the phase that are over."""
     step: int = 0
     """Steps of the epoch that are over."""
     steps: int = 0
@@ -59,18 +60,10 @@ class Progress:
     """Time since the stage began, over all attempts, without what was lost."""
     loss: float | Tensor = 0.0
     """Sum of the epoch's losses so far, of this rank's samples; while it trains, fp64 [] on the device."""
-    rho: float = 0.0
-    """The penalty's present weight."""
-    residual: dict[str, Any] | None = None
-    """That of the final projection, once it was made."""
-    values: dict[str, list[float]] = field(default_factory=dict)
-    """Shared values of quantised tensors, once they were fitted."""
-    sharing: int = 0
-    """Clusters that train together; 0 while none do."""
-    budget: dict[str, Any] = field(default_factory=dict)
-    """What sharing out global budgets gave each tensor at the projection, and took of memory."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     """One row an epoch."""
+    state: Any = field(default_factory=State)
+    """What the stage's kind remembers: a stages.kinds.base.State."""
 
 
 class OtherVersion(RuntimeError):
@@ -124,8 +117,11 @@ class Checkpoints:
                     return f"{step}/{world}"
         return None
 
-    def load(self, checkpoint: str, engine: Engine) -> Progress:
-        """Put the engine where `checkpoint` (as `newest` gave it) says. On all ranks together. Raises OtherVersion."""
+    def load(self, checkpoint: str, engine: Engine, state: type[State] = State) -> Progress:
+        """Put the engine where `checkpoint` (as `newest` gave it) says, on all ranks together. Raises OtherVersion.
+
+        `state` is the class of what the stage's kind remembers.
+        """
         step, count = checkpoint.split("/")
         found = []
         for number in range(int(count)):
@@ -134,8 +130,7 @@ class Checkpoints:
                 raise FileNotFoundError(f"{self.folder.url}/{step}: part {number} of {count} was whole and is not now")
             found.append((safetensors.torch.load(part[0]), part[1]))
         tensors = {n: t for part, _ in found for n, t in part.items()}
-        facts = dict(found[0][1])
-        self._known(step, facts)
+        facts = self._known(step, dict(found[0][1]), state)
         if len(found) == self.world:
             own, facts["loss"] = found[self.rank][0], found[self.rank][1]["loss"]
         else:
@@ -146,16 +141,20 @@ class Checkpoints:
             for name in names:
                 engine.set(name, tensors[f"{key}/{name}"], key)
         engine.set_inner_steps(facts.pop("inner_steps"))
-        return Progress(**facts)
+        return Progress(**{**facts, "state": state(**facts["state"])})
 
-    def _known(self, step: str, facts: dict[str, Any]) -> None:
-        """Take the format's number out of `facts`. Raises OtherVersion."""
+    def _known(self, step: str, facts: dict[str, Any], state: type[State]) -> dict[str, Any]:
+        """What a checkpoint says of where the stage stands, in today's format. Raises OtherVersion."""
         number = facts.pop("format", 1)
-        unknown = sorted(facts.keys() - {field.name for field in fields(Progress)} - {"inner_steps"})
-        if number != FORMAT or unknown:
-            what = f"format {number}, and this one reads {FORMAT}" if number != FORMAT else f"with {', '.join(unknown)}"
+        facts = _from_first(facts) if number == 1 else facts
+        unknown = facts.keys() - {one.name for one in fields(Progress)} - {"inner_steps"}
+        if not unknown:
+            unknown = facts.get("state", {}).keys() - {one.name for one in fields(state)}
+        if number > FORMAT or unknown:
+            what = f"with {', '.join(sorted(unknown))}" if unknown else f"format {number}, and this one reads {FORMAT}"
             ways = f"go on with that one, or delete {self.folder.url} to begin the stage anew"
             raise OtherVersion(f"{self.folder.url}/{step} was written by another version of dualprune ({what}): {ways}")
+        return facts
 
     def _write(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         try:
@@ -169,6 +168,14 @@ class Checkpoints:
                     self.folder.remove(old)
         except BaseException as error:  # noqa: BLE001 - raised again by wait(), in the training thread
             self._error = error
+
+
+def _from_first(facts: dict[str, Any]) -> dict[str, Any]:
+    """From the first format, in which what kinds remember was not apart."""
+    own = {"rho": "rho", "residual": "residual", "values": "values", "sharing": "tied", "budget": "budget"}
+    state = {new: facts.pop(old) for old, new in own.items() if old in facts}
+    facts["phase"] = facts.pop("stretch", 0)
+    return facts | {"state": {name: value for name, value in state.items() if value}}
 
 
 def _state_names(engine: Engine) -> Iterator[tuple[str, list[str]]]:

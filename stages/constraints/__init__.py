@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -99,20 +101,49 @@ def clusters(settings: sets.Clusters, shape: Shape) -> Constraint:
     return Clusters(settings.count)
 
 
-SETS: dict[str, Callable[[Any, Shape], Constraint]] = {
-    "cardinality": cardinality,
-    "filter": structured,
-    "channel": structured,
-    "column": structured,
-    "row": structured,
-    "head": heads,
-    "block": blocks,
-    "nm": nm,
-    "lowrank": lowrank,
-    "levels": levels,
-    "clusters": clusters,
+@dataclass(frozen=True)
+class SetKind:
+    """A line of the table of sets."""
+
+    make: Callable[[Any, Shape], Constraint]
+    """From its settings and a tensor's shape. Raises ValueError if it can't be."""
+    place: int | None = None
+    """Where it comes among several sets on one tensor: structure, then entries, then values; None: it stands alone."""
+    fixes: bool = False
+    """Whether it is more than a support: what it made of a tensor, only training that leaves it alone keeps."""
+
+
+STRUCTURE, ENTRIES, VALUES = range(3)
+SETS: dict[str, SetKind] = {
+    "cardinality": SetKind(cardinality, ENTRIES),
+    "filter": SetKind(structured, STRUCTURE),
+    "channel": SetKind(structured, STRUCTURE),
+    "column": SetKind(structured, STRUCTURE),
+    "row": SetKind(structured, STRUCTURE),
+    "head": SetKind(heads, STRUCTURE),
+    "block": SetKind(blocks, STRUCTURE),
+    "nm": SetKind(nm, ENTRIES),
+    "lowrank": SetKind(lowrank, fixes=True),
+    "levels": SetKind(levels, VALUES, fixes=True),
+    "clusters": SetKind(clusters, VALUES, fixes=True),
 }
-"""The table of sets: how each is made from its settings and a tensor's shape. Raise ValueError if it can't be."""
+"""The table of sets, by the names that settings give them (stages.settings.sets)."""
+
+
+def refusal(names: list[str]) -> str | None:
+    """Why sets of these names can't be put on one tensor in this order, or None if they can."""
+    places = []
+    for name in names:
+        place = SETS[name].place
+        if place is None:
+            return f"`{name}` can't be combined with another set"
+        places.append((place, name))
+    for (before, first), (after, second) in pairwise(places):
+        if before == after:
+            return f"`{first}` and `{second}` contradict each other: both say which values stay; use one of them"
+        if before > after:
+            return f"`{second}` must come before `{first}`: structure, then entries, then values"
+    return None
 
 
 def _amount(settings: sets.Amount, size: int, what: str) -> int:

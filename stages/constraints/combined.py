@@ -10,31 +10,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from dualprune.stages.constraints import Constraint
 
-ORDER = (
-    ("filter", "channel", "column", "row", "head", "block"),
-    ("cardinality", "nm"),
-    ("levels", "clusters"),
-)
-"""One set of each line at most, in this order: each keeps what those before it need."""
-
-
-def refusal(names: list[str]) -> str | None:
-    """Why sets of these names can't be put on one tensor in this order, or None if they can."""
-    places = []
-    for name in names:
-        place = next((number for number, line in enumerate(ORDER) if name in line), None)
-        if place is None:
-            return f"`{name}` can't be combined with another set"
-        places.append(place)
-    for (before, first), (after, second) in zip(
-        zip(places, names, strict=True), list(zip(places, names, strict=True))[1:], strict=False
-    ):
-        if before == after:
-            return f"`{first}` and `{second}` contradict each other: both say which values stay; use one of them"
-        if before > after:
-            return f"`{second}` must come before `{first}`: structure, then entries, then values"
-    return None
-
 
 @dataclass(frozen=True)
 class Combined:

@@ -66,18 +66,6 @@ def parameter_groups(
     return [group for group in groups.values() if group["params"]]
 
 
-def channels_last(pictures: Tensor) -> Tensor:
-    """Pictures as convolutions run faster on CPU and GPU alike (LeNet-5 on one core: 1.7 times)."""
-    if pictures.ndim != 4:
-        return pictures
-    pictures = pictures.contiguous(memory_format=torch.channels_last)
-    if pictures.shape[1] == 1:
-        # Both orders are the same memory then, and torch takes it for the slow one unless the strides tell.
-        height, width = pictures.shape[2:]
-        pictures = pictures.as_strided(pictures.shape, (height * width, 1, width, 1))
-    return pictures
-
-
 def emulates_bf16(device: torch.device) -> bool:
     """Whether bf16 is computed there by other means, so that fp32 is faster (LeNet-5 on a core with AVX2: 5 times)."""
     return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
@@ -134,17 +122,15 @@ class Engine:
         self.parameters = dict(self.module.named_parameters())
         kept = self.module.state_dict().keys()  # not those that a module makes anew
         self.buffers = {name: b for name, b in self.module.named_buffers() if name in kept}
-        self.dtype = next(iter(self.parameters.values())).dtype
         zero.settle(self.engine, self.optimizer)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """The network's outputs for a batch, in fp32."""
+    def forward(self, *inputs: Any) -> Any:
+        """The network's outputs."""
         try:
-            logits: Tensor = self.engine(channels_last(pictures).to(self.dtype))
+            return self.engine(*inputs)
         except Exception as error:
             note_layer(error, self.module)
             raise
-        return logits.float()
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients. DeepSpeed divides by the world size and by the number of micro-batches."""

@@ -7,16 +7,13 @@ out (worker count, ZeRO stage, checkpoint cadence) is in `Engine` and is no part
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from dualprune.stages.settings.base import Settings, Url
 from dualprune.stages.settings.sets import AnySet, Support
-
-METHOD_VERSIONS = {"train": 2, "prune": 4, "quantize": 5}
-"""Raised when a kind of stage starts to give other results for the same settings: its keys change."""
 
 
 class Model(Settings):
@@ -247,8 +244,11 @@ class Mix(Settings):
 class StageSpec(Settings):
     """What every kind of stage has."""
 
+    kind: str
     model: Model
     data: Data
+    objective: str = "classify"
+    """What it is trained for: a name from stages.objectives."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of initial weights, sample order, augmentation and dropout."""
     batch: int = Field(default=64, ge=1)
@@ -318,14 +318,6 @@ class QuantizeSpec(StageSpec):
     distill: Distill | None = None
 
 
-Spec = Annotated[TrainSpec | PruneSpec | QuantizeSpec, Field(discriminator="kind")]
-KINDS: dict[str, type[TrainSpec | PruneSpec | QuantizeSpec]] = {
-    "train": TrainSpec,
-    "prune": PruneSpec,
-    "quantize": QuantizeSpec,
-}
-
-
 class Engine(Settings):
     """How a stage's work is carried out. Changing it changes no key and re-runs nothing."""
 
@@ -365,40 +357,3 @@ class Engine(Settings):
         if self.zero is None:
             return 1 if ranks > 1 or self.offload else 0
         return self.zero
-
-
-class Parent(Settings):
-    """Where a parent's artefact lies."""
-
-    name: str
-    key: str
-
-
-class Task(Settings):
-    """One stage, ready to run: all that crosses from the driver to the ranks."""
-
-    name: str
-    key: str
-    store: str
-    """fsspec URL under which artefacts lie by key."""
-    spec: Spec
-    parents: list[Parent]
-    """The stage to start from and, if it is another one, the stage to learn from."""
-    shards: str
-    """fsspec URL of the data that `spec.data` resolved to."""
-    data_digest: str
-    engine: Engine = Engine()
-
-
-def key_material(spec: StageSpec, data_digest: str, parents: list[str]) -> dict[str, Any]:
-    """What a stage's key is the hash of: settings, version of the method, data by content, parents' keys.
-
-    Settings that have their default are left out, so that a new setting does not change old keys; a
-    changed default is a change of method, and its version says so.
-    """
-    settings = spec.model_dump(mode="json", exclude_defaults=True)
-    for name in AROUND:
-        settings["data"].pop(name, None)
-    settings["model"].pop("weights", None)  # their hash is what counts, not where they lie
-    kind = settings["kind"]
-    return {"spec": settings, "method": METHOD_VERSIONS[kind], "data": data_digest, "parents": parents}

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Size, nn
 
-from dualprune.stages.constraints import SETS, Constraint
-from dualprune.stages.constraints.combined import Combined, refusal
+from dualprune.stages.constraints import SETS, VALUES, Constraint, refusal
+from dualprune.stages.constraints.combined import Combined
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.sets import Cardinality, Clusters
@@ -91,7 +91,7 @@ def targets(spec: StageSpec, shapes: Mapping[str, Size]) -> Targets:
                 shape, before = tuple(able[name]), made.setdefault(name, [])
                 left = min((one.most(shape) for one in before), default=math.prod(shape))
                 try:
-                    before.append(SETS[settings.set](settings, shape))
+                    before.append(SETS[settings.set].make(settings, shape))
                     if isinstance(settings, Clusters) and settings.count > left:
                         raise ValueError(f"asks for {settings.count} clusters of the {left} weights that are left")
                 except ValueError as error:
@@ -206,7 +206,7 @@ def _clash(name: str, kinds: list[str], budgets: list[Budget], budgeted: bool) -
 def _valueless(spec: QuantizeSpec, kinds: Mapping[str, list[str]], shapes: Mapping[str, Size]) -> list[Problem]:
     """What a quantize stage needs of its constraints."""
     problems: list[Problem] = []
-    bare = [name for name, of in kinds.items() if of[-1] not in ("levels", "clusters")]
+    bare = [name for name, of in kinds.items() if SETS[of[-1]].place != VALUES]
     if bare:
         text = f"{_shown(bare, shapes)}: a quantize stage needs `levels` or `clusters` on each of its tensors"
         problems.append((("constraints",), text))

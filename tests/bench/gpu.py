@@ -29,8 +29,9 @@ from torch.nn import functional as F
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.data.make.index import index
 from dualprune.stages.data.read.stream import AHEAD, Shards, Stream
-from dualprune.stages.engine.engine import Engine, channels_last, join
+from dualprune.stages.engine.engine import Engine, join
 from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.objectives.classify import channels_last
 from dualprune.stages.settings.spec import Data
 from dualprune.stages.settings.spec import Engine as EngineSettings
 from dualprune.stages.settings.spec import Optimizer as OptimizerSettings
@@ -75,7 +76,7 @@ def ours(case: Case, penalised: bool) -> Step:
         engine.optimizer.rho = RHO
 
     def step(pictures: Tensor, labels: Tensor) -> None:
-        loss = F.cross_entropy(engine.forward(pictures), labels, reduction="sum")
+        loss = F.cross_entropy(engine.forward(channels_last(pictures)).float(), labels, reduction="sum")
         float(loss.detach())
         engine.backward(loss / len(labels))
         engine.step(LR)

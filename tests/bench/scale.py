@@ -39,7 +39,7 @@ from dualprune.pipeline.run.view import View
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import MANIFEST, own_hash
 from dualprune.stages.files.folder import Folder, sha256
-from dualprune.stages.settings.spec import Task
+from dualprune.stages.kinds.job import Task
 from tests.bench.common import Options, Row, options, report
 
 SIZES, QUICK = (100, 1_000, 10_000), (100, 300, 1_000)

@@ -15,12 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from dualprune.pipeline.config.load import load
 from dualprune.pipeline.plan import make as planning
-from dualprune.stages.settings.spec import Spec
-from dualprune.stages.training.loop import stretches
+from dualprune.stages.kinds.table import parse, phases
 from tests.bench.common import machine
 
 Manifest = Mapping[str, Any]
@@ -55,7 +52,7 @@ def summary(name: str, manifests: Mapping[int, Manifest]) -> dict[str, Any]:
         "total_bits": [one["storage"]["total_bits"] for one in manifests.values()] if storage else None,
         "total_rate": [one["storage"]["total_rate"] for one in manifests.values()] if storage else None,
         "minutes": statistics.mean(one["metrics"]["seconds"] for one in manifests.values()) / 60,
-        "epochs": sum(stretch.epochs for stretch in stretches(TypeAdapter(Spec).validate_python(first["spec"]))),
+        "epochs": sum(stretch.epochs for stretch in phases(parse(first["spec"]))),
     }
 
 

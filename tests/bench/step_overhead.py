@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.engine.engine import Engine, join
 from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.objectives.classify import channels_last
 from dualprune.stages.settings.spec import Engine as EngineSettings
 from dualprune.stages.settings.spec import Optimizer as OptimizerSettings
 from dualprune.stages.solver import admm
@@ -82,7 +83,7 @@ def build_both(case: Case, zero: int) -> tuple[Engine, Engine, dict[str, Tensor]
 
 def step(engine: Engine, pictures: Tensor, labels: Tensor, penalty: Callable[[], Tensor] | None = None) -> None:
     """One training step, with `penalty` as a term of the loss if there is one."""
-    loss = F.cross_entropy(engine.forward(pictures), labels)
+    loss = F.cross_entropy(engine.forward(channels_last(pictures)), labels)
     if penalty is not None:
         loss = loss + penalty()
     engine.backward(loss)

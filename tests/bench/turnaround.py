@@ -28,7 +28,7 @@ from dualprune.cluster.room import Shape
 from dualprune.pipeline.config.load import load
 from dualprune.pipeline.plan import make as planning
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.settings.spec import Parent, Task
+from dualprune.stages.kinds.job import Parent, Task
 from tests.bench.common import Row, options, report
 
 CONFIG = """

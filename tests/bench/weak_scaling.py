@@ -31,14 +31,19 @@ from dualprune.stages.data.format import read_manifest
 from dualprune.stages.data.order import epoch_order, global_batch, share
 from dualprune.stages.data.read.memory import Batches
 from dualprune.stages.data.shards import Split, write
-from dualprune.stages.engine.engine import Engine, channels_last, join
+from dualprune.stages.engine.engine import Engine, join
 from dualprune.stages.files.folder import Folder
+from dualprune.stages.kinds.job import Task
+from dualprune.stages.kinds.table import KINDS, phases
 from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.objectives.classify import channels_last
+from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.spec import Data, PruneSpec, TrainSpec
 from dualprune.stages.settings.spec import Engine as EngineSettings
 from dualprune.stages.solver import admm
 from dualprune.stages.solver.targets import build_model, targets
 from dualprune.stages.training.loop import train
+from dualprune.stages.training.run import Run
 from tests.bench.common import Row, options, ratios, report
 from tests.ranks import on_ranks
 
@@ -72,29 +77,42 @@ class Ours:
         self.engine = Engine(model, set(self.aims.names), set(), spec.optimizer, "fp32", EngineSettings())
         admm.start(self.engine, self.aims, {})
         splits, device = read_manifest(str(folder))["splits"], self.engine.engine.device
-        self.data, self.validation = (
-            Batches(Split(str(folder), splits[split]), spec.data, spec.seed, device) for split in ("train", "val")
-        )
+        self.splits = {
+            split: Batches(Split(str(folder), splits[split]), spec.data, spec.seed, device)
+            for split in ("train", "val")
+        }
+        self.task = Task(name="x", key="x", store=".", spec=spec, parents=[], shards=str(folder), data_digest="")
         self.checkpoints = Checkpoints(Folder(str(folder / "none")), dist.get_rank(), world)
 
     def epoch(self) -> None:
         """All that a stage of one epoch does between its start and its end."""
-        progress = Progress(rho=self.spec.admm.rho if isinstance(self.spec, PruneSpec) else 0.0)
-        self.engine.optimizer.holding = False
         rows: list[dict[str, Any]] = []
-        ended = train(
-            self.engine,
-            self.spec,
-            self.aims,
-            self.data,
-            self.validation,
-            None,
-            progress,
-            self.checkpoints,
-            None,
-            rows.append,
-            lambda: False,
+        kind = KINDS[self.spec.kind]
+        run = Run(
+            task=self.task,
+            spec=self.spec,
+            kind=kind,
+            objective=objective(self.spec),
+            phases=phases(self.spec),
+            splits=self.splits,
+            targets=self.aims,
+            fixed={},
+            masks={},
+            inherited=frozenset(),
+            masked=False,
+            parent=None,
+            teacher=None,
+            engine=self.engine,
+            checkpoints=self.checkpoints,
+            progress=Progress(state=kind.state()),
+            log=rows.append,
+            stopping=lambda: False,
+            rank=dist.get_rank(),
+            world=dist.get_world_size(),
         )
+        if isinstance(self.spec, PruneSpec) and self.spec.admm is not None:
+            run.state.rho = self.spec.admm.rho
+        ended = train(run)
         assert ended
         assert len(rows) == 1
 
@@ -152,7 +170,7 @@ def measured(folder: Path, rounds: int) -> Times:
     world = dist.get_world_size()
     batch = BATCH * world
     ours = {name: Ours(spec, folder, world) for name, spec in specs(batch).items()}
-    plain = Plain(ours["dense"].data, batch)
+    plain = Plain(ours["dense"].splits["train"], batch)
     variants: dict[str, Callable[[], None]] = {"ddp": plain.epoch} | {name: one.epoch for name, one in ours.items()}
     for call in variants.values():
         call()

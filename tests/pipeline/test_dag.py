@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ from dualprune.pipeline import dag
 from dualprune.pipeline.choices import base as choices
 from dualprune.pipeline.choices.base import Search
 from dualprune.pipeline.config.load import load
-from dualprune.stages.settings.spec import PruneSpec, Spec
+from dualprune.stages.kinds.table import KINDS
+from dualprune.stages.settings.spec import PruneSpec, StageSpec
 from tests.pipeline.common import config, extended, loaded
 
 NAMES = ["dense", "half", "v1.5-quarter", "other"]
 
 
-def data(_: Spec) -> tuple[str, str]:
+def data(_: StageSpec) -> tuple[str, str]:
     """Shards that need not be there."""
     return "shards", "digest"
 
@@ -188,7 +190,7 @@ def test_a_new_version_of_choosing_changes_choices_alone(tmp_path: Path, monkeyp
     changed = {name for name, node in choosing(tmp_path).items() if node.key != before[name].key}
     assert changed == chosen | {"beam-5x-a", "beam-5x-b"}
     monkeypatch.undo()
-    monkeypatch.setitem(dag.key_material.__globals__["METHOD_VERSIONS"], "prune", 99)
+    monkeypatch.setitem(KINDS, "prune", replace(KINDS["prune"], version=99))
     assert choosing(tmp_path)["least"].key != before["least"].key
 
 
@@ -232,7 +234,7 @@ def test_data_is_in_the_key_by_content(tmp_path: Path) -> None:
 def test_a_new_version_of_a_method_changes_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only those of its kind of stage, and of what comes after."""
     before = keys(tmp_path)
-    monkeypatch.setitem(dag.key_material.__globals__["METHOD_VERSIONS"], "prune", 99)
+    monkeypatch.setitem(KINDS, "prune", replace(KINDS["prune"], version=99))
     after = keys(tmp_path)
     assert [name for name in NAMES if before[name] != after[name]] == NAMES[1:]
 

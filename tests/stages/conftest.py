@@ -23,9 +23,11 @@ from dualprune.stages.data.make.builtin import digits
 from dualprune.stages.data.shards import write
 from dualprune.stages.engine.engine import Engine, join
 from dualprune.stages.files.folder import Folder
+from dualprune.stages.kinds.job import Task
 from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.objectives.classify import classify
 from dualprune.stages.settings.spec import Engine as EngineSettings
-from dualprune.stages.settings.spec import Optimizer, Task
+from dualprune.stages.settings.spec import Optimizer, TrainSpec
 from dualprune.stages.solver.targets import Targets
 from tests.processes import PATH, ROOT
 
@@ -73,6 +75,10 @@ def spiky_net(classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), Spike(), nn.ReLU(), nn.Linear(24, classes))
 
 
+CLASSIFY = classify(TrainSpec.model_construct(smoothing=0.0, mix=None))
+"""The objective without smoothed labels and mixed pictures."""
+
+
 def held_to(sets: Mapping[str, Constraint]) -> Targets:
     """Targets with a set for each tensor and no budget."""
     return Targets(sets, (), {name: (type(constraint).__name__.lower(),) for name, constraint in sets.items()})
@@ -104,7 +110,7 @@ def step(engine: Engine, number: int, lr: float = 0.05, samples: int = 12) -> No
     generator = torch.Generator().manual_seed(number)
     x, y = torch.randn(samples, 6, generator=generator), torch.randint(0, 3, (samples,), generator=generator)
     for part, labels in zip(x.chunk(engine.accumulate), y.chunk(engine.accumulate), strict=True):
-        loss = nn.functional.cross_entropy(engine.forward(part), labels, reduction="sum")
+        loss = nn.functional.cross_entropy(engine.forward(part).float(), labels, reduction="sum")
         engine.backward(loss * engine.accumulate / samples)
         engine.step(lr)
 

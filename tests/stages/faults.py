@@ -140,8 +140,8 @@ def main() -> None:
     The processes are forked from this one, which imports what takes time: all that the first of them came to need.
     """
     from dualprune.stages.engine.zero import deepspeed
+    from dualprune.stages.kinds.job import Task
     from dualprune.stages.networks.builtin import MODELS
-    from dualprune.stages.settings.spec import Task
     from dualprune.stages.training.stage import run_stage
     from tests.stages.conftest import noisy_net
 

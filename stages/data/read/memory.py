@@ -15,6 +15,7 @@ from dualprune.stages.data.format import check_settings, planned_manifest
 from dualprune.stages.data.order import Indices, epoch_order, hashed
 from dualprune.stages.data.read.stream import Shards, Stream
 from dualprune.stages.data.shards import Split
+from dualprune.stages.objectives.base import Batch
 from dualprune.stages.settings.spec import Data
 
 
@@ -34,6 +35,11 @@ def open_split(
     if manifest["splits"][split].get("format") == "jpeg":
         return Stream(Shards(url, manifest, split, settings, seed, classes), device)
     return Batches(load_split(url, split, digest), settings, seed, device)
+
+
+def named(read: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
+    """Pictures and labels by the names that objectives know them by."""
+    return ({"image": pictures, "label": labels} for pictures, labels in read)
 
 
 class Batches:

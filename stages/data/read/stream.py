@@ -31,10 +31,9 @@ from dualprune.stages.data.read.pictures import (
     training_crop,
     uniforms,
 )
+from dualprune.stages.objectives.classify import IGNORED
 from dualprune.stages.settings.spec import Data
 
-IGNORED = -100
-"""Label of what stands in a bad sample's place, which loss and score leave out: `cross_entropy`'s `ignore_index`."""
 AHEAD = 2
 """Micro-batches that each worker has ready."""
 

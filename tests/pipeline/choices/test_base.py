@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from dualprune.pipeline.choices.base import (
     CLOSE,
@@ -27,7 +27,8 @@ from dualprune.pipeline.choices.base import (
 )
 from dualprune.pipeline.config.problems import Problems
 from dualprune.pipeline.config.recipes import expand
-from dualprune.stages.settings.spec import PruneSpec, Spec
+from dualprune.stages.kinds.table import parse
+from dualprune.stages.settings.spec import PruneSpec
 from tests.pipeline.common import manifest
 
 STAGE = {
@@ -42,7 +43,7 @@ STAGE = {
 
 def stage(*constraints: dict[str, Any]) -> PruneSpec:
     """A prune with these constraints, or with one of rate 2."""
-    spec = TypeAdapter(Spec).validate_python({**STAGE, "constraints": list(constraints) or STAGE["constraints"]})
+    spec = parse({**STAGE, "constraints": list(constraints) or STAGE["constraints"]})
     assert isinstance(spec, PruneSpec)
     return spec
 

@@ -10,7 +10,7 @@ import pytest
 from dualprune.pipeline import dag
 from dualprune.pipeline.choices.base import ChoiceError, Search
 from dualprune.pipeline.choices.bisect import Bisection, bisect
-from dualprune.stages.settings.spec import PruneSpec, Spec, TrainSpec
+from dualprune.stages.settings.spec import PruneSpec, StageSpec, TrainSpec
 from tests.pipeline.choices.test_base import stage
 from tests.pipeline.common import manifest
 
@@ -28,7 +28,7 @@ def nodes(tolerance: float = 1.0, trials: int = 4) -> tuple[dag.Node, dag.Node]:
     dense = TrainSpec.model_validate({"kind": "train", "train": {"epochs": 1, "lr": 1e-3}, **shared})
     search = Search(kind="search", stage=stage(), tolerance=tolerance, trials=trials, most=16)
 
-    def data(_: Spec) -> tuple[str, str]:
+    def data(_: StageSpec) -> tuple[str, str]:
         return "shards", "digest"
 
     found = dag.build([Given("dense", dense), Given("small", search, "dense")], data)

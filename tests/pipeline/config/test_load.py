@@ -11,9 +11,9 @@ from dualprune.pipeline.config.load import RECIPES, Config, load
 from dualprune.pipeline.config.problems import ConfigError
 from dualprune.pipeline.config.smoke import smoke
 from dualprune.pipeline.dag import trained
+from dualprune.stages.kinds.table import phases
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.solver.targets import check
-from dualprune.stages.training.loop import stretches
 from tests.pipeline.common import config, line, loaded, problems
 
 HALF = '{set: cardinality, tensors: "*", rate: 2}'
@@ -393,7 +393,7 @@ def epochs_to(settings: Config) -> dict[str, int]:
     for stage in settings.stages:
         spec = trained(stage.spec)
         assert spec is not None
-        found[stage.name] = sum(s.epochs for s in stretches(spec)) + (found[stage.parents[0]] if stage.parents else 0)
+        found[stage.name] = sum(s.epochs for s in phases(spec)) + (found[stage.parents[0]] if stage.parents else 0)
     return found
 
 

@@ -15,7 +15,7 @@ from dualprune.pipeline.config.smoke import STEPS, UPDATES, smoke
 from dualprune.pipeline.dag import trained
 from dualprune.pipeline.plan import make as planning
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.kinds.schedule import stretches
+from dualprune.stages.kinds.table import phases
 from dualprune.stages.settings.spec import PruneSpec, QuantizeSpec, TrainSpec
 from tests.pipeline.common import extended
 from tests.running import dualprune, json_of
@@ -70,11 +70,11 @@ def test_what_shrinks(tmp_path: Path) -> None:
     assert isinstance(levels, QuantizeSpec)
     assert isinstance(shared, QuantizeSpec)
     assert (dense.train.epochs, dense.batch, dense.data.limit) == (1, 24, STEPS * 24)
-    assert [stretch.phase for stretch in stretches(half)] == ["admm", "retrain"]
-    assert [stretch.phase for stretch in stretches(levels)] == ["admm"] * UPDATES + ["snap"] * 2
-    assert [stretch.phase for stretch in stretches(shared)] == ["admm", "centroids"]
+    assert [phase.name for phase in phases(half)] == ["admm", "retrain"]
+    assert [phase.name for phase in phases(levels)] == ["admm"] * UPDATES + ["snap"] * 2
+    assert [phase.name for phase in phases(shared)] == ["admm", "centroids"]
     for spec in (dense, half, levels, shared):
-        assert all(stretch.epochs == 1 for stretch in stretches(spec))
+        assert all(phase.epochs == 1 for phase in phases(spec))
     least, best = small["least"], small["best"]
     assert isinstance(least, Search)
     assert isinstance(best, Select)

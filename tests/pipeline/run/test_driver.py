@@ -21,7 +21,7 @@ from dualprune.pipeline.store.locks import Locks, living, stage_lock
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import MANIFEST
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.settings.spec import Task
+from dualprune.stages.kinds.job import Task
 from tests.pipeline.common import artefact, loaded, manifest
 
 LOST = Failure("lost", "", "a worker process or its machine died")

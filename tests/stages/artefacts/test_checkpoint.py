@@ -16,19 +16,21 @@ from dualprune.stages.artefacts.parts import stem as stem_of
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.engine.proximal import STATE
 from dualprune.stages.files.folder import Folder
+from dualprune.stages.kinds.base import State
+from dualprune.stages.kinds.proximal import Solving
 from dualprune.stages.settings.spec import Optimizer
 from tests.stages.conftest import PLACES, MakeEngine, small_net, step
 
 SGD = Optimizer(name="sgd", momentum=0.9)
 ADAM = Optimizer(name="adam", weight_decay=0.01)
 PROGRESS = Progress(
-    stretch=2,
+    phase=2,
     epoch=1,
     step=7,
     steps=40,
     seconds=1.25,
     loss=0.1 + 0.2,
-    residual={"total": 0.5, "tensors": {"0.weight": 0.5}},
+    state=Solving(rho=0.5, residual={"total": 0.5, "tensors": {"0.weight": 0.5}}),
     metrics=[{"epoch": 1, "phase": "admm", "loss": 1 / 3}],
 )
 
@@ -88,7 +90,7 @@ def test_a_new_engine_goes_on_to_the_same_bits(
     second = make_engine(small_net(seed=9), optimizer=optimizer, zero=zero, offload=offload)
     found = newest(place)
     assert found == "step-00000040/1"
-    assert Checkpoints(place, 0, 1).load(found, second) == PROGRESS
+    assert Checkpoints(place, 0, 1).load(found, second, Solving) == PROGRESS
     loaded = everything(second)
     assert loaded.keys() == saved.keys()
     for name, value in saved.items():
@@ -216,14 +218,37 @@ def test_a_checkpoint_of_another_version_is_refused_in_words(make_engine: MakeEn
     data = checkpoints.folder.read(f"{stem}.safetensors")
     facts = checkpoints.folder.read_json(f"{stem}.json")["progress"]
     assert facts["format"] == FORMAT
-    for change, words in (({"format": 7}, "format 7"), ({"momentum": 1}, "with momentum"), ({}, None)):
-        other = {name: value for name, value in facts.items() if name != "format"} | change
+    for change, words in (
+        ({"format": 7}, "format 7, and this one reads 2"),
+        ({"momentum": 1}, "with momentum"),
+        ({"state": {"speed": 1}}, "with speed"),
+    ):
+        other = facts | change
         checkpoints.folder.write_json(f"{stem}.json", {"sha256": digest(data, other), "progress": other})
-        if words is None:
-            assert checkpoints.load(newest, engine).steps == 1
-            continue
         with pytest.raises(OtherVersion, match=f"written by another version of dualprune .*{words}.*delete"):
             checkpoints.load(newest, engine)
+
+
+def test_a_checkpoint_of_the_first_format_is_gone_on_from(make_engine: MakeEngine, place: Folder) -> None:
+    """It had no number, called phases stretches, and had what kinds remember beside the rest."""
+    engine = make_engine(optimizer=ADAM)
+    save(engine, place, 1)
+    checkpoints = Checkpoints(place, 0, 1)
+    stem = stem_of("step-00000001", 0, 1)
+    data, facts = (
+        checkpoints.folder.read(f"{stem}.safetensors"),
+        checkpoints.folder.read_json(f"{stem}.json")["progress"],
+    )
+    del facts["format"], facts["state"], facts["phase"]
+    facts |= {"stretch": 3, "rho": 0.25, "residual": None, "values": {}, "sharing": 0, "budget": {"kept": {"a": 2}}}
+    checkpoints.folder.write_json(f"{stem}.json", {"sha256": digest(data, facts), "progress": facts})
+    newest = checkpoints.newest()
+    assert newest is not None
+    found = checkpoints.load(newest, engine, Solving)
+    assert (found.phase, found.state) == (3, Solving(rho=0.25, budget={"kept": {"a": 2}}))
+    plain = facts | {"rho": 0.0, "budget": {}}
+    checkpoints.folder.write_json(f"{stem}.json", {"sha256": digest(data, plain), "progress": plain})
+    assert checkpoints.load(newest, engine).state == State()
 
 
 def test_tensors_are_written_in_safetensors_form() -> None:

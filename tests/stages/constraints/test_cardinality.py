@@ -174,7 +174,7 @@ def test_build_refuses_what_cannot_be() -> None:
     def settings(**amount: float) -> Settings:
         return Settings.model_validate({"set": "cardinality", "tensors": "*"} | amount)
 
-    build = SETS["cardinality"]
+    build = SETS["cardinality"].make
     assert build(settings(rate=4.0), (3, 4)) == Cardinality(3)
     assert build(settings(count=12), (12,)) == Cardinality(12)
     with pytest.raises(ValueError, match="leaves 0 of 12"):

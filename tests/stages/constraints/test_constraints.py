@@ -46,7 +46,7 @@ def amount(limit: int) -> st.SearchStrategy[dict[str, Any]]:
 def made(name: str, shape: Shape, **values: Any) -> Case:
     """The set of that name from its settings."""
     kind = sets.SETS[name]
-    return SETS[name](kind.model_validate({"set": name, "tensors": "*"} | values), shape), shape
+    return SETS[name].make(kind.model_validate({"set": name, "tensors": "*"} | values), shape), shape
 
 
 @st.composite

@@ -23,15 +23,16 @@ from torchvision.transforms import v2
 
 from dualprune.stages.data.format import DataError, check_settings, digest, read_manifest
 from dualprune.stages.data.make.index import index
-from dualprune.stages.data.mix import mixed
 from dualprune.stages.data.order import Indices, global_batch, micro_batches, share, steps_per_epoch
 from dualprune.stages.data.read.members import Members
 from dualprune.stages.data.read.memory import Batches, open_split
 from dualprune.stages.data.read.stream import IGNORED, Stream
 from dualprune.stages.data.shards import Split, write
 from dualprune.stages.files.folder import sha256
+from dualprune.stages.kinds.job import Task
 from dualprune.stages.networks.builtin import MODELS
-from dualprune.stages.settings.spec import Data, Mix, Task
+from dualprune.stages.objectives.mix import mixed
+from dualprune.stages.settings.spec import Data, Mix
 from dualprune.stages.training.stage import run_stage
 from tests.stages.conftest import MakeTask, jpegs
 from tests.stages.data.test_pictures import pil

@@ -15,7 +15,7 @@ from dualprune.stages.data.make.index import read_index
 from dualprune.stages.data.read import stream
 from dualprune.stages.data.read.stream import IGNORED
 from dualprune.stages.training.evaluate import evaluate
-from tests.stages.conftest import jpegs
+from tests.stages.conftest import CLASSIFY, jpegs
 from tests.stages.data.test_pictures import huge_png
 from tests.stages.data.test_stream import opened, parts, written
 
@@ -88,9 +88,10 @@ def test_evaluation_leaves_bad_samples_out_of_the_count(tmp_path: Path, one_rank
     def forward(x: Tensor) -> Tensor:
         return x.flatten(1) @ torch.randn(768, 3, generator=torch.Generator().manual_seed(2))
 
-    wanted, got = evaluate(forward, opened(good, "test"), size=7), evaluate(forward, opened(with_bad, "test"), size=7)
-    assert (got.samples, got.correct) == (wanted.samples, wanted.correct) == (29, got.correct)
-    assert got.loss == pytest.approx(wanted.loss, rel=1e-5)
+    wanted, got = (evaluate(forward, CLASSIFY, opened(url, "test"), size=7) for url in (good, with_bad))
+    assert got.samples == wanted.samples == 29
+    assert got.values["accuracy"] == wanted.values["accuracy"]
+    assert got.values["loss"] == pytest.approx(wanted.values["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("how", ["missing", "cut", "longer"])

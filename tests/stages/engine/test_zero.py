@@ -74,7 +74,7 @@ def steps(engine: Engine, first: int, count: int, lr: float = 0.01, samples: int
         y = torch.randint(0, 3, (samples,), generator=generator).to(device)
         own = slice(rank * samples // world, (rank + 1) * samples // world)
         for part, labels in zip(x[own].chunk(engine.accumulate), y[own].chunk(engine.accumulate), strict=True):
-            loss = nn.functional.cross_entropy(engine.forward(part), labels, reduction="sum")
+            loss = nn.functional.cross_entropy(engine.forward(part).float(), labels, reduction="sum")
             # Four times the loss, so that gradients are large enough to be clipped.
             engine.backward(loss * (4 * world * engine.accumulate / samples))
             engine.step(lr)

@@ -13,7 +13,7 @@ from dualprune.pipeline.store import inventory
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import check, damages, take
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.settings.spec import Task
+from dualprune.stages.kinds.job import Task
 from dualprune.stages.training.stage import run_stage
 from tests.stages.conftest import MakeTask
 from tests.stages.faults import DIED, How, faults

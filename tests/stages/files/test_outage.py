@@ -19,7 +19,7 @@ from dualprune.pipeline.store.store import Store
 from dualprune.stages.files import folder as files
 from dualprune.stages.files.folder import MARK, Folder
 from dualprune.stages.files.outage import StoreAway, StoreError, told
-from dualprune.stages.settings.spec import Task
+from dualprune.stages.kinds.job import Task
 from dualprune.stages.training.stage import run_stage
 from tests.stages.conftest import MakeTask
 from tests.stages.files.test_faults import KEY, settled

@@ -16,7 +16,7 @@ from dualprune.stages.data.format import read_manifest
 from dualprune.stages.files import folder as files
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.files.outage import StoreAway, StoreError
-from dualprune.stages.settings.spec import Task
+from dualprune.stages.kinds.job import Task
 from dualprune.stages.training.measure import measure
 from dualprune.stages.training.stage import run_stage
 from tests.s3server import BUCKET, S3Server

@@ -30,7 +30,7 @@ from dualprune.stages.settings.spec import Data, Model
 from dualprune.stages.solver.targets import build_model
 from dualprune.stages.training.evaluate import evaluate
 from dualprune.stages.training.stage import run_stage
-from tests.stages.conftest import MakeTask
+from tests.stages.conftest import CLASSIFY, MakeTask
 
 
 def trained(model: str = "resnet20", classes: int = 10) -> dict[str, Tensor]:
@@ -228,6 +228,7 @@ def test_published_accuracies(depth: int, right: int, cifar10_shards: str, tmp_p
     data = Data.model_validate({"source": "cifar10", "shift": 4, "flip": True} | imagenet)
     score = evaluate(
         network,
+        CLASSIFY,
         Batches(
             Split(cifar10_shards, read_manifest(cifar10_shards)["splits"]["test"]),
             data,
@@ -235,7 +236,7 @@ def test_published_accuracies(depth: int, right: int, cifar10_shards: str, tmp_p
             device=torch.device("cpu"),
         ),
     )
-    assert (score.correct, score.samples) == (right, 10_000)
+    assert (score.values["accuracy"], score.samples) == (right / 100, 10_000)
 
 
 @pytest.fixture(scope="module")

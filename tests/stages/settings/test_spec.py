@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from dualprune.stages.kinds.job import Task, key_material
+from dualprune.stages.kinds.table import KINDS, parse
 from dualprune.stages.settings.base import Settings
 from dualprune.stages.settings.sets import Cardinality
 from dualprune.stages.settings.spec import (
-    METHOD_VERSIONS,
     Admm,
     Data,
     Engine,
@@ -18,10 +19,7 @@ from dualprune.stages.settings.spec import (
     Optimizer,
     Phase,
     PruneSpec,
-    Spec,
-    Task,
     TrainSpec,
-    key_material,
 )
 
 PRUNE: dict[str, Any] = {
@@ -161,7 +159,7 @@ def test_an_unknown_key_is_refused_at_its_place() -> None:
 def test_the_kind_decides_the_class(kind: str) -> None:
     given = PRUNE if kind == "prune" else {**{k: PRUNE[k] for k in ("model", "data")}, "kind": "train"}
     given = given if kind == "prune" else given | {"train": {"epochs": 1, "lr": 0.1}}
-    assert isinstance(TypeAdapter(Spec).validate_python(given), PruneSpec if kind == "prune" else TrainSpec)
+    assert isinstance(parse(given), PruneSpec if kind == "prune" else TrainSpec)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +250,7 @@ def test_keys_of_old_settings_stay() -> None:
             "admm": {"updates": 2, "lr": 0.1, "rho": 0.01},
             "retrain": {"epochs": 1, "lr": 0.1},
         },
-        "method": METHOD_VERSIONS["prune"],
+        "method": KINDS["prune"].version,
         "data": "digest",
         "parents": ["parent"],
     }

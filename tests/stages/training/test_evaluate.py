@@ -14,7 +14,7 @@ from dualprune.stages.data.read.memory import Batches
 from dualprune.stages.data.shards import Split, write
 from dualprune.stages.settings.spec import Data
 from dualprune.stages.training.evaluate import Score, evaluate
-from tests.stages.conftest import random_pictures
+from tests.stages.conftest import CLASSIFY, random_pictures
 
 
 @pytest.fixture
@@ -42,16 +42,15 @@ def expected(batches: Batches) -> Score:
     labels = [i % 3 for i in range(23)]
     correct = sum(int(row.argmax()) == label for row, label in zip(logits, labels, strict=True))
     loss = sum(np.log(np.exp(row).sum()) - row[label] for row, label in zip(logits, labels, strict=True))
-    return Score(correct, 23, float(loss) / 23)
+    return Score({"accuracy": 100 * correct / 23, "loss": float(loss) / 23}, 23)
 
 
 @pytest.mark.parametrize("size", [1, 5, 23, 256])
 def test_one_rank_scores_all(batches: Batches, size: int) -> None:
-    got, want = evaluate(forward, batches, size=size), expected(batches)
-    assert (got.correct, got.samples) == (want.correct, 23)
-    assert 0 < got.correct < 23
-    assert got.loss == pytest.approx(want.loss, rel=1e-5)
-    assert got.accuracy == pytest.approx(100 * want.correct / 23)
+    got, want = evaluate(forward, CLASSIFY, batches, size=size), expected(batches)
+    assert (got.values["accuracy"], got.samples) == (want.values["accuracy"], 23)
+    assert 0 < got.values["accuracy"] < 100
+    assert got.values["loss"] == pytest.approx(want.values["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("world", [2, 3, 4, 25])
@@ -67,11 +66,13 @@ def test_ranks_count_each_sample_once_between_them(batches: Batches, world: int,
     parts = []
     for rank in range(world):
         calls.append(0)
-        parts.append(evaluate(counted, batches, rank, world, size))
+        parts.append(evaluate(counted, CLASSIFY, batches, rank, world, size))
     want = expected(batches)
-    assert sum(part.correct for part in parts) == want.correct
-    assert sum(part.loss for part in parts) == pytest.approx(want.loss, rel=1e-5)
-    assert {part.samples for part in parts} == {23}
+    samples = [part.samples for part in parts]
+    assert sum(samples) == want.samples == 23
+    for name, value in want.values.items():
+        mean = sum(part.values[name] * part.samples for part in parts if part.samples) / 23
+        assert mean == pytest.approx(value, rel=1e-5)
     assert len(set(calls)) == 1
 
 
@@ -84,5 +85,5 @@ def test_no_gradient_is_kept(batches: Batches) -> None:
         seen.append(logits.requires_grad)
         return logits
 
-    evaluate(watched, batches)
+    evaluate(watched, CLASSIFY, batches)
     assert seen == [False]

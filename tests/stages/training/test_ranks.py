@@ -17,10 +17,10 @@ from dualprune.stages.data.order import epoch_order
 from dualprune.stages.data.shards import write
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.files.folder import Folder
+from dualprune.stages.kinds.job import Task
 from dualprune.stages.networks.builtin import MODELS
-from dualprune.stages.settings.spec import Task
-from dualprune.stages.training.loop import NonFinite
 from dualprune.stages.training.stage import run_stage
+from dualprune.stages.training.step import NonFinite
 from tests.ranks import on_ranks
 from tests.stages.conftest import MakeTask, jpegs, noisy_net, spiky_net
 from tests.stages.training.test_stage import DENSE, nonzeros, prune, quiet, same_bytes, stopped

@@ -21,12 +21,14 @@ from dualprune.stages.artefacts.manifest import Damaged, check, read
 from dualprune.stages.data.format import DataError
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.files.folder import Folder, canonical, sha256
-from dualprune.stages.kinds.schedule import Stretch, learning_rate, stretches
+from dualprune.stages.kinds.base import Phase, learning_rate
+from dualprune.stages.kinds.job import Parent, Task
+from dualprune.stages.kinds.table import phases
 from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.spec import Parent, PruneSpec, Rate, Task
-from dualprune.stages.training.loop import NonFinite
+from dualprune.stages.settings.spec import PruneSpec, Rate
 from dualprune.stages.training.measure import measure
 from dualprune.stages.training.stage import run_stage
+from dualprune.stages.training.step import NonFinite
 from tests.stages.conftest import PLACES, MakeTask
 
 pytestmark = pytest.mark.usefixtures("one_rank")
@@ -473,22 +475,20 @@ def test_a_teacher_may_be_another_network(make_task: MakeTask) -> None:
     assert not torch.equal(found[0].network["2.weight"], found[1].network["2.weight"])
 
 
-def test_the_stretches_of_a_prune(make_task: MakeTask) -> None:
+def test_the_phases_of_a_prune(make_task: MakeTask) -> None:
     admm = {"updates": 3, "epochs": 2, "lr": 0.1, "rho": 0.01, "rho_growth": 2.0}
     spec = make_task(prune(admm=admm)).spec
     assert isinstance(spec, PruneSpec)
-    assert stretches(spec) == [
-        Stretch("admm", 2, spec.admm, "update"),
-        Stretch("admm", 2, spec.admm, "update"),
-        Stretch("admm", 2, spec.admm, "project"),
-        Stretch("retrain", 2, spec.retrain),
+    assert phases(spec) == [
+        *[Phase("admm", 2, spec.admm)] * 3,
+        Phase("retrain", 2, spec.retrain),
     ]
 
 
 def test_learning_rates() -> None:
-    cosine = Stretch("train", 1, Rate(lr=0.4))
+    cosine = Phase("train", 1, Rate(lr=0.4))
     assert [learning_rate(cosine, done) for done in (0, 0.5, 1)] == pytest.approx([0.4, 0.2, 0.0])
-    assert learning_rate(Stretch("train", 1, Rate(lr=0.4, schedule="constant")), 0.9) == 0.4
+    assert learning_rate(Phase("train", 1, Rate(lr=0.4, schedule="constant")), 0.9) == 0.4
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])

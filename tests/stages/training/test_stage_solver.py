@@ -9,20 +9,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.constraints.combined import Combined
 from dualprune.stages.constraints.lowrank import LowRank
 from dualprune.stages.data.read.stream import IGNORED
-from dualprune.stages.kinds.schedule import learning_rate, stretches
-from dualprune.stages.settings.spec import Distill, Task
+from dualprune.stages.kinds.base import learning_rate
+from dualprune.stages.kinds.job import Task
+from dualprune.stages.kinds.table import phases
 from dualprune.stages.solver import admm
 from dualprune.stages.solver.admm import Residual
 from dualprune.stages.solver.targets import targets
-from dualprune.stages.training.loop import _distilled
 from dualprune.stages.training.stage import run_stage
-from tests.stages.conftest import MakeTask
+from tests.stages.conftest import CLASSIFY, MakeTask
 from tests.stages.training.test_stage import DENSE, made, nonzeros, prune, resumed, run, same_bytes, stopped
 
 pytestmark = pytest.mark.usefixtures("one_rank")
@@ -281,10 +280,10 @@ def test_admm_ends_early_within_the_tolerance(make_task: MakeTask) -> None:
         make_task(prune(admm=admm_ | {"tolerance": tolerance}, retrain=SHORT), f"t{n}")
         for n, tolerance in enumerate((1e9, 1e-9))
     )
-    for task, phases in ((early, ["admm", "retrain"]), (late, ["admm"] * 4 + ["retrain"])):
+    for task, wanted in ((early, ["admm", "retrain"]), (late, ["admm"] * 4 + ["retrain"])):
         loaded = run(task)
-        assert [row["phase"] for row in rows(task)] == phases
-        assert [row["steps"] for row in rows(task)] == [10 * (n + 1) for n in range(len(phases))]
+        assert [row["phase"] for row in rows(task)] == wanted
+        assert [row["steps"] for row in rows(task)] == [10 * (n + 1) for n in range(len(wanted))]
         in_its_sets(task, loaded)
     assert run(early).manifest["metrics"]["residual"] > 0
 
@@ -328,7 +327,7 @@ def test_without_restarts_the_rate_falls_once_over_all_updates(make_task: MakeTa
     """With restarts it falls in each; constant schedules know no difference."""
     admm_ = {"updates": 3, "epochs": 2, "lr": 0.4, "rho": 0.1, "schedule": "cosine"}
     once, again = (
-        [s for s in stretches(make_task(prune(admm=admm_ | {"lr_restart": restart})).spec) if s.phase == "admm"]
+        [s for s in phases(make_task(prune(admm=admm_ | {"lr_restart": restart})).spec) if s.name == "admm"]
         for restart in (False, True)
     )
     ends = [(learning_rate(s, 0), learning_rate(s, 2)) for s in once]
@@ -349,18 +348,18 @@ def test_the_rate_falls_in_steps_as_torch_has_it(make_task: MakeTask) -> None:
         wanted.append(theirs.get_last_lr()[0])
         weight.step()
         theirs.step()
-    (train,) = stretches(make_task(DENSE | {"train": {"epochs": 6, "lr": 0.4} | steps}).spec)
+    (train,) = phases(make_task(DENSE | {"train": {"epochs": 6, "lr": 0.4} | steps}).spec)
     assert [learning_rate(train, epoch + 0.9) for epoch in range(6)] == pytest.approx(wanted)
-    (often,) = stretches(make_task(DENSE | {"train": {"epochs": 1, "lr": 0.4} | steps | {"every": 0.1}}).spec)
+    (often,) = phases(make_task(DENSE | {"train": {"epochs": 1, "lr": 0.4} | steps | {"every": 0.1}}).spec)
     rates = [learning_rate(often, step / 10) for step in range(10)]
     assert rates == pytest.approx([0.4 * 0.1**step for step in range(10)])
     for restart, rates in ((True, wanted[:3] * 2), (False, wanted)):
         admm_ = {"updates": 2, "epochs": 3, "lr": 0.4, "rho": 0.1, "lr_restart": restart} | steps
-        two = stretches(make_task(prune(admm=admm_)).spec)[:2]
+        two = phases(make_task(prune(admm=admm_)).spec)[:2]
         assert [learning_rate(s, epoch) for s in two for epoch in range(3)] == pytest.approx(rates)
 
 
-def test_updates_within_epochs_are_those_of_shorter_stretches(make_task: MakeTask) -> None:
+def test_updates_within_epochs_are_those_of_shorter_phases(make_task: MakeTask) -> None:
     """Bit for bit: once an epoch, asked for in either way; and twice as often makes a difference."""
     spec = {"constraints": PRUNES["global"], "retrain": SHORT}
     by_stretch = prune(admm={"updates": 4, "epochs": 1, "lr": 0.003, "rho": 0.05}, **spec)
@@ -381,14 +380,14 @@ def test_the_distillation_loss_by_hand(bad: int) -> None:
     teacher = nn.Linear(3, 3)
     labels = torch.tensor([0, 1, 2, 0])
     labels[:bad] = IGNORED
-    plain = F.cross_entropy(logits, labels, reduction="sum")
-    got = _distilled(plain, logits, teacher, pictures, labels, Distill(weight=0.3, temperature=4.0))
+    assert CLASSIFY.distil is not None
+    got = CLASSIFY.distil(logits, teacher(pictures), {"label": labels}, 4.0)
 
     def soft(x: Tensor) -> Tensor:
         return torch.exp(x / 4) / torch.exp(x / 4).sum(1, keepdim=True)
 
     p, q = soft(teacher(pictures))[bad:], soft(logits)[bad:]
-    torch.testing.assert_close(got, 0.7 * plain + 0.3 * 16 * (p * (p / q).log()).sum())
+    torch.testing.assert_close(got, 16 * (p * (p / q).log()).sum())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

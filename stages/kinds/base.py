@@ -1,0 +1,91 @@
+"""What a kind of stage is: settings, phases, and the hooks that the one training loop calls. Nothing heavy is imported.
+
+A hook is a plain function of a Run (stages.training.run), the record of a stage at work on one rank. What a kind has to
+remember over checkpoints is its own dataclass, `state`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from dualprune.stages.settings.spec import Rate, StageSpec
+
+if TYPE_CHECKING:
+    from dualprune.stages.training.run import Run
+
+S = TypeVar("S", bound=StageSpec)
+Row = dict[str, Any]
+"""What is told of an epoch, by name."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Epochs of training in one way."""
+
+    name: str
+    epochs: int
+    rate: Rate
+    before: int = 0
+    """Epochs of the schedule that earlier phases used up."""
+    span: int = 0
+    """Epochs of the schedule in all; 0: those of this phase."""
+    interval: int | None = None
+    """Optimizer steps from one update of Z and U to the next within the phase."""
+
+
+def learning_rate(phase: Phase, done: float) -> float:
+    """The rate after `done` epochs of a phase, a fraction of one among them."""
+    rate, done = phase.rate, phase.before + done
+    if rate.schedule == "cosine":
+        return rate.lr * 0.5 * (1 + math.cos(math.pi * done / (phase.span or phase.epochs)))
+    # 0.3 // 0.1 is 2: a little more than nothing makes up for how fractions are rounded.
+    return rate.lr * rate.factor ** math.floor(done / rate.every + 1e-9) if rate.every else rate.lr
+
+
+@dataclass
+class State:
+    """What a kind remembers over checkpoints, as JSON; each kind adds its own."""
+
+
+def nothing(run: Run[Any]) -> None:
+    """A hook that does nothing."""
+
+
+def nothing_in(run: Run[Any], phase: Phase) -> None:
+    """The same of a phase."""
+
+
+def empty(run: Run[Any], phase: Phase) -> Row:
+    """A phase ends, and nothing else happens."""
+    return {}
+
+
+def no_facts(run: Run[Any]) -> dict[str, Any]:
+    """Nothing but what every stage's manifest says."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Kind(Generic[S]):
+    """A kind of stage. Phases without epochs are left out. Every hook is called on all ranks together."""
+
+    settings: type[S]
+    version: int
+    """Raised when the kind starts to give other results for the same settings: its keys change."""
+    phases: Callable[[S], list[Phase]]
+    state: type[State] = State
+    varies: tuple[str, ...] = ()
+    """Settings of which a ladder or a beam may give each of its stages another."""
+    start: Callable[[Run[S]], None] = nothing
+    """Before the first step of a stage that has no checkpoint."""
+    enter: Callable[[Run[S], Phase], None] = nothing_in
+    """Before each epoch, or what is left of one after a restart: sets what the optimizer does in this phase."""
+    stepped: Callable[[Run[S], Phase], None] = nothing_in
+    """After each optimizer step; `run.progress` counts it already."""
+    leave: Callable[[Run[S], Phase], Row] = empty
+    """After a phase's last epoch; what it adds to that epoch's row. `run.progress` is at the next phase already."""
+    facts: Callable[[Run[S]], dict[str, Any]] = no_facts
+    """What the finished stage's manifest says beside what every stage's does."""

@@ -1,0 +1,47 @@
+"""One stage, ready to run, and what its key is the hash of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, SerializeAsAny
+
+from dualprune.stages.kinds.table import KINDS, parse
+from dualprune.stages.settings.base import Settings
+from dualprune.stages.settings.spec import AROUND, Engine, StageSpec
+
+
+class Parent(Settings):
+    """Where a parent's artefact lies."""
+
+    name: str
+    key: str
+
+
+class Task(Settings):
+    """One stage, ready to run: all that crosses from the driver to the ranks."""
+
+    name: str
+    key: str
+    store: str
+    """fsspec URL under which artefacts lie by key."""
+    spec: Annotated[SerializeAsAny[StageSpec], BeforeValidator(parse)]
+    parents: list[Parent]
+    """The stage to start from and, if it is another one, the stage to learn from."""
+    shards: str
+    """fsspec URL of the data that `spec.data` resolved to."""
+    data_digest: str
+    engine: Engine = Engine()
+
+
+def key_material(spec: StageSpec, data_digest: str, parents: list[str]) -> dict[str, Any]:
+    """What a stage's key is the hash of: settings, version of the method, data by content, parents' keys.
+
+    Settings that have their default are left out, so that a new setting does not change old keys; a
+    changed default is a change of method, and its version says so.
+    """
+    settings = spec.model_dump(mode="json", exclude_defaults=True)
+    for name in AROUND:
+        settings["data"].pop(name, None)
+    settings["model"].pop("weights", None)  # their hash is what counts, not where they lie
+    return {"spec": settings, "method": KINDS[spec.kind].version, "data": data_digest, "parents": parents}

@@ -1,0 +1,69 @@
+"""`kind: prune`: ADMM training, one final projection, masked retraining (Ye et al. 2018, section 2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dualprune.stages.kinds import proximal
+from dualprune.stages.kinds.base import Kind, Phase, Row
+from dualprune.stages.settings.spec import PruneSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dualprune.stages.training.run import Run
+
+
+def _phases(spec: PruneSpec) -> list[Phase]:
+    return [*proximal.phases(spec.admm), Phase("retrain", spec.retrain.epochs, spec.retrain)]
+
+
+def _start(run: Run[PruneSpec]) -> None:
+    proximal.start(run, run.spec.admm, _duals(run))
+    if run.spec.admm is None:
+        _project(run)
+
+
+def _duals(run: Run[PruneSpec]) -> dict[str, Tensor]:
+    """U to start from: a prune's. The unscaled dual rho U is what carries over, so U is rescaled to the new rho."""
+    parent, spec = run.parent, run.spec
+    if spec.duals == "reset" or parent is None:
+        return {}
+    if parent.manifest["spec"]["kind"] != spec.kind:  # what a quantisation leaves is the U of other sets
+        return {}
+    assert spec.admm is not None
+    factor = parent.manifest["rho"] / spec.admm.rho
+    return {name: u * factor * run.masks.get(name, 1.0) for name, u in parent.duals.items()}
+
+
+def _leave(run: Run[PruneSpec], phase: Phase) -> Row:
+    if phase.name != proximal.ADMM:
+        return {}
+    assert run.spec.admm is not None
+    _, row = proximal.update(run, run.spec.admm)
+    return row if proximal.goes_on(run) else row | {"residual": _project(run)}
+
+
+def _project(run: Run[PruneSpec]) -> float:
+    """The final projection, noted; returns how far the weights were from it."""
+    from dualprune.stages.solver import admm
+
+    final = admm.project(run.engine, run.targets)
+    run.state.residual = {"total": final.residual.total, "tensors": final.residual.tensors}
+    if final.kept:
+        run.state.budget = {"kept": final.kept, "peak_bytes": final.peak_bytes}
+    return final.residual.total
+
+
+KIND = Kind(
+    settings=PruneSpec,
+    version=4,
+    phases=_phases,
+    state=proximal.Solving,
+    varies=("constraints", "admm", "retrain", "distill", "regrow", "duals"),
+    start=_start,
+    enter=proximal.enter,
+    stepped=proximal.stepped,
+    leave=_leave,
+    facts=proximal.facts,
+)

@@ -1,0 +1,28 @@
+"""The table of kinds. To add one: a file beside this one, and a line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dualprune.stages.kinds import prune, quantize, train
+from dualprune.stages.kinds.base import Kind, Phase
+from dualprune.stages.settings.spec import StageSpec
+
+KINDS: dict[str, Kind[Any]] = {"train": train.KIND, "prune": prune.KIND, "quantize": quantize.KIND}
+
+
+def parse(settings: Any) -> StageSpec:
+    """A stage's settings as its kind has them. Raises ValueError for a kind that is not in the table, and pydantic's
+    ValidationError."""
+    if isinstance(settings, StageSpec):
+        return settings
+    kind = settings.get("kind") if isinstance(settings, dict) else None
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    found: StageSpec = KINDS[kind].settings.model_validate(settings)
+    return found
+
+
+def phases(spec: StageSpec) -> list[Phase]:
+    """A stage's epochs in order."""
+    return [phase for phase in KINDS[spec.kind].phases(spec) if phase.epochs]

@@ -1,0 +1,22 @@
+"""`kind: train`: plain training, from scratch or from a parent, whose masks stay in force."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dualprune.stages.kinds.base import Kind, Phase
+from dualprune.stages.settings.spec import TrainSpec
+
+if TYPE_CHECKING:
+    from dualprune.stages.training.run import Run
+
+
+def _phases(spec: TrainSpec) -> list[Phase]:
+    return [Phase("train", spec.train.epochs, spec.train)]
+
+
+def _enter(run: Run[TrainSpec], phase: Phase) -> None:
+    run.engine.optimizer.holding = run.masked
+
+
+KIND = Kind(settings=TrainSpec, version=2, phases=_phases, enter=_enter)

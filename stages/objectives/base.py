@@ -1,0 +1,49 @@
+"""What a network is trained for: how it is called on a batch, its loss, and what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Batch = Mapping[str, "Tensor"]
+"""Tensors by name, samples along the first axis of each."""
+
+
+class Metric(NamedTuple):
+    """Something that is measured over a split, from sums over its samples: so it is the same on any number of ranks."""
+
+    sums: Callable[[Any, Batch], Tensor]
+    """Of the network's outputs for a batch: a number to be added up."""
+    value: Callable[[float, int], float]
+    """Of the sum over all, and the number of good samples."""
+    higher: bool = True
+    """Whether more is better."""
+    unit: str = "%"
+
+
+def as_it_is(batch: Batch) -> Batch:
+    """A batch that training does nothing to."""
+    return batch
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a network is trained for."""
+
+    call: Callable[[Callable[..., Any], Batch], Any]
+    """The network's outputs for a batch, in fp32."""
+    loss: Callable[[Any, Batch], Tensor]
+    """The sum over the batch's good samples; the loop divides by the batch."""
+    good: Callable[[Batch], Tensor]
+    """How many samples of a batch are good."""
+    metrics: Mapping[str, Metric]
+    best: str
+    """The metric that is chosen by."""
+    distil: Callable[[Any, Any, Batch, float], Tensor] | None = None
+    """How far outputs are from a teacher's at a temperature: the sum over the good samples."""
+    augment: Callable[[Batch], Batch] = as_it_is
+    """What training makes of a batch before the network sees it. Its randomness is torch's own generator's."""

@@ -1,0 +1,77 @@
+"""A stage at work on one rank: what the loop and the hooks of kinds share. A record; it does nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from torch import Tensor
+
+from dualprune.stages.artefacts.artefact import Artefact
+from dualprune.stages.artefacts.checkpoint import Checkpoints, Progress
+from dualprune.stages.data.order import steps_per_epoch
+from dualprune.stages.data.read.memory import Batches
+from dualprune.stages.data.read.stream import Stream
+from dualprune.stages.engine.engine import Engine
+from dualprune.stages.kinds.base import Kind, Phase, S
+from dualprune.stages.kinds.job import Task
+from dualprune.stages.objectives.base import Batch, Objective
+from dualprune.stages.solver.targets import Targets
+
+Log = Callable[[dict[str, Any]], None]
+Teacher = Callable[[Batch], Any]
+"""From a batch to the outputs that are learnt from, without a graph."""
+Stopping = Callable[[], bool]
+"""Whether this rank was told to save and leave. One rank that was is enough."""
+Split = Batches | Stream
+
+
+@dataclass
+class Run(Generic[S]):
+    """One stage at work."""
+
+    task: Task
+    spec: S
+    kind: Kind[S]
+    objective: Objective
+    phases: list[Phase]
+    splits: Mapping[str, Split]
+    """`train`, `val` and `test`."""
+    targets: Targets
+    """What each constrained tensor is held to."""
+    fixed: Mapping[str, tuple[str, ...]]
+    """Tensors that are on shared values or of low rank since an earlier stage and stay as they are, with their sets."""
+    masks: Mapping[str, Tensor]
+    """The parent's that stay in force: until the first step."""
+    inherited: frozenset[str]
+    """Tensors with such a mask."""
+    masked: bool
+    """Whether anything is held from the first step on."""
+    parent: Artefact | None
+    """Until the first step: it is of the network's size."""
+    teacher: Teacher | None
+    engine: Engine
+    checkpoints: Checkpoints
+    progress: Progress
+    log: Log
+    stopping: Stopping
+    rank: int
+    world: int
+    resumed: bool = False
+    """Whether it goes on from a checkpoint."""
+
+    @property
+    def state(self) -> Any:
+        """The kind's own progress."""
+        return self.progress.state
+
+    @property
+    def per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return steps_per_epoch(len(self.splits["train"]), self.spec.batch)
+
+    @property
+    def next_phase(self) -> Phase | None:
+        """The phase that progress is at; None after the last."""
+        return self.phases[self.progress.phase] if self.progress.phase < len(self.phases) else None
