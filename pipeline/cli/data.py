@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dualprune.pipeline.codes import DONE, FAILED
 from dualprune.pipeline.config.problems import ConfigError
 from dualprune.stages.data.format import MANIFEST, SPLITS, DataError
+from dualprune.stages.data.make.names import is_systems
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.settings.base import without_password
 
@@ -29,7 +30,21 @@ INDEX = "index shards of pictures that are there already, so that they can be re
 VERIFY = "read every shard of a folder, and say which are not what was written or indexed"
 WORDS = {"train": "train(ing)?", "val": "val(idation)?", "test": "test(ing)?"}
 """What says in a shard's name which split it is of, with no letter before or after it."""
-ENCODED = ("split", "held", "seed", "resize", "quality", "size", "bad", "max_pixels", "processes")
+SHOWN = 5
+"""Samples that were left out, and kinds of files that were passed over, that are told each."""
+ENCODED = (
+    "split",
+    "held",
+    "seed",
+    "resize",
+    "quality",
+    "size",
+    "bad",
+    "max_pixels",
+    "no_check",
+    "label_field",
+    "processes",
+)
 """Options that mean nothing to a data set of pictures of one shape."""
 
 
@@ -49,6 +64,10 @@ def add(verbs: Any) -> None:
         verb.add_argument("--held", metavar="N", type=_whole, default=None, help=text)
         text = "share of a split's samples that may be left out because they can't be read (default: 0.001)"
         verb.add_argument("--bad", metavar="SHARE", type=_share, default=None, help=text)
+        text = (
+            "of shards: where in a sample's .json its label is, such as label or annotation.id (default: it is in .cls)"
+        )
+        verb.add_argument("--label-field", metavar="FIELD", help=text)
         verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
         verb.set_defaults(command=command, resumes=command is _shards)
     text = "shrink pictures whose short side is longer to P pixels (default: leave them as they are)"
@@ -60,6 +79,8 @@ def add(verbs: Any) -> None:
     shards.add_argument("--seed", metavar="N", type=_natural, help=text)
     text = "leave out pictures of more pixels, as bad ones (default: 67108864)"
     shards.add_argument("--max-pixels", metavar="N", type=_whole, help=text)
+    text = "don't decode pictures that need no change, which finds those that are cut or damaged; faster"
+    shards.add_argument("--no-check", action="store_true", default=None, help=text)
     shards.add_argument("--processes", metavar="N", type=_whole, help="at work at a time (default: one a core)")
     text = "for mnist and cifar10: where their files are (default: download them)"
     shards.add_argument("--folder", metavar="PATH", help=text)
@@ -119,6 +140,10 @@ def _shards(options: argparse.Namespace, console: Console) -> int:
             manifest = _of_one_shape(options)
         else:
             wanted, found = _options(options), _places(options)
+            if options.label_field is not None and not any(place.endswith(".tar") for place in found.values()):
+                raise DataError(
+                    f"--label-field is for shards; {options.source} is a tree, whose folders are the labels"
+                )
             _make(options.dest)
             with _bar(console) as bar:
                 task = bar.add_task("samples", total=None)
@@ -126,7 +151,9 @@ def _shards(options: argparse.Namespace, console: Console) -> int:
                 def show(done: int, samples: int) -> None:
                     bar.update(task, completed=done, total=samples)
 
-                manifest = convert(options.dest, _name(options), found, wanted, options.processes, show)
+                manifest = convert(
+                    options.dest, _name(options), found, wanted, options.processes, show, options.label_field
+                )
     except (DataError, ImportError) as error:
         raise ConfigError("shards", [_printable(str(error))]) from None
     return _told(manifest, options, console)
@@ -180,7 +207,9 @@ def _index(options: argparse.Namespace, console: Console) -> int:
             raise DataError(f"{options.dest} holds shards with a manifest of their own; give another folder")
         _make(options.dest)
         kept = {"bad": options.bad} if options.bad is not None else {}
-        manifest = index(options.dest, _name(options), found, options.held or 0, **kept)
+        manifest = index(
+            options.dest, _name(options), found, options.held or 0, label_field=options.label_field, **kept
+        )
     except (DataError, ImportError) as error:
         raise ConfigError("index", [_printable(str(error))]) from None
     return _told(manifest, options, console)
@@ -255,14 +284,14 @@ def _places(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _folders(folder: Folder) -> list[str]:
-    """Names of the folders in a folder, but for hidden ones."""
+    """Names of the folders in a folder, but for hidden ones and systems'."""
     found = [
         entry["name"].rstrip("/")
         for entry in folder.fs.ls(folder.root, detail=True)
         if entry["type"] == "directory" or (folder.local and os.path.isdir(entry["name"]))
     ]
     names = [posixpath.basename(path) for path in found if path != folder.root]  # object stores may list that too
-    return sorted(name for name in names if not name.startswith("."))
+    return sorted(name for name in names if not is_systems(name))
 
 
 def _word(split: str, name: str) -> re.Match[str] | None:
@@ -317,7 +346,8 @@ def _options(given: argparse.Namespace) -> Options:
 
     names = {field.name for field in fields(Options)}
     values = {name: value for name, value in vars(given).items() if name in names and value is not None}
-    return Options(**values, **({"shard_bytes": given.size << 20} if given.size else {}))
+    size = {"shard_bytes": given.size << 20} if given.size else {}
+    return Options(**values, **size, check=not given.no_check)
 
 
 def _name(options: argparse.Namespace) -> str:
@@ -329,15 +359,26 @@ def _bar(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
+def _some(counted: dict[str, int]) -> str:
+    """Things with how many there are of each, the first ones of many."""
+    rest = f", and {len(counted) - SHOWN} other kinds" if len(counted) > SHOWN else ""
+    return ", ".join(f"{what} ({count})" for what, count in list(counted.items())[:SHOWN]) + rest
+
+
 def _told(manifest: dict[str, Any], options: argparse.Namespace, console: Console) -> int:
     for split in SPLITS:
         entry = manifest["splits"][split]
         size, count = sum(shard["bytes"] for shard in entry["shards"]) / (1 << 20), len(entry["shards"])
         text = f"{split}: {entry['samples']} samples in {count} {'shard' if count == 1 else 'shards'} ({size:.1f} MB)"
         skipped = [bad for reasons in entry.get("skipped", {}).values() for bad in reasons.items()]
-        for where, why in skipped:
-            line = _printable(f"{split}: left out {where}: {why}")
-            console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        lines = [f"{split}: left out {where}: {why}" for where, why in skipped[:SHOWN]]
+        if skipped[SHOWN:]:
+            lines.append(f"{split}: left out {len(skipped) - SHOWN} more, which {options.dest}/{MANIFEST} lists")
+        passed = manifest.get("passed", {}).get(split)
+        if passed:
+            lines.append(f"{split}: passed over, by their names: {_some(passed)}")
+        for line in lines:
+            console.print(_printable(line), style="yellow", highlight=False, markup=False, soft_wrap=True)
         left = f", {len(skipped)} left out" if skipped else ""
         console.print(text + left, highlight=False)
     where = Folder(options.dest).absolute

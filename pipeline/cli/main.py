@@ -206,6 +206,8 @@ def _run(options: argparse.Namespace, console: Console) -> int:
             view.note(f"logs: {logs}")
         for planned in waiting:
             view.note(f"  {planned.node.name}: {planned.state} ({planned.why})")
+            for text in planned.notes:
+                view.note(f"    {text}")
         try:
             results = driver.run(
                 config, plan, store, logs, view, wanted, stale, keep_going=options.keep_going, wait=options.wait

@@ -23,6 +23,7 @@ from dualprune.stages.data.format import (
     labels,
     picture_shape,
     read_manifest,
+    too_small,
 )
 from dualprune.stages.files.outage import StoreError
 from dualprune.stages.kinds.table import phases
@@ -50,6 +51,8 @@ class Planned:
     """Of a search: the trial that it would run now, if its parents are done."""
     begun: int = 0
     """Of `resume`: the optimizer steps that its checkpoint has behind it."""
+    notes: tuple[str, ...] = ()
+    """What a user may not expect of it."""
 
     @property
     def left(self) -> int:
@@ -135,7 +138,17 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
             tried, planned = _tried(planned, store, plan)
             plan |= {trial.node.name: trial for trial in tried}
         plan[node.name] = replace(planned, size=_size(node, samples))
-    return store, list(plan.values())
+    manifests = {data[origin][1]: manifest for origin, (_, manifest) in found.items()}
+    return store, [_noted(planned, manifests) for planned in plan.values()]
+
+
+def _noted(planned: Planned, manifests: Mapping[str, Mapping[str, Any]]) -> Planned:
+    """With a word on small pictures, unless it is done or has a parent, of which that is told."""
+    spec = dag.trained(planned.node.spec)
+    if spec is None or planned.state == "cached" or planned.node.parents:
+        return planned
+    word = too_small(manifests[planned.node.data_digest], spec.data)
+    return replace(planned, notes=(*planned.notes, word)) if word else planned
 
 
 def _brought(config: Config, store: Store, problems: Problems) -> list[Stage]:

@@ -27,6 +27,7 @@ def as_json(plan: list[Planned], costs: Mapping[str, Cost], device: str) -> dict
             "parents": list(planned.node.parents),
             "state": planned.state,
             "why": planned.why,
+            "notes": list(planned.notes),
             "rate": _rate(planned),
             "epochs": planned.size.epochs if planned.size else None,
             "steps": planned.size.steps if planned.size else None,
@@ -47,7 +48,7 @@ def _estimates(cost: Cost | None) -> dict[str, Any]:
 
 def as_table(plan: list[Planned], costs: Mapping[str, Cost], device: str) -> Table:
     """One row a stage, and one for all that is left to do; estimates are of one after the other, without start-up."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left", caption_style="")
     for title in ("stage", "key", "state"):
         table.add_column(title, no_wrap=True)
     for title in ("rate", "epochs", "steps", "estimate", f"{device} hours"):
@@ -70,6 +71,7 @@ def as_table(plan: list[Planned], costs: Mapping[str, Cost], device: str) -> Tab
         epochs, steps = sum(size.epochs for size in left), sum(planned.left for planned in plan)
         row = ("left to do", "", "", "", str(epochs), f"{steps:,}", *_costs(total(plan, costs)), "")
         table.add_row(*row, style="bold")
+    table.caption = "\n".join(escape(f"{one.node.name}: {note}") for one in plan for note in one.notes) or None
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -11,12 +12,11 @@ from dualprune.stages.settings.spec import Data
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "val", "test")
-OF_ONE_SHAPE = ("shift",)
 OF_ANY_SIZE = (
     *("crop", "resize", "scale", "ratio", "randaugment", "decode"),
     *("window", "max_pixels", "bad", "workers", "cache"),
 )
-"""Settings that have a meaning for one of the two formats alone."""
+"""Settings that have a meaning for encoded pictures alone."""
 
 
 class DataError(ValueError):
@@ -112,12 +112,34 @@ def check_settings(url: str, manifest: dict[str, Any], data: Data) -> None:
     if len(data.mean) not in (1, channels):
         have = f"data.mean and data.std have {len(data.mean)} values each"
         raise DataError(f"{have}, and the pictures {channels} channel{'s' if channels > 1 else ''}: one value for each")
-    for name in OF_ONE_SHAPE if encoded else OF_ANY_SIZE:
-        if getattr(data, name) != Data.model_fields[name].default:
-            wanted, there = ("of one shape", "encoded, of any size") if encoded else ("encoded", "of one shape")
-            raise DataError(f"data.{name} is for pictures {wanted}, and those of these shards are {there}")
+    for name in () if encoded else OF_ANY_SIZE:
+        if _given(data, name):
+            raise DataError(f"data.{name} is for pictures encoded, and those of these shards are of one shape")
+    for name in ("scale", "ratio", "decode"):
+        if data.shift and _given(data, name):
+            what = (
+                "is done on the CPU alone" if name == "decode" else "moves pictures, and does not cut parts out of them"
+            )
+            raise DataError(f"data.shift {what}: leave it or data.{name} out")
     if encoded:
         _check_cache(url, manifest, data)
+
+
+def _given(data: Data, name: str) -> bool:
+    return bool(getattr(data, name) != Data.model_fields[name].default)
+
+
+def too_small(manifest: Mapping[str, Any], data: Data) -> str | None:
+    """A word on training crops that are mostly made larger, where the default of `scale` is for larger pictures."""
+    sides = manifest.get("short_sides")
+    if sides is None or data.shift or _given(data, "scale") or sides[1] > data.crop:
+        return None
+    side, least = sides[1], math.sqrt(data.scale[0])
+    return (
+        f"training pictures are small (short sides of {sides[0]} to {sides[2]} pixels, half of them at most {side}): "
+        f"crops by the default of data.scale are made {data.crop} large, some from {max(1, round(side * least))}; set "
+        f"data.scale to [0.5, 1] or so, or data.shift with crop and resize {side}"
+    )
 
 
 def _check_cache(url: str, manifest: dict[str, Any], data: Data) -> None:

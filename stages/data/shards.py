@@ -19,9 +19,10 @@ from PIL import Image
 from webdataset.autodecode import Decoder, imagehandler
 
 from dualprune.stages.data.format import MANIFEST, DataError
-from dualprune.stages.data.make.index import read_index, scan, write_index
+from dualprune.stages.data.make.index import read_index, write_index
+from dualprune.stages.data.make.samples import scan
 from dualprune.stages.data.order import Indices
-from dualprune.stages.data.read.pictures import PNG
+from dualprune.stages.data.read.exif import PNG
 from dualprune.stages.files.folder import Folder, sha256
 
 Sample = tuple[NDArray[np.uint8] | bytes, int]

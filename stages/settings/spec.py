@@ -69,9 +69,9 @@ class Data(Settings):
     std: list[Annotated[float, Field(gt=0)]] = Field(default=[1.0])
     """Per channel, or one for all; divided by second."""
     shift: int = Field(default=0, ge=0, le=8)
-    """Of pictures of one shape: training ones are moved by up to this many pixels in each direction, at random. What
-    comes in is black (0 before normalisation): the random crop of a padded picture, as papers have it for CIFAR-10
-    with 4."""
+    """Training pictures are moved by up to this many pixels in each direction, at random. What comes in is black (0
+    before normalisation): the random crop of a padded picture, as papers have it for CIFAR-10 with 4. Encoded ones are
+    cut as for evaluation (`resize`, `crop`: their size, where all have one), without `scale` and `ratio`."""
     flip: bool = False
     """Half of the training pictures are mirrored, left to right, at random."""
     limit: int | None = Field(default=None, ge=1)

@@ -25,10 +25,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dualprune.stages.data.format import MANIFEST, SPLITS, DataError
-from dualprune.stages.data.make.index import allowed, class_count, noted, scan, write_index
+from dualprune.stages.data.make.index import allowed, class_count, noted, write_index
 from dualprune.stages.data.make.inputs import Skipped, Source, origins
+from dualprune.stages.data.make.samples import scan, short_sides, spread
+from dualprune.stages.data.make.trees import Tree
 from dualprune.stages.data.order import Indices, epoch_order
-from dualprune.stages.data.read.pictures import BadPicture, packed
+from dualprune.stages.data.read.decoding import BadPicture
+from dualprune.stages.data.read.pictures import packed
 from dualprune.stages.data.shards import tarred
 from dualprune.stages.files.folder import Folder, canonical, sha256
 
@@ -56,6 +59,8 @@ class Options:
     """Share of a split's samples that may be left out, because they can't be read."""
     max_pixels: int = 1 << 26
     """Larger pictures are bad."""
+    check: bool = True
+    """Whether pictures that go into a shard as they are are decoded all the same, to see that they are whole."""
 
 
 class Shard(NamedTuple):
@@ -75,19 +80,23 @@ def convert(
     options: Options,
     processes: int | None = None,
     progress: Callable[[int, int], None] = lambda done, samples: None,
+    label_field: str | None = None,
 ) -> dict[str, Any]:
     """Write shards of what lies at `where` into the folder `url`, in so many processes (or all cores).
 
-    `where` says of each split where its folders of classes lie, or is a pattern of shards (`train-*.tar`).
+    `where` says of each split where its folders of classes lie, or is a pattern of shards (`train-*.tar`),
+    whose labels are in `label_field` of a json if that is given.
 
     Goes on where a former conversion with the same options was cut off. `progress` is told how many samples of all are
     done. Returns the manifest. Raises DataError, also for a folder that holds anything else.
     """
     folder = Folder(url)
-    sources, classes, skipped = origins(where, options.bad)
+    sources, classes, skipped = origins(where, options.bad, label_field)
     facts = {split: sha256(canonical(source.content())) for split, source in sources.items()}
     plan = {"name": name, "source": facts, **asdict(options)}
     del plan["bad"]  # changes nothing of what is written
+    if options.check:
+        del plan["check"]  # or folders from before it was there would be of other options
     finished = _begin(folder, plan)
     if finished is not None:
         return finished
@@ -96,6 +105,9 @@ def convert(
     manifest: dict[str, Any] = {"name": name, "made": plan, "splits": {}}
     if classes:
         manifest["classes"] = classes
+    passed = {split: tree.passed for split, tree in sources.items() if isinstance(tree, Tree) and tree.passed}
+    if passed:
+        manifest["passed"] = passed
     for split in SPLITS:
         every = [parts[shard.file] for shard in shards if shard.split == split]
         own = [part for part in every if len(part["rows"])]
@@ -108,6 +120,8 @@ def convert(
         rows = np.concatenate([np.insert(part["rows"], 0, number, axis=1) for number, part in enumerate(own)])
         if split == "train" and not classes:
             manifest["labels"] = class_count(rows, options.bad)
+        if split == "train":
+            manifest["short_sides"] = spread([side for part in own for side in part.get("sides", [])])
         manifest["splits"][split] = {
             "samples": len(rows),
             "format": "jpeg",
@@ -233,7 +247,7 @@ def _packed(
     """Of each sample its key, `jpg` or `png`, its bytes and its label; the bad ones go to `bad`, with the reason."""
     for number, (where, data, label) in zip(numbers.tolist(), source, strict=True):
         try:
-            kind, picture = packed(data, options.resize, options.quality, options.max_pixels)
+            kind, picture = packed(data, options.resize, options.quality, options.max_pixels, options.check)
         except BadPicture as error:
             bad[where if where not in bad else f"{where} (sample {number})"] = str(error)  # long names are cut
         else:
@@ -252,7 +266,8 @@ def _written(url: str, shard: Shard, options: Options) -> dict[str, Any]:
     data = tarred(_packed(shard.source, shard.numbers, options, bad))
     rows, _ = scan(io.BytesIO(data), 0)
     entry = {"file": shard.file, "sha256": sha256(data), "bytes": len(data), "samples": len(rows)}
-    made = {"entry": entry, "rows": rows[:, 1:].tolist(), "bad": bad}
+    sides = short_sides(io.BytesIO(data), rows)
+    made = {"entry": entry, "rows": rows[:, 1:].tolist(), "bad": bad, "sides": sides}
     if len(rows):
         folder.write(shard.file, data)
         folder.write_json(note, made)

@@ -7,7 +7,6 @@ import fnmatch
 import io
 import logging
 import os
-import re
 import stat
 import tarfile
 import tempfile
@@ -15,31 +14,49 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import IO, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from braceexpand import braceexpand
 
 from dualprune.stages.data.format import MANIFEST, DataError
+from dualprune.stages.data.make.labels import Labels, by_name
+from dualprune.stages.data.make.samples import scan, short_sides, spread
 from dualprune.stages.data.order import Indices, epoch_order
 from dualprune.stages.data.read.cache import Cache
 from dualprune.stages.files.folder import Folder, sha256, sha256_of
 
-_PICTURES = ("jpg", "jpeg", "png")
-_UNREAD = ("avif", "bmp", "gif", "heic", "jp2", "pgm", "ppm", "tif", "tiff", "webp")
-"""Ends of other pictures' names."""
-Shard = tuple[Indices, dict[str, Any], dict[str, str], set[str]]
-"""Rows of the index, entry in the manifest, why which keys are no samples, and, of a shard without a sample, the kinds
-of its files."""
-
+TOLD = 5
+"""Samples of a split that are left out that are named in the log."""
 GZIP = b"\x1f\x8b"
 """What a compressed file begins with."""
 
 _log = logging.getLogger(__name__)
 
 
+class Shard(NamedTuple):
+    """What was found of a tar file."""
+
+    rows: Indices
+    """Of the index."""
+    entry: dict[str, Any]
+    """In the manifest."""
+    bad: dict[str, str]
+    """Why which keys are no samples."""
+    kinds: set[str]
+    """Of its files, where there is no sample."""
+    sides: list[int]
+    """The short sides of some of its pictures."""
+
+
 def index(
-    url: str, name: str, shards: dict[str, str], held: int = 0, bad: float = 0.001, cache: Cache | None = None
+    url: str,
+    name: str,
+    shards: dict[str, str],
+    held: int = 0,
+    bad: float = 0.001,
+    cache: Cache | None = None,
+    label_field: str | None = None,
 ) -> dict[str, Any]:
     """Describe WebDataset shards that are there already, so that they can be read. Writes to `url`.
 
@@ -47,39 +64,32 @@ def index(
     Braces are WebDataset's, and all that they name must be there: `train-{000000..001281}.tar`. The same may stand for
     two splits. Without `val`, `held` samples of `train` become it, always the same ones; they lie in all of its shards,
     so on a service shards of their own are faster. A sample is a picture (jpg, jpeg, png) and its label (cls, a
-    number); those that are not are left out and counted, up to a share `bad` of a split's.
+    number; or what is in `label_field` of a json, a number or a class's name); those that are not are left out and
+    counted, up to a share `bad` of a split's.
     Every shard is read once; `cache` keeps copies of remote ones. Returns the manifest. Raises DataError.
     """
     folder = Folder(url)
     manifest: dict[str, Any] = {"name": name, "splits": {}, "at": {}}
     if held and "val" in shards:
         raise DataError("samples are `held` out of train to become val, but val has shards: give one of the two")
-    seen: dict[str, list[Shard]] = {}
+    labels = Labels(label_field)
+    seen = {pattern: _matching(pattern, cache, labels) for pattern in dict.fromkeys(shards.values())}
+    classes = by_name({pattern: [shard.rows for shard in found] for pattern, found in seen.items()}, shards, labels)
+    if classes:
+        manifest["classes"] = classes
+    told = set[str]()
     for split, pattern in shards.items():
-        base = pattern.rpartition("/")[0]
-        found = seen[pattern] = seen.get(pattern) or _matching(pattern, cache)
-        rows = np.concatenate([rows for rows, _, _, _ in found])
-        skipped = {entry["file"]: why for _, entry, why, _ in found if why}
-        lost = sum(map(len, skipped.values()))
-        one = next((f"{key} in {base}/{shard}: {why[key]}" for shard, why in skipped.items() for key in why), "")
-        if lost > allowed(bad, len(rows) + lost):
-            share = f"{lost} of {len(rows) + lost} samples are bad"
-            raise DataError(f"{pattern}: {share}, such as {one}; `bad` allows a share of {bad}")
-        if not len(rows):
-            kinds = ", ".join(sorted(set[str]().union(*(kinds for *_, kinds in found)))[:8]) or "no files"
-            lacking = f"{pattern} holds no samples (jpg, jpeg or png, and cls): there are {kinds}"
-            raise DataError(f"{lacking}; {one}" if one else lacking)
+        found = seen[pattern]
+        if pattern not in told:
+            told.add(pattern)
+            _tell(pattern, found)
+        rows, skipped = _usable(pattern, found, labels, bad)
         if split == "train":
             manifest["labels"] = class_count(rows, bad)
-        entries = [entry for _, entry, _, _ in found]
-        parts = {split: rows}
-        if split == "train" and held:
-            if held >= len(rows):
-                raise DataError(f"{held} samples can't be held out of {len(rows)}")
-            order = epoch_order(len(rows), seed=len(rows), epoch=0)
-            parts = {"train": rows[np.sort(order[held:])], "val": rows[np.sort(order[:held])]}
-        for part, own in parts.items():
-            manifest["at"][part] = Folder(base).absolute
+            manifest["short_sides"] = spread([side for shard in found for side in shard.sides])
+        entries = [shard.entry for shard in found]
+        for part, own in (_parts(rows, held) if split == "train" and held else {split: rows}).items():
+            manifest["at"][part] = Folder(pattern.rpartition("/")[0]).absolute
             manifest["splits"][part] = {
                 "samples": len(own),
                 "format": "jpeg",
@@ -93,9 +103,44 @@ def index(
     return manifest
 
 
+def _usable(pattern: str, found: list[Shard], labels: Labels, bad: float) -> tuple[Indices, dict[str, dict[str, str]]]:
+    """The index rows of a pattern's shards, and what is left out of which. Raises DataError for too many of these."""
+    base = pattern.rpartition("/")[0]
+    rows = np.concatenate([shard.rows for shard in found])
+    skipped = {shard.entry["file"]: shard.bad for shard in found if shard.bad}
+    lost = sum(map(len, skipped.values()))
+    one = next((f"{key} in {base}/{shard}: {why[key]}" for shard, why in skipped.items() for key in why), "")
+    if lost > allowed(bad, len(rows) + lost):
+        share = f"{lost} of {len(rows) + lost} samples are bad"
+        raise DataError(f"{pattern}: {share}, such as {one}; `bad` allows a share of {bad}")
+    if not len(rows):
+        kinds = ", ".join(sorted(set[str]().union(*(shard.kinds for shard in found)))[:8]) or "no files"
+        lacking = f"{pattern} holds no samples (jpg, jpeg or png, and {labels.kind}): there are {kinds}"
+        raise DataError(f"{lacking}; {one}" if one else lacking)
+    return rows, skipped
+
+
+def _parts(rows: Indices, held: int) -> dict[str, Indices]:
+    """Training samples without those that are held out, and these. Raises DataError if there are too few."""
+    if held >= len(rows):
+        raise DataError(f"{held} samples can't be held out of {len(rows)}")
+    order = epoch_order(len(rows), seed=len(rows), epoch=0)
+    return {"train": rows[np.sort(order[held:])], "val": rows[np.sort(order[:held])]}
+
+
+def _tell(pattern: str, found: list[Shard]) -> None:
+    """Log what is left out: the first ones, and how many there are."""
+    base = pattern.rpartition("/")[0]
+    bad = [(f"{base}/{shard.entry['file']}: {key}", why) for shard in found for key, why in shard.bad.items()]
+    for where, why in bad[:TOLD]:
+        _log.warning("%s is left out: %s", where, why)
+    if bad[TOLD:]:
+        _log.warning("%s: %d more are left out", pattern, len(bad) - TOLD)
+
+
 def _check_labels(seen: Mapping[str, list[Shard]], train: str, bad: float) -> None:
     """Raise DataError if more samples of a pattern's shards than may be bad have labels beyond all those of `train`."""
-    labels = {pattern: np.concatenate([rows[:, 3] for rows, *_ in found]) for pattern, found in seen.items()}
+    labels = {pattern: np.concatenate([shard.rows[:, 3] for shard in found]) for pattern, found in seen.items()}
     most = labels[train].max()
     for pattern, own in labels.items():
         beyond = own[own > most]
@@ -137,57 +182,7 @@ def noted(folder: Folder, file: str) -> dict[str, Any] | None:
     return found
 
 
-def scan(file: IO[bytes], number: int) -> tuple[Indices, dict[str, str]]:
-    """The index rows of tar file `number`, and why which keys are no samples. Raises tarfile.TarError if it is damaged.
-
-    Nothing is ever unpacked; names that climb out of a folder are refused all the same.
-    """
-    places: dict[str, tuple[int, int]] = {}
-    labels: dict[str, int] = {}
-    bad: dict[str, str] = {}
-    others: dict[str, list[str]] = {}
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        for member in tar:
-            # WebDataset's rule: what follows the first dot of the file's name says what it is.
-            found = re.fullmatch(r"((?:.*/)?[^./]+)\.([^/]+)", member.name)
-            key, kind = (found[1], found[2].lower()) if found else (member.name, "")
-            if member.name.startswith("/") or ".." in member.name.split("/"):
-                bad[key] = "its path leads out of the folder"
-            elif kind not in (*_PICTURES, "cls"):
-                others.setdefault(key, []).append(kind)
-            elif not member.isreg():
-                bad[key] = f"{member.name} is no plain file"
-            elif key in (labels if kind == "cls" else places):
-                bad[key] = "it is there more than once"
-            elif kind == "cls":
-                file.seek(member.offset_data)
-                text = file.read(min(member.size, 20))
-                labels[key] = int(text) if re.fullmatch(rb"\s*\d{1,9}\s*", text) else -1
-            else:
-                places[key] = (member.offset_data, member.size)
-        file.seek(tar.offset)
-        if file.read(512) != bytes(512):
-            # Python's tarfile takes what follows a damaged header, or nothing at all, for the end.
-            raise tarfile.ReadError(f"it has no end mark after {tar.offset} bytes")
-        while rest := file.read(1 << 16):
-            if rest.strip(b"\0"):
-                more = "more follows; of files that were put together, write each as one of its own"
-                raise tarfile.ReadError(f"it has an end mark after {tar.offset} bytes, and {more}")
-    bad |= {key: "it has no label (.cls)" for key in places if key not in labels and key not in bad}
-    bad |= {key: "it has no picture" for key in labels if key not in places and key not in bad}
-    bad |= {key: "its label is no number" for key, label in labels.items() if label < 0 and key not in bad}
-    for key, kinds in others.items():
-        if key in places or key in labels or key in bad:
-            continue
-        pictures = [kind for kind in kinds if kind.rpartition(".")[2] in (*_PICTURES, *_UNREAD)]
-        why = f"no picture or label of a kind that is read: {', '.join(kinds[:8])}{', ...' if kinds[8:] else ''}"
-        # Where names have dots in them, one key stands for many samples.
-        bad |= {key if len(pictures) == 1 else f"{key}.{kind}": why for kind in pictures}
-    rows = [(number, *places[key], labels[key]) for key in places if key not in bad]
-    return np.array(rows, dtype=np.int64).reshape(-1, 4), bad
-
-
-def _matching(pattern: str, cache: Cache | None) -> list[Shard]:
+def _matching(pattern: str, cache: Cache | None, labels: Labels) -> list[Shard]:
     """All shards of a pattern, several at a time."""
     base, _, names = pattern.rpartition("/")
     try:
@@ -205,10 +200,10 @@ def _matching(pattern: str, cache: Cache | None) -> list[Shard]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DataError(f"{pattern}: there is no {base}/{missing[0]}{more}")
     with ThreadPoolExecutor(max_workers=min(8, len(os.sched_getaffinity(0)))) as pool:
-        return list(pool.map(partial(_indexed, folder, cache), files, range(len(files))))
+        return list(pool.map(partial(_indexed, folder, cache, labels), files, range(len(files))))
 
 
-def _indexed(folder: Folder, cache: Cache | None, file: str, number: int) -> Shard:
+def _indexed(folder: Folder, cache: Cache | None, labels: Labels, file: str, number: int) -> Shard:
     where = f"{folder.url}/{file}"
     try:
         with at_hand(folder, file) as path:
@@ -216,7 +211,8 @@ def _indexed(folder: Folder, cache: Cache | None, file: str, number: int) -> Sha
                 if shard.read(len(GZIP)) == GZIP:
                     raise DataError(f"{where} is compressed by gzip; unpack it: samples are read by their place")
                 shard.seek(0)
-                rows, bad = scan(shard, number)
+                rows, bad = scan(shard, number, labels)
+                sides = short_sides(shard, rows)
             entry = {"file": file, "sha256": sha256_of(path), "bytes": os.path.getsize(path), "samples": len(rows)}
             kinds = set() if len(rows) else _kinds(path)
             if cache is not None and not folder.local:
@@ -227,9 +223,7 @@ def _indexed(folder: Folder, cache: Cache | None, file: str, number: int) -> Sha
         if not folder.local:
             raise
         raise DataError(f"{where} can't be read: {error.strerror}") from None
-    for key, why in bad.items():
-        _log.warning("%s/%s: %s is left out: %s", folder.url, file, key, why)
-    return rows, entry, bad, kinds
+    return Shard(rows, entry, bad, kinds, sides)
 
 
 @contextmanager

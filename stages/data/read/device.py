@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dualprune.stages.data.order import Indices
-from dualprune.stages.data.read.pictures import Box, Header, cut, resized
+from dualprune.stages.data.read.decoding import Header
+from dualprune.stages.data.read.exif import turned
+from dualprune.stages.data.read.pictures import Box, cut, resized
 
 COLOURS = ("Gray", "YCbCr")
 """Of JPEGs that are decoded on a device; nvJPEG takes no CMYK, and what is stored as RGB for YCbCr."""
@@ -45,6 +47,8 @@ class Jpegs(NamedTuple):
     """The bytes of all, one after the other."""
     sizes: list[int]
     pixels: Indices
+    turns: list[int]
+    """Their EXIF orientations, which are applied before their boxes are cut out."""
     boxes: Indices
     mirrored: NDArray[np.bool_]
 
@@ -61,6 +65,7 @@ def packed(jpegs: Sequence[Jpeg]) -> Jpegs:
         _bytes(b"".join(jpeg.data for jpeg in jpegs)),
         [len(jpeg.data) for jpeg in jpegs],
         np.array([jpeg.header.height * jpeg.header.width for jpeg in jpegs], dtype=np.int64),
+        [jpeg.header.turn for jpeg in jpegs],
         np.array([jpeg.box for jpeg in jpegs], dtype=np.int64).reshape(-1, 4),
         np.array([jpeg.mirrored for jpeg in jpegs], dtype=bool),
     )
@@ -89,7 +94,8 @@ class Decoder:
                 for number, picture in zip(group, decoded, strict=True):
                     if picture is not None:
                         top, left, height, width = jpegs.boxes[number].tolist()
-                        crop = resized(cut(picture, (top, left, height, width)).float(), size)
+                        upright = turned(picture, jpegs.turns[number])
+                        crop = resized(cut(upright, (top, left, height, width)).float(), size)
                         pictures[number] = (crop.flip(-1) if jpegs.mirrored[number] else crop).permute(1, 2, 0)
                         good[number] = True
         if self.stream is not None:

@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import io
 import math
-from contextlib import suppress
-from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from dualprune.stages.data.order import Indices, hashed
+from dualprune.stages.data.read.decoding import BadPicture, Header, check, decode, look, short
 from dualprune.stages.settings.spec import RandAugment
 
 Picture = NDArray[np.uint8]
@@ -37,28 +36,11 @@ ATTEMPTS = 10
 """At a random crop that lies within the picture, before the largest central one is taken."""
 
 
-PNG = b"\x89PNG"
-"""What the bytes of a PNG begin with."""
-PLAIN = ("Gray", "YCbCr", "RGB")
-"""Colours of JPEGs that simplejpeg makes RGB of."""
 QUALITY = 90
 """Of a JPEG that is encoded anew, where none is asked for."""
 
 
 DOWN, ACROSS, MIRROR, OTHER = range(2 * ATTEMPTS, 2 * ATTEMPTS + 4)
-
-
-class BadPicture(ValueError):
-    """Bytes that can't be made a picture of, and why."""
-
-
-class Header(NamedTuple):
-    """What an encoded picture says of itself before it is decoded."""
-
-    height: int
-    width: int
-    colours: str
-    """Of a JPEG, by simplejpeg's names; empty for what simplejpeg can't read."""
 
 
 def uniforms(seed: int, epoch: int, indices: Indices) -> NDArray[np.float64]:
@@ -109,7 +91,7 @@ def training_crop(
     data: bytes, scale: list[float], ratio: list[float], random: NDArray[np.float64], most: int
 ) -> tuple[Header, Box]:
     """An encoded picture's header, and its random crop. Raises BadPicture, also for more than `most` pixels."""
-    header = _look(data, most)
+    header = look(data, most)
     return header, crop_box(header.height, header.width, scale, ratio, random)
 
 
@@ -121,9 +103,10 @@ def random_crop(
     Resized with antialiasing; a JPEG is decoded at half its scale or less where the crop keeps its pixels then.
     `most` bounds the pixels that are decoded. Raises BadPicture.
     """
-    (height, width, colours), (top, left, h, w) = training_crop(data, scale, ratio, random, most)
+    header, (top, left, h, w) = training_crop(data, scale, ratio, random, most)
+    height, width = header.height, header.width
     least = (math.ceil(size * height / h), math.ceil(size * width / w)) if min(h, w) >= 2 * size else None
-    whole = _decode(data, colours, least)
+    whole = decode(data, header, least)
     down, across = whole.shape[0] / height, whole.shape[1] / width
     box = int(top * down), int(left * across), int(h * down), int(w * across)
     crop = resized(cut(torch.from_numpy(whole).permute(2, 0, 1), box), size)
@@ -144,39 +127,66 @@ def resized(picture: Tensor, size: int) -> Tensor:
     return F.interpolate(batch, (size, size), mode="bilinear", antialias=True)[0]
 
 
-def central_crop(data: bytes, resize: int, crop: int, most: int) -> Picture:
+def shifted_crop(
+    data: bytes, resize: int, crop: int, shift: int, flip: bool, random: NDArray[np.float64], most: int
+) -> Picture:
+    """The same as `central_crop`, from up to `shift` pixels beside the centre, and mirrored at random if `flip`.
+
+    What lies beside the picture is black. Raises BadPicture.
+    """
+    down, across = (int(random[which] * (2 * shift + 1)) - shift for which in (DOWN, ACROSS))
+    picture = central_crop(data, resize, crop, most, (down, across))
+    return picture[..., ::-1] if flip and flipped(random) else picture
+
+
+def central_crop(data: bytes, resize: int, crop: int, most: int, beside: tuple[int, int] = (0, 0)) -> Picture:
     """The centre [3, crop, crop] of an encoded picture whose short side was made `resize` long. Raises BadPicture.
 
-    The very pixels of torchvision's Resize and CenterCrop on PIL pictures, which the published accuracies are of.
+    From `beside` it by so many pixels down and across. The very pixels of torchvision's Resize and CenterCrop on PIL
+    pictures, which the published accuracies are of.
     """
-    height, width, colours = _look(data, most)
-    size = _with_short_side(height, width, resize, most)
-    picture = Image.fromarray(_decode(data, colours))
+    header = look(data, most)
+    size = _with_short_side(header.height, header.width, resize, most)
+    picture = Image.fromarray(decode(data, header))
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
     left, top = (round((side - crop) / 2) if side > crop else -((crop - side) // 2) for side in size)
+    left, top = left + beside[1], top + beside[0]
     centre: Picture = np.asarray(picture.crop((left, top, left + crop, top + crop))).transpose(2, 0, 1)
     return centre
 
 
-def packed(data: bytes, resize: int | None, quality: int | None, most: int) -> tuple[str, bytes]:
+def packed(data: bytes, resize: int | None, quality: int | None, most: int, checked: bool = True) -> tuple[str, bytes]:
     """An encoded picture as it goes into a shard: `jpg` or `png`, and its bytes.
 
-    It stays as it is, but for a short side longer than `resize` or a `quality`: then it is a JPEG of that quality (or
-    90) in colour, resized as torchvision's Resize does. Raises BadPicture.
+    JPEGs and PNGs stay as they are, decoded to see that they are whole if `checked`; other formats and deep greys
+    become PNGs of 8 bits. With a short side longer than `resize`, or a `quality`, it is a JPEG of that quality (or 90)
+    in colour, upright and resized as torchvision's Resize does. Raises BadPicture.
     """
-    height, width, colours = _look(data, most)
-    shrinks = resize is not None and min(height, width) > resize
-    if not shrinks and quality is None:
-        return "png" if data.startswith(PNG) else "jpg", data
-    pixels = _decode(data, colours)
+    header = look(data, most)
+    shrinks = resize is not None and min(header.height, header.width) > resize
+    if not shrinks and quality is None and header.kind:
+        if checked:
+            check(data, header)
+        return header.kind, data
+    pixels = decode(data, header)
     if resize is not None and shrinks:
-        size = _with_short_side(height, width, resize, most)
+        size = _with_short_side(header.height, header.width, resize, most)
         pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    if not shrinks and quality is None:
+        return "png", _png(pixels)
     try:
         return "jpg", simplejpeg.encode_jpeg(pixels, quality or QUALITY, colorsubsampling="420")
     except ValueError as error:  # too long a side
-        raise BadPicture(_short(error)) from None
+        raise BadPicture(short(error)) from None
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """Grey if its colours are all grey: of a third of the size."""
+    grey = pixels[..., 0]
+    buffer = io.BytesIO()
+    Image.fromarray(grey if np.all(pixels == grey[..., None]) else pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def _with_short_side(height: int, width: int, length: int, most: int) -> tuple[int, int]:
@@ -190,49 +200,3 @@ def _with_short_side(height: int, width: int, length: int, most: int) -> tuple[i
         resized = f"{size[0]} x {size[1]} pixels with its short side made {length} long"
         raise BadPicture(f"{width} x {height} pixels are {resized}, more than max_pixels ({most}) allows")
     return size
-
-
-def _look(data: bytes, most: int) -> Header:
-    """The header, before anything is decoded. Raises BadPicture, also for more than `most` pixels."""
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        colours = ""
-    if colours not in PLAIN:
-        with _opened(data) as picture:
-            width, height = picture.size
-    if height * width > most:
-        raise BadPicture(f"{width} x {height} pixels are more than max_pixels ({most}) allows")
-    if not height * width:
-        raise BadPicture("it has no pixels")
-    return Header(height, width, colours)
-
-
-def _decode(data: bytes, colours: str, least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """All pixels, [h, w, 3]; of a plain JPEG, at the smallest scale that has `least` (height, width) of them."""
-    if colours in PLAIN:
-        height, width = least or (0, 0)
-        # What libjpeg only warns of is an error here: PIL, after it, forgives some of that.
-        with suppress(ValueError):
-            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-                data, min_height=height, min_width=width, min_factor=2 if least else 1
-            )
-            return pixels
-    with _opened(data) as picture:
-        try:
-            return np.array(picture.convert("RGB"))
-        except Exception as error:  # noqa: BLE001 - PIL's plugins raise errors of every kind
-            raise BadPicture(_short(error)) from None
-
-
-def _opened(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
-    except UnidentifiedImageError:
-        raise BadPicture("it is neither a JPEG nor a PNG that can be read") from None
-    except Exception as error:  # noqa: BLE001 - PIL's plugins raise errors of every kind
-        raise BadPicture(_short(error)) from None
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -20,14 +20,15 @@ from torch.utils.data import DataLoader, Dataset
 from dualprune.stages.data.format import DataError, shards_folder
 from dualprune.stages.data.make.index import allowed, read_index
 from dualprune.stages.data.order import Indices, epoch_order, windowed_order
+from dualprune.stages.data.read.decoding import BadPicture
 from dualprune.stages.data.read.device import Decoder, Jpeg, Jpegs, packed, suits
 from dualprune.stages.data.read.members import Members
 from dualprune.stages.data.read.pictures import (
-    BadPicture,
     augmented,
     central_crop,
     flipped,
     random_crop,
+    shifted_crop,
     training_crop,
     uniforms,
 )
@@ -148,7 +149,11 @@ class Shards(Dataset[Loaded | Encoded]):
         data, wanted = self._bytes(sample), self.settings
         if random is None:
             return central_crop(data, wanted.resize, wanted.crop, wanted.max_pixels)
-        picture = random_crop(data, wanted.crop, wanted.scale, wanted.ratio, wanted.flip, random, wanted.max_pixels)
+        if wanted.shift:
+            shape = (wanted.resize, wanted.crop, wanted.shift)
+            picture = shifted_crop(data, *shape, wanted.flip, random, wanted.max_pixels)
+        else:
+            picture = random_crop(data, wanted.crop, wanted.scale, wanted.ratio, wanted.flip, random, wanted.max_pixels)
         return picture if wanted.randaugment is None else augmented(picture, wanted.randaugment, random)
 
     def _bytes(self, sample: int) -> bytes:

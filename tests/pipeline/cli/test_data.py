@@ -68,6 +68,31 @@ def test_a_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("in_one_process")
+def test_what_was_left_out_and_passed_over_is_told_in_a_few_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first ones, and how many more; without a check, cut pictures go in."""
+    for split in ("train", "val", "test"):
+        pictures(tmp_path / "tree", split, 30)
+    (tmp_path / "tree" / "train" / ".ipynb_checkpoints").mkdir()
+    place = tmp_path / "tree" / "train" / "n0"
+    for number in range(8):
+        (place / f"cut{number}.jpg").write_bytes(jpegs(1)[0][0][:-300])
+        (place / f"note.{number}txt").touch()
+    lines, _ = told(capsys, "shards", tmp_path / "tree", tmp_path / "out", "--processes", 1, "--bad", 0.3)
+    text = [line for line in lines if line.startswith("train: ")]
+    assert sum("left out n0/cut" in line for line in text) == 5
+    assert f"train: left out 3 more, which {tmp_path}/out/manifest.json lists" in text
+    passed = next(line for line in text if "passed over, by their names: " in line)
+    assert ".ipynb_checkpoints/ (1), " in passed
+    assert passed.endswith(", and 4 other kinds")
+    assert text[-1].startswith("train: 30 samples")
+    assert text[-1].endswith(", 8 left out")
+    lines, _ = told(capsys, "shards", tmp_path / "tree", tmp_path / "fast", "--processes", 1, "--no-check")
+    assert any(line.startswith("train: 38 samples") for line in lines)
+
+
+@pytest.mark.usefixtures("in_one_process")
 def test_pictures_of_more_pixels_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As many as asked for; of one that is larger it says how large it is."""
     for split in ("train", "val", "test"):
@@ -110,6 +135,29 @@ def test_an_index_of_shards(
     ]
     assert lines[3] == f"to train on them: data: {{shards: {tmp_path}/here}}"
     assert not list((tmp_path / "here").glob("*.tar"))
+
+
+def test_an_index_of_labels_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where they seem to be is told in a few lines, and read from there if that is asked for."""
+    for name in ("train", "val", "test"):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        with tarfile.open(tmp_path / "there" / f"{name}.tar", "w") as file:
+            for number, (data, label) in enumerate(jpegs(200)):
+                for kind, content in (("jpg", data), ("json", json.dumps({"w": 9, "ann": {"label": label}}).encode())):
+                    info = tarfile.TarInfo(f"{number}.{kind}")
+                    info.size = len(content)
+                    file.addfile(info, io.BytesIO(content))
+    _, error = told(capsys, "index", tmp_path / "there", tmp_path / "here", code=cli.BAD_INPUT)
+    assert "200 of 200 samples are bad, such as 0 in " in error
+    assert (
+        "it has no label (.cls); its .json has numbers in ann.label: if one is the label, `--label-field ann.label`"
+        in error
+    )
+    assert len(error) < 3000
+    lines, _ = told(capsys, "index", tmp_path / "there", tmp_path / "here", "--label-field", "ann.label")
+    assert lines[0].startswith("train: 200 samples in 1 shard")
+    told(capsys, "shards", tmp_path / "there", tmp_path / "made", "--label-field", "ann.label", "--processes", 1)
+    assert read_manifest(str(tmp_path / "made"))["labels"] == 3
 
 
 def test_held_out_of_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,6 +303,11 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "an index of a tree": (["index", "tree", "out", "--held", "3"], ["tree/train is no pattern of shards"]),
     "an index over a manifest": (["index", "made", "made"], ["made holds shards with a manifest of their own"]),
     "resized digits": (["shards", "digits", "out", "--resize", "9"], ["--resize is for trees and shards"]),
+    "unchecked digits": (["shards", "digits", "out", "--no-check"], ["--no-check is for trees and shards"]),
+    "labels of a tree": (
+        ["shards", "tree", "out", "--held", "3", "--label-field", "x"],
+        ["--label-field is for shards; tree is a tree"],
+    ),
     "bounded digits": (["shards", "digits", "out", "--max-pixels", "9"], ["--max-pixels is for trees and shards"]),
     "a folder of a tree": (
         ["shards", "tree", "out", "--folder", "x"],

@@ -54,8 +54,8 @@ def test_the_flags_are_these() -> None:
     own = {"run": run, "plan": ["--dot", "--images-per-second"], "submit": [*run, *there]}
     of_jobs = {"logs": ["-h --help", "job", *there], "stop": ["-h --help", "job", "--address"]}
     configured = {verb: ["-h --help", "config", "--set", "--json", *own.get(verb, [])] for verb in [*VERBS, "submit"]}
-    places = ["-h --help", "source", "dest", "--split", "--held", "--bad", "--json"]
-    made = ["--resize", "--quality", "--size", "--seed", "--max-pixels", "--processes", "--folder"]
+    places = ["-h --help", "source", "dest", "--split", "--held", "--bad", "--label-field", "--json"]
+    made = ["--resize", "--quality", "--size", "--seed", "--max-pixels", "--no-check", "--processes", "--folder"]
     of_shards = {"index": places, "shards": [*places, *made], "verify": ["-h --help", "shards", "--json"]}
     assert flags == configured | of_jobs | of_shards
 

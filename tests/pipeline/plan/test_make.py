@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import shutil
 import threading
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
+from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.config.load import load
 from dualprune.pipeline.config.problems import ConfigError
 from dualprune.pipeline.plan import make as planning
@@ -20,6 +23,7 @@ from dualprune.pipeline.plan.make import Planned
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.data.format import SPLITS, read_manifest
 from dualprune.stages.data.make import builtin as sources
+from dualprune.stages.data.make.convert import Options, convert
 from dualprune.stages.data.shards import write
 from dualprune.stages.files.folder import MARK, Folder, sha256
 from dualprune.stages.settings.spec import Model
@@ -114,6 +118,36 @@ def test_a_stage_with_a_parent_starts_from_that(tmp_path: Path) -> None:
     path = config(tmp_path, ("parent: half", "parent: half\n    model: {name: digits_cnn, weights: w.pth}"))
     with pytest.raises(ConfigError, match=r"model\.weights: are what a stage without a parent starts from"):
         load(str(path))
+
+
+def test_small_pictures_under_the_default_scale_get_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With what to set, of each stage without a parent, and none once it is set, or where nobody noted sizes."""
+    for number, (data, label) in enumerate(jpegs(60)):
+        (tmp_path / "tree" / f"n{label}").mkdir(parents=True, exist_ok=True)
+        Image.open(io.BytesIO(data)).resize((32, 40)).save(tmp_path / "tree" / f"n{label}" / f"{number}.png")
+    convert(str(tmp_path / "made"), "small", dict.fromkeys(SPLITS, str(tmp_path / "tree")), Options(), processes=1)
+    data = ("data.source=null", f"data.shards={tmp_path}/made", "batch=20", "model={name: squeezenet1_1, classes: 3}")
+
+    def notes(*overrides: str) -> dict[str, tuple[str, ...]]:
+        settings, problems = load(str(file), [*data, *overrides])
+        return {p.node.name: p.notes for p in planning.make(settings, problems)[1]}
+
+    file = tmp_path / "small.yaml"
+    file.write_text(
+        "name: small\nstore: %s\nmodel: {name: digits_cnn}\ndata: {source: digits}\nstages:\n"
+        "  - {kind: train, name: dense, train: {epochs: 1, lr: 0.1}}\n"
+        "  - {kind: train, name: more, parent: dense, train: {epochs: 1, lr: 0.1}}\n" % (tmp_path / "store")
+    )
+    told = notes()
+    assert told["more"] == ()
+    assert "short sides of 32 to 32 pixels" in told["dense"][0]
+    assert (
+        "made 224 large, some from 9; set data.scale to [0.5, 1] or so, or data.shift with crop and" in told["dense"][0]
+    )
+    for fine in (("data.scale=[0.5,1]",), ("data.shift=4", "data.crop=32", "data.resize=32"), ("data.crop=31",)):
+        assert notes(*fine) == {"dense": (), "more": ()}
+    assert cli.main(["plan", str(file), *(part for one in data for part in ("--set", one))]) == cli.DONE
+    assert "dense: training pictures are small" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_limit_is_what_counts(tmp_path: Path) -> None:
@@ -276,15 +310,11 @@ def test_missing_shards_are_refused(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("setting", "encoded"), [("shift: 1", True), ("crop: 100", False), ("workers: 2", False)])
-def test_settings_that_do_nothing_to_the_pictures_are_refused(tmp_path: Path, setting: str, encoded: bool) -> None:
-    """Before any machine is taken: those for pictures of one shape, and those for encoded ones of any size."""
+@pytest.mark.parametrize("setting", ["crop: 100", "workers: 2"])
+def test_settings_that_do_nothing_to_the_pictures_are_refused(tmp_path: Path, setting: str) -> None:
+    """Before any machine is taken: those for encoded ones of any size."""
     where = tmp_path / "shards"
     settings, problems = loaded(tmp_path, (f"{{shards: {where}}}", f"{{shards: {where}, {setting}}}"))
-    if encoded:
-        known = Folder(str(where)).read_json("manifest.json")
-        known["splits"] = {split: entry | {"format": "jpeg"} for split, entry in known["splits"].items()}
-        Folder(str(where)).write_json("manifest.json", known)
     with pytest.raises(ConfigError) as caught:
         planning.make(settings, problems)
     (found,) = caught.value.problems

@@ -15,9 +15,10 @@ from torchvision.transforms import functional as F
 from dualprune.stages.data.format import DataError, check_settings, digest, read_manifest
 from dualprune.stages.data.make.index import index
 from dualprune.stages.data.read import device
+from dualprune.stages.data.read.decoding import Header
 from dualprune.stages.data.read.device import Decoder, Jpeg, packed
 from dualprune.stages.data.read.memory import open_split
-from dualprune.stages.data.read.pictures import Header, crop_box, flipped, training_crop, uniforms
+from dualprune.stages.data.read.pictures import crop_box, flipped, training_crop, uniforms
 from dualprune.stages.data.read.stream import IGNORED, Stream
 from dualprune.stages.kinds.job import key_material
 from dualprune.stages.settings.spec import Data, TrainSpec

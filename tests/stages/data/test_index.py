@@ -15,7 +15,8 @@ import pytest
 
 from dualprune.stages.data.format import DataError, digest, read_manifest
 from dualprune.stages.data.format import labels as classes_there
-from dualprune.stages.data.make.index import index, read_index, scan
+from dualprune.stages.data.make.index import index, read_index
+from dualprune.stages.data.make.samples import scan
 from dualprune.stages.files.folder import Folder
 from tests.stages.conftest import jpeg
 
@@ -65,6 +66,19 @@ def test_shards_are_described_where_they_lie(tmp_path: Path) -> None:
     assert rows[:, 3].tolist() == [*range(7), 0, *range(4)]
     for shard, offset, size, _ in rows:
         assert (there / f"train-{shard}.tar").read_bytes()[offset : offset + size] == PICTURE
+
+
+def test_the_sides_of_pictures_are_noted(tmp_path: Path) -> None:
+    """Of some of train's, the least, the median and the largest: no part of the digest. What can't be read has none."""
+    there = plain(tmp_path / "there")
+    sizes = [(30, 9), (12, 40), (50, 50)]
+    data = [jpeg(*size, 0, kind=kind) for size, kind in zip(sizes, ("JPEG", "PNG", "JPEG"), strict=True)]
+    members = [m for n, one in enumerate([*data, b"bad"]) for m in ((f"{n}.jpg", one), (f"{n}.cls", b"3"))]
+    (there / "train-0.tar").write_bytes(tar(members))
+    where = patterns(there) | {"train": f"{there}/train-0.tar"}
+    manifest = index(str(tmp_path / "here"), "sides", where)
+    assert manifest["short_sides"] == [9, 12, 50]
+    assert digest(manifest) == digest({**manifest, "short_sides": None})
 
 
 def test_the_digest_is_of_what_shards_hold_and_not_of_where(tmp_path: Path) -> None:
@@ -147,6 +161,14 @@ def test_other_members_and_long_names_are_no_trouble() -> None:
     members = [*sample("d/" + "n" * 200), ("d/readme", b"x"), ("k.json", b"{}"), *sample("k", " 5\n")]
     rows, bad = scan(io.BytesIO(tar(members)), 0)
     assert rows[:, 3].tolist() == [3, 5]
+    assert bad == {}
+
+
+def test_what_macos_puts_into_a_tar_file_is_passed_over() -> None:
+    """AppleDouble files are named for those that they are beside, and hold no picture."""
+    beside = [(name, b"\0\5\x16\7") for name in ("./._k.jpg", "./._k.cls", "__MACOSX/._k.jpg", "./.DS_Store")]
+    rows, bad = scan(io.BytesIO(tar([*beside, *sample("./k")])), 0)
+    assert rows[:, 3].tolist() == [3]
     assert bad == {}
 
 

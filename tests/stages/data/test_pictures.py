@@ -18,10 +18,10 @@ from PIL import Image
 from torchvision.transforms import functional as F
 from torchvision.transforms import v2
 
-from dualprune.stages.data.read import pictures
+from dualprune.stages.data.read import decoding
+from dualprune.stages.data.read.decoding import BadPicture
 from dualprune.stages.data.read.pictures import (
     OTHER,
-    BadPicture,
     augmented,
     central_crop,
     crop_box,
@@ -127,7 +127,7 @@ def test_a_large_crop_is_decoded_at_reduced_scale(monkeypatch: pytest.MonkeyPatc
 
     random = uniforms(0, 0, np.arange(1))[0]
     exact = np.asarray(F.resized_crop(pil(data), *crop_box(1200, 1600, whole, RATIO, random), [100, 100]))
-    monkeypatch.setattr(pictures.simplejpeg, "decode_jpeg", noted)
+    monkeypatch.setattr(decoding.simplejpeg, "decode_jpeg", noted)
     got = random_crop(data, 100, whole, RATIO, False, random, 1 << 22)
     assert 100 <= decoded[0].shape[0] <= 300
     assert np.abs(got.transpose(1, 2, 0).astype(int) - exact).mean() < 2

@@ -34,7 +34,7 @@ from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.objectives.mix import mixed
 from dualprune.stages.settings.spec import Data, Mix
 from dualprune.stages.training.stage import run_stage
-from tests.stages.conftest import MakeTask, jpegs
+from tests.stages.conftest import MakeTask, jpeg, jpegs
 from tests.stages.data.test_pictures import pil
 from tests.stages.training.test_stage import FILES, quiet
 
@@ -145,6 +145,7 @@ def test_a_resumed_epoch_goes_on_bit_for_bit(url: str, workers: int, window: int
 def test_worker_processes_stay_from_epoch_to_epoch(url: str) -> None:
     """A pass that was left before its end does not hold the next one up, and leaves nothing in it."""
     stream = opened(url, workers=2)
+    others = set(psutil.Process().children())
     found = []
     for epoch in range(3):
         batches = stream.epoch(parts(stream.order(epoch)), epoch)
@@ -152,12 +153,12 @@ def test_worker_processes_stay_from_epoch_to_epoch(url: str) -> None:
             next(batches)
         else:
             assert same(list(batches), list(opened(url).epoch(parts(stream.order(epoch)), epoch)))
-        found.append(sorted(child.pid for child in psutil.Process().children()))
+        found.append({*psutil.Process().children()} - others)
     assert found[0] == found[1] == found[2]
     assert len(found[0]) == 2
     del batches, stream
     gc.collect()
-    assert not psutil.Process().children()
+    assert not {*psutil.Process().children()} & found[0]
 
 
 def test_pictures_are_normalised_and_of_the_right_labels(url: str) -> None:
@@ -173,10 +174,43 @@ def test_pictures_are_normalised_and_of_the_right_labels(url: str) -> None:
 def test_settings_for_the_other_kind_of_pictures_are_refused(url: str, shards: str) -> None:
     check_settings(url, read_manifest(url), settings())
     check_settings(shards, read_manifest(shards), Data(source="digits", shift=1))
-    with pytest.raises(DataError, match=r"data\.shift is for pictures of one shape"):
-        check_settings(url, read_manifest(url), settings(shift=1))
+    check_settings(url, read_manifest(url), settings(shift=1))
+    for other, why in (("scale", [0.5, 1]), ("ratio", [1, 1])):
+        with pytest.raises(DataError, match=rf"data\.shift moves pictures.*: leave it or data\.{other} out"):
+            check_settings(url, read_manifest(url), settings(shift=1, **{other: why}))
+    with pytest.raises(DataError, match=r"data\.shift is done on the CPU alone: leave it or data\.decode out"):
+        check_settings(url, read_manifest(url), settings(shift=1, decode="device"))
     with pytest.raises(DataError, match=r"data\.workers is for pictures encoded"):
         check_settings(shards, read_manifest(shards), Data(source="digits", workers=2))
+
+
+def test_pictures_of_one_size_are_shifted_as_those_of_one_shape_are(tmp_path: Path) -> None:
+    """Each is a crop of the picture in a black frame, the same ones in any worker; evaluation has it as it is."""
+    samples = [(jpeg(20, 20, number, kind="PNG"), number % 3) for number in range(60)]
+    url, sizes = written(tmp_path, samples), {"crop": 20, "resize": 20, "shift": 3}
+    order = np.arange(60)
+    ((x, _),) = opened(url, **sizes, flip=False).epoch([order], 1)
+    found = set()
+    for number, picture in enumerate((x * 255).round().to(torch.uint8)):
+        framed = F.pad(torch.from_numpy(np.array(pil(samples[number][0]))).permute(2, 0, 1), (3, 3, 3, 3))
+        places = [
+            (down, across)
+            for down in range(7)
+            for across in range(7)
+            if torch.equal(framed[:, down : down + 20, across : across + 20], picture)
+        ]
+        assert len(places) == 1
+        found.add(places[0])
+    assert len(found) > 25
+    assert {down for down, _ in found} == {across for _, across in found} == set(range(7))
+    ((mirrored, _),) = opened(url, **sizes).epoch([order], 1)
+    flips = [not torch.equal(one, other) for one, other in zip(x, mirrored, strict=True)]
+    assert all(torch.equal(x[n].flip(2) if flip else x[n], mirrored[n]) for n, flip in enumerate(flips))
+    assert 15 < sum(flips) < 45
+    apart = torch.cat([y for y, _ in opened(url, **sizes, workers=2).epoch(np.array_split(order, 7), 1)])
+    assert torch.equal(apart, mirrored)
+    ((plain, _),), ((same_, _),) = (opened(url, **some).evaluation([order]) for some in (sizes, sizes | {"shift": 0}))
+    assert torch.equal(plain, same_)
 
 
 def test_a_mirrored_picture_of_one_shape(shards: str) -> None:
