@@ -204,7 +204,7 @@ def test_a_stopped_job(cluster: Cluster, submit: list[str], tmp_path: Path) -> N
     assert code == 130, "\n".join(log)
     assert "stopped; the same command goes on from what is saved" in log
     assert "Traceback" not in "\n".join(log)
-    of_the_job = ("RayTrainWorker", "TrainController", "dualprune.pipeline.cli.main", "JobSupervisor")
+    of_the_job = ("RayTrainWorker", "TrainController", "dualprune run", "JobSupervisor")
     wait(
         lambda: not [title for _, title in marked(cluster.mark) if any(name in title for name in of_the_job)],
         lambda: str(marked(cluster.mark)),

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dualprune.pipeline.codes import DONE, FAILED
-from dualprune.pipeline.config.problems import ConfigError
+from dualprune.pipeline.config.problems import ConfigError, argued
 from dualprune.stages.data.format import MANIFEST, SPLITS, DataError
 from dualprune.stages.data.make.names import is_systems
+from dualprune.stages.files import urls
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.settings.base import without_password
 
 if TYPE_CHECKING:
     from dualprune.stages.data.make.convert import Options
@@ -83,7 +83,7 @@ def add(verbs: Any) -> None:
     shards.add_argument("--no-check", action="store_true", default=None, help=text)
     shards.add_argument("--processes", metavar="N", type=_whole, help="at work at a time (default: one a core)")
     text = "for mnist and cifar10: where their files are (default: download them)"
-    shards.add_argument("--folder", metavar="PATH", help=text)
+    shards.add_argument("--folder", metavar="PATH", type=argued(urls.local), help=text)
     verify = verbs.add_parser("verify", help=VERIFY, description=VERIFY)
     text = "the folder that `shards` or `index` wrote, or its URL"
     verify.add_argument("shards", metavar="SHARDS", type=_place, help=text)
@@ -108,13 +108,7 @@ _whole = _number(1, float("inf"), int, "a whole number above 0")
 _natural = _number(0, float("inf"), int, "a whole number, 0 or more,")
 _quality = _number(1, 100, int, "a quality between 1 and 100")
 _share = _number(0, 1, float, "a share between 0 and 1")
-
-
-def _place(given: str) -> str:
-    try:
-        return without_password(given)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"the URL {error}") from None
+_place = argued(urls.checked)
 
 
 def _split(given: str) -> tuple[str, str]:
@@ -131,7 +125,6 @@ def _shards(options: argparse.Namespace, console: Console) -> int:
     from dualprune.stages.data.make.convert import convert
 
     try:
-        _check_urls(options)
         from_files = [name for name in SOURCES if name != "digits"]
         if options.folder is not None and options.source not in from_files:
             why = "come along" if options.source in SOURCES else "is a folder itself"
@@ -196,7 +189,6 @@ def _index(options: argparse.Namespace, console: Console) -> int:
     from dualprune.stages.data.make.index import index, noted
 
     try:
-        _check_urls(options)
         found = _places(options)
         trees = [place for place in found.values() if not place.endswith(".tar")]
         if trees:
@@ -315,15 +307,6 @@ def _pattern(split: str, own: list[str], names: list[str], source: str) -> str:
 
 def _unclear(file: str, choice: str) -> str:
     return f"{file} may be of {choice}, by its name; say which shards are whose with `--split NAME=PATTERN`"
-
-
-def _check_urls(options: argparse.Namespace) -> None:
-    """Raise DataError for a URL of no filesystem that is known."""
-    for place in (options.source, options.dest, *(place for _, place in options.split)):
-        try:
-            Folder(place)
-        except ValueError as error:
-            raise DataError(f"{place} is no folder's URL: {error}") from None
 
 
 def _make(dest: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -18,7 +19,7 @@ import dualprune
 from dualprune.pipeline import dag
 from dualprune.pipeline.codes import DONE, FAILED, STOPPED
 from dualprune.pipeline.config.load import Top, find, load
-from dualprune.pipeline.config.problems import ConfigError, Problems
+from dualprune.pipeline.config.problems import ConfigError, Problems, argued
 from dualprune.pipeline.config.yamlfile import Path as Place
 from dualprune.stages.settings.spec import Data
 
@@ -57,8 +58,17 @@ def _verb(verbs: Any, name: str, command: Callable[..., int], text: str) -> argp
 def _reached(verb: argparse.ArgumentParser) -> None:
     there = os.environ.get(ADDRESS)
     text = f"of the cluster's dashboard, http://HOST:8265; by default what {ADDRESS} says"
-    verb.add_argument("--address", metavar="URL", default=there, required=there is None, help=text)
+    verb.add_argument(
+        "--address", metavar="URL", type=argued(_dashboard), default=there, required=there is None, help=text
+    )
     verb.set_defaults(known=there)
+
+
+def _dashboard(given: str) -> str:
+    """An address of a dashboard. Raises ValueError for a URL that is cut short or is of something else."""
+    if ":/" in given and not re.match("https?://[^/]", given):
+        raise ValueError(f"{given} is no address of a Ray dashboard, which reads http://HOST:8265")
+    return given
 
 
 def _submit(options: argparse.Namespace, console: Console) -> int:

@@ -21,6 +21,7 @@ from dualprune.pipeline.cli import jobs as jobscli
 from dualprune.pipeline.cli import store as storecli
 from dualprune.pipeline.codes import BAD_INPUT, DONE, FAILED, STOPPED, TERMINATED
 from dualprune.pipeline.config.load import Config, Top, load
+from dualprune.pipeline.config.overrides import spread
 from dualprune.pipeline.config.problems import ConfigError, Problems
 from dualprune.pipeline.config.smoke import smoke
 from dualprune.pipeline.config.yamlfile import Path as Place
@@ -38,7 +39,7 @@ from dualprune.stages.settings.spec import Data
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(spread(sys.argv[1:] if arguments is None else arguments))
     console = Console(stderr=bool(getattr(options, "json", False)))
     terminated = threading.Event()
     try:
@@ -142,7 +143,7 @@ def _configured(verb: argparse.ArgumentParser) -> None:
         metavar="A.B=C",
         action="append",
         default=[],
-        help="override a setting, such as cluster.workers=1 or stages.NAME.retrain.epochs=3; may be repeated",
+        help="override a setting, such as cluster.workers=1 or stages.NAME.retrain.epochs=3; several may follow",
     )
     verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
 

@@ -17,13 +17,14 @@ from rich.table import Table
 
 from dualprune.pipeline import dag
 from dualprune.pipeline.config import load as config
-from dualprune.pipeline.config.problems import ConfigError
+from dualprune.pipeline.config.problems import ConfigError, argued
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.store import garbage, inventory
 from dualprune.pipeline.store.inventory import Entry
 from dualprune.pipeline.store.locks import Holder, living
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import Damaged, read
+from dualprune.stages.files import urls
 
 DONE, DAMAGED = 0, 1
 
@@ -46,11 +47,13 @@ def add(verbs: Any) -> None:
             verb.add_argument("configs", metavar="CONFIG", nargs="+", help="what is needed by any of these stays")
             verb.add_argument("--yes", action="store_true", help="don't ask")
             text = (
-                "a setting that the runs were given, such as cluster.workers=1; of one setting the last value counts: "
+                "a setting that the runs were given, such as cluster.workers=1; several may follow; of one setting the "
+                "last value counts: "
             )
             text += "what ran with another value, such as another seed, is not kept"
             verb.add_argument("--set", metavar="A.B=C", action="append", default=[], help=text)
-        verb.add_argument("--store", metavar="URL", default="./runs", help="folder or fsspec URL (default: ./runs)")
+        text = "folder or fsspec URL (default: ./runs)"
+        verb.add_argument("--store", metavar="URL", type=argued(urls.checked), default="./runs", help=text)
         verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
         verb.set_defaults(command=command)
 

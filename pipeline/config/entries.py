@@ -16,11 +16,12 @@ from pydantic import ValidationError
 
 from dualprune.pipeline.blame import origin
 from dualprune.pipeline.choices.base import Replace, Search, Select, shrunk
-from dualprune.pipeline.config.problems import Problems, explained, like
+from dualprune.pipeline.config.problems import Problems, brief, explained, like
 from dualprune.pipeline.config.recipes import expand
 from dualprune.pipeline.config.yamlfile import Path
 from dualprune.pipeline.dag import Work, cycle, in_order, trained
 from dualprune.stages.kinds.table import KINDS, parse
+from dualprune.stages.objectives.table import OBJECTIVES
 from dualprune.stages.settings.base import Settings, SpecError
 from dualprune.stages.settings.spec import Model, PruneSpec, StageSpec
 
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 STAGE_OWN = ("name", "parent", "teacher", "ladder", "beam", "search")
 """What a stage's entry says beside its settings; `teacher` is what `distill` learns from, if not the parent."""
 
-STAGE_WIDE = tuple(StageSpec.model_fields)
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}"
+"""What a stage or a run can be named: files are named for it."""
+
+STAGE_WIDE = tuple(name for name in StageSpec.model_fields if name != "kind")
 """Settings of a stage that may be given once for all of them."""
 
 CHOICES: dict[str, type[Select | Replace]] = {"select": Select, "replace": Replace}
@@ -68,7 +72,9 @@ def stages(raw: dict[str, Any], problems: Problems) -> list[Stage]:
     def taken(name: str, number: int) -> bool:
         """Whether a name is another entry's already; noted if so."""
         if name in numbers:
-            problems.add(("stages", number, "name"), f"there is a stage {name!r} already, stages[{numbers[name]}]")
+            problems.add(
+                ("stages", number, "name"), f"there is a stage {brief(name)!r} already, stages[{numbers[name]}]"
+            )
         return name in numbers
 
     for number, entry in enumerate(given):
@@ -77,8 +83,11 @@ def stages(raw: dict[str, Any], problems: Problems) -> list[Stage]:
             problems.add(at, "a stage is a mapping with `name` and `kind`")
             continue
         name = entry.get("name")
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            problems.add((*at, "name"), f"a name of letters, digits, '.', '_' and '-' is needed, not {name!r}")
+        if not isinstance(name, str) or not re.fullmatch(NAME, name):
+            problems.add(
+                (*at, "name"),
+                f"a name of up to 200 letters, digits, '.', '_' and '-' is needed, not {brief(repr(name))}",
+            )
             entry = {**entry, "name": f"[{number}]"}
         near = get_close_matches("kind", [key for key in entry if isinstance(key, str)], n=1)
         if near and "kind" not in entry:
@@ -104,7 +113,9 @@ def stages(raw: dict[str, Any], problems: Problems) -> list[Stage]:
         for role, parent in zip(_roles(entry), of, strict=False):
             if parent not in parents and parent not in aliases:
                 known = [known for known in (*parents, *aliases) if known != name]
-                problems.add(("stages", numbers[name], *role), f"there is no stage {parent!r}{like(parent, known)}")
+                problems.add(
+                    ("stages", numbers[name], *role), f"there is no stage {brief(parent)!r}{like(parent, known)}"
+                )
     loop = cycle({name: tuple(p for p in of if p in parents) for name, of in parents.items()})
     if loop:
         problems.add(("stages", numbers[loop[0]], "parent"), f"the stages form a cycle: {' -> '.join(loop)}")
@@ -127,18 +138,12 @@ def _roles(entry: dict[str, Any]) -> list[Path]:
 
 def _parents(entry: dict[str, Any], at: Path, problems: Problems) -> tuple[str, ...]:
     """The parent and, if there is one, the teacher, or those to choose from; what is wrong with them is noted."""
-    if entry.get("kind") in CHOICES:
-        given = entry.get("parents")
-        names = given if isinstance(given, list) and all(isinstance(name, str) for name in given) else []
-        if len(names) < 2 or len(set(names)) < len(names):
-            text = f"a list of two or more different stages to choose from is needed, not {given!r}"
-            problems.add((*at, "parents"), text)
-            return ()
-        return tuple(names)
+    if entry.get("kind") in list(CHOICES):  # whatever stands there, a mapping too
+        return _candidates(entry.get("parents"), (*at, "parents"), problems)
     given = {role: entry.get(role) for role in ("parent", "teacher")}
     for role, name in given.items():
         if name is not None and not isinstance(name, str):
-            problems.add((*at, role), f"the name of a stage is needed, not {name!r}")
+            problems.add((*at, role), f"the name of a stage is needed, not {brief(repr(name))}")
             given[role] = None
     if entry.get("kind") in ("prune", "quantize") and entry.get("parent") in (None, ""):
         problems.add(at, f"a {entry['kind']} needs a `parent`: the stage whose network it starts from")
@@ -147,6 +152,19 @@ def _parents(entry: dict[str, Any], at: Path, problems: Problems) -> tuple[str, 
     if not given["parent"]:
         return ()
     return (given["parent"], given["teacher"]) if given["teacher"] else (given["parent"],)
+
+
+def _candidates(given: Any, at: Path, problems: Problems) -> tuple[str, ...]:
+    """Those that a choice is made from; none, and problems noted, where they are not sound."""
+    names = given if isinstance(given, list) else []
+    wrong = [(number, name) for number, name in enumerate(names) if not isinstance(name, str)]
+    for number, name in wrong:
+        problems.add((*at, number), f"the name of a stage is needed, not {brief(repr(name))}")
+    if not wrong and (len(names) < 2 or len(set(names)) < len(names)):
+        text = f"a list of two or more different stages to choose from is needed, not {brief(repr(given))}"
+        problems.add(at, text)
+        return ()
+    return () if wrong else tuple(names)
 
 
 def _work(entry: dict[str, Any], wide: dict[str, Any], number: int, problems: Problems, own: bool) -> Work | None:
@@ -169,7 +187,8 @@ def _work(entry: dict[str, Any], wide: dict[str, Any], number: int, problems: Pr
         return spec
     if not isinstance(entry["search"], dict):
         problems.add(
-            (*at, "search"), f"a mapping with `tolerance`, `trials` and `most` is needed, not {entry['search']!r}"
+            (*at, "search"),
+            f"a mapping with `tolerance`, `trials` and `most` is needed, not {brief(repr(entry['search']))}",
         )
         return None
     if spec is None:
@@ -197,7 +216,7 @@ def _model(entry: dict[str, Any], wide: Any, at: Path, problems: Problems) -> di
         return {}
     own = entry.get("model")
     if isinstance(own, dict) and own.get("weights") is not None:
-        text = f"are what a stage without a parent starts from, and this one starts from {entry['parent']}"
+        text = f"are what a stage without a parent starts from, and this one starts from {brief(str(entry['parent']))}"
         problems.add((*at, "model", "weights"), text)
     if "model" in entry or not isinstance(wide, dict):
         return {}
@@ -219,14 +238,19 @@ def _checked(
 def _spec(settings: dict[str, Any], own: set[str], number: int, problems: Problems) -> StageSpec | None:
     at, kind = ("stages", number), settings.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        problems.add((*at, "kind"), f"must be one of {', '.join((*KINDS, 'select'))}, not {kind!r}")
+        problems.add((*at, "kind"), f"must be one of {', '.join((*KINDS, 'select'))}, not {brief(repr(kind))}")
         return None
     try:
-        return parse(settings)
+        spec = parse(settings)
     except ValidationError as error:
         for inner, text in explained(error, KINDS[kind].settings, also=STAGE_OWN):
             problems.add((*at, *inner) if text == "is missing" or not inner else _place(number, own, inner), text)
         return None
+    if spec.objective not in OBJECTIVES:
+        text = f"must be one of {', '.join(OBJECTIVES)}, not {brief(repr(spec.objective))}"
+        problems.add(_place(number, own, ("objective",)), text)
+        return None
+    return spec
 
 
 def _targets(stage: Stage, problems: Problems) -> None:

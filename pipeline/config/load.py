@@ -6,6 +6,7 @@ that does not say it itself.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from dualprune.pipeline.config import entries, overrides
-from dualprune.pipeline.config.entries import STAGE_WIDE, Stage
-from dualprune.pipeline.config.problems import ConfigError, Problems, explained, like
-from dualprune.pipeline.config.yamlfile import Path, parse
+from dualprune.pipeline.config.entries import NAME, STAGE_WIDE, Stage
+from dualprune.pipeline.config.problems import ConfigError, Problems, brief, explained, like
+from dualprune.pipeline.config.yamlfile import Path, decoded, parse
 from dualprune.stages.settings.base import Settings, Url
 from dualprune.stages.settings.spec import Data, Engine
 
@@ -43,7 +44,7 @@ def _workers(value: Any) -> Any:
     if isinstance(value, dict | Workers):
         return value
     if type(value) is not int or value < 1:
-        raise ValueError(f"must be a number from 1 on, or {{min, max}}, not {value!r}")
+        raise ValueError(f"must be a number from 1 on, or {{min, max}}, not {brief(repr(value))}")
     return Workers(min=value, max=value)
 
 
@@ -93,7 +94,7 @@ class Monitor(Settings):
 class Top(Settings):
     """Everything in a file but its stages and what holds for all of them."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=f"^{NAME}$")
     """Of the run: names its logs and its W&B group."""
     store: Url = "./runs"
     """Folder or fsspec URL of artefacts and shards; and of logs, which beside a bucket are in `./dualprune-logs`."""
@@ -115,13 +116,15 @@ class Config:
 
 def find(name: str) -> FilePath:
     """A file by path, or a recipe by name. Raises ConfigError."""
-    path = FilePath(name)
-    if path.is_file():
-        return path
-    if (RECIPES / f"{name}.yaml").is_file():
-        return RECIPES / f"{name}.yaml"
+    for path in (FilePath(name), RECIPES / f"{name}.yaml"):
+        try:
+            if path.is_file():
+                return path
+        except OSError as error:
+            raise ConfigError(brief(name), [f"can't be read: {error.strerror}"]) from None
     known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
-    raise ConfigError(name, [f"there is no such file, and no such recipe (recipes: {', '.join(known)})"])
+    there = "this is no regular file" if FilePath(name).exists() else "there is no such file"
+    raise ConfigError(brief(name), [f"{there}, and no such recipe (recipes: {', '.join(known)})"])
 
 
 Outside = Callable[["Top | None", dict[Path, Data], "Problems"], None]
@@ -134,26 +137,44 @@ def load(name: str, sets: list[str] | None = None, outside: Outside | None = Non
     problems found later go to the returned `Problems`, for the same kind of message. `outside` is
     asked, if there are problems, what else is wrong around the file, so that all is said at once.
     """
+    _check_here(name)
     path = find(name)
     try:
-        raw, lines = parse(path.read_text(encoding="utf-8"), str(path))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raw, lines = parse(decoded(path.read_bytes()), str(path))
+    except OSError as error:
+        raise ConfigError(str(path), [f"can't be read: {error.strerror}"]) from None
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path.name}:{mark.line + 1}: " if mark else ""
         raise ConfigError(str(path), [f"{where}{getattr(error, 'problem', None) or error}"]) from None
     if not isinstance(raw, dict):
         raise ConfigError(str(path), ["the file: a mapping is needed, with `name` and `stages`"])
-    named: dict[Path, str] = {}
-    for override in sets or []:
-        named[overrides.apply(raw, override)] = f"--set {override}"
+    named = {overrides.apply(raw, override): f"--set {brief(override)}" for override in sets or []}
     problems = Problems(str(path), lines, named)
+    return checked(raw, problems, outside), problems
+
+
+def _check_here(name: str) -> None:
+    """Raise ConfigError for a working directory that is gone, or that Ray can't take."""
+    try:
+        os.getcwd().encode()
+    except FileNotFoundError:
+        raise ConfigError(brief(name), ["the folder that this is called in is gone; change to another"]) from None
+    except UnicodeEncodeError:
+        raise ConfigError(
+            brief(name), ["the folder that this is called in has a name that is no UTF-8, which Ray can't take"]
+        ) from None
+
+
+def checked(raw: dict[str, Any], problems: Problems, outside: Outside | None = None) -> Config:
+    """The settings that a file's values are. Raises ConfigError with all problems that there are."""
     top = _top(raw, problems)
     stages = entries.stages(raw, problems)
     if problems.found and outside is not None:
         outside(top, _data(raw), problems)
     problems.stop()
     assert top is not None
-    return Config(str(path), top, tuple(stages), lines), problems
+    return Config(problems.file, top, tuple(stages), problems.lines)
 
 
 def _data(raw: dict[str, Any]) -> dict[Path, Data]:
@@ -175,7 +196,7 @@ def _top(raw: dict[str, Any], problems: Problems) -> Top | None:
     known = [*Top.model_fields, *STAGE_WIDE, "stages"]
     for key in raw:
         if key not in known:
-            problems.add((key,), f"unknown setting{like(str(key), known)}")
+            problems.add((key,), f"unknown setting{like(key, known)}")
     try:
         return Top.model_validate(own)
     except ValidationError as error:

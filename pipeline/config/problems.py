@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path as FilePath
 from typing import Any, get_args
 
@@ -25,15 +26,34 @@ EXAMPLES = {
     **dict.fromkeys(("train", "retrain", "centroids"), "{epochs: 5, lr: 1e-3}"),
 }
 """What can stand where a mapping is needed."""
+LONGEST = 4000
+"""Characters of a problem: lists of tensors are told as they are."""
+
+
+def brief(text: str, most: int = 80) -> str:
+    """A text of at most about `most` characters, whatever a user gave: a long one without its middle."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-(most // 4) :]}"
 
 
 class ConfigError(ValueError):
     """What is wrong with a configuration: one line a problem, each with its place."""
 
     def __init__(self, path: str, problems: list[str]) -> None:
-        self.problems = list(dict.fromkeys(problems))
+        self.problems = [brief(problem, LONGEST) for problem in dict.fromkeys(problems)]
         count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
         super().__init__(f"{path}: {count}\n" + "\n".join(f"  {problem}" for problem in self.problems))
+
+
+def argued(check: Callable[[str], str]) -> Callable[[str], str]:
+    """A check of a value that raises ValueError, as the type of an argument of the command line."""
+
+    def checked(given: str) -> str:
+        try:
+            return check(given)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return checked
 
 
 class Problems:
@@ -49,7 +69,7 @@ class Problems:
 
     def place(self, path: Path) -> str:
         """`file.yaml:12: stages[2].rate`, from the deepest part of the path that the file has."""
-        dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+        dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{brief(part)}" for part in path).removeprefix(".")
         for override, said in reversed(list(self.overrides.items())):
             if path[: len(override)] == override or (path not in self.lines and override[: len(path)] == path):
                 return f"{said}: {dotted}"
@@ -70,7 +90,7 @@ def explained(error: ValidationError, model: type[Settings], also: tuple[str, ..
     for entry in error.errors(include_url=False):
         # What is wrong with a mapping's key itself is said at the key.
         value, path = entry["input"], tuple(part for part in entry["loc"] if part != "[key]")
-        shown = "" if isinstance(value, dict | list) else f", not {value!r}"
+        shown = "" if isinstance(value, dict | list) else f", not {brief(repr(value))}"
         if entry["type"] == "extra_forbidden":
             known = [*_fields(model, path[:-1]), *(also if len(path) == 1 else ())]
             kinds = [name for name, kind in KINDS.items() if path[0] in kind.settings.model_fields]
@@ -91,6 +111,10 @@ def explained(error: ValidationError, model: type[Settings], also: tuple[str, ..
             last = next((part for part in reversed(path) if isinstance(part, str)), model.__name__.lower())
             example = EXAMPLES.get(last)
             text = f"a mapping is needed{f', such as {example}' if example else ''}{shown}"
+        elif entry["type"] == "string_type" and isinstance(value, bool | int | float):
+            text = f"text is needed{shown}; put it in quotes"
+        elif entry["type"] == "int_type" and isinstance(value, float) and value.is_integer():
+            text = f"must be a whole number{shown}; write {brief(str(int(value)))}"
         else:
             text = entry["msg"].removeprefix("Input ").replace("should ", "must ").replace(" after validation", "")
             text += shown
@@ -104,8 +128,8 @@ def explained(error: ValidationError, model: type[Settings], also: tuple[str, ..
 def _no_set(name: str, known: list[str]) -> str:
     """Why a set can't be had in a stage that knows others."""
     if name in SETS:
-        return f"{name!r} is for quantize stages, and this is of another kind; there are {', '.join(known)}"
-    return f"there is no set {name!r}{like(name, known)}"
+        return f"{brief(name)!r} is for quantize stages, and this is of another kind; there are {', '.join(known)}"
+    return f"there is no set {brief(name)!r}{like(name, known)}"
 
 
 def _fields(model: Any, path: Path) -> list[str]:
@@ -120,5 +144,7 @@ def _fields(model: Any, path: Path) -> list[str]:
 
 
 def like(name: str, known: list[str]) -> str:
+    """What was probably meant by a name, or else all that there are."""
+    known = [brief(one) for one in known]
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else (f"; there are {', '.join(known)}" if known else "")

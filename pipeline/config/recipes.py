@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from dualprune.pipeline.choices.base import Metric
-from dualprune.pipeline.config.problems import Problems, explained
+from dualprune.pipeline.config.problems import Problems, brief, explained
 from dualprune.pipeline.config.yamlfile import Path
 from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.settings.base import Settings
@@ -64,7 +64,9 @@ def expand(entry: dict[str, Any], at: Path, problems: Problems) -> Expanded | No
         problems.add(at, "an entry has one of `ladder`, `beam` and `search`")
         return None
     if rest.get("kind") not in ("prune", "quantize"):
-        problems.add((*at, "kind"), f"a ladder or a beam is of prune or quantize stages, not {rest.get('kind')!r}")
+        problems.add(
+            (*at, "kind"), f"a ladder or a beam is of prune or quantize stages, not {brief(repr(rest.get('kind')))}"
+        )
         return None
     try:
         if "ladder" in entry:

@@ -1,37 +1,57 @@
-"""YAML with places: values, and the line that each of them stands on. Duplicate keys are refused."""
+"""YAML with places: values, and the line that each of them stands on. Duplicate keys are refused.
+
+A key is the text that stands there, whatever it would be as a value; what values are, `scalars.py` says.
+"""
 
 from __future__ import annotations
 
+import codecs
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import yaml
 
+from dualprune.pipeline.config import scalars
+
 Path = tuple[str | int, ...]
 
-
-_MERGE = "tag:yaml.org,2002:merge"
+MOST = 1_000_000
+"""Values in a file, as often as aliases repeat them: a few lines of aliases of aliases can stand for billions."""
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16's, which it begins with
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+"""Byte order marks, and the encodings that they tell of."""
+_SPACES = re.compile("[\\u00a0\\u2000-\\u200b\\u202f\\u3000\\ufeff]")
+"""What looks like a space, or like nothing, and comes with text that was copied from elsewhere."""
+_MERGE = f"{scalars.TAG}merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-3 as a number, as YAML 1.2 does, and refuses a key that is given twice."""
+    """SafeLoader with words as `scalars` reads them, that refuses a key that is given twice and types of its own."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Here and not when values are made: merges have put other mappings' keys in by then.
         node = super().compose_mapping_node(anchor)
-        seen: dict[Any, yaml.Node] = {}
-        for key, _ in node.value:
+        seen: dict[str, yaml.Node] = {}
+        for number, (key, value) in enumerate(node.value):
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.composer.ComposerError(None, None, "a key must be a plain value", key.start_mark)
             if key.tag == _MERGE:
                 continue
-            name = self.construct_object(key)
-            if name in seen:
-                line = seen[name].start_mark.line + 1
+            if key.value in seen:
+                line = seen[key.value].start_mark.line + 1
                 raise yaml.composer.ComposerError(
-                    None, None, f"the key {name!r} was given on line {line} already", key.start_mark
+                    None, None, f"the key {key.value!r} was given on line {line} already", key.start_mark
                 )
-            seen[name] = key
+            seen[key.value] = key
+            # A node of its own: by an anchor the same one may be a value elsewhere.
+            text = yaml.ScalarNode(f"{scalars.TAG}str", key.value, key.start_mark, key.end_mark)
+            node.value[number] = (text, value)
         return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
@@ -49,19 +69,55 @@ class _Loader(yaml.SafeLoader):
         node.value = pairs + own
         super().flatten_mapping(node)
 
+    def construct_undefined(self, node: yaml.Node) -> NoReturn:
+        text = f"there is no type {node.tag.replace(scalars.TAG, '!!')} here; leave it out"
+        raise yaml.constructor.ConstructorError(None, None, text, node.start_mark)
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)$|^[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*)$|^[-+]?\.(inf|Inf)$"
-    ),
-    list("-+0123456789."),
-)
+
+def _read(value: Callable[[str], Any]) -> Callable[[_Loader, yaml.Node], Any]:
+    """A constructor of a word's value; what it can't be, by a `!!int` before it, is told with its place."""
+
+    def construct(loader: _Loader, node: Any) -> Any:
+        try:
+            return value(loader.construct_scalar(node))
+        except ValueError as error:
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
+
+    return construct
+
+
+# None of YAML 1.1's.
+_Loader.yaml_implicit_resolvers = {}
+_Loader.yaml_constructors = {}
+for _tag, _pattern, _first in scalars.KINDS:
+    _Loader.add_implicit_resolver(_tag, _pattern, list(_first))
+for _name, _constructor in (
+    ("bool", _read(scalars.truth)),
+    ("int", _read(scalars.whole)),
+    ("float", _read(scalars.real)),
+    ("null", yaml.SafeLoader.construct_yaml_null),
+    ("str", yaml.SafeLoader.construct_yaml_str),
+    ("seq", yaml.SafeLoader.construct_yaml_seq),
+    ("map", yaml.SafeLoader.construct_yaml_map),
+):
+    _Loader.add_constructor(f"{scalars.TAG}{_name}", _constructor)
+_Loader.add_constructor(None, _Loader.construct_undefined)
+
+
+def decoded(data: bytes) -> str:
+    """A file's text: UTF-8, or what its byte order mark says, as some editors write. Raises yaml.YAMLError."""
+    mark, encoding = next(((mark, name) for mark, name in MARKS if data.startswith(mark)), (b"", "utf-8"))
+    try:
+        return data[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        before = data[len(mark) :][: error.start].decode(encoding, errors="replace")
+        text = f"the byte {error.object[error.start]:#04x} is no {encoding.upper()}; save the file as UTF-8"
+        raise _marked(text, before, len(before)) from None
 
 
 def parse(text: str, name: str) -> tuple[Any, dict[Path, int]]:
     """The value that `text` describes, and the line of each path in it. Raises yaml.YAMLError."""
-    loader = _Loader(text)
+    loader = _loader(text)
     loader.name = name
     try:
         node = loader.get_single_node()
@@ -71,24 +127,53 @@ def parse(text: str, name: str) -> tuple[Any, dict[Path, int]]:
         _places(node, (), lines)
         return loader.construct_document(node), lines
     except (yaml.scanner.ScannerError, yaml.parser.ParserError) as error:
-        mark = error.context_mark
+        mark, at = error.context_mark, error.problem_mark
+        if at is not None and text[at.index : at.index + 1] == "\t":
+            error.problem = "a tab can't stand here; use spaces"
+        if odd := _SPACES.search(text):
+            line = text.count("\n", 0, odd.start()) + 1
+            error.problem = f"{error.problem}; on line {line} stands a space that is none, {odd[0]!a}: type it anew"
         if mark is not None and text[mark.index : mark.index + 1] in ("[", "{", "'", '"'):
             error.problem = f"{error.problem}, in what {text[mark.index]} opened on line {mark.line + 1}"
         raise
-    except (ValueError, RecursionError) as error:
-        # A date that is none, or a mapping that holds itself.
-        raise yaml.YAMLError(str(error)) from None
+    except RecursionError:
+        raise yaml.YAMLError("mappings and lists are nested too deeply, or one holds itself") from None
     finally:
         loader.dispose()
 
 
 def scalar(text: str) -> Any:
-    """The value of one piece of YAML, such as `--set` takes. Raises yaml.YAMLError."""
+    """The value of one piece of YAML, such as `--set` takes. Raises yaml.YAMLError; for a comment too, which nobody
+    means on a command line."""
+    loader = _loader(text)
+    try:
+        node = loader.get_single_node()
+    finally:
+        loader.dispose()
+    rest = text[node.end_mark.index if node is not None else 0 :].strip()
+    if rest:
+        raise yaml.YAMLError(f"{rest} would be left out as a comment; put the value in quotes within quotes: '\"...\"'")
     return parse(text, "")[0]
+
+
+def _loader(text: str) -> _Loader:
+    try:
+        return _Loader(text)
+    except yaml.reader.ReaderError as error:
+        why = f"the character {text[error.position]!a} can't stand in YAML, which is text in UTF-8"
+        raise _marked(why, text, error.position) from None
+
+
+def _marked(problem: str, text: str, index: int) -> yaml.MarkedYAMLError:
+    """An error at a place in a text."""
+    line = text.count("\n", 0, index)
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=yaml.Mark("", index, line, 0, None, 0))
 
 
 def _places(node: yaml.Node, path: Path, lines: dict[Path, int]) -> None:
     lines.setdefault(path, node.start_mark.line + 1)
+    if len(lines) > MOST:
+        raise yaml.YAMLError(f"the file stands for more than {MOST:,} values: are there aliases of aliases?")
     if isinstance(node, yaml.SequenceNode):
         for number, child in enumerate(node.value):
             _places(child, (*path, number), lines)

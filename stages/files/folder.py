@@ -97,6 +97,8 @@ class Folder:
         except ImportError as error:
             hint = "; pip install 'dualprune[s3]' does" if self.url.startswith(("s3:", "s3a:")) else ""
             raise ImportError(f"{error}{hint}") from None
+        except OSError as error:  # some connect at once
+            raise told(error, self.url, local=False) from None
         self.local = isinstance(self.fs, LocalFileSystem)
         self.store = store or self
         self._marked: bool = store is not None and store._marked
@@ -182,9 +184,10 @@ class Folder:
         if self.exists(path):
             return False
         try:
-            self._do(lambda: self.fs.pipe_file(target, data, mode="create" if self._exclusive else "overwrite"))
+            # Somebody else's was there, and may be gone by now; or ours is, and only an answer was lost.
+            with suppress(FileExistsError):
+                self._do(lambda: self.fs.pipe_file(target, data, mode="create" if self._exclusive else "overwrite"))
         except OSError:
-            # Somebody else's is there; or ours is, and only the answer to our first attempt was lost.
             if not self.exists(path):
                 raise
         if not self._exclusive:
@@ -237,9 +240,11 @@ class Folder:
         with suppress(FileNotFoundError):  # another process removes it too
             if self.exists(path):
                 found = self._do(lambda: self.fs.find(self.path(path)))
-                for file in [file for file in found if file.endswith(".json")]:
+                # A name with one of these fsspec takes for a pattern, and would remove what others have.
+                exactly = not self.local and bool(set("*?[") & set(self.path(path)))
+                for file in [file for file in found if exactly or file.endswith(".json")]:
                     self._do(partial(self.fs.rm_file, file))
-                if self.exists(path):
+                if not exactly and self.exists(path):
                     self._do(lambda: self.fs.rm(self.path(path), recursive=True))
 
     def _do(self, call: Callable[[], T]) -> T:

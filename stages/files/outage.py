@@ -33,6 +33,7 @@ _PASSING = {
 _PASSING_NAMES = {
     "ConnectionError",  # Python's, botocore's
     "TimeoutError",
+    "gaierror",  # Python's: a name that no server knows at the moment
     "HTTPClientError",  # botocore's
     "ResponseParserError",
     "ClientConnectionError",  # aiohttp's

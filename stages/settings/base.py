@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from dualprune.stages.files import urls
 
 
 class SpecError(ValueError):
@@ -24,12 +25,7 @@ class Settings(BaseModel):
     )
 
 
-def without_password(url: str) -> str:
-    """The URL, of fsspec's chained ones too. Raises ValueError if it holds a password."""
-    if any(urlsplit(part).password is not None for part in url.split("::")):
-        raise ValueError("holds a password, which would be written to logs and manifests; give it by the environment")
-    return url
-
-
-Url = Annotated[str, AfterValidator(without_password)]
-"""A folder's path or fsspec URL."""
+Url = Annotated[str, AfterValidator(urls.checked)]
+"""A folder's or a file's path, or its fsspec URL."""
+Local = Annotated[str, AfterValidator(urls.local)]
+"""A path on this machine."""

@@ -9,11 +9,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import Self
 
-from dualprune.stages.settings.base import Settings, Url
+from dualprune.stages.files import urls
+from dualprune.stages.settings.base import Local, Settings, Url
 from dualprune.stages.settings.sets import AnySet, Support
+
+
+def _weights(given: str) -> str:
+    """Where weights come from; torchvision's are named, not placed."""
+    return given if given.partition(":")[0] == "torchvision" else urls.checked(given)
 
 
 class Model(Settings):
@@ -23,7 +29,7 @@ class Model(Settings):
     """A name from `stages.models.MODELS`."""
     classes: int = Field(default=10, ge=2)
     """Number of outputs."""
-    weights: Url | None = None
+    weights: Annotated[str, AfterValidator(_weights)] | None = None
     """What a stage without a parent starts from: a state dict (.pth, .th, .safetensors) by path or URL, or
     `torchvision` for that library's default weights, `torchvision:NAME` for others of it."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
@@ -60,13 +66,13 @@ class Data(Settings):
 
     source: Literal["digits", "mnist", "cifar10"] | None = None
     """A data set that dualprune writes as shards itself, once."""
-    folder: str | None = None
+    folder: Local | None = None
     """Where a source's original files lie; without it `mnist` and `cifar10` are downloaded through torchvision."""
     shards: Url | None = None
     """A folder or fsspec URL of shards that were written before, with their manifest.json."""
-    mean: list[float] = Field(default=[0.0])
+    mean: list[float] = Field(default=[0.0], min_length=1)
     """Per channel, or one for all, of pixels in [0, 1]; subtracted first."""
-    std: list[Annotated[float, Field(gt=0)]] = Field(default=[1.0])
+    std: list[Annotated[float, Field(gt=0)]] = Field(default=[1.0], min_length=1)
     """Per channel, or one for all; divided by second."""
     shift: int = Field(default=0, ge=0, le=8)
     """Training pictures are moved by up to this many pixels in each direction, at random. What comes in is black (0
@@ -120,6 +126,8 @@ class Data(Settings):
             raise ValueError("`folder` belongs to `source: mnist` and `source: cifar10`")
         if len(self.mean) != len(self.std):
             raise ValueError(f"`mean` has {len(self.mean)} values and `std` has {len(self.std)}: one per channel each")
+        if not all(0 <= mean <= 1 for mean in self.mean) or max(self.std) > 1:
+            raise ValueError(_of_bytes(self.mean, self.std))
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"`scale` is {self.scale}: two shares of an area, the least first, within (0, 1]")
         if len(self.ratio) != 2 or not 0 < self.ratio[0] <= self.ratio[1]:
@@ -131,6 +139,17 @@ class Data(Settings):
         if self.crop > self.resize:
             raise ValueError(f"`crop` ({self.crop}) is larger than `resize` ({self.resize}), from which it is cut")
         return self
+
+
+def _of_bytes(mean: list[float], std: list[float]) -> str:
+    """What is wrong with a mean and standard deviation that pixels in [0, 1] can't have, and what is probably meant."""
+    text = f"pixels are numbers from 0 to 1 here, which can't have the `mean` {mean} and the `std` {std}"
+    if min(mean) < 0 or max(*mean, *std) > 255:
+        return text
+    # Where only means are of bytes, those were subtracted and nothing was divided by.
+    parts = {"mean": mean, "std": std if max(std) > 1 or set(std) == {1.0} else [255 * value for value in std]}
+    found = (f"{name}: [{', '.join(f'{value / 255:.4g}' for value in values)}]" for name, values in parts.items())
+    return f"{text}; if these are of bytes, 0 to 255, divide them by 255: {', '.join(found)}"
 
 
 AROUND = {"source", "folder", "shards", "workers", "cache", "bad"}
@@ -321,7 +340,7 @@ class QuantizeSpec(StageSpec):
 class Engine(Settings):
     """How a stage's work is carried out. Changing it changes no key and re-runs nothing."""
 
-    zero: Literal[0, 1, 2, 3] | None = None
+    zero: int | None = Field(default=None, ge=0, le=3)
     """DeepSpeed's ZeRO stage. Left out, it is 1, or 0 for a single worker, who shares with nobody, and whose steps are
     faster without."""
     offload: bool = False

@@ -51,7 +51,8 @@ def build_model(settings: Model, device: str = "cpu") -> nn.Module:
         with torch.device(device):
             return MODELS[settings.name](settings.classes)
     except Exception as error:
-        text = f"{settings.name} can't be built: {type(error).__name__}: {error}"
+        reason = str(error).strip().partition("\n")[0]  # torch adds where in its sources it was raised
+        text = f"{settings.name} can't be built: {type(error).__name__}: {reason}"
         raise SpecError([(("model",), text)]) from error
 
 

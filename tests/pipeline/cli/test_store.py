@@ -127,8 +127,8 @@ def test_an_empty_store_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[
     """And one that is not there is bad input, for every command."""
     assert told(capsys, "ls", "--store", str(tmp_path))[0] == f"{tmp_path}: 0 stages, 0 B\n"
     for arguments in (["ls"], ["show", "a"], ["verify"], ["gc", str(config(tmp_path))]):
-        for url in (str(tmp_path / "nowhere"), "nowhere://x"):
-            assert url in told(capsys, *arguments, "--store", url, code=cli.BAD_INPUT)[1]
+        url = str(tmp_path / "nowhere")
+        assert url in told(capsys, *arguments, "--store", url, code=cli.BAD_INPUT)[1]
     assert not (tmp_path / "nowhere").exists()
 
 

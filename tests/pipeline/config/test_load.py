@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from dualprune.pipeline.config.load import RECIPES, Config, load
-from dualprune.pipeline.config.problems import ConfigError
+from dualprune.pipeline.config.problems import ConfigError, brief
 from dualprune.pipeline.config.smoke import smoke
 from dualprune.pipeline.dag import trained
 from dualprune.stages.kinds.table import phases
@@ -270,6 +271,22 @@ def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path, place: 
     assert "pa55word" not in text
 
 
+@pytest.mark.parametrize("url", ["nowhere://x", "s3:/bucket/x"])
+@pytest.mark.parametrize("setting", ["store", "data.shards", "model.weights", "stages[0].data.shards"])
+def test_a_url_that_can_not_be_meant_is_refused_at_its_place(tmp_path: Path, setting: str, url: str) -> None:
+    """Wherever a file has one; what is meant is in `stages.urls`."""
+    of_stage = f"kind: train\n    data: {{shards: '{url}'}}"
+    change = {
+        "store": (f"store: {tmp_path / 'store'}", f"store: '{url}'"),
+        "data.shards": (f"shards: {tmp_path / 'shards'}", f"shards: '{url}'"),
+        "model.weights": ("digits_cnn}", f"digits_cnn, weights: '{url}'}}"),
+        "stages[0].data.shards": ("kind: train", of_stage),
+    }[setting]
+    path = config(tmp_path, change)
+    (found,) = problems(path)
+    assert found.startswith(f"file.yaml:{line(path, url)}: {setting}: {url}")
+
+
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 def test_bad_input_is_refused_with_its_place(tmp_path: Path, bad: Bad) -> None:
     """`file.yaml:LINE: dotted.path: message`, and one mistake gives no messages about other places."""
@@ -353,11 +370,10 @@ def test_masks_bound_grandchildren_through_plain_training(tmp_path: Path) -> Non
     [
         ("name: x\nname: y\n", ":2: ", "the key 'name' was given on line 1 already"),
         ("name: [x\nstages: 1\n", ":2: ", "expected ',' or ']', but got ':', in what [ opened on line 1"),
-        ("name: x\n\tstages: 1\n", ":2: ", "cannot start any token"),
+        ("name: x\n\tstages: 1\n", ":2: ", "a tab can't stand here; use spaces"),
         ("name: x\nstore: *nowhere\n", ":2: ", "undefined alias"),
-        ("name: !!python/name:os.system x\n", ":1: ", "could not determine a constructor"),
+        ("name: !!python/name:os.system x\n", ":1: ", "there is no type !!python/name:os.system here"),
         ("name: x\nstore: {{ store }}\n", ":2: ", ""),
-        ("when: 2024-13-45\n", "", ""),
         ("a: 1\n---\nb: 1\n", ":2: ", "another document"),
         ("a: &a {b: *a}\n", "", ""),
         ("", "", "a mapping is needed"),
@@ -376,6 +392,33 @@ def test_text_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
     """A file of other bytes is bad input."""
     (tmp_path / "file.yaml").write_bytes(b"name: \xff\xfe")
     assert len(problems(tmp_path / "file.yaml")) == 1
+
+
+@pytest.mark.parametrize("folder", [os.fsdecode(b"d\xe9"), "gone"])
+def test_a_folder_that_nothing_can_run_in_is_told(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray can't be started in one whose name is no UTF-8, and tries three times; one that is gone has no paths."""
+    path = config(tmp_path)
+    (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / folder)
+    if folder == "gone":
+        (tmp_path / folder).rmdir()
+    assert "the folder that this is called in" in problems(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("x" * 5000, "File name too long"), ("pipe", "no regular file"), ("shut", "Permission denied")]
+)
+def test_what_is_no_file_of_settings_is_told(
+    name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that no file can have, a pipe as of `<(...)`, which can't be read twice, and a file that can't be read."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    Path("shut").touch(0o000)
+    if name == "shut" and os.access("shut", os.R_OK):
+        monkeypatch.setattr(Path, "read_bytes", lambda path: os.open("/proc/nothing", os.O_RDONLY))
+        words = "No such file"
+    assert words in problems(Path(name))[0]
 
 
 def test_every_recipe_loads_by_name() -> None:
@@ -476,7 +519,15 @@ def test_a_later_override_wins(tmp_path: Path) -> None:
         ("cluster.workers", "must read a.b=value"),
         ("=3", "must read a.b=value"),
         ("seed=[1", "'[1' is no YAML: expected ',' or ']'"),
-        ("seed=2024-13-45", "is no YAML"),
+        ("seed=2024-13-45", "seed: must be a valid integer, not '2024-13-45'"),
+        ("seed=1:30", "seed: must be a valid integer, not '1:30'"),
+        ("seed=1e3", "seed: must be a whole number, not 1000.0; write 1000"),
+        ("stages[1].seed=1.5", "stages[1].seed: must be a valid integer"),
+        ("stages.half..seed=1", "must read a.b=value"),
+        ("store=./a #b", "#b would be left out as a comment"),
+        ("name=12", "name: text is needed, not 12; put it in quotes"),
+        ("stages.²=1", "there is no '²' in stages"),
+        (f"stages.{'9' * 5000}=1", "in stages"),
         ("seed={{ seed }}", "is no YAML"),
         ("stages.zz.seed=1", "there is no 'zz' in stages; there are dense, half, "),
         ("stages.hafl.seed=1", "there is no 'hafl' in stages; did you mean 'half'?"),
@@ -500,7 +551,7 @@ def test_a_later_override_wins(tmp_path: Path) -> None:
 def test_a_bad_override_is_blamed_itself(tmp_path: Path, override: str, words: str) -> None:
     """The message names the override, not the line of the file that it replaces."""
     found = problems(config(tmp_path), override)
-    assert all(problem.startswith(f"--set {override}: ") for problem in found), found
+    assert all(problem.startswith(f"--set {brief(override)}: ") for problem in found), found
     assert any(words in problem for problem in found), found
 
 

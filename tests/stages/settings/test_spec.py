@@ -11,16 +11,7 @@ from dualprune.stages.kinds.job import Task, key_material
 from dualprune.stages.kinds.table import KINDS, parse
 from dualprune.stages.settings.base import Settings
 from dualprune.stages.settings.sets import Cardinality
-from dualprune.stages.settings.spec import (
-    Admm,
-    Data,
-    Engine,
-    Model,
-    Optimizer,
-    Phase,
-    PruneSpec,
-    TrainSpec,
-)
+from dualprune.stages.settings.spec import Admm, Data, Engine, Model, Optimizer, Phase, PruneSpec, TrainSpec
 
 PRUNE: dict[str, Any] = {
     "kind": "prune",
@@ -261,3 +252,38 @@ def test_a_hash_is_of_weights() -> None:
         Model(name="lenet5", sha256="a" * 64)
     given = (None, "torchvision", "torchvision:V2", "s3://x")
     assert [Model(name="lenet5", weights=one).file for one in given] == [None, None, None, "s3://x"]
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "divided"),
+    [
+        ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375], "mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]"),
+        (
+            [123.675, 116.28, 103.53],
+            [1.0, 1.0, 1.0],
+            "mean: [0.485, 0.456, 0.406], std: [0.003922, 0.003922, 0.003922]",
+        ),
+        ([33.3], [78.6], "mean: [0.1306], std: [0.3082]"),
+        ([0.0], [255.0], "mean: [0], std: [1]"),
+        ([123.675], [0.229], "mean: [0.485], std: [0.229]"),
+        ([485.0], [229.0], ""),
+        ([-0.485], [0.229], ""),
+    ],
+)
+def test_mean_and_deviation_of_bytes_are_refused(mean: list[float], std: list[float], divided: str) -> None:
+    """They train to chance without a word. What they are of pixels in [0, 1] is said, where that can be told."""
+    with pytest.raises(ValidationError, match="pixels are numbers from 0 to 1 here") as caught:
+        Data(source="digits", mean=mean, std=std)
+    assert ("divide them by 255" in str(caught.value)) == bool(divided)
+    assert divided in str(caught.value)
+
+
+@pytest.mark.parametrize(("mean", "std"), [([0.5], [0.5]), ([0.485], [1 / 255]), ([1.0], [1.0]), ([0.0], [1.0])])
+def test_mean_and_deviation_of_pixels_are_taken(mean: list[float], std: list[float]) -> None:
+    assert Data(source="digits", mean=mean, std=std).mean == mean
+
+
+@pytest.mark.parametrize("zero", [True, 1.0, "1", 4, -1])
+def test_a_zero_stage_is_a_number(zero: Any) -> None:
+    with pytest.raises(ValidationError):
+        Engine(zero=zero)
