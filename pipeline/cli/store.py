@@ -27,6 +27,8 @@ from dualprune.stages.artefacts.manifest import Damaged, read
 from dualprune.stages.files import urls
 
 DONE, DAMAGED = 0, 1
+NUMBERS = ("val %", "test %", "size", "weights", "left", "share", "residual", "bytes")
+"""Titles of columns that are set to the right, beside those of rates."""
 
 
 def add(verbs: Any) -> None:
@@ -106,7 +108,8 @@ def _facts(store: Store, found: Mapping[str, Any], console: Console) -> None:
         shown = "not in this store"
         if above.manifest is not None:
             metrics = above.manifest["metrics"]
-            shown = f"{_rate(metrics.get('rate'))}, val {metrics['val_accuracy']:.2f} %"
+            network = f" (network {_rate(metrics['network_rate'])})" if metrics.get("network_rate") else ""
+            shown = f"{_rate(metrics.get('rate'))}{network}, val {metrics['val_accuracy']:.2f} %"
         _say(console, f"{'  ' * above.depth}{above.name}  {above.key}  {shown}")
     if not found.get("parents"):
         _say(console, "  none")
@@ -210,7 +213,7 @@ def _agreed(console: Console, total: str) -> bool:
 
 
 def _table(found: Iterable[Entry]) -> Table:
-    table = _rows("key", "name", "kind", "rate", "val %", "test %", "size", "finished", "state")
+    table = _rows("key", "name", "kind", "rate", "network rate", "val %", "test %", "size", "finished", "state")
     for entry in found:
         state = f"{entry.state}, checkpoint at step {entry.checkpoint}" if entry.checkpoint is not None else entry.state
         table.add_row(
@@ -218,6 +221,7 @@ def _table(found: Iterable[Entry]) -> Table:
             escape(entry.name or "-"),
             entry.kind or "-",
             _rate(entry.rate),
+            _rate(entry.network_rate),
             *("-" if value is None else f"{value:.2f}" for value in (entry.val_accuracy, entry.test_accuracy)),
             _size(entry.bytes),
             "-" if entry.finished is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.finished)),
@@ -229,7 +233,7 @@ def _table(found: Iterable[Entry]) -> Table:
 def _rows(*titles: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in titles:
-        numbers = title in ("rate", "val %", "test %", "size", "weights", "left", "share", "residual", "bytes")
+        numbers = title.endswith("rate") or title in NUMBERS
         table.add_column(title, justify="right" if numbers else "left", no_wrap=True)
     return table
 

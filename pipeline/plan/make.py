@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dualprune.pipeline import dag
 from dualprune.pipeline.choices.base import ChoiceError, Search
@@ -14,6 +14,7 @@ from dualprune.pipeline.config.entries import Stage
 from dualprune.pipeline.config.load import Config, Top
 from dualprune.pipeline.config.problems import ConfigError, Problems, like
 from dualprune.pipeline.config.yamlfile import Path
+from dualprune.pipeline.plan.counts import Counts, Parts, after, counts, either
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.data.format import (
     MANIFEST,
@@ -29,6 +30,9 @@ from dualprune.stages.files.outage import StoreError
 from dualprune.stages.kinds.table import phases
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.spec import AROUND, Data, Model
+
+if TYPE_CHECKING:
+    from dualprune.stages.networks.pretrained import Note
 
 LOOKS = 8
 """Stages that are looked for in the store at once: an object store answers after a while, but many at a time. Each
@@ -68,18 +72,26 @@ class Size:
     steps: int
     rate: float | None
     """Weights over weights left, of a prune's constrained tensors."""
+    counts: Counts | None
+    """Of a prune: weights of these and of the whole network."""
 
 
-def _size(node: dag.Node, samples: Mapping[str, int]) -> Size | None:
-    """Of a search: one trial's."""
+def _size(node: dag.Node, samples: Mapping[str, int], left: dict[str, Parts]) -> Size | None:
+    """Of a search: one trial's. What the stage leaves of the network's weights is noted in `left`, by stages' names."""
     spec = dag.trained(node.spec)
+    parents = [left[parent] for parent in node.parents]
     if spec is None:
+        left[node.name] = either(parents)
         return None
     from dualprune.stages.solver.targets import check
 
-    epochs = sum(stretch.epochs for stretch in phases(spec))
-    rate = check(spec).rate if spec.kind == "prune" else None
-    return Size(epochs, epochs * (spec.data.used(samples[node.data_digest]) // spec.batch), rate)
+    epochs = sum(phase.epochs for phase in phases(spec))
+    steps = epochs * (spec.data.used(samples[node.data_digest]) // spec.batch)
+    room = check(spec)
+    left[node.name] = after(room, parents, bool(getattr(spec, "regrow", False)))
+    if spec.kind != "prune":
+        return Size(epochs, steps, None, None)
+    return Size(epochs, steps, room.rate, counts(room, left[node.name]))
 
 
 def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
@@ -122,7 +134,7 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
         if spec.batch < parts:
             text = f"a batch of {spec.batch} is too small for {parts} parts: cluster.workers times engine.accumulate"
             problems.add(stage.place("batch"), text)
-    stages = [] if store is None else _brought(config, store, problems)
+    stages, notes = ([], {}) if store is None else _brought(config, store, problems)
     problems.stop()
     assert store is not None
 
@@ -132,12 +144,13 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     nodes = dag.build(stages, lambda spec: data[spec.data.origin])
     there = _looked(store, {node.key for node in nodes})
     plan: dict[str, Planned] = {}
+    left: dict[str, Parts] = {}
     for node in nodes:
         planned = _planned(node, there[node.key], before.get(node.name), plan)
         if isinstance(node.spec, Search) and all(plan[parent].state == "cached" for parent in node.parents):
             tried, planned = _tried(planned, store, plan)
             plan |= {trial.node.name: trial for trial in tried}
-        plan[node.name] = replace(planned, size=_size(node, samples))
+        plan[node.name] = replace(planned, size=_size(node, samples, left), notes=tuple(notes.get(node.name, ())))
     manifests = {data[origin][1]: manifest for origin, (_, manifest) in found.items()}
     return store, [_noted(planned, manifests) for planned in plan.values()]
 
@@ -151,9 +164,14 @@ def _noted(planned: Planned, manifests: Mapping[str, Mapping[str, Any]]) -> Plan
     return replace(planned, notes=(*planned.notes, word)) if word else planned
 
 
-def _brought(config: Config, store: Store, problems: Problems) -> list[Stage]:
-    """The stages, with the hashes of the weights that they start from: those are in the store after this."""
+def _brought(config: Config, store: Store, problems: Problems) -> tuple[list[Stage], dict[str, list[str]]]:
+    """The stages, with the hashes of the weights that they start from, and what is to be told of these by stage.
+
+    The weights are in the store after this.
+    """
     found: dict[Model, Model] = {}
+    told: dict[Model, list[Note]] = {}
+    notes: dict[str, list[str]] = {}
     stages = []
     for stage in config.stages:
         spec = dag.trained(stage.spec)
@@ -162,13 +180,15 @@ def _brought(config: Config, store: Store, problems: Problems) -> list[Stage]:
 
             try:
                 if spec.model not in found:
-                    found[spec.model] = bring(spec.model, store.folder)
+                    told[spec.model] = []
+                    found[spec.model] = bring(spec.model, store.folder, told[spec.model].append)
             except WeightsError as error:
                 problems.add(stage.place("model", "weights"), str(error))
                 continue
+            notes[stage.name] = [note.text for note in told[spec.model] if note.kind in (None, spec.kind)]
             stage = replace(stage, spec=spec.model_copy(update={"model": found[spec.model]}))
         stages.append(stage)
-    return stages
+    return stages, notes
 
 
 def _tried(search: Planned, store: Store, plan: Mapping[str, Planned]) -> tuple[list[Planned], Planned]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from rich.markup import escape
@@ -12,6 +13,7 @@ from rich.table import Table
 from dualprune.pipeline import dag
 from dualprune.pipeline.plan.costs import Cost, total
 from dualprune.pipeline.plan.make import Planned
+from dualprune.pipeline.run.results import AMOUNTS
 from dualprune.pipeline.run.view import clock
 
 COLOURS = {"cached": "palegreen", "resume": "khaki", "run": "white"}
@@ -28,7 +30,7 @@ def as_json(plan: list[Planned], costs: Mapping[str, Cost], device: str) -> dict
             "state": planned.state,
             "why": planned.why,
             "notes": list(planned.notes),
-            "rate": _rate(planned),
+            **_amounts(planned),
             "epochs": planned.size.epochs if planned.size else None,
             "steps": planned.size.steps if planned.size else None,
             **_estimates(costs.get(planned.node.name)),
@@ -51,16 +53,16 @@ def as_table(plan: list[Planned], costs: Mapping[str, Cost], device: str) -> Tab
     table = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left", caption_style="")
     for title in ("stage", "key", "state"):
         table.add_column(title, no_wrap=True)
-    for title in ("rate", "epochs", "steps", "estimate", f"{device} hours"):
+    for title in ("rate", "network rate", "epochs", "steps", "estimate", f"{device} hours"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
     for planned in plan:
-        rate, name, size = _rate(planned), planned.node.name, planned.size
+        name, size, amounts = planned.node.name, planned.size, _amounts(planned)
         table.add_row(
             name,
             planned.node.key,
             planned.state,
-            "" if rate is None else f"{rate:.2f}x",
+            *("" if amounts[of] is None else f"{amounts[of]:.2f}x" for of in ("rate", "network_rate")),
             str(size.epochs) if size else "",
             f"{size.steps:,}" if size else "",
             *_costs(costs.get(name)),
@@ -69,7 +71,7 @@ def as_table(plan: list[Planned], costs: Mapping[str, Cost], device: str) -> Tab
     left = [planned.size for planned in plan if planned.size is not None and planned.state != "cached"]
     if left:
         epochs, steps = sum(size.epochs for size in left), sum(planned.left for planned in plan)
-        row = ("left to do", "", "", "", str(epochs), f"{steps:,}", *_costs(total(plan, costs)), "")
+        row = ("left to do", "", "", "", "", str(epochs), f"{steps:,}", *_costs(total(plan, costs)), "")
         table.add_row(*row, style="bold")
     table.caption = "\n".join(escape(f"{one.node.name}: {note}") for one in plan for note in one.notes) or None
     return table
@@ -83,8 +85,10 @@ def dot(plan: list[Planned]) -> str:
     """The graph in Graphviz's language: a choice is an ellipse, and colours say what is done."""
     lines = ["digraph plan {", "  rankdir=LR; node [style=filled, shape=box];"]
     for planned in plan:
-        rate, node = _rate(planned), planned.node
-        label = node.name + (f"\n{rate:.4g}x" if rate is not None else "") + f"\n{planned.state}"
+        node, amounts = planned.node, _amounts(planned)
+        rate, network = amounts["rate"], amounts["network_rate"]
+        of_all = "" if network in (None, rate) else f" (network {network:.4g}x)"
+        label = node.name + (f"\n{rate:.4g}x{of_all}" if rate is not None else "") + f"\n{planned.state}"
         shape = "box" if dag.trained(node.spec) is node.spec else "ellipse"
         colour = COLOURS[planned.state]
         lines.append(f"  {json.dumps(node.name)} [label={json.dumps(label)}, shape={shape}, fillcolor={colour}];")
@@ -92,9 +96,14 @@ def dot(plan: list[Planned]) -> str:
     return "\n".join([*lines, "}"])
 
 
-def _rate(planned: Planned) -> float | None:
-    """What it is, or is going to be."""
+def _amounts(planned: Planned) -> dict[str, Any]:
+    """Rates and weights left, of the constrained tensors and of the whole network: as they are, or are going to be.
+
+    `bytes` are of a finished network. What is not known is None.
+    """
     if planned.manifest is not None:
-        rate: float | None = planned.manifest["metrics"]["rate"]
-        return rate
-    return planned.size.rate if planned.size else None
+        return {name: planned.manifest["metrics"].get(name) for name in AMOUNTS}
+    if planned.size is None or planned.size.counts is None:
+        return dict.fromkeys(AMOUNTS)
+    found = planned.size.counts
+    return dict.fromkeys(AMOUNTS) | {"rate": planned.size.rate, "network_rate": found.network_rate} | asdict(found)

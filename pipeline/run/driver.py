@@ -379,7 +379,7 @@ class _Run:
         elif event.kind == "done":
             node = self.nodes[name]
             self._leave(node)
-            self.report.done(name, event.data["metrics"])
+            self.report.done(name, event.data)
             self._end(node, event.data)
         else:
             self._failed(name, event.data)

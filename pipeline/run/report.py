@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from dualprune.cluster.failures import Failure
 from dualprune.cluster.monitor import Monitor
 from dualprune.pipeline.dag import Node
+from dualprune.pipeline.run.results import advice
 from dualprune.pipeline.run.view import View
 from dualprune.pipeline.store.locks import Holder
 
@@ -65,11 +67,16 @@ class Report:
         _log.warning(account)
         self.note(MEMORY)
 
-    def done(self, name: str, metrics: dict[str, Any]) -> None:
-        """A stage has trained to its end."""
-        self._monitor.finish(name, metrics, failed=False)
-        rate = "" if metrics["rate"] is None else f"{metrics['rate']:.2f}x, "
-        self._view.ended(name, f"done: {rate}val {metrics['val_accuracy']:.2f} % in {metrics['seconds']:.1f} s")
+    def done(self, name: str, manifest: Mapping[str, Any]) -> None:
+        """A stage has trained to its end, and left this manifest."""
+        metrics, said = manifest["metrics"], advice(manifest)
+        self._monitor.finish(name, {**metrics, "advice": said} if said else dict(metrics), failed=False)
+        rate, network = metrics["rate"], metrics.get("network_rate")
+        of_all = "" if network in (None, rate) else f" ({network:.2f}x of the network)"
+        rates = "" if rate is None else f"{rate:.2f}x{of_all}, "
+        self._view.ended(name, f"done: {rates}val {metrics['val_accuracy']:.2f} % in {metrics['seconds']:.1f} s")
+        if said:
+            self._view.note(f"{name}: {said}")
 
     def lost(self, name: str, failure: Failure, reason: str, again: bool) -> None:
         """A stage's training broke off; whether it is tried again, and why."""

@@ -13,23 +13,54 @@ from dualprune.pipeline.dag import Node
 from dualprune.pipeline.plan.make import Planned
 from dualprune.pipeline.store.store import Store
 
+AMOUNTS = (
+    "rate",
+    "weights",
+    "nonzeros",
+    "network_rate",
+    "network_weights",
+    "network_nonzeros",
+    "bytes",
+    "dense_bytes",
+)
+"""What artefacts say of their weights, of the constrained tensors and of the whole network."""
+LARGE = 0.1
+"""A residual above this is told: stages/README.md says what came of it."""
+
 State = Literal["cached", "done", "failed", "skipped", "left out", "resume", "run"]
+
+COLUMNS = ("rate", "weights left", "network rate", "network left", "bytes", "val %", "test %", "residual", "seconds")
+"""Of the table: numbers, between a stage's name and its artefact."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One stage. Accuracies are top-1 in percent; rate and residual are over the constrained tensors."""
+    """One stage. Accuracies are top-1 in percent; rate, weights and residual are over the constrained tensors.
+
+    What older artefacts do not say of the whole network is None.
+    """
 
     name: str
     kind: str
     key: str
     state: State
     rate: float | None = None
+    weights: int | None = None
     nonzeros: int | None = None
+    network_rate: float | None = None
+    network_weights: int | None = None
+    """Of all tensors that could be constrained."""
+    network_nonzeros: int | None = None
+    bytes: int | None = None
+    """Of the whole network, zeros not stored: see `stages.quantize.whole`."""
+    dense_bytes: int | None = None
+    """The same with zeros, as `model.safetensors` has it."""
     val_accuracy: float | None = None
     test_accuracy: float | None = None
     residual: float | None = None
     """|W - Z| / |W| before the final projection."""
+    advice: str | None = None
+    """Where the residual is large: what to change."""
     seconds: float | None = None
     artefact: str | None = None
     chosen: str | None = None
@@ -46,13 +77,14 @@ def result(
     if manifest is None:
         return row
     metrics = manifest["metrics"]
-    shown = ("rate", "nonzeros", "val_accuracy", "test_accuracy", "residual", "seconds")
+    shown = (*AMOUNTS, "val_accuracy", "test_accuracy", "residual", "seconds")
     return Result(
         node.name,
         node.spec.kind,
         node.key,
         state,
-        **{k: metrics[k] for k in shown},
+        **{k: metrics.get(k) for k in shown},
+        advice=advice(manifest),
         artefact=f"{store.url}/{node.key}",
         chosen=manifest.get("chosen", {}).get("name"),
     )
@@ -70,31 +102,54 @@ def status(plan: Iterable[Planned], store: Store) -> list[Result]:
     return rows
 
 
+def advice(manifest: Mapping[str, Any]) -> str | None:
+    """What to change where a stage's ADMM ended far from its constraints, so that the projection took much away."""
+    residual, admm = manifest["metrics"].get("residual"), manifest.get("spec", {}).get("admm")
+    if not admm or residual is None or residual <= LARGE:
+        return None
+    tensors: Mapping[str, float] = manifest.get("residuals") or {}
+    worst = max(tensors, key=lambda name: tensors[name], default=None)
+    most = "" if worst is None or len(tensors) == 1 else f", {tensors[worst]:.2f} of {worst}"
+    grown = f", {manifest['rho']:g} at the end" if manifest.get("rho", admm["rho"]) != admm["rho"] else ""
+    return (
+        f"ADMM ended with a residual of {residual:.2f}{most} ({LARGE:g} or less is good): putting weights into their "
+        f"sets then changed them by that share. Raise admm.rho ({admm['rho']:g} here{grown}) to several times as much, "
+        f"or rho_growth, or give more admm.updates ({admm['updates']} here)"
+    )
+
+
 def as_json(run: str, results: Iterable[Result]) -> dict[str, Any]:
     """The object that `--json` prints."""
     return {"run": run, "stages": [asdict(row) for row in results]}
 
 
 def as_table(results: Iterable[Result]) -> Table:
-    """The table at the end of a run."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("stage", "rate", "weights left", "val %", "test %", "residual", "seconds"):
+    """The table at the end of a run; below it, what to change in stages whose residual is marked."""
+    table = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left", caption_style="")
+    for title in ("stage", *COLUMNS):
         table.add_column(title, justify="left" if title == "stage" else "right", no_wrap=True)
     table.add_column("artefact", overflow="fold")
+    said = []
     for row in results:
         if row.artefact is None:
-            table.add_row(row.name, "", "", "", "", "", "", escape(f"{row.key} ({row.state}: {row.why})"))
+            table.add_row(row.name, *[""] * len(COLUMNS), escape(f"{row.key} ({row.state}: {row.why})"))
             continue
         table.add_row(
             row.name if row.chosen is None else f"{row.name} = {row.chosen}",
             _number(row.rate, ".2f", "x"),
             _number(row.nonzeros, ","),
+            _number(row.network_rate, ".2f", "x"),
+            _number(row.network_nonzeros, ","),
+            _number(row.bytes, ","),
             _number(row.val_accuracy, ".2f"),
             _number(row.test_accuracy, ".2f"),
-            _number(row.residual, ".3f"),
+            _number(row.residual, ".3f", "!" if row.advice else ""),
             _number(row.seconds, ".1f"),
             row.key,
         )
+        if row.advice:
+            said.append(f"! {row.name}: {row.advice}")
+    table.caption = escape("\n".join(said)) or None
     return table
 
 

@@ -26,6 +26,8 @@ class Entry:
     name: str | None = None
     kind: str | None = None
     rate: float | None = None
+    network_rate: float | None = None
+    """Of the whole network; None in older artefacts."""
     val_accuracy: float | None = None
     test_accuracy: float | None = None
     bytes: int = 0
@@ -144,7 +146,7 @@ def _entry(
     if found is None:
         return Entry(key, "damaged", name, kind, bytes=size, finished=finished)
     metrics = found["metrics"]
-    shown = {what: metrics.get(what) for what in ("rate", "val_accuracy", "test_accuracy")}
+    shown = {what: metrics.get(what) for what in ("rate", "network_rate", "val_accuracy", "test_accuracy")}
     return Entry(key, "finished", found.get("name"), found.get("kind"), **shown, bytes=size, finished=finished)
 
 

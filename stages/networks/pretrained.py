@@ -6,36 +6,42 @@ store: they need not reach what the plan was made on, and a file that changes me
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import fsspec
-import safetensors.torch
-import torch
 from fsspec.implementations.local import LocalFileSystem
-from torch import Tensor, nn
+from torch import nn
 
 from dualprune.stages.files.folder import Folder, sha256
 from dualprune.stages.networks.builtin import TORCHVISION
+from dualprune.stages.networks.statedict import Taken, taken, zeros
+from dualprune.stages.networks.weightsfile import WeightsError, read, some
 from dualprune.stages.settings.spec import Model
-from dualprune.stages.solver.targets import build_model
+from dualprune.stages.solver.targets import build_model, weights
+
+__all__ = ["WeightsError", "bring", "load"]
 
 CACHE = Path.home() / ".cache" / "dualprune" / "weights"
 """Where what came from a URL is kept."""
-SHOWN = 4
-"""Misfits that are told of each file."""
+SPARSE = 0.1
+"""A tensor with this share of zeros was pruned."""
 
 
-class WeightsError(ValueError):
-    """Weights that can't be had, can't be read, or are of another network."""
+class Note(NamedTuple):
+    """What a user may not expect of a file of weights."""
+
+    text: str
+    kind: str | None = None
+    """Of the stages that it is for; None is all."""
 
 
-def bring(settings: Model, store: Folder) -> Model:
+def bring(settings: Model, store: Folder, tell: Callable[[Note], None] = lambda note: None) -> Model:
     """Put the weights that the settings name into the store; the settings with their hash. Raises WeightsError.
 
-    With a hash given that the store holds already, nothing is looked for elsewhere.
+    With a hash given that the store holds already, nothing is looked for elsewhere. `tell` is given each note on them.
     """
     assert settings.weights is not None
     here = settings.sha256 is not None and store.exists(_place(settings.sha256))
@@ -43,11 +49,9 @@ def bring(settings: Model, store: Folder) -> Model:
     digest = sha256(data)
     if settings.sha256 not in (None, digest):
         raise WeightsError(f"the sha256 of {settings.weights} is {digest}, and not {settings.sha256} as asked for")
-    found = misfits(tensors(data, settings.weights), build_model(settings, device="meta"))
-    if found:
-        more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        network = f"{settings.name} of {settings.classes} classes"
-        raise WeightsError(f"{settings.weights} does not fit {network}: {'; '.join(found[:SHOWN])}{more}")
+    found = _taken(data, settings, build_model(settings, device="meta"))
+    for note in _notes(found, settings):
+        tell(note)
     if not store.exists(_place(digest)):
         store.write(_place(digest), data)
     return settings.model_copy(update={"sha256": digest})
@@ -63,45 +67,40 @@ def load(settings: Model, store: Folder, network: nn.Module) -> None:
     if sha256(data) != settings.sha256:
         text = f"{store.url}/{_place(settings.sha256)} is not there, or not what was put there"
         raise WeightsError(f"{text}: delete it, and run again, which reads {settings.weights} anew")
-    network.load_state_dict({**network.state_dict(), **tensors(data, settings.weights or "")})
+    network.load_state_dict({**network.state_dict(), **_taken(data, settings, network).tensors})
 
 
-def tensors(data: bytes, name: str) -> dict[str, Tensor]:
-    """A file's tensors by name: of safetensors, or of a state dict that torch saved.
-
-    An enclosing `state_dict` or `model` is opened, and DataParallel's `module.` taken off. Nothing but tensors and
-    plain values is ever unpickled. Raises WeightsError.
-    """
-    try:
-        if data[8:9] == b"{":  # after its header's length
-            found: Any = safetensors.torch.load(data)
-        else:
-            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - a file that is anything at all can fail in any way
-        reason = str(error).strip().partition("\n")[0]
-        raise WeightsError(f"{name} holds no weights that can be read safely ({reason}); save a state dict") from None
-    for key in ("state_dict", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not any(isinstance(value, Tensor) for value in found.values()):
-        raise WeightsError(f"{name} holds no state dict: tensors by name")
-    return {str(key).removeprefix("module."): value for key, value in found.items() if isinstance(value, Tensor)}
+def _taken(data: bytes, settings: Model, network: nn.Module) -> Taken:
+    """The network's tensors out of the bytes of a file. Raises WeightsError."""
+    name = settings.weights or ""
+    of = f"{settings.name} of {settings.classes} classes"
+    return taken(read(data, f"{name}{_kept(settings)}"), network.state_dict(), name, of)
 
 
-def misfits(found: Mapping[str, Tensor], network: nn.Module) -> list[str]:
-    """How a file's tensors differ from a network's in names and shapes, or are no numbers. Files from before PyTorch
-    0.4.1 count no batches in their normalisation."""
-    wanted = network.state_dict()
-    texts = []
-    for name, tensor in wanted.items():
-        if name not in found:
-            if not name.endswith(".num_batches_tracked"):
-                texts.append(f"{name} is missing")
-        elif found[name].shape != tensor.shape:
-            texts.append(f"{name} has shape {tuple(found[name].shape)}, and {tuple(tensor.shape)} is needed")
-        elif not bool(found[name].isfinite().all()):
-            texts.append(f"{name} has values that are not finite")
-    return texts + [f"{name} is none of its tensors" for name in found if name not in wanted]
+def _kept(settings: Model) -> str:
+    """Where on this machine a copy is, of weights that come from elsewhere: a damaged one has to go."""
+    if settings.file is None:
+        from torch.hub import get_dir
+
+        return f" (as kept in {get_dir()}/checkpoints)"
+    return f" (as kept in {CACHE})" if "://" in settings.file else ""
+
+
+def _notes(found: Taken, settings: Model) -> Iterator[Note]:
+    if found.others:
+        others = " and ".join(f"`{one or 'its top'}`" for one in found.others)
+        yield Note(f"of {settings.weights} the weights under `{found.at or 'its top'}` are taken, not {others}")
+    elif found.rest:
+        yield Note(f"of {settings.weights} what is under `{found.at}` is taken, and not {some(found.rest)}")
+    able = weights({name: tensor.shape for name, tensor in found.tensors.items()})
+    none, size, most = zeros({name: found.tensors[name] for name in able})
+    if most >= SPARSE:
+        text = (
+            f"{none:,} of the {size:,} weights in {settings.weights} ({100 * none / size:.1f} %) are zero, and a "
+            "`train` stage does not hold them there: they train like all others. A `prune` stage in its place, with "
+            "`admm: null` and constraints that leave no more weights than there are, holds them"
+        )
+        yield Note(text, "train")
 
 
 def _place(digest: str) -> str:
@@ -123,6 +122,9 @@ def _fetched(settings: Model) -> bytes:
         with fsspec.open(f"filecache::{settings.file}", "rb", filecache=kept) as file:
             data: bytes = file.read()
         return data
+    except IsADirectoryError as error:
+        files = sorted(os.listdir(error.filename or "."))
+        raise WeightsError(f"{settings.weights} is a folder, of {some(files) or 'nothing'}; give a file") from None
     except Exception as error:  # noqa: BLE001 - each filesystem has errors of its own; all mean the same here
         way = "; with the file at hand, give its path" if "://" in settings.file else ""
         raise WeightsError(f"{settings.weights} can't be read: {error!r}{way}") from None

@@ -15,7 +15,7 @@ from torch import Tensor
 from dualprune.stages.constraints.combined import Combined
 from dualprune.stages.constraints.values import SharedValues, nearest
 from dualprune.stages.engine.engine import Engine
-from dualprune.stages.solver.targets import Targets
+from dualprune.stages.solver.targets import Targets, weights
 
 Values = dict[str, list[float]]
 """The list of shared values of each tensor."""
@@ -82,25 +82,7 @@ def storage(network: Mapping[str, Tensor], kinds: Mapping[str, Sequence[str]]) -
     more lie between two values, it comes first, as often as it takes. (Han et al. 2016, section 2, put padding zeros
     there that are stored like values, which takes a code for zero.) The levels themselves are not counted.
     """
-    tensors = {}
-    for name, sets in kinds.items():
-        w = network[name].flatten()
-        there = (w != 0).nonzero().flatten()
-        values = len(torch.unique(w[there]))
-        shared = sets[-1] in ("levels", "clusters")
-        bits = max(1, math.ceil(math.log2(max(1, values)))) if shared else 32
-        gaps = torch.diff(there, prepend=torch.tensor([-1])) - 1
-        widths = {
-            width: len(there) * (width + bits) + int((gaps // (2**width - 1)).sum()) * width for width in range(1, 17)
-        }
-        width = min(widths, key=lambda width: widths[width])
-        dense = len(there) == len(w)
-        tensors[name] = {
-            "bits": bits,
-            "data_bits": len(there) * bits,
-            "index_width": 0 if dense else width,
-            "total_bits": len(there) * bits if dense else widths[width],
-        }
+    tensors = {name: _stored(network[name], sets) for name, sets in kinds.items()}
     full = 32 * sum(network[name].numel() for name in kinds)
     data, total = (sum(t[what] for t in tensors.values()) for what in ("data_bits", "total_bits"))
     return {
@@ -109,6 +91,55 @@ def storage(network: Mapping[str, Tensor], kinds: Mapping[str, Sequence[str]]) -
         "data_rate": full / data if data else None,
         "total_rate": full / total if total else None,
         "tensors": tensors,
+    }
+
+
+def whole(network: Mapping[str, Tensor], kinds: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """A network's weights, whether a stage constrains them or not: how many there are, how many are not zero, and the
+    bytes of all its tensors: weights as `storage` has them where that is less, everything else as it is.
+
+    `network` is tensors by name, buffers among them, and `kinds` the sets' names of those that are under some.
+    """
+    counted = weights({name: tensor.shape for name, tensor in network.items()})
+    size = sum(network[name].numel() for name in counted)
+    left = {name: int(torch.count_nonzero(network[name])) for name in counted}
+    dense = {name: tensor.numel() * tensor.element_size() for name, tensor in network.items()}
+    stored = dict(dense)
+    for name, there in left.items():
+        sets = kinds.get(name, ())
+        if there < network[name].numel() or _shared(sets):
+            stored[name] = min(dense[name], math.ceil(_stored(network[name], sets)["total_bits"] / 8))
+    nonzeros = sum(left.values())
+    return {
+        "network_rate": size / nonzeros if nonzeros else None,
+        "network_weights": size,
+        "network_nonzeros": nonzeros,
+        "bytes": sum(stored.values()),
+        "dense_bytes": sum(dense.values()),
+    }
+
+
+def _shared(sets: Sequence[str]) -> bool:
+    return bool(sets) and sets[-1] in ("levels", "clusters")
+
+
+def _stored(tensor: Tensor, sets: Sequence[str]) -> dict[str, int]:
+    """Bits of one tensor, as `storage` counts them."""
+    w = tensor.flatten()
+    there = (w != 0).nonzero().flatten()
+    values = len(torch.unique(w[there])) if _shared(sets) else 0
+    bits = max(1, math.ceil(math.log2(max(1, values)))) if _shared(sets) else 32
+    gaps = torch.diff(there, prepend=torch.tensor([-1])) - 1
+    widths = {
+        width: len(there) * (width + bits) + int((gaps // (2**width - 1)).sum()) * width for width in range(1, 17)
+    }
+    width = min(widths, key=lambda width: widths[width])
+    dense = len(there) == len(w)
+    return {
+        "bits": bits,
+        "data_bits": len(there) * bits,
+        "index_width": 0 if dense else width,
+        "total_bits": len(there) * bits if dense else widths[width],
     }
 
 

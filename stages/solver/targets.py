@@ -130,6 +130,8 @@ class Room:
     """Names of the sets of each constrained tensor."""
     rate: float
     """Weights of the constrained tensors over those that may stay; 1 where none are constrained."""
+    sizes: Mapping[str, int]
+    """Of all of the network's weights, constrained or not, by tensor."""
 
 
 def check(spec: StageSpec) -> Room:
@@ -145,7 +147,8 @@ def check(spec: StageSpec) -> Room:
     size = sum(shapes[name].numel() for name in found.names)
     stay = sum(most.values()) + sum(budget.total for budget in found.budgets)
     budgets = tuple((budget.names, budget.total) for budget in found.budgets)
-    return Room(most, exact, budgets, filled, found.kinds, size / stay if stay else 1.0)
+    sizes = {name: shape.numel() for name, shape in weights(shapes).items()}
+    return Room(most, exact, budgets, filled, found.kinds, size / stay if stay else 1.0, sizes)
 
 
 @cache

@@ -18,6 +18,7 @@ from dualprune.cluster.session import ClusterError, ClusterGone
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.run import driver
+from dualprune.pipeline.run.results import AMOUNTS
 from dualprune.pipeline.store.locks import Locks
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.data.format import DataError
@@ -161,7 +162,7 @@ def test_a_plan_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     value = json.loads(capsys.readouterr().out)
     assert list(value) == ["run", "stages", "device", "left"]
     assert value["run"] == "tiny"
-    fields = ["name", "kind", "key", "parents", "state", "why", "rate", "epochs", "steps"]
+    fields = ["name", "kind", "key", "parents", "state", "why", "notes", *AMOUNTS, "epochs", "steps"]
     fields += ["estimated_seconds", "estimated_device_hours"]
     assert all(list(stage) == fields for stage in value["stages"])
     by_name = {stage["name"]: stage for stage in value["stages"]}
@@ -175,12 +176,13 @@ def test_a_plan_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     finished(tmp_path, "dense")
     assert cli.main(["plan", str(config(tmp_path))]) == cli.DONE
     head, *rows = [row.split() for row in capsys.readouterr().out.splitlines()]
-    assert head == ["stage", "key", "state", "rate", "epochs", "steps", "estimate", "worker", "hours", "why"]
+    rates = ["rate", "network", "rate"]
+    assert head == ["stage", "key", "state", *rates, "epochs", "steps", "estimate", "worker", "hours", "why"]
     assert {row[0]: (row[2], " ".join(row[3:])) for row in rows} == {
         "dense": ("cached", "2.00x 2 2 done"),
-        "half": ("run", "2.00x 2 2 0:01 0.00 not run yet"),
-        "v1.5-quarter": ("run", "4.00x 2 2 0:01 0.00 not run yet"),
-        "other": ("run", "2.00x 2 2 0:01 0.00 not run yet"),
+        "half": ("run", "2.00x 2.00x 2 2 0:01 0.00 not run yet"),
+        "v1.5-quarter": ("run", "4.00x 4.00x 2 2 0:01 0.00 not run yet"),
+        "other": ("run", "2.00x 1.01x 2 2 0:01 0.00 not run yet"),
         "left": ("do", "6 6 0:02 0.00"),
     }
 

@@ -100,7 +100,7 @@ def test_a_list_for_people(store: str, capsys: pytest.CaptureFixture[str]) -> No
     rows = [row.split() for row in told(capsys, "ls", "--store", store)[0].splitlines()]
     assert [row[0] for row in rows[1:3]] == [QUARTER, "f" * 16]
     by_key = {row[0]: row for row in rows[1:5]}
-    assert by_key[HALF][1:6] == ["half", "prune", "2.00x", "97.50", "96.25"]
+    assert by_key[HALF][1:7] == ["half", "prune", "2.00x", "-", "97.50", "96.25"]
     assert by_key[HALF][-1] == "finished"
     assert " ".join(by_key[QUARTER][1:3] + by_key[QUARTER][-5:]) == "quarter prune unfinished, checkpoint at step 10"
     assert by_key["f" * 16][-1] == "failed"

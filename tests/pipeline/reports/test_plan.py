@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -17,7 +18,9 @@ from dualprune.pipeline.plan.costs import Cost
 from dualprune.pipeline.plan.make import Planned
 from dualprune.pipeline.reports import plan as planview
 from dualprune.pipeline.run.view import clock
-from tests.pipeline.common import artefact, extended
+from dualprune.stages.settings.spec import Model
+from dualprune.stages.solver.targets import build_model
+from tests.pipeline.common import artefact, config, extended
 
 ENTRIES = """\
 - name: best
@@ -82,15 +85,31 @@ def test_a_table_has_a_line_a_stage(tmp_path: Path) -> None:
     costs = {p.node.name: Cost(37.5, 1.25) for p in found if p.node.name in ("least", "v1.5-quarter", "other", "wide")}
     head, *lines, last = shown(planview.as_table(found, costs, "worker"))
     assert re.split(r"\s\s+", head.strip())[:4] == ["stage", "key", "state", "rate"]
-    assert head.split()[3:] == ["rate", "epochs", "steps", "estimate", "worker", "hours", "why"]
+    assert head.split()[3:] == ["rate", "network", "rate", "epochs", "steps", "estimate", "worker", "hours", "why"]
     rows = {line.split()[0]: line.split()[1:] for line in lines}
     assert list(rows) == [planned.node.name for planned in found]
     assert rows["best"][1:] == ["run", "not", "run", "yet"]
-    assert rows["long"][1:] == ["run", "4.00x", "100", "100", "not", "run", "yet"]
-    assert rows["other"][1:7] == ["run", "2.00x", "2", "2", clock(37.5), "1.25"]
+    assert rows["long"][1:] == ["run", "4.00x", "1.01x", "100", "100", "not", "run", "yet"]
+    assert rows["other"][1:8] == ["run", "2.00x", "1.01x", "2", "2", clock(37.5), "1.25"]
     assert last.split() == ["left", "to", "do", "108", "110"]
     *_, last = shown(planview.as_table(found, costs | {"long": Cost(7200, 4000)}, "GPU"))
     assert last.split() == ["left", "to", "do", "108", "110", clock(7200 + 4 * 37.5), "4,005.00"]
+
+
+def test_what_is_not_expected_of_weights_is_told_below(tmp_path: Path) -> None:
+    """Of a pruned file, to the stage that starts from it: its zeros don't stay. In full, and once."""
+    state = build_model(Model(name="digits_cnn")).state_dict()
+    state["6.weight"][:64] = 0
+    torch.save({"model_state_dict": state}, tmp_path / "w.pth")
+    path = str(config(tmp_path, ("digits_cnn}", f"digits_cnn, weights: {tmp_path / 'w.pth'}}}")))
+    found = planning.make(*load(path))[1]
+    notes = {row["name"]: row["notes"] for row in planview.as_json(found, {}, "GPU")["stages"]}
+    assert [name for name in notes if notes[name]] == ["dense"]
+    (note,) = notes["dense"]
+    assert note.startswith("32,768 of the 71,568 weights in ")
+    assert "a `train` stage does not hold them" in note
+    text = " ".join(" ".join(shown(planview.as_table(found, {}, "GPU"))).split())
+    assert text.count(f"dense: {note}".replace(str(tmp_path), "")[-60:]) == 1
 
 
 def test_where_all_is_done_nothing_is_left(tmp_path: Path) -> None:

@@ -9,12 +9,15 @@ from pathlib import Path
 from rich.console import Console
 
 from dualprune.pipeline.plan import make as planning
-from dualprune.pipeline.run.results import as_json, as_table, result, status
+from dualprune.pipeline.run.results import AMOUNTS, advice, as_json, as_table, result, status
 from dualprune.pipeline.store.store import Store
 from tests.pipeline.common import artefact, loaded, manifest
 
-FIELDS = ["name", "kind", "key", "state", "rate", "nonzeros", "val_accuracy", "test_accuracy", "residual", "seconds"]
+FIELDS = ["name", "kind", "key", "state", *AMOUNTS, "val_accuracy", "test_accuracy", "residual", "advice", "seconds"]
 FIELDS += ["artefact", "chosen", "why"]
+WHOLE = {"weights": 4608, "nonzeros": 1152, "network_rate": 71568 / 68112, "network_weights": 71568}
+WHOLE |= {"network_nonzeros": 68112, "bytes": 273_500, "dense_bytes": 287_016, "rate": 4.0}
+"""What a stage says of its weights that constrained one of a network's four tensors."""
 
 
 def shown(rows: list) -> list[str]:
@@ -33,17 +36,20 @@ def test_a_row_has_exactly_these_fields(tmp_path: Path) -> None:
     assert json.loads(json.dumps(value)) == value
     assert list(value) == ["run", "stages"]
     done, failed = value["stages"]
+    assert set(AMOUNTS) == {"rate", "nonzeros", *WHOLE}
     assert list(done) == list(failed) == FIELDS
     assert done == {
         "name": "half",
         "kind": "prune",
         "key": node.key,
         "state": "done",
+        **dict.fromkeys(AMOUNTS),  # an artefact from before these were noted
         "rate": 2.0,
         "nonzeros": 35304,
         "val_accuracy": 97.5,
         "test_accuracy": 96.25,
         "residual": 0.125,
+        "advice": None,
         "seconds": 12.5,
         "artefact": f"{tmp_path / 'store'}/{node.key}",
         "chosen": None,
@@ -80,9 +86,12 @@ def test_the_table_has_a_line_a_stage(tmp_path: Path) -> None:
         result(plan[2].node, "failed", store, None, "broke"),
     ]
     head, *lines = shown(rows)
-    assert " ".join(head.split()) == "stage rate weights left val % test % residual seconds artefact"
-    assert lines[0].split() == [plan[0].node.name, "-", "35,304", "97.50", "96.25", "-", "12.5", plan[0].node.key]
-    assert lines[1].split()[1:7] == ["2.00x", "35,304", "97.50", "96.25", "0.125", "12.5"]
+    assert " ".join(head.split()) == (
+        "stage rate weights left network rate network left bytes val % test % residual seconds artefact"
+    )
+    old = ["-", "-", "-"]  # of an artefact from before these were noted
+    assert lines[0].split() == [plan[0].node.name, "-", "35,304", *old, "97.50", "96.25", "-", "12.5", plan[0].node.key]
+    assert lines[1].split()[1:10] == ["2.00x", "35,304", *old, "97.50", "96.25", "0.125", "12.5"]
     assert lines[2].split() == [plan[2].node.name, plan[2].node.key, "(failed:", "broke)"]
 
 
@@ -97,3 +106,47 @@ def test_results_are_read_from_the_store_alone(tmp_path: Path) -> None:
     """A row names where its artefact lies, as the store was named."""
     plan = planning.make(*loaded(tmp_path))[1]
     assert result(plan[0].node, "cached", Store("memory://x"), manifest()).artefact == f"memory://x/{plan[0].node.key}"
+
+
+def test_a_part_of_the_network_and_all_of_it_are_told_apart(tmp_path: Path) -> None:
+    """Where a stage constrains one tensor, the network is hardly smaller."""
+    plan = planning.make(*loaded(tmp_path))[1]
+    row = result(plan[1].node, "done", Store("memory://x"), manifest(**WHOLE))
+    assert {name: getattr(row, name) for name in WHOLE} == WHOLE
+    assert shown([row])[1].split()[1:6] == ["4.00x", "1,152", "1.05x", "68,112", "273,500"]
+
+
+ADMM = {"updates": 3, "epochs": 1, "lr": 0.01, "rho": 0.001, "rho_growth": 2.0}
+
+
+def ended(residual: float | None, admm: dict | None = ADMM) -> dict:
+    """The manifest of a prune whose ADMM ended so."""
+    return manifest(residual=residual) | {
+        "spec": {"admm": admm},
+        "rho": 0.008,
+        "residuals": {"a": 0.1, "b.weight": 0.5},
+    }
+
+
+def test_a_large_residual_is_told_with_what_to_change(tmp_path: Path) -> None:
+    """In the row, and marked in the table with a line below it."""
+    plan = planning.make(*loaded(tmp_path))[1]
+    large, small = (result(plan[1].node, "done", Store("memory://x"), ended(value)) for value in (0.33, 0.1))
+    assert large.advice == (
+        "ADMM ended with a residual of 0.33, 0.50 of b.weight (0.1 or less is good): putting weights into their sets "
+        "then changed them by that share. Raise admm.rho (0.001 here, 0.008 at the end) to several times as much, or "
+        "rho_growth, or give more admm.updates (3 here)"
+    )
+    assert small.advice is None
+    lines = shown([large, small])
+    assert "0.330!" in lines[1]
+    assert "0.100 " in lines[2]
+    assert " ".join(" ".join(lines[3:]).split()) == f"! half: {large.advice}"
+
+
+def test_only_what_admm_left_is_a_matter_of_rho() -> None:
+    """Magnitude pruning is far from its constraints by its nature; a dense stage has none."""
+    assert advice(ended(0.47)) is not None
+    assert advice(ended(0.47, None)) is None
+    assert advice(ended(None, None)) is None
+    assert advice(manifest(residual=0.47)) is None  # without its settings nothing is said of them

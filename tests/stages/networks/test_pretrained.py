@@ -105,35 +105,6 @@ def test_a_hash_that_was_given_is_insisted_on(tmp_path: Path) -> None:
         bring(Model(name="resnet20", weights=str(tmp_path / "w.pth"), sha256="0" * 64), Folder(str(tmp_path / "s")))
 
 
-class Evil:
-    """Runs a command where it is unpickled."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (os.system, ("touch was-run",))
-
-
-BAD: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "holds no weights that can be read safely"),
-    "text": (b"<html>404</html>", "holds no weights that can be read safely"),
-    "cut": (saved(trained())[:5000], "holds no weights that can be read safely"),
-    "cut safetensors": (safetensors.torch.save(trained())[:5000], "holds no weights that can be read safely"),
-    "code": (saved({"state_dict": Evil()}), "holds no weights that can be read safely"),
-    "a list": (saved([torch.zeros(2)]), "holds no state dict: tensors by name"),
-    "no tensors": (saved({"epoch": 3}), "holds no state dict: tensors by name"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_what_is_no_state_dict_is_refused(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing in it is run."""
-    monkeypatch.chdir(tmp_path)
-    data, words = BAD[case]
-    (tmp_path / "w.pth").write_bytes(data)
-    with pytest.raises(WeightsError, match=words):
-        bring(Model(name="resnet20", weights="w.pth"), Folder(str(tmp_path / "store")))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.pth"]
-
-
 def test_what_does_not_fit_is_told_with_names_and_shapes(tmp_path: Path) -> None:
     """The first few, and how many more."""
     state = trained("resnet20", classes=100)
@@ -145,15 +116,15 @@ def test_what_does_not_fit_is_told_with_names_and_shapes(tmp_path: Path) -> None
     assert str(caught.value).endswith(
         "w.pth does not fit resnet20 of 10 classes: conv1.weight is missing; "
         "linear.weight has shape (100, 64), and (10, 64) is needed; linear.bias has shape (100,), and (10,) is needed; "
-        "surplus is none of its tensors"
+        "it holds surplus (1,), which the network has not"
     )
     state = trained("resnet20")
     state["linear.bias"][3] = torch.nan
     (tmp_path / "w.pth").write_bytes(saved(state))
-    with pytest.raises(WeightsError, match=r"classes: linear\.bias has values that are not finite$"):
+    with pytest.raises(WeightsError, match=r"can't be taken: linear\.bias: values that are not finite$"):
         bring(Model(name="resnet20", weights=str(tmp_path / "w.pth")), Folder(str(tmp_path / "store")))
     (tmp_path / "w.pth").write_bytes(saved(trained("resnet32")))
-    with pytest.raises(WeightsError, match=r"layer1\.3\.\S+ is none of its tensors; .*; and \d+ more$"):
+    with pytest.raises(WeightsError, match=r"holds layer1\.3\.\S+ \(\d.* and \d+ more, which the network has not$"):
         bring(Model(name="resnet20", weights=str(tmp_path / "w.pth")), Folder(str(tmp_path / "store")))
 
 
@@ -169,6 +140,8 @@ def test_from_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found[0] == found[1] != found[2] == found[3]
     with pytest.raises(WeightsError, match=r"nowhere\.pth can't be read: FileNotFoundError\(.*; with the file at hand"):
         bring(Model(name="resnet20", weights=f"{url}/nowhere.pth"), Folder(str(tmp_path / "store")))
+    with pytest.raises(WeightsError, match=r"store is a folder, of weights; give a file$"):
+        bring(Model(name="resnet20", weights=str(tmp_path / "store")), Folder(str(tmp_path / "store")))
     with pytest.raises(WeightsError, match=r"nowhere\.pth can't be read: FileNotFoundError\([^;]*$"):
         bring(Model(name="resnet20", weights=str(tmp_path / "nowhere.pth")), Folder(str(tmp_path / "store")))
 
@@ -194,6 +167,10 @@ def test_torchvisions_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "checkpoints" / name).write_bytes(saved(trained("squeezenet1_1", classes=1000)))
     for weights in ("torchvision", "torchvision:IMAGENET1K_V1"):
         assert bring(Model(name="squeezenet1_1", classes=1000, weights=weights), store).sha256
+    (tmp_path / "checkpoints" / name).write_bytes(saved({"a": torch.ones(9)})[:-100])
+    with pytest.raises(WeightsError, match=rf"torchvision \(as kept in {tmp_path}/checkpoints\) is cut off"):
+        bring(Model(name="squeezenet1_1", classes=1000, weights="torchvision"), store)
+    (tmp_path / "checkpoints" / name).write_bytes(saved(trained("squeezenet1_1", classes=1000)))
     with pytest.raises(WeightsError, match=r"classifier\.1\.weight has shape \(1000, 512, 1, 1\)"):
         bring(Model(name="squeezenet1_1", weights="torchvision"), store)
 
@@ -213,6 +190,22 @@ def test_a_stage_of_no_epochs_is_the_pretrained_network(make_task: MakeTask, tmp
     }
     network = artefact.load(Folder(str(tmp_path / "store" / "key"))).network
     assert all(torch.equal(network[name], tensor) for name, tensor in state.items())
+
+
+def test_a_pruned_files_zeros_stay_as_a_plan_says(make_task: MakeTask, tmp_path: Path, one_rank: None) -> None:
+    """Not in a train stage; in a prune stage at once that leaves no more weights."""
+    state = trained("digits_cnn")
+    state["6.weight"][:96] = 0
+    (tmp_path / "w.pth").write_bytes(saved(state))
+    settings = bring(Model(name="digits_cnn", weights=str(tmp_path / "w.pth")), Folder(str(tmp_path / "store")))
+    phase = {"epochs": 1, "lr": 0.001}
+    prune = {"constraints": [{"set": "cardinality", "tensors": "6.*", "rate": 4}], "admm": None, "retrain": phase}
+    for kind, own, stay in (("train", {"train": phase}, False), ("prune", prune, True)):
+        task = make_task({"kind": kind, "model": settings.model_dump(), **own}, kind)
+        run_stage(task, lambda event: None)
+        found = artefact.load(Folder(task.store) / task.key).network["6.weight"]
+        assert (int(torch.count_nonzero(found[:96])) == 0) is stay
+        assert not torch.equal(found, state["6.weight"])
 
 
 @pytest.mark.slow

@@ -204,6 +204,8 @@ def test_a_prune_leaves_exactly_k_in_every_tensor(make_task: MakeTask) -> None:
     manifest = loaded.manifest
     assert manifest["metrics"]["rate"] == pytest.approx(4.0)
     assert manifest["metrics"]["nonzeros"] == sum(k.values())
+    assert (manifest["metrics"]["network_weights"], manifest["metrics"]["network_nonzeros"]) == (1776, sum(k.values()))
+    assert manifest["metrics"]["bytes"] < manifest["metrics"]["dense_bytes"] / 2
     assert {name: entry["nonzeros"] for name, entry in manifest["tensors"].items()} == k
     assert {tuple(entry["sets"]) for entry in manifest["tensors"].values()} == {("cardinality",)}
     assert manifest["rho"] == pytest.approx(0.05 * 2 * 2)
