@@ -10,18 +10,19 @@ not answer).
 from __future__ import annotations
 
 import errno
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["lost", "preempted", "error"]
 
-_PEER_GONE = (
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Broken pipe",
-    "Socket closed",
-    "Timed out",
-)
+_GLOO = re.compile(r"\[\S*gloo/transport/\S+:\d+\] ")
+"""Where in gloo's connections an error arose, which it says in each message, of the plain RuntimeError that it raises.
+Ranks that call it with different sizes get `[enforce fail at ...` instead: that would come again."""
+_STORE = ("DistNetworkError", "DistStoreError")
+"""What torch.distributed raises when the ranks' common store is gone or a rank does not come to it in time."""
+_NCCL = ("ncclRemoteError", "communicator was aborted", "Watchdog caught collective operation timeout")
+"""In a DistBackendError; NCCL's other ones are as good as always of the machine itself, such as a full /dev/shm."""
 _PASSING = ("ConnectionError", "TimeoutError", "InterruptedError", "BlockingIOError")
 _PASSING_NUMBERS = (errno.EBUSY, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ESTALE)
 """Of an OSError that has no class of its own. A full disk, a read-only one and one that fails don't mend themselves."""
@@ -66,9 +67,18 @@ class Decision:
 def failure(error: BaseException, trace: str, rank: int | None = None) -> Failure:
     """Describe an exception. One that only says that a peer is gone is a loss, not an error."""
     names = " ".join(cls.__name__ for cls in type(error).__mro__[:-2])
-    peer_gone = isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_GONE)
     notes = tuple(getattr(error, "__notes__", ()))
-    return Failure("lost" if peer_gone else "error", names, str(error), trace, rank, notes)
+    return Failure("lost" if _peer_gone(error) else "error", names, str(error), trace, rank, notes)
+
+
+def _peer_gone(error: BaseException) -> bool:
+    """Whether torch, gloo or NCCL says that another rank is gone. What others raise says nothing of the kind."""
+    name, text = type(error).__name__, str(error)
+    if type(error) is RuntimeError:
+        return _GLOO.search(text) is not None
+    if type(error).__module__ != "torch.distributed":
+        return False
+    return name in _STORE or (name == "DistBackendError" and any(sign in text for sign in _NCCL))
 
 
 def decide(failures: list[Failure], policy: Policy) -> Decision:

@@ -19,6 +19,7 @@ import contextlib
 import logging
 import os
 import queue
+import textwrap
 import threading
 import time
 from collections import deque
@@ -49,6 +50,7 @@ from dualprune.cluster.session import (
     start,
     whole,
 )
+from dualprune.cluster.surroundings import give_home
 
 SAVING = 15.0
 """Seconds that busy lanes get to save where they are, when all is to end."""
@@ -69,6 +71,8 @@ STUCK = 300.0
 seconds; but one has been seen to hang in the dynamic loader, as it imported torch."""
 LOOKING = 2.0
 """Seconds between two looks at the cluster's machines."""
+TOLD = 300
+"""Characters of Ray's own account of an end that are told; the log has all of them."""
 AWAY = 30.0
 """Seconds that a cluster's head may be away, to be started anew. After a minute Ray would end this process."""
 
@@ -98,6 +102,7 @@ class Lanes:
         logs: Path | None = None,
         most: int | None = None,
     ) -> None:
+        give_home()
         for name, value in settings(local=address is None).items():
             os.environ.setdefault(name, value)
         if shape.elastic:
@@ -215,10 +220,20 @@ class Lanes:
             reach(self._head)
         except ClusterError as error:
             if time.monotonic() > self._heard + AWAY:
-                raise ClusterGone(str(error)) from error
+                raise self._gone(str(error), answers=False) from error
             return False
         self._heard = time.monotonic()
         return True
+
+    def _gone(self, why: str, answers: bool) -> ClusterGone:
+        """What to tell of a Ray that is of no more use, whose head answers or doesn't."""
+        if answers:
+            text = f"the actor that lanes report to, on this machine, has ended ({why}); the same command goes on"
+        elif self._local:
+            text = f"the Ray that this run started has ended ({why}); the same command goes on"
+        else:
+            text = f"the Ray cluster went away ({why}); once it is back, the same command goes on"
+        return ClusterGone(text)
 
     def _received(self, timeout: float, limit: float | None = None) -> list[Event]:
         """Events that come within `timeout` seconds; none if Ray itself takes longer than `limit` to say so."""
@@ -228,7 +243,11 @@ class Lanes:
             return []
         except self._ray.exceptions.RayError as error:
             _log.warning("the mailbox is gone: %s", error)
-            raise ClusterGone(type(error).__name__) from error
+            try:
+                reach(self._head)
+            except ClusterError as away:
+                raise self._gone(str(away), answers=False) from error
+            raise self._gone(textwrap.shorten(str(error), TOLD), answers=True) from error
         self._seen += len(raw)
         return [event for entry in raw for event in self._handle(*entry)]
 
@@ -278,7 +297,11 @@ class Lanes:
 
     def _closed(self, name: str, error: BaseException | None) -> list[Event]:
         lane = self._lanes.pop(name)
-        text = f"its lane ended: {error}"
+        if error is not None:
+            _log.warning("%s ended: %s", name, error)
+        # Of a traceback from the ranks, what it ends in.
+        last = (str(error).strip() or repr(error)).splitlines()[-1].strip()
+        text = f"its lane ended: {last}"
         events = self._lost(lane, text)
         if error is not None and not lane.came_up:
             if group.no_room(error):

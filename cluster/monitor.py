@@ -1,7 +1,8 @@
 """Weights & Biases: one run a stage, all of a pipeline's in one group. wandb's one door.
 
 It only mirrors what the run's own files hold, from a thread of its own: when W&B is slow or away,
-training does not wait and does not fail. Without an API key the runs are offline files.
+training does not wait and does not fail. Whether it is online, wandb itself is asked: its variables, its
+settings files, and the keys that it finds. Without a key the runs are offline files.
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ import logging
 import os
 import queue
 import threading
-from netrc import NetrcParseError, netrc
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
-Mode = Literal["auto", "online", "offline", "disabled"]
+from dualprune.cluster.surroundings import give_home, writable
+
+Mode = Literal["online", "offline", "disabled"]
+PROJECT = "dualprune"
+"""Where neither the configuration nor wandb's own settings name one."""
+OFF = ("1", "true", "yes", "on")
+"""What WANDB_DISABLED reads where it means it. wandb knows it no more, but those who set it want nothing sent."""
 
 _log = logging.getLogger(__name__)
 
@@ -23,14 +30,29 @@ _log = logging.getLogger(__name__)
 class Monitor:
     """Mirrors tasks to W&B. No method raises for W&B's sake; problems go to the log."""
 
-    def __init__(self, mode: Mode, project: str, group: str, folder: Path) -> None:
-        self.mode, self.project, self.group, self.folder = mode, project, group, folder
+    def __init__(
+        self,
+        wanted: Mode | Literal["auto"],
+        project: str | None,
+        group: str,
+        folder: Path,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """`tell` hears what a person should know; it is called from a thread of the monitor's."""
+        chosen = choose(wanted)
+        self._tell = tell
+        self.mode, self.why = chosen.mode, chosen.why
+        self.project, self.group, self.folder = project or chosen.project or PROJECT, group, folder
         self._runs: dict[str, Any] = {}
         self._started = False
         self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
-        if mode != "disabled":
+        if self.mode != "disabled":
             self._thread.start()
+
+    def __str__(self) -> str:
+        """Which mode it is, and why."""
+        return f"W&B: {self.mode} {self.why}"
 
     def start(self, task: str, identity: str, kind: str, config: dict[str, Any]) -> None:
         """Open the run of a task; the same `identity` goes on with the same run after a restart."""
@@ -72,12 +94,26 @@ class Monitor:
             _log.warning("W&B: %s failed; training goes on", method.strip("_"), exc_info=True)
 
     def _start(self, task: str, identity: str, kind: str, config: dict[str, Any]) -> None:
-        import wandb
-
-        mode = _available() if self.mode == "auto" else self.mode
         self.folder.mkdir(parents=True, exist_ok=True)
         self._started = True
-        self._runs[task] = wandb.init(
+        try:
+            self._runs[task] = self._opened(task, identity, kind, config)
+        except Exception as error:
+            if self.mode != "online":
+                raise
+            self.mode = "offline"
+            _log.warning("W&B took no run", exc_info=True)
+            self._tell(f"W&B: offline from here on, in {self.folder}, because it took no run: {_line(error)}")
+            # wandb's process still holds the first one under its identity.
+            self._runs[task] = self._opened(task, f"{identity}-offline", kind, config)
+
+    def _opened(self, task: str, identity: str, kind: str, config: dict[str, Any]) -> Any:
+        import wandb
+        from wandb.env import get_cache_dir
+
+        if not writable(get_cache_dir()):  # where its process keeps a log, which else goes to the terminal
+            os.environ["WANDB_CACHE_DIR"] = str(self.folder / "cache")
+        return wandb.init(
             project=self.project,
             group=self.group,
             name=task,
@@ -85,8 +121,8 @@ class Monitor:
             job_type=kind,
             config=config,
             dir=str(self.folder),
-            mode=mode,
-            resume="allow" if mode == "online" else None,
+            mode=self.mode,
+            resume="allow" if self.mode == "online" else None,
             reinit="create_new",
             settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
         )
@@ -106,13 +142,56 @@ class Monitor:
         wandb.teardown()
 
 
-def _available() -> Literal["online", "offline"]:
-    """`online` where there is a key, in the environment or left by `wandb login`, and nothing says otherwise."""
-    if os.environ.get("WANDB_MODE") in ("offline", "dryrun"):
-        return "offline"
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+@dataclass(frozen=True)
+class Choice:
+    """How runs are mirrored, where or why (the end of a sentence), and the project that wandb's own settings name."""
+
+    mode: Mode
+    why: str
+    project: str | None = None
+
+
+def choose(wanted: Mode | Literal["auto"]) -> Choice:
+    """What is wanted, or for `auto` what wandb itself would do here; online only with a key."""
+    if wanted == "disabled":
+        return Choice("disabled", "as monitor.wandb says")
+    if wanted == "auto" and os.environ.get("WANDB_DISABLED", "").lower() in OFF:
+        return Choice("disabled", "as WANDB_DISABLED says")
+    import wandb
+    from wandb.sdk.wandb_setup import singleton
+
+    give_home()
+    wandb.termsetup(wandb.Settings(silent=True), _log)
     try:
-        logged_in = netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, NetrcParseError):
-        logged_in = False
-    return "online" if os.environ.get("WANDB_API_KEY") or logged_in else "offline"
+        # Not `wandb.setup`, which starts a process, and names it in the environment that Ray's would get.
+        settings = singleton().settings
+    except Exception as error:  # noqa: BLE001 - its settings may be anything
+        return Choice("disabled", f"as wandb does not take its own settings: {_line(error)}")
+    settings.silent = True
+    wandb.termsetup(settings, _log)  # once more: reading them has undone it
+    mode, why = (settings.mode, _source(settings)) if wanted == "auto" else (wanted, "as monitor.wandb says")
+    if mode == "disabled":
+        return Choice("disabled", why)
+    if mode in ("offline", "dryrun"):
+        return Choice("offline", why, settings.project)
+    settings.mode = "online"  # else it would not look for a key where its own settings say offline
+    try:
+        if wandb.login(prompt=False, verify=False):
+            return Choice("online", f"at {settings.base_url}, for which wandb has a key", settings.project)
+        why = f"as wandb has no key for {settings.base_url}: `wandb login` or WANDB_API_KEY gives it one"
+    except Exception as error:  # noqa: BLE001 - of a key that it does not take
+        why = f"as wandb takes no key for {settings.base_url}: {_line(error)}"
+    though = "though monitor.wandb says online, " if wanted == "online" else ""
+    return Choice("offline", though + why, settings.project)
+
+
+def _source(settings: Any) -> str:
+    """Where wandb has its mode from: its variable, or its files of settings."""
+    if os.environ.get("WANDB_MODE"):
+        return "as WANDB_MODE says"
+    return f"as {' and '.join(str(path) for path in settings.read_system_settings().sources)} says"
+
+
+def _line(error: Exception) -> str:
+    """An error in a line, without pydantic's reference to its own documentation."""
+    return " ".join(str(error).partition("For further information")[0].split()) or type(error).__name__

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dualprune.cluster.failures import failure
+from dualprune.cluster.surroundings import drop_launchers, drop_long_temporary
 
 Log = Callable[[dict[str, Any]], None]
 Stopping = Callable[[], bool]
@@ -113,6 +114,8 @@ def serve(config: dict[str, Any]) -> None:
     import ray
     import torch.distributed as dist
 
+    drop_long_temporary()
+    drop_launchers()  # of a node that was started by one: DeepSpeed takes them for this rank's
     rank = dist.get_rank()
     mailbox, work = config["mailbox"], config["work"]
     if config["logs"] is not None:

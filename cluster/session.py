@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
+import textwrap
 import threading
 import time
 import traceback
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dualprune.cluster.room import Node
+from dualprune.cluster.surroundings import drop_launchers, drop_long_temporary, ray_folder
 
 _SETTINGS = {
     # Parts of Ray Train that look at a dashboard, or print to a terminal that is not theirs.
@@ -41,6 +44,8 @@ _PREEMPTED = 3
 
 STARTS = 3
 """How often a local Ray is started at most: on a busy machine it may not come up in the time that it gives itself."""
+SAID = 200
+"""Characters of what a process of Ray's printed that are told."""
 WAITING = 100_000
 """Calls that may wait in an actor at a time: each rank of each lane has one or two there."""
 REACHING = 10.0
@@ -59,20 +64,20 @@ class ClusterError(RuntimeError):
 
 
 class NotStarted(ClusterError):
-    """A Ray of this machine's own that does not come up, which is nobody's mistake."""
+    """A Ray of this machine's own that does not come up, for a reason that is not known beforehand."""
 
 
 class ClusterGone(ClusterError):
-    """A cluster that was there, and is no more."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(f"the Ray cluster went away ({why}); once it is back, the same command goes on")
+    """A cluster that was there, or what a run needs of it, and is no more."""
 
 
 def settings(local: bool) -> dict[str, str]:
     """Environment that Ray is to find before it is imported for the first time."""
+    if local:
+        # A Ray of our own has a token of its own, or it would look for one in the user's home, and leave one there.
+        return _SETTINGS | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
     # `ray start` asks for a token where one exists; a client offers it only if told to.
-    return _SETTINGS | ({"RAY_AUTH_MODE": "token"} if not local and token() else {})
+    return _SETTINGS | ({"RAY_AUTH_MODE": "token"} if token() else {})
 
 
 def start(address: str | None, modules: list[Path]) -> Any:
@@ -104,9 +109,6 @@ def start(address: str | None, modules: list[Path]) -> Any:
             handler(signal.SIGTERM, None)
         raise
     except Exception as error:
-        if address is None:
-            text = f"a local Ray did not come up in {STARTS} tries; on a machine that is less busy it may: {error}"
-            raise NotStarted(text) from error
         text = f"no Ray cluster lets us in at {address}: {error}; if it wants a token, {WAY_IN}"
         raise ClusterError(text) from error
     finally:
@@ -116,28 +118,50 @@ def start(address: str | None, modules: list[Path]) -> Any:
 
 
 def _start_here(ray: Any, options: dict[str, Any]) -> None:
-    """A Ray of this machine's own, started again if it does not come up. Raises what Ray raised the last time."""
+    """A Ray of this machine's own, started again if it does not come up.
+
+    Raises ClusterError for what is known to be wrong beforehand, else what Ray raised the last time.
+    """
+    problem = ray_folder()
+    if problem is not None:
+        raise ClusterError(problem)
+    drop_launchers()
+    drop_long_temporary()
     for number in range(1, STARTS + 1):
         try:
             ray.init(address="local", num_cpus=cpus(), include_dashboard=False, **options)
             return
         except Exception as error:
-            _end_half(ray, error)
-            if number == STARTS:
-                raise
+            logs = _end_half(ray, error)
+            if number == STARTS or isinstance(error, OSError):  # which would come again
+                tries = f" in {number} tries" if number > 1 else ""
+                raise NotStarted(f"a local Ray did not come up{tries}: {error}{logs}") from error
             _log.warning("a local Ray did not come up, and is started again: %s", error)
 
 
-def _end_half(ray: Any, error: Exception) -> None:
-    """End what a start that failed has left behind. Ray knows its processes only once all are up: till then the node
-    that started them is found where the error was raised."""
+def _end_half(ray: Any, error: Exception) -> str:
+    """End what a start that failed has left behind; what its processes said, and where, in words. Ray knows them only
+    once all are up: till then the node that started them is found where the error was raised."""
     from ray._private.node import Node
 
+    logs = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         node = frame.f_locals.get("self")
         if isinstance(node, Node):
             node.kill_all_processes(check_alive=False, allow_graceful=False)
+            logs = _said(Path(node.get_logs_dir_path()))
     ray.shutdown()
+    return logs
+
+
+def _said(logs: Path) -> str:
+    """What the processes of a local Ray printed first as they failed, and where all of it is."""
+    for name in ("raylet.err", "gcs_server.err"):
+        with suppress(OSError):
+            text = textwrap.shorten((logs / name).read_text(errors="replace"), SAID)
+            if text:
+                return f"; Ray's {name.removesuffix('.err')} said: {text}; the rest is in {logs}"
+    return f"; what its processes logged is in {logs}"
 
 
 def reach(address: str) -> None:
@@ -273,8 +297,8 @@ def token() -> str | None:
         return "RAY_AUTH_TOKEN"
     if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return f"RAY_AUTH_TOKEN_PATH ({path})"
-    default = Path.home() / ".ray" / "auth_token"
-    return str(default) if default.is_file() else None
+    default = os.path.expanduser("~/.ray/auth_token")
+    return default if os.path.isfile(default) else None
 
 
 def cpus() -> int:

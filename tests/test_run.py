@@ -104,8 +104,10 @@ def test_plan_says_what_a_change_re_runs(undisturbed: tuple[Path, list[str]]) ->
 
 
 def test_wandb_holds_what_was_logged(undisturbed: tuple[Path, list[str]]) -> None:
-    """Each stage is one offline W&B run in one group, with the losses and residuals of its metrics file."""
+    """Each stage is one offline W&B run in one group, with the losses and residuals of its metrics file; that they are
+    offline, and why, is among the first lines."""
     folder, lines = undisturbed
+    assert lines.index("W&B: offline as monitor.wandb says") < lines.index("Ray starts")
     found = runs(folder / "runs" / "logs")
     assert set(found) == {"dense", "prune-4x", "prune-8x"}
     for name, (run, rows, _, code) in found.items():

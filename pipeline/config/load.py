@@ -87,8 +87,9 @@ class Monitor(Settings):
     """Weights & Biases."""
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """`auto` is online where there is an API key, and offline files elsewhere."""
-    project: str = "dualprune"
+    """`auto` is what wandb itself would do here, and offline files where it has no key."""
+    project: str | None = None
+    """Left out: the one that wandb's own settings name (WANDB_PROJECT), or `dualprune`."""
 
 
 class Top(Settings):

@@ -143,7 +143,9 @@ class _Run:
         settings = config.top.cluster
         self.policy = Policy(**config.top.retry.model_dump())
         monitor = config.top.monitor
-        self.report = Report(view, Monitor(monitor.wandb, monitor.project, config.top.name, logs / "wandb"))
+        mirror = Monitor(monitor.wandb, monitor.project, config.top.name, logs / "wandb", view.note)
+        self.report = Report(view, mirror)
+        self.report.note(str(mirror))
         began = time.monotonic()
         self.report.note("Ray starts" if settings.address is None else f"connects to Ray at {settings.address}")
         self.lanes = Lanes(

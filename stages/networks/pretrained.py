@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from torch import nn
 
 from dualprune.stages.files.folder import Folder, sha256
+from dualprune.stages.files.home import NoHome, cache_folder
 from dualprune.stages.networks.builtin import TORCHVISION
 from dualprune.stages.networks.statedict import Taken, taken, zeros
 from dualprune.stages.networks.weightsfile import WeightsError, read, some
@@ -24,8 +25,6 @@ from dualprune.stages.solver.targets import build_model, weights
 
 __all__ = ["WeightsError", "bring", "load"]
 
-CACHE = Path.home() / ".cache" / "dualprune" / "weights"
-"""Where what came from a URL is kept."""
 SPARSE = 0.1
 """A tensor with this share of zeros was pruned."""
 
@@ -83,7 +82,7 @@ def _kept(settings: Model) -> str:
         from torch.hub import get_dir
 
         return f" (as kept in {get_dir()}/checkpoints)"
-    return f" (as kept in {CACHE})" if "://" in settings.file else ""
+    return f" (as kept in {cache_folder('weights')})" if "://" in settings.file else ""
 
 
 def _notes(found: Taken, settings: Model) -> Iterator[Note]:
@@ -118,13 +117,15 @@ def _fetched(settings: Model) -> bytes:
         if isinstance(filesystem, LocalFileSystem):
             return Path(path).read_bytes()
         # Downloaded once; again where the service tells that it is another file.
-        kept = {"cache_storage": str(CACHE), "check_files": True}
+        kept = {"cache_storage": str(cache_folder("weights")), "check_files": True}
         with fsspec.open(f"filecache::{settings.file}", "rb", filecache=kept) as file:
             data: bytes = file.read()
         return data
     except IsADirectoryError as error:
         files = sorted(os.listdir(error.filename or "."))
         raise WeightsError(f"{settings.weights} is a folder, of {some(files) or 'nothing'}; give a file") from None
+    except NoHome as error:
+        raise WeightsError(f"{settings.weights} can't be read: {error}") from None
     except Exception as error:  # noqa: BLE001 - each filesystem has errors of its own; all mean the same here
         way = "; with the file at hand, give its path" if "://" in settings.file else ""
         raise WeightsError(f"{settings.weights} can't be read: {error!r}{way}") from None
@@ -143,6 +144,8 @@ def _from_torchvision(settings: Model) -> bytes:
         raise WeightsError(f"torchvision has no weights {which} for {settings.name}; it has {', '.join(there)}")
     url = there[which].url
     file = Path(get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if str(file).startswith("~"):
+        raise WeightsError(f"there is no home folder to keep {settings.weights}'s weights in: set TORCH_HOME, or HOME")
     try:
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from dualprune.cluster.failures import Decision, Failure, Policy, decide, failure
 
@@ -14,12 +18,14 @@ ERROR = Failure("error", "ValueError Exception", "no such tensor")
 PASSING = Failure("error", "ConnectionResetError ConnectionError OSError Exception", "reset")
 
 
+GLOO = "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561]"
+CLOSED = "socketProgress: Connection closed by remote peer 10.0.0.1<1>"
+FULL = "Error while creating shared memory segment /dev/shm/nccl-1, error: No space left on device (28)"
+TORCHS = "DistError RuntimeError Exception"
+
+
 class StorageTimeout(TimeoutError):
     """A library's own exception of a passing kind."""
-
-
-class BackendError(RuntimeError):
-    """What torch raises from a collective."""
 
 
 @pytest.mark.parametrize(
@@ -30,17 +36,60 @@ class BackendError(RuntimeError):
         (ConnectionResetError("reset"), "error", "ConnectionResetError ConnectionError OSError Exception"),
         (StorageTimeout(), "error", "StorageTimeout TimeoutError OSError Exception"),
         (RuntimeError("CUDA out of memory"), "error", "RuntimeError Exception"),
-        (RuntimeError("[gloo] Connection closed by peer [10.0.0.1]:1"), "lost", "RuntimeError Exception"),
-        (RuntimeError("Connection reset by peer"), "lost", "RuntimeError Exception"),
-        (RuntimeError("write: Broken pipe"), "lost", "RuntimeError Exception"),
-        (RuntimeError("Socket closed"), "lost", "RuntimeError Exception"),
-        (BackendError("Timed out waiting 1800000ms for recv"), "lost", "BackendError RuntimeError Exception"),
-        (ValueError("Connection reset by peer"), "error", "ValueError Exception"),
+        (RuntimeError(f"{GLOO} Connection closed by peer [10.0.0.1]:1"), "lost", "RuntimeError Exception"),
+        (RuntimeError(f"{GLOO} Read error [10.0.0.1]:1: Connection reset by peer"), "lost", "RuntimeError Exception"),
+        (dist.DistNetworkError("Failed to recv, got 0 bytes."), "lost", f"DistNetworkError {TORCHS}"),
+        (dist.DistStoreError("wait timeout after 1000ms, keys: /x"), "lost", f"DistStoreError {TORCHS}"),
+        (dist.DistBackendError(f"NCCL error: ncclRemoteError: {CLOSED}"), "lost", f"DistBackendError {TORCHS}"),
+        (dist.DistBackendError(f"NCCL error: ncclSystemError: {FULL}"), "error", f"DistBackendError {TORCHS}"),
+        (RuntimeError("[enforce fail at gloo/transport/tcp/pair.cc:10] 8 vs 4"), "error", "RuntimeError Exception"),
+        (RuntimeError("Timed out"), "error", "RuntimeError Exception"),
+        (RuntimeError("Timed out waiting 1800000ms for my own server"), "error", "RuntimeError Exception"),
+        (RuntimeError("Connection reset by peer"), "error", "RuntimeError Exception"),
+        (RuntimeError("write: Broken pipe"), "error", "RuntimeError Exception"),
+        (RuntimeError("Socket closed"), "error", "RuntimeError Exception"),
+        (ValueError(f"{GLOO} Connection closed by peer"), "error", "ValueError Exception"),
     ],
 )
 def test_an_exception_becomes_plain_text(error: Exception, kind: str, names: str) -> None:
-    """Only a runtime error that says that a peer is gone is a loss; class names are kept, bases too."""
+    """Only what torch, gloo and NCCL say of a peer that is gone is a loss; class names are kept, bases too."""
     assert failure(error, "trace", 3) == Failure(kind, names, str(error), "trace", 3)  # type: ignore[arg-type]
+
+
+RANK = """
+import os, signal, sys, time, traceback
+from datetime import timedelta
+import torch, torch.distributed as dist
+from dualprune.cluster.failures import failure
+rank, end, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+dist.init_process_group("gloo", f"file://{folder}/store", timedelta(seconds=2), rank=rank, world_size=2)
+tensor = torch.ones(9)
+dist.all_reduce(tensor)
+if rank == 1:
+    os.kill(os.getpid(), getattr(signal, end))
+try:
+    while True:
+        dist.all_reduce(tensor)
+except Exception as error:
+    print(failure(error, traceback.format_exc()).kind, flush=True)
+os._exit(0)
+"""
+"""One of two ranks, of which the second is killed or hangs."""
+
+
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGSTOP"])
+def test_a_rank_that_is_gone_is_a_loss(tmp_path: Path, end: str) -> None:
+    """As gloo tells it to the other one, here and now."""
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", RANK, str(rank), end, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    try:
+        assert ranks[0].communicate(timeout=120)[0] == "lost\n"
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
 
 
 @pytest.mark.parametrize(

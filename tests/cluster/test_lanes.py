@@ -299,13 +299,13 @@ def test_a_dead_incarnations_late_report_leaves_the_present_one_alone() -> None:
 
 
 def test_a_lane_that_ends_loses_its_task() -> None:
-    """With the reason; another lane is opened for what waits."""
+    """With the reason, of a traceback what it ends in; another lane is opened for what waits."""
     lanes = Open(cpus=1)
     lanes.submit("a", 1)
     lanes.say("ready", "x")
-    events = lanes.end(RuntimeError("the node is gone"))
+    events = lanes.end(RuntimeError("Traceback (most recent call last):\n  File ...\nValueError: the node is gone\n"))
     assert lost(events, "a")
-    assert "the node is gone" in events[0].data.message
+    assert events[0].data.message == "its lane ended: ValueError: the node is gone"
     lanes.submit("a", 1)
     assert list(lanes._lanes) == ["lane-1"]
 
@@ -569,19 +569,22 @@ def test_a_lane_that_stops_though_nobody_asked_gets_no_other_task() -> None:
     assert lanes.box.given[-1] == ("y", ("a", 1))
 
 
-def test_a_head_that_is_away_is_given_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("local", "text"), [(False, "the Ray cluster went away"), (True, "the Ray that this run started has ended")]
+)
+def test_a_head_that_is_away_is_given_some_time(monkeypatch: pytest.MonkeyPatch, local: bool, text: str) -> None:
     """Ray is asked nothing meanwhile, since it would not answer, and nothing is opened; what lanes tell is heard."""
     lanes = Open(cpus=1)
     lanes.submit("a", 1)
     lanes.say("ready", "x")
-    lanes._head, lanes._looked = "127.0.0.1:1", 0.0
+    lanes._head, lanes._looked, lanes._local = "127.0.0.1:1", 0.0, local
     lanes._received = lambda *_: lanes._handle("log", "lane-0", "x", "a", "row")  # type: ignore[method-assign]
     monkeypatch.setattr(lanes, "_nodes", lambda: pytest.fail("Ray was asked"))
     lanes._waiting.append(("b", 2))
     assert lanes.take(0.0) == lanes.take(0.0) == [Event("log", "a", "row")]
     monkeypatch.setattr(module, "AWAY", -1.0)
     lanes._looked = 0.0
-    with pytest.raises(ClusterGone, match=r"^the Ray cluster went away \(nothing answers at 127.0.0.1:1: "):
+    with pytest.raises(ClusterGone, match=rf"^{text} \(nothing answers at 127.0.0.1:1: "):
         lanes.take(0.0)
     monkeypatch.undo()
     with socket.create_server(("127.0.0.1", 0)) as server:

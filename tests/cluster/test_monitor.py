@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import re
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dualprune.cluster import monitor as module
-from dualprune.cluster.monitor import Monitor
+from dualprune.cluster.monitor import Monitor, choose
 
 LOSSES = {"half": [0.5, 0.25, 0.125], "other": [1.5, 1.25]}
 RESIDUALS = {"half": [0.3, 0.2, 0.1], "other": [0.9, 0.7]}
@@ -24,7 +28,7 @@ RESIDUALS = {"half": [0.3, 0.2, 0.1], "other": [0.9, 0.7]}
 @pytest.fixture
 def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No account, no network, and nothing written but below `tmp_path`."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
@@ -197,30 +201,162 @@ def test_disabled_is_nothing_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-LOGIN = "machine {host} login user password 0123456789"
+KEY = "0123456789" * 4
+LOGIN = f"machine {{host}} login user password {KEY}"
+FILES = "[default]\nmode = offline\n"
+
+
+@pytest.fixture
+def _asked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """wandb reads its settings and keys once a process: here once a test, in a folder without any."""
+    import wandb
+    from wandb.sdk.lib import wbauth
+
+    def forget() -> None:
+        wandb.teardown()
+        wbauth.unauthenticate_session(update_settings=False)
+
+    forget()
+    monkeypatch.chdir(tmp_path)
+    yield
+    forget()
 
 
 @pytest.mark.parametrize(
-    ("environment", "login", "mode"),
+    ("environment", "login", "files", "expected"),
     [
-        ({}, None, "offline"),
-        ({"WANDB_API_KEY": "key"}, None, "online"),
-        ({"WANDB_API_KEY": "key", "WANDB_MODE": "offline"}, None, "offline"),
-        ({}, LOGIN.format(host="api.wandb.ai"), "online"),
-        ({}, LOGIN.format(host="example.org"), "offline"),
-        ({"WANDB_BASE_URL": "https://example.org:8080"}, LOGIN.format(host="example.org"), "online"),
-        ({"WANDB_MODE": "dryrun"}, LOGIN.format(host="api.wandb.ai"), "offline"),
-        ({}, "not a netrc file", "offline"),
+        ({}, None, None, "offline as wandb has no key for "),
+        ({"WANDB_API_KEY": KEY}, None, None, "online at "),
+        ({"WANDB_API_KEY": "short"}, None, None, "offline as wandb takes no key for .*WANDB_API_KEY invalid"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, None, None, "offline as WANDB_MODE says$"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "dryrun"}, None, None, "offline as WANDB_MODE says$"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "disabled"}, None, None, "disabled as WANDB_MODE says$"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "nonsense"}, None, None, "disabled as wandb does not take .*nonsense"),
+        ({"WANDB_API_KEY": KEY, "WANDB_DISABLED": "true"}, None, None, "disabled as WANDB_DISABLED says$"),
+        ({"WANDB_API_KEY": KEY}, None, FILES, "offline as .*/wandb/settings says$"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "online"}, None, FILES, "online at "),
+        ({"WANDB_API_KEY": KEY}, None, FILES.replace("offline", "disabled"), "disabled as .*/wandb/settings says$"),
+        ({}, LOGIN.format(host="api.wandb.ai"), None, "online at "),
+        ({}, LOGIN.format(host="example.org"), None, "offline as wandb has no key for "),
+        (
+            {"WANDB_BASE_URL": "https://example.org:8080"},
+            LOGIN.format(host="example.org:8080"),
+            None,
+            "online at .*:8080",
+        ),
+        ({}, "not a netrc file", None, "offline as wandb has no key for "),
     ],
 )
-@pytest.mark.usefixtures("_offline")
-def test_auto_is_online_where_there_is_a_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], login: str | None, mode: str
+@pytest.mark.usefixtures("_offline", "_asked_anew")
+def test_auto_is_what_wandb_itself_would_do(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    environment: dict[str, str],
+    login: str | None,
+    files: str | None,
+    expected: str,
 ) -> None:
-    """In the environment or left by a login, unless W&B's own variable says otherwise."""
+    """By its variables, its files of settings and the keys that it finds; it says which, and nothing of its own."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     if login is not None:
         (tmp_path / "no-netrc").write_text(login)
         (tmp_path / "no-netrc").chmod(0o600)
-    assert module._available() == mode
+    if files is not None:
+        (tmp_path / "wandb").mkdir()
+        (tmp_path / "wandb" / "settings").write_text(files)
+    chosen = choose("auto")
+    assert re.match(expected, f"{chosen.mode} {chosen.why}"), chosen
+    assert "".join(capsys.readouterr()) == ""
+
+
+@pytest.mark.usefixtures("_offline", "_asked_anew")
+def test_a_login_is_found(tmp_path: Path) -> None:
+    """Under whichever host this wandb writes it down; `wandb offline` goes before it, in its folder."""
+    code = f"import wandb; wandb.login(key={KEY!r}, verify=False)"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"WANDB_SILENT": "true"})
+    assert KEY in (tmp_path / "no-netrc").read_text()
+    code = "from cluster.monitor import choose; print(choose('auto').mode)"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def mode() -> str:
+        return subprocess.run([sys.executable, "-c", code], check=True, env=environment, stdout=-1, text=True).stdout
+
+    assert mode() == "online\n"
+    subprocess.run([sys.executable, "-m", "wandb", "offline"], check=True)
+    assert mode() == "offline\n"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "environment", "expected"),
+    [
+        ("online", {}, "offline though monitor.wandb says online, as wandb has no key"),
+        ("online", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "online at "),
+        ("offline", {"WANDB_API_KEY": KEY, "WANDB_MODE": "disabled"}, "offline as monitor.wandb says"),
+        ("disabled", {"WANDB_API_KEY": KEY, "WANDB_MODE": "online"}, "disabled as monitor.wandb says"),
+    ],
+)
+@pytest.mark.usefixtures("_offline", "_asked_anew")
+def test_a_mode_that_is_configured_goes_before_wandbs_own(
+    monkeypatch: pytest.MonkeyPatch, wanted: Any, environment: dict[str, str], expected: str
+) -> None:
+    """As an argument of `wandb.init` does. Nobody is asked for a key."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    chosen = choose(wanted)
+    assert f"{chosen.mode} {chosen.why}".startswith(expected)
+
+
+@pytest.mark.parametrize(("given", "project"), [(None, "theirs"), ("ours", "ours")])
+@pytest.mark.usefixtures("_offline", "_asked_anew")
+def test_the_project_is_wandbs_own_where_none_is_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, project: str
+) -> None:
+    """WANDB_PROJECT, that is, or `wandb init`'s."""
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    monitor = Monitor("offline", given, "group", tmp_path / "logs")
+    monitor.close()
+    assert monitor.project == project
+
+
+class Refuses(BaseHTTPRequestHandler):
+    """A service that takes nothing."""
+
+    def do_POST(self) -> None:
+        """Say so, as W&B's does of a project that is not there."""
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(404)
+        self.end_headers()
+        self.wfile.write(b'{"errors": [{"message": "no such project"}]}')
+
+    do_GET = do_POST
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing on the terminal."""
+
+
+@pytest.mark.usefixtures("_offline", "_asked_anew")
+def test_a_service_that_takes_no_run_leaves_offline_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And that is told, as the first line said otherwise."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refuses)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    told: list[str] = []
+    monitor = Monitor("auto", "project", "group", tmp_path / "logs", told.append)
+    assert str(monitor).startswith(f"W&B: online at http://127.0.0.1:{server.server_port}")
+    for task in ("half", "other"):
+        monitor.start(task, f"tiny-{task}", "prune", {})
+        monitor.log(task, {"loss": 1.0}, 1)
+        monitor.finish(task, {}, failed=False)
+    monitor.close(120.0)
+    server.shutdown()
+    for path in (tmp_path / "logs").glob("wandb/run-*/*.wandb"):
+        path.unlink()  # what is left of the try to be online
+    assert {name: [row["loss"] for row in rows] for name, (_, rows, _, _) in runs(tmp_path / "logs").items()} == {
+        "half": [1.0],
+        "other": [1.0],
+    }
+    assert len(told) == 1
+    assert re.match(r"W&B: offline from here on, in .*/logs, because it took no run: .*no such project", told[0])

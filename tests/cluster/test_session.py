@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ class Starts:
         import ray
         from ray._private.node import Node
 
-        self.failures = failures
+        self.failures, self.logs = failures, "/nowhere"
         self.told: list[str] = []
         starts = self
 
@@ -34,6 +35,9 @@ class Starts:
 
             def kill_all_processes(self, *_: Any, **__: Any) -> None:
                 starts.told.append("kill")
+
+            def get_logs_dir_path(self) -> str:
+                return starts.logs
 
         patch.setattr(ray, "init", lambda **options: (self.asked(options), Half()))
         patch.setattr(ray, "shutdown", lambda: self.told.append("shutdown"))
@@ -65,12 +69,20 @@ def test_a_local_ray_that_does_not_come_up_is_started_again(
     ] * failures
 
 
-def test_a_local_ray_that_never_comes_up_is_told_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of its last start, and nothing is left of that either."""
+def test_a_local_ray_that_never_comes_up_is_told_with_its_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of its last start, with what its processes said, and no guess at why; nothing is left of that either."""
     starts = Starts(monkeypatch, STARTS)
-    with pytest.raises(NotStarted, match=r"^a local Ray did not come up in 3 tries; .*: timed out during startup$"):
+    text = r"^a local Ray did not come up in 3 tries: timed out during startup; "
+    with pytest.raises(NotStarted, match=text + "what its processes logged is in /nowhere$"):
         start(None, [])
     assert starts.told == ["init", "kill", "shutdown"] * STARTS
+    (tmp_path / "raylet.err").write_text("terminate called\n  what():  Resource temporarily unavailable\n")
+    starts.told, starts.logs = [], str(tmp_path)
+    said = r"Ray's raylet said: terminate called what\(\): Resource temporarily unavailable; the rest is in /.*"
+    with pytest.raises(NotStarted, match=text + said):
+        start(None, [])
 
 
 def test_a_cluster_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dualprune.stages.data.format import DataError
 from dualprune.stages.data.order import epoch_order
 from dualprune.stages.files.folder import canonical, sha256, sha256_of
+from dualprune.stages.files.home import cache_folder
 
 Samples = Iterable[tuple[NDArray[np.uint8], int]]
 
@@ -66,9 +67,9 @@ def _cifar10(folder: str | None, split: str) -> tuple[NDArray[np.uint8], NDArray
 
     if folder is not None and (Path(folder) / f"{split}-labels.u8").exists():
         return _sheets(Path(folder), split)
-    root = Path(folder) if folder is not None else Path.home() / ".cache" / "dualprune"
-    root = root.parent if root.name == CIFAR10.base_folder else root
     try:
+        root = Path(folder) if folder is not None else cache_folder()
+        root = root.parent if root.name == CIFAR10.base_folder else root
         data = CIFAR10(str(root), train=split == "train", download=folder is None)
     except (RuntimeError, OSError) as error:
         way = f"give `folder` sheets with {split}-labels.u8, or the folder that holds {CIFAR10.base_folder}"
@@ -104,9 +105,8 @@ def _idx(folder: str | None, prefix: str) -> tuple[NDArray[np.uint8], NDArray[np
     if folder is None:
         from torchvision.datasets import MNIST
 
-        root = Path.home() / ".cache" / "dualprune"
         try:
-            data = MNIST(str(root), train=prefix == "train", download=True)
+            data = MNIST(str(cache_folder()), train=prefix == "train", download=True)
         except (RuntimeError, OSError) as error:
             raise DataError(f"MNIST could not be downloaded ({error}); give `folder` its four idx files") from None
         return data.data.numpy(), data.targets.numpy().astype(np.uint8)

@@ -19,6 +19,7 @@ from typing import Any
 
 from dualprune.stages.data.format import DataError
 from dualprune.stages.files.folder import Folder, sha256_of
+from dualprune.stages.files.home import NoHome, cache_folder
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors that only this machine's own disk has."""
@@ -156,7 +157,8 @@ def _locked(file: int) -> bool:
 
 
 def default_root() -> str:
-    """The folder that copies are kept in: DUALPRUNE_CACHE, or one of the user's."""
-    named = os.environ.get("DUALPRUNE_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return named or os.path.join(home, "dualprune", "shards")
+    """The folder that copies are kept in: DUALPRUNE_CACHE, or one of the user's. Raises DataError."""
+    try:
+        return os.environ.get("DUALPRUNE_CACHE") or str(cache_folder("shards"))
+    except NoHome as error:
+        raise DataError(f"{error}; or DUALPRUNE_CACHE, for shards alone") from None

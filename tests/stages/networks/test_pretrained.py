@@ -24,7 +24,6 @@ from dualprune.stages.data.make.builtin import cifar10
 from dualprune.stages.data.read.memory import Batches
 from dualprune.stages.data.shards import Split, write
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.networks import pretrained
 from dualprune.stages.networks.pretrained import WeightsError, bring, load
 from dualprune.stages.settings.spec import Data, Model
 from dualprune.stages.solver.targets import build_model
@@ -130,7 +129,7 @@ def test_what_does_not_fit_is_told_with_names_and_shapes(tmp_path: Path) -> None
 
 def test_from_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kept beside, and taken anew where the service tells that it is another file."""
-    monkeypatch.setattr(pretrained, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     url = f"memory://{uuid.uuid4().hex}/w.pth"
     found = []
     for value in (0.0, 1.0):
