@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dualprune.cluster.spared import spared
 from dualprune.cluster.surroundings import give_home, writable
 
 Mode = Literal["online", "offline", "disabled"]
@@ -46,7 +47,7 @@ class Monitor:
         self._runs: dict[str, Any] = {}
         self._started = False
         self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+        self._thread = threading.Thread(target=spared()(self._work), name="wandb", daemon=True)
         if self.mode != "disabled":
             self._thread.start()
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dualprune.cluster.room import Node
+from dualprune.cluster.spared import spared
 from dualprune.cluster.surroundings import drop_launchers, drop_long_temporary, ray_folder
 
 _SETTINGS = {
@@ -129,7 +130,8 @@ def _start_here(ray: Any, options: dict[str, Any]) -> None:
     drop_long_temporary()
     for number in range(1, STARTS + 1):
         try:
-            ray.init(address="local", num_cpus=cpus(), include_dashboard=False, **options)
+            with spared():
+                ray.init(address="local", num_cpus=cpus(), include_dashboard=False, **options)
             return
         except Exception as error:
             logs = _end_half(ray, error)

@@ -10,13 +10,15 @@ import re
 from collections.abc import Callable
 from dataclasses import fields
 from fnmatch import fnmatch
+from multiprocessing.resource_tracker import ensure_running
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dualprune.pipeline.codes import DONE, FAILED
+from dualprune.cluster.spared import spared
 from dualprune.pipeline.config.problems import ConfigError, argued
+from dualprune.pipeline.output import DONE, FAILED, answer, complain, redraws, say
 from dualprune.stages.data.format import MANIFEST, SPLITS, DataError
 from dualprune.stages.data.make.names import is_systems
 from dualprune.stages.files import urls
@@ -69,7 +71,7 @@ def add(verbs: Any) -> None:
         )
         verb.add_argument("--label-field", metavar="FIELD", help=text)
         verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
-        verb.set_defaults(command=command, resumes=command is _shards)
+        verb.set_defaults(command=command, resumes=command is _shards, works=True)
     text = "shrink pictures whose short side is longer to P pixels (default: leave them as they are)"
     shards.add_argument("--resize", metavar="P", type=_whole, help=text)
     text = "encode all pictures as JPEG of this quality, 1 to 100 (default: 90 for those that are resized)"
@@ -144,11 +146,13 @@ def _shards(options: argparse.Namespace, console: Console) -> int:
                 def show(done: int, samples: int) -> None:
                     bar.update(task, completed=done, total=samples)
 
+                with spared():  # of the pool's processes, Python's own would end of a warning, and say so
+                    ensure_running()
                 manifest = convert(
                     options.dest, _name(options), found, wanted, options.processes, show, options.label_field
                 )
     except (DataError, ImportError) as error:
-        raise ConfigError("shards", [_printable(str(error))]) from None
+        raise ConfigError("shards", [str(error)]) from None
     return _told(manifest, options, console)
 
 
@@ -203,7 +207,7 @@ def _index(options: argparse.Namespace, console: Console) -> int:
             options.dest, _name(options), found, options.held or 0, label_field=options.label_field, **kept
         )
     except (DataError, ImportError) as error:
-        raise ConfigError("index", [_printable(str(error))]) from None
+        raise ConfigError("index", [str(error)]) from None
     return _told(manifest, options, console)
 
 
@@ -215,13 +219,13 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
             task = bar.add_task("files", total=None)
             files, damages = verify(options.shards, lambda done, of: bar.update(task, completed=done, total=of))
     except DataError as error:
-        raise ConfigError("verify", [_printable(str(error))]) from None
+        raise ConfigError("verify", [str(error)]) from None
     for damage in damages:
-        Console(stderr=True).print(_printable(damage), style="red", highlight=False, markup=False, soft_wrap=True)
+        complain(damage)
     text = f"{options.shards}: {files} files, {len(damages) or 'nothing'} damaged"
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say(console, text)
     if options.json:
-        print(json.dumps({"shards": Folder(options.shards).absolute, "files": files, "damages": damages}))
+        answer({"shards": Folder(options.shards).absolute, "files": files, "damages": damages})
     return FAILED if damages else DONE
 
 
@@ -319,11 +323,6 @@ def _make(dest: str) -> None:
             raise DataError(f"the folder {dest} can't be made: {error.strerror}") from None
 
 
-def _printable(text: str) -> str:
-    """The same for names of files that are no UTF-8."""
-    return text.encode(errors="backslashreplace").decode()
-
-
 def _options(given: argparse.Namespace) -> Options:
     from dualprune.stages.data.make.convert import Options
 
@@ -339,7 +338,7 @@ def _name(options: argparse.Namespace) -> str:
 
 def _bar(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=not redraws(console))
 
 
 def _some(counted: dict[str, int]) -> str:
@@ -361,14 +360,13 @@ def _told(manifest: dict[str, Any], options: argparse.Namespace, console: Consol
         if passed:
             lines.append(f"{split}: passed over, by their names: {_some(passed)}")
         for line in lines:
-            console.print(_printable(line), style="yellow", highlight=False, markup=False, soft_wrap=True)
+            say(console, line, "yellow")
         left = f", {len(skipped)} left out" if skipped else ""
-        console.print(text + left, highlight=False)
+        say(console, text + left)
     where = Folder(options.dest).absolute
     shown = where if re.fullmatch(r"(\w+://)?[\w./-]+", where) else json.dumps(where)  # as YAML wants it
-    line = f"to train on them: data: {{shards: {shown}}}"
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    say(console, f"to train on them: data: {{shards: {shown}}}")
     if options.json:
         found = {split: entry["samples"] for split, entry in manifest["splits"].items()}
-        print(json.dumps({"shards": where, "samples": found}))
+        answer({"shards": where, "samples": found})
     return DONE

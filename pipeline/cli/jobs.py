@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shlex
@@ -16,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.console import Console
 
 import dualprune
-from dualprune.pipeline import dag
-from dualprune.pipeline.codes import DONE, FAILED, STOPPED
+from dualprune.pipeline import dag, output
 from dualprune.pipeline.config.load import Top, find, load
 from dualprune.pipeline.config.problems import ConfigError, Problems, argued
 from dualprune.pipeline.config.yamlfile import Path as Place
+from dualprune.pipeline.output import DONE, FAILED, STOPPED, answer, need_reader, say
 from dualprune.stages.settings.spec import Data
 
 if TYPE_CHECKING:
@@ -51,14 +50,15 @@ def add(verbs: Any, as_run: Iterable[Callable[[argparse.ArgumentParser], None]])
 
 def _verb(verbs: Any, name: str, command: Callable[..., int], text: str) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
-    verb.set_defaults(command=command)
+    verb.set_defaults(command=command, works=name != "logs")
     return verb
 
 
 def _reached(verb: argparse.ArgumentParser) -> None:
     there = os.environ.get(ADDRESS)
     text = f"of the cluster's dashboard, http://HOST:8265; by default what {ADDRESS} says"
-    verb.add_argument(
+    group = verb.add_argument_group("the cluster")
+    group.add_argument(
         "--address", metavar="URL", type=argued(_dashboard), default=there, required=there is None, help=text
     )
     verb.set_defaults(known=there)
@@ -85,14 +85,14 @@ def _submit(options: argparse.Namespace, console: Console) -> int:
         command = package(find(options.config), _arguments(options), Path(folder))
         job = _reaching(lambda: jobs.submit(config.top.name, command, Path(folder)), options)
     again = shlex.join(["dualprune", "status", options.config, *(p for o in options.set for p in ("--set", o))])
-    _say(console, f"{job}: submitted to {jobs.address}, {len(config.stages)} stages; what is done is not run again")
-    _say(console, f"  its log:    {_typed('logs', job, options)} --follow")
-    _say(console, f"  its stages: {again}")
-    _say(console, f"  its end:    {_typed('stop', job, options)}")
+    say(console, f"{job}: submitted to {jobs.address}, {len(config.stages)} stages; what is done is not run again")
+    say(console, f"  its log:    {_typed('logs', job, options)} --follow")
+    say(console, f"  its stages: {again}")
+    say(console, f"  its end:    {_typed('stop', job, options)}")
     code = _followed(jobs, job, options, console) if options.follow else DONE
     if options.json:
         ended = {"exit_code": code} if options.follow else {}
-        print(json.dumps({"run": config.top.name, "job": job, "address": jobs.address, **ended}))
+        answer({"run": config.top.name, "job": job, "address": jobs.address, **ended})
     return code
 
 
@@ -102,7 +102,7 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
         return _followed(jobs, options.job, options, console)
     state = _reaching(lambda: jobs.state(options.job), options)
     print(_reaching(lambda: jobs.log(options.job), options), end="", flush=True)  # before what goes to stderr
-    _say(Console(stderr=True), f"{options.job}: {told(state)}")
+    say(output.console(stderr=True), f"{options.job}: {told(state)}")
     return DONE
 
 
@@ -110,10 +110,10 @@ def _stop(options: argparse.Namespace, console: Console) -> int:
     jobs = _jobs(options)
     before = _reaching(lambda: jobs.state(options.job), options)
     if before.ended:
-        _say(console, f"{options.job} had ended: {told(before)}")
+        say(console, f"{options.job} had ended: {told(before)}")
         return DONE
-    _say(console, f"{options.job}: asked to stop")
-    _say(console, f"{options.job}: {told(_reaching(lambda: jobs.stop(options.job), options))}")
+    say(console, f"{options.job}: asked to stop")
+    say(console, f"{options.job}: {told(_reaching(lambda: jobs.stop(options.job), options))}")
     return DONE
 
 
@@ -123,15 +123,16 @@ def _followed(jobs: Jobs, job: str, options: argparse.Namespace, console: Consol
     def write(text: str) -> None:
         console.file.write(text)
         console.file.flush()
+        need_reader()
 
     try:
         state = _reaching(lambda: jobs.follow(job, write), options)
     except KeyboardInterrupt:
-        _say(console, f"{job} goes on. To see it again: {_typed('logs', job, options)} --follow")
-        _say(console, f"To stop it: {_typed('stop', job, options)}")
+        say(console, f"{job} goes on. To see it again: {_typed('logs', job, options)} --follow")
+        say(console, f"To stop it: {_typed('stop', job, options)}")
         return STOPPED
     if exit_code(state) != DONE:
-        _say(console, f"{job}: {told(state)}")
+        say(console, f"{job}: {told(state)}")
     return exit_code(state)
 
 
@@ -211,7 +212,3 @@ def _typed(verb: str, job: str, options: argparse.Namespace) -> str:
     """What to type for a job's sake, on this machine as it is."""
     there = [] if options.address == options.known else ["--address", options.address]
     return shlex.join(["dualprune", verb, job, *there])
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -3,32 +3,48 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import signal
+import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+import dualprune
+from dualprune.pipeline import output
 from dualprune.pipeline.cli import data as datacli
 from dualprune.pipeline.cli import jobs as jobscli
 from dualprune.pipeline.cli import store as storecli
-from dualprune.pipeline.codes import BAD_INPUT, DONE, FAILED, STOPPED, TERMINATED
+from dualprune.pipeline.cli.terminable import terminable
 from dualprune.pipeline.config.load import Config, Top, load
 from dualprune.pipeline.config.overrides import spread
 from dualprune.pipeline.config.problems import ConfigError, Problems
 from dualprune.pipeline.config.smoke import smoke
 from dualprune.pipeline.config.yamlfile import Path as Place
+from dualprune.pipeline.output import (
+    BAD_INPUT,
+    DONE,
+    FAILED,
+    STOPPED,
+    TERMINATED,
+    UNREAD,
+    Unread,
+    answer,
+    complain,
+    say,
+    show,
+)
 from dualprune.pipeline.plan import costs
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.reports import plan as planview
 from dualprune.pipeline.run.results import Result, as_json, as_table, status
+from dualprune.pipeline.run.standing import scene
 from dualprune.pipeline.run.view import View
 from dualprune.pipeline.run.watch import watch
 from dualprune.pipeline.store.locks import Held, Lost
@@ -36,52 +52,49 @@ from dualprune.pipeline.store.store import Store
 from dualprune.stages.files.outage import StoreAway, StoreError
 from dualprune.stages.settings.spec import Data
 
+TOLD = "as told above"
+"""Of a stage that failed: its reason, in the table at the end of its run."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated."""
-    options = _parser().parse_args(spread(sys.argv[1:] if arguments is None else arguments))
-    console = Console(stderr=bool(getattr(options, "json", False)))
+    """Run the command line; the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated, 141 unread:
+    what only shows something, and lasts, has nobody who reads it any more."""
+    with output.guarded():
+        try:
+            options = _parser().parse_args(spread(sys.argv[1:] if arguments is None else arguments))
+        except SystemExit as leaving:  # help, or an option that there is not
+            raise SystemExit(output.ended(int(leaving.code or 0))) from None
+        if getattr(options, "works", False):
+            output.goes_on()
+        return output.ended(_carried_out(options))
+
+
+def _carried_out(options: argparse.Namespace) -> int:
+    console = output.console(stderr=bool(getattr(options, "json", False)))
     terminated = threading.Event()
     try:
-        with _terminable(terminated):
-            command: int = options.command(options, console)
-        return command
+        with terminable(terminated):
+            code: int = options.command(options, console)
+        return code
     except ConfigError as error:
-        Console(stderr=True).print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
+        complain(str(error))
         return BAD_INPUT
     except (StoreError, StoreAway) as error:
-        Console(stderr=True).print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
+        complain(str(error))
         return FAILED
+    except Unread:
+        return UNREAD
     except KeyboardInterrupt:
         rest = "; the same command goes on from what is saved" if getattr(options, "resumes", False) else ""
-        console.print(f"stopped{rest}", highlight=False)
+        say(console, f"stopped{rest}")
         return TERMINATED if terminated.is_set() else STOPPED
-
-
-@contextmanager
-def _terminable(terminated: threading.Event) -> Iterator[None]:
-    """SIGTERM raises as an interrupt does, so that what is at work is saved, and sets `terminated`: Ray may raise an
-    interrupt of its own in its place. A second one adds nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def terminate(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        terminated.set()
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dualprune", description="Prunes networks in stages: a DAG of ADMM training stages on Ray and DeepSpeed."
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version, and those of what it stands on")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command, text in (
         ("run", _run, "run the stages that are not done yet"),
@@ -95,17 +108,17 @@ def _parser() -> argparse.ArgumentParser:
         ("evaluate", _evaluate, "measure finished networks anew on this machine's CPU, from their artefacts alone"),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
-        _configured(verb)
-        verb.set_defaults(command=command, resumes=command is _run)
         if command is _run:
             _run_options(verb)
+        _configured(verb)
+        verb.set_defaults(command=command, resumes=command is _run, works=command is _run)
         if command is _plan:
             verb.add_argument("--dot", action="store_true", help="print the graph for Graphviz")
             text = "images that one GPU (one worker, where cluster.gpus is 0) trains in a second, to estimate hours by"
             verb.add_argument("--images-per-second", metavar="N", type=_speed, help=text)
     datacli.add(verbs)
     storecli.add(verbs)
-    jobscli.add(verbs, (_configured, _run_options))
+    jobscli.add(verbs, (_run_options, _configured))
     return parser
 
 
@@ -119,33 +132,54 @@ def _speed(given: str) -> float:
     return value
 
 
+class _Version(argparse.Action):
+    """Print what a report of a fault should name. Asks the installed packages only when it is wanted."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print, and end."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        found = [f"Python {platform.python_version()}"]
+        for name in ("torch", "ray", "deepspeed", "webdataset", "wandb"):
+            try:
+                found.append(f"{name} {version(name)}")
+            except PackageNotFoundError:
+                found.append(f"no {name}")
+        print(f"dualprune {dualprune.__version__} ({', '.join(found)})")
+        parser.exit()
+
+
 def _run_options(verb: argparse.ArgumentParser) -> None:
-    some = verb.add_mutually_exclusive_group()
+    which = verb.add_argument_group("which stages (by default all that are not done)")
+    some = which.add_mutually_exclusive_group()
     text = "only this stage, as `plan` lists it, and those after it; what is before it must be done"
     some.add_argument("--from", dest="start", metavar="STAGE", help=text)
     text = "only this stage; what is before it must be done; may be repeated"
     some.add_argument("--only", metavar="STAGE", action="append", default=[], help=text)
     text = "run this stage though it is done: its artefact is deleted when its turn comes; stages after it stay done; "
     text += "may be repeated"
-    verb.add_argument("--force", metavar="STAGE", action="append", default=[], help=text)
-    text = "after a failure, go on with what does not depend on the stage that failed"
-    verb.add_argument("--keep-going", action="store_true", help=text)
+    which.add_argument("--force", metavar="STAGE", action="append", default=[], help=text)
+    trying = verb.add_argument_group("trying it out")
     text = "a few steps of every stage into the folder `smoke` of the store, to find errors before a long run"
-    verb.add_argument("--smoke", action="store_true", help=text)
+    trying.add_argument("--smoke", action="store_true", help=text)
+    ways = verb.add_argument_group("when something is in the way")
+    text = "after a failure, go on with what does not depend on the stage that failed"
+    ways.add_argument("--keep-going", action="store_true", help=text)
     text = "if a run of this name is going on in this store, wait for its end instead of refusing"
-    verb.add_argument("--wait", action="store_true", help=text)
+    ways.add_argument("--wait", action="store_true", help=text)
 
 
 def _configured(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of a recipe that comes along")
-    verb.add_argument(
+    verb.add_argument_group("settings").add_argument(
         "--set",
         metavar="A.B=C",
         action="append",
         default=[],
         help="override a setting, such as cluster.workers=1 or stages.NAME.retrain.epochs=3; several may follow",
     )
-    verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
+    text = "print one JSON object as the last line of output"
+    verb.add_argument_group("output").add_argument("--json", action="store_true", help=text)
 
 
 def _prepared(options: argparse.Namespace) -> tuple[Config, Problems, Store, list[planning.Planned]]:
@@ -198,12 +232,13 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     results: list[Result]
     with View(console) as view:
         logs = _logs(config, store)
+        if waiting:
+            _log_to(logs, view.note)
         rest = "" if waiting else "; nothing to run"
         view.note(f"{config.top.name}: {len(plan)} stages, {len(plan) - len(waiting)} of them done{rest}")
         if options.smoke:
             view.note(f"a few steps of each, into {store.url}; accuracies mean nothing")
         if waiting:
-            _log_to(logs, view.note)
             view.note(f"logs: {logs}")
         for planned in waiting:
             view.note(f"  {planned.node.name}: {planned.state} ({planned.why})")
@@ -217,17 +252,15 @@ def _run(options: argparse.Namespace, console: Console) -> int:
             view.note(f"{config.top.name} is not started: {held}; `--wait` waits for its end")
             return FAILED
         except (ClusterGone, NotStarted, Lost) as error:
-            Console(stderr=True).print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
+            complain(str(error))
             return FAILED
         except ClusterError as error:
             problems.add(("cluster",), str(error))
             problems.stop()
-    _show(config, results, options, console)
-    failed = [row for row in results if row.state == "failed"]
-    for row in failed:
-        text = f"{row.name} failed: {row.why}"
-        Console(stderr=True).print(text, style="red", highlight=False, markup=False, soft_wrap=True)
-    return FAILED if failed else DONE
+    show(console, as_table(replace(row, why=TOLD) if row.state == "failed" else row for row in results))
+    if options.json:
+        answer(as_json(config.top.name, results))
+    return FAILED if any(row.state == "failed" for row in results) else DONE
 
 
 def _plan(options: argparse.Namespace, console: Console) -> int:
@@ -237,15 +270,15 @@ def _plan(options: argparse.Namespace, console: Console) -> int:
     if options.dot:
         print(planview.dot(plan))
     elif options.json:
-        print(json.dumps({"run": config.top.name, **planview.as_json(plan, found, device)}))
+        answer({"run": config.top.name, **planview.as_json(plan, found, device)})
     else:
-        Console(stderr=console.stderr, width=160).print(planview.as_table(plan, found, device))
+        show(console, planview.as_table(plan, found, device))
     return DONE
 
 
 def _status(options: argparse.Namespace, console: Console) -> int:
     config, _, store, plan = _prepared(options)
-    _show(config, status(plan, store), options, console)
+    _show(config, status(plan, store, scene(config.top.name, plan, store)), options, console)
     return DONE
 
 
@@ -255,7 +288,7 @@ def _watch(options: argparse.Namespace, console: Console) -> int:
     _show(config, rows, options, console)
     left = [row for row in rows if row.state != "done"]
     if left:
-        console.print(f"the run has ended with {len(left)} stages not done", highlight=False)
+        say(console, f"the run has ended with {len(left)} stages not done")
     return FAILED if left else DONE
 
 
@@ -268,33 +301,31 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
     rows: list[dict[str, Any]] = []
     damaged = False
     for planned in plan:
+        output.need_reader()
         if planned.manifest is None:
-            console.print(f"{planned.node.name}: not done", highlight=False)
+            say(console, f"{planned.node.name}: not done")
             continue
         try:
             scores = measure(f"{store.url}/{planned.node.key}", planned.node.shards)
         except DataError as error:
             raise ConfigError(planned.node.name, [f"its data can't be read: {error}"]) from None
         except Damaged as error:
-            console.print(
-                f"{planned.node.name}: {error}; `dualprune run` makes it anew", highlight=False, soft_wrap=True
-            )
+            say(console, f"{planned.node.name}: {error}; `dualprune run` makes it anew")
             set_aside(store.folder / planned.node.key)
             damaged = True
             continue
         rows.append({"name": planned.node.name, "key": planned.node.key, **scores})
         shown = "  ".join(f"{name} {value:.2f} %" for name, value in scores.items())
-        console.print(f"{planned.node.name}: {shown}", highlight=False)
+        say(console, f"{planned.node.name}: {shown}")
     if options.json:
-        print(json.dumps({"run": config.top.name, "stages": rows}))
+        answer({"run": config.top.name, "stages": rows})
     return FAILED if damaged else DONE
 
 
 def _show(config: Config, results: list[Result], options: argparse.Namespace, console: Console) -> None:
-    # Wide enough for every row: rich would cut columns where output is no terminal or a narrow one.
-    Console(stderr=console.stderr, width=160).print(as_table(results))
+    show(console, as_table(results))
     if options.json:
-        print(json.dumps(as_json(config.top.name, results)))
+        answer(as_json(config.top.name, results))
 
 
 def _logs(config: Config, store: Store) -> Path:

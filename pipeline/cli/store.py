@@ -18,6 +18,7 @@ from rich.table import Table
 from dualprune.pipeline import dag
 from dualprune.pipeline.config import load as config
 from dualprune.pipeline.config.problems import ConfigError, argued
+from dualprune.pipeline.output import DONE, FAILED, answer, complain, say, show
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.store import garbage, inventory
 from dualprune.pipeline.store.inventory import Entry
@@ -26,7 +27,6 @@ from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import Damaged, read
 from dualprune.stages.files import urls
 
-DONE, DAMAGED = 0, 1
 NUMBERS = ("val %", "test %", "size", "weights", "left", "share", "residual", "bytes")
 """Titles of columns that are set to the right, beside those of rates."""
 
@@ -57,7 +57,7 @@ def add(verbs: Any) -> None:
         text = "folder or fsspec URL (default: ./runs)"
         verb.add_argument("--store", metavar="URL", type=argued(urls.checked), default="./runs", help=text)
         verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
-        verb.set_defaults(command=command)
+        verb.set_defaults(command=command, works=name == "gc")
 
 
 def opened(url: str, setting: str) -> Store:
@@ -75,12 +75,11 @@ def opened(url: str, setting: str) -> Store:
 def _ls(options: argparse.Namespace, console: Console) -> int:
     store = opened(options.store, "--store")
     found = inventory.entries(store)
-    wide = _wide(console)
     if found:
-        wide.print(_table(found))
-    _say(console, f"{store.url}: {len(found)} stages, {_size(sum(entry.bytes for entry in found))}")
+        show(console, _table(found))
+    say(console, f"{store.url}: {len(found)} stages, {_size(sum(entry.bytes for entry in found))}")
     if options.json:
-        print(json.dumps({"store": store.url, "stages": [asdict(entry) for entry in found]}))
+        answer({"store": store.url, "stages": [asdict(entry) for entry in found]})
     return DONE
 
 
@@ -92,30 +91,30 @@ def _show(options: argparse.Namespace, console: Console) -> int:
     except (inventory.Unknown, Damaged) as error:
         raise ConfigError("store show", [str(error)]) from None
     (entry,) = (entry for entry in inventory.entries(store) if entry.key == key)
-    _wide(console).print(_table([entry]))
+    show(console, _table([entry]))
     if found is not None:
         _facts(store, found, console)
     elif entry.why:
-        _say(console, entry.why)
+        say(console, entry.why)
     if options.json:
-        print(json.dumps(found if found is not None else asdict(entry)))
+        answer(found if found is not None else asdict(entry))
     return DONE
 
 
 def _facts(store: Store, found: Mapping[str, Any], console: Console) -> None:
-    _say(console, "\nparents")
+    say(console, "\nparents")
     for above in inventory.lineage(store, found):
         shown = "not in this store"
         if above.manifest is not None:
             metrics = above.manifest["metrics"]
             network = f" (network {_rate(metrics['network_rate'])})" if metrics.get("network_rate") else ""
             shown = f"{_rate(metrics.get('rate'))}{network}, val {metrics['val_accuracy']:.2f} %"
-        _say(console, f"{'  ' * above.depth}{above.name}  {above.key}  {shown}")
+        say(console, f"{'  ' * above.depth}{above.name}  {above.key}  {shown}")
     if not found.get("parents"):
-        _say(console, "  none")
-    _say(console, "\nsettings")
+        say(console, "  none")
+    say(console, "\nsettings")
     settings = yaml.safe_dump(found.get("spec", {}), sort_keys=False, default_flow_style=None, width=100)
-    _say(console, "  " + settings.rstrip().replace("\n", "\n  "))
+    say(console, "  " + settings.rstrip().replace("\n", "\n  "))
     tensors = _rows("tensor", "shape", "weights", "left", "share", "sets", "residual")
     for name, tensor in found.get("tensors", {}).items():
         residual = found.get("residuals", {}).get(name)
@@ -132,37 +131,37 @@ def _facts(store: Store, found: Mapping[str, Any], console: Console) -> None:
     for name, file in found.get("files", {}).items():
         files.add_row(escape(name), f"{file['bytes']:,}", file["sha256"])
     for table in (tensors, files):
-        _say(console, "")
-        _wide(console).print(table)
+        say(console, "")
+        show(console, table)
 
 
 def _verify(options: argparse.Namespace, console: Console) -> int:
     store = opened(options.store, "--store")
     found = inventory.verify(store)
     for damage in found.damages:
-        Console(stderr=True).print(damage, style="red", highlight=False, markup=False, soft_wrap=True)
+        complain(damage)
     checked = f"{found.artefacts} artefacts and {found.parts} parts of checkpoints"
-    _say(console, f"{store.url}: {checked}, {len(found.damages) or 'nothing'} damaged")
+    say(console, f"{store.url}: {checked}, {len(found.damages) or 'nothing'} damaged")
     if options.json:
-        print(json.dumps({"store": store.url, **asdict(found)}))
-    return DAMAGED if found.damages else DONE
+        answer({"store": store.url, **asdict(found)})
+    return FAILED if found.damages else DONE
 
 
 def _gc(options: argparse.Namespace, console: Console) -> int:
     store = opened(options.store, "--store")
     names, needed = _needed(store, options.configs, options.set)
     for name, key in sorted((names[key], key) for key in inventory.keys(store) if key in names):
-        _say(console, f"  {key}  {name}: stays")
+        say(console, f"  {key}  {name}: stays")
     for name in sorted(needed.data):
-        _say(console, f"  data/{name}: stays")
+        say(console, f"  data/{name}: stays")
     alive = living(store.folder)
     for lock, holder in alive.items():
-        _say(console, f"  {lock} is held by {holder}: what it works on stays")
+        say(console, f"  {lock} is held by {holder}: what it works on stays")
     waste = _waste(store, needed, alive)
     for one in waste:
-        _say(console, f"  {one.path}  {_size(one.bytes)}  {one.why}")
+        say(console, f"  {one.path}  {_size(one.bytes)}  {one.why}")
     total = _size(sum(one.bytes for one in waste))
-    _say(console, f"{len(waste)} things can go, {total}" if waste else "nothing can go")
+    say(console, f"{len(waste)} things can go, {total}" if waste else "nothing can go")
     agreed = bool(waste) and (options.yes or _agreed(console, total))
     left: list[str] = []
     if agreed:
@@ -170,13 +169,13 @@ def _gc(options: argparse.Namespace, console: Console) -> int:
         still = {one.path for one in _waste(store, needed, living(store.folder))}
         left = [one.path for one in waste if one.path not in still]
         left += garbage.remove(store, [one for one in waste if one.path in still])
-        _say(console, f"removed {len(waste) - len(left)} things")
+        say(console, f"removed {len(waste) - len(left)} things")
         for path in left:
-            _say(console, f"  {path} stayed: a run has begun to use it")
+            say(console, f"  {path} stayed: a run has begun to use it")
     if options.json:
         goes = [asdict(one) for one in waste]
         stays = sorted(needed.keys)
-        print(json.dumps({"store": store.url, "stays": stays, "goes": goes, "removed": agreed, "left": left}))
+        answer({"store": store.url, "stays": stays, "goes": goes, "removed": agreed, "left": left})
     return DONE
 
 
@@ -206,7 +205,7 @@ def _waste(store: Store, needed: garbage.Needed, alive: Mapping[str, Holder]) ->
 
 def _agreed(console: Console, total: str) -> bool:
     """Ask. Raises ConfigError where there is nobody to answer."""
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise ConfigError("store gc", ["there is no terminal to ask on; with `--yes`, what is listed is removed"])
     console.print(f"remove them, {total}? [y/N] ", end="", highlight=False, markup=False)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
@@ -248,12 +247,3 @@ def _size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
-
-
-def _wide(console: Console) -> Console:
-    # Wide enough for every row: rich would cut columns where output is no terminal or a narrow one.
-    return Console(stderr=console.stderr, width=200)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -15,6 +15,7 @@ from dualprune.pipeline.config.load import Config, Top
 from dualprune.pipeline.config.problems import ConfigError, Problems, like
 from dualprune.pipeline.config.yamlfile import Path
 from dualprune.pipeline.plan.counts import Counts, Parts, after, counts, either
+from dualprune.pipeline.run import progress
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.data.format import (
     MANIFEST,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 LOOKS = 8
 """Stages that are looked for in the store at once: an object store answers after a while, but many at a time. Each
 holds a file in memory while its hash is checked."""
+UNFINISHED = "not finished yet"
+"""Of a stage that was planned before as it is now."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Planned:
     """Of a trial that is done: the search that it is of."""
     trial: dag.Node | None = None
     """Of a search: the trial that it would run now, if its parents are done."""
+    gone: bool = False
+    """Of `run`: whether it was done before, and its artefact is damaged or away."""
     begun: int = 0
     """Of `resume`: the optimizer steps that its checkpoint has behind it."""
     notes: tuple[str, ...] = ()
@@ -141,12 +146,19 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     data = {origin: (shards, digest(manifest)) for origin, (shards, manifest) in found.items()}
     samples = {data[origin][1]: manifest["splits"]["train"]["samples"] for origin, (_, manifest) in found.items()}
     before = store.last_plan(config.top.name)
+    ended = progress.left(store.folder, config.top.name).done
+    finished = {entry["key"] for entry in before.values() if entry.get("done")}.union(ended or ())
     nodes = dag.build(stages, lambda spec: data[spec.data.origin])
     there = _looked(store, {node.key for node in nodes})
+    finished |= {parent["key"] for manifest, _ in there.values() if manifest for parent in manifest.get("parents", [])}
     plan: dict[str, Planned] = {}
     left: dict[str, Parts] = {}
     for node in nodes:
         planned = _planned(node, there[node.key], before.get(node.name), plan)
+        if planned.state == "run" and node.key in finished:
+            planned = replace(planned, gone=True, why=_lost(store, node.key))
+        elif planned.why == UNFINISHED and ended is None:
+            planned = replace(planned, why=f"{UNFINISHED}, or its artefact is gone")
         if isinstance(node.spec, Search) and all(plan[parent].state == "cached" for parent in node.parents):
             tried, planned = _tried(planned, store, plan)
             plan |= {trial.node.name: trial for trial in tried}
@@ -265,9 +277,11 @@ def outside(top: Top | None, data: Mapping[Path, Data], problems: Problems) -> N
 
 def record(config: Config, store: Store, plan: list[Planned]) -> None:
     """Leave what was planned, for the next plan to say what has changed."""
-    store.note_plan(
-        config.top.name, {p.node.name: {"key": p.node.key, **p.node.material, "spec": _settings(p.node)} for p in plan}
-    )
+    noted = {}
+    for p in plan:
+        done = {"done": True} if p.state == "cached" else {}
+        noted[p.node.name] = {"key": p.node.key, **p.node.material, "spec": _settings(p.node), **done}
+    store.note_plan(config.top.name, noted)
 
 
 def hold(store: Store, plan: Sequence[Planned], wanted: Collection[str]) -> None:
@@ -342,7 +356,13 @@ def _why(node: dag.Node, before: Mapping[str, Any] | None, plan: Mapping[str, Pl
         reasons.append(f"its parent {', '.join(again)} runs again")
     elif before.get("parents") != node.material["parents"]:
         reasons.append(f"its parent {', '.join(node.parents)} is another one than before")
-    return "; ".join(reasons) or "not finished yet, or its artefact is gone"
+    return "; ".join(reasons) or UNFINISHED
+
+
+def _lost(store: Store, key: str) -> str:
+    if store.damaged(key) or store.folder.exists(f"{key}/{MANIFEST}"):
+        return "was done, but its artefact is damaged; `dualprune store verify` says how"
+    return "was done, but its artefact is gone"
 
 
 def _settings(node: dag.Node) -> dict[str, Any]:

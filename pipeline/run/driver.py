@@ -72,8 +72,9 @@ def run(
         locks.take(run_lock(config.top.name), wait)
         record(config, store, plan)
         hold(store, plan, names)
-        with Progress(store.folder, config.top.name, view.lines):
+        with Progress(store.folder, config.top.name, view.lines) as progress:
             run = _Run(config, plan, store, logs, view, locks, names, force, keep_going)
+            progress.account = run.account
             patience = 20.0
             try:
                 run.to_the_end()
@@ -209,6 +210,18 @@ class _Run:
             else:
                 rows.append(result(node, "skipped", self.store, None, "not begun, because another stage failed"))
         return rows
+
+    def account(self) -> dict[str, Any]:
+        """What the progress that is left in the store says beside the stages' lines."""
+        everything = set(self.nodes) - set(self.searches) <= set(self.wanted)
+        return {
+            "since": self.report.since(),
+            "keys": {node.name: key for key, node in list(self.active.items())},
+            "asked": None if everything else sorted(self.wanted),
+            "failed": sorted(self.failed),
+            "stopping": self._stopping(),
+            "done": sorted({self.nodes[name].key for name in list(self.ran)}),
+        }
 
     def _begin_all(self) -> None:
         while names := self.order.get_ready():
@@ -347,17 +360,18 @@ class _Run:
             else:
                 self.order.done(one.name)
 
-    def _fail(self, node: dag.Node, reason: str) -> None:
-        """A stage has failed for good."""
+    def _fail(self, node: dag.Node, reason: str, told: str | None = None) -> None:
+        """A stage has failed for good; of its reason `told` is told, should that be less."""
         try:
             self.store.note_failure(node.key, reason)
         except OSError as error:  # the store may be what it failed for
             _log.warning("%s: why it failed can't be noted: %s", node.name, error)
-        self.report.failed(node.name, reason)
+        self.report.failed(node.name, told or reason)
         for one in (node, *self.same.pop(node.key, [])):
             self.failed[one.name] = reason
             if one.name in self.searches:
-                self._fail(self.searches[one.name], f"its trial {one.name} failed: {reason}")
+                text = f"its trial {one.name} failed"
+                self._fail(self.searches[one.name], f"{text}: {reason}", text)
 
     def _task(self, node: dag.Node) -> Task:
         assert not isinstance(node.spec, Select | Replace | Search)

@@ -1,6 +1,7 @@
 """Where a run is, left in its store for those who watch it from elsewhere.
 
-    <store>/progress/<run>.json    the lines of its running stages, as its own terminal shows them
+    <store>/progress/<run>.json    the lines of its running stages, as its own terminal shows them, and since when they
+                                   run; what it was asked for, what has failed, and what it has done
 
 Written from a thread of its own, so that a store that is slow or away holds up no training.
 """
@@ -9,7 +10,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from dualprune.stages.files.folder import Folder
 
@@ -20,10 +23,11 @@ _log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Leaves what `lines` gives, by stage, while it is entered."""
+    """Leaves what `lines` gives, by stage, while it is entered; and beside it what `account` gives."""
 
     def __init__(self, store: Folder, run: str, lines: Callable[[], Mapping[str, str]], every: float = EVERY) -> None:
         self._folder, self._path, self._lines = store, _path(run), lines
+        self.account: Callable[[], Mapping[str, Any]] = dict
         self._every, self._ending = every, threading.Event()
         self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
 
@@ -37,13 +41,13 @@ class Progress:
         self._thread.join(timeout=3.0)
 
     def _work(self) -> None:
-        before: Mapping[str, str] | None = None
+        before: Mapping[str, Any] | None = None
         while True:
             ending = self._ending.is_set()
-            now = {} if ending else dict(self._lines())
+            now = {**self.account(), "lines": {} if ending else dict(self._lines())}
             if now != before:
                 try:
-                    self._folder.write_json(self._path, {"lines": now})
+                    self._folder.write_json(self._path, now)
                     before = now
                 except Exception:  # noqa: BLE001 - a store that is away for a while may come back, and this is only for show
                     _log.warning("%s can't be written", self._path, exc_info=True)
@@ -52,12 +56,43 @@ class Progress:
             self._ending.wait(self._every)
 
 
+@dataclass(frozen=True)
+class Left:
+    """What a run has left of itself last."""
+
+    lines: Mapping[str, str] = field(default_factory=dict)
+    """Of stages that are at work, by name."""
+    since: Mapping[str, str] = field(default_factory=dict)
+    """When those that are being trained began, or went on, by name; UTC."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Of stages that are at work, by name."""
+    asked: Collection[str] | None = None
+    """Names of the stages that it is to run; None for all."""
+    failed: Collection[str] = ()
+    """Names."""
+    stopping: bool = False
+    """Whether it begins nothing new."""
+    done: Collection[str] | None = None
+    """Keys of the stages that it has finished; None where that is not known."""
+
+    def line(self, stage: str) -> str | None:
+        """A stage's line without its name."""
+        return self.lines[stage].removeprefix(f"{stage}: ") if stage in self.lines else None
+
+
+def left(store: Folder, run: str) -> Left:
+    """What a run has left; nothing where there is none. Its driver may be dead."""
+    try:
+        found = dict(store.read_json(_path(run)))
+        found.setdefault("since", dict.fromkeys(found["lines"], ""))  # another version's says less
+        return Left(**{name: found[name] for name in Left.__dataclass_fields__ if name in found})
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return Left()
+
+
 def running(store: Folder, run: str) -> dict[str, str]:
     """The line of each stage that runs, as the run itself left it last."""
-    try:
-        return dict(store.read_json(_path(run))["lines"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return {}
+    return dict(left(store, run).lines)
 
 
 def _path(run: str) -> str:

@@ -60,7 +60,7 @@ class Report:
             _log.info("%s: trains from step %d on", name, row["steps"])
             slow = f" ({EMULATED})" if row.get("emulates_bf16") else ""
             begins = f"goes on after step {row['steps']}" if row["event"] == "resumed" else "training"
-            self._view.waiting(name, begins + slow)
+            self._view.begins(name, begins + slow)
 
     def memory(self, account: str) -> None:
         """A worker was killed for memory; `account` is Ray's."""
@@ -88,7 +88,11 @@ class Report:
 
     def failed(self, name: str, reason: str) -> None:
         """A stage has failed for good."""
-        self._view.ended(name, f"failed: {reason}")
+        self._view.failed(name, reason)
+
+    def since(self) -> dict[str, str]:
+        """When each stage that is being trained began; UTC."""
+        return self._view.since()
 
     def close(self, patience: float) -> None:
         """W&B gets `patience` seconds for what it has still to do."""

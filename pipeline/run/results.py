@@ -11,6 +11,7 @@ from rich.table import Table
 
 from dualprune.pipeline.dag import Node
 from dualprune.pipeline.plan.make import Planned
+from dualprune.pipeline.run.standing import Scene
 from dualprune.pipeline.store.store import Store
 
 AMOUNTS = (
@@ -27,7 +28,7 @@ AMOUNTS = (
 LARGE = 0.1
 """A residual above this is told: stages/README.md says what came of it."""
 
-State = Literal["cached", "done", "failed", "skipped", "left out", "resume", "run"]
+State = Literal["cached", "done", "failed", "skipped", "left out", "resume", "run", "gone", "running", "queued"]
 
 COLUMNS = ("rate", "weights left", "network rate", "network left", "bytes", "val %", "test %", "residual", "seconds")
 """Of the table: numbers, between a stage's name and its artefact."""
@@ -66,7 +67,7 @@ class Result:
     chosen: str | None = None
     """Of a choice: the stage whose result it took."""
     why: str | None = None
-    """Of a stage that failed, was skipped or is not done."""
+    """Of a stage that failed, was skipped or is not done; of one that runs, how far it is."""
 
 
 def result(
@@ -90,15 +91,20 @@ def result(
     )
 
 
-def status(plan: Iterable[Planned], store: Store) -> list[Result]:
-    """Every stage as the store has it: `done`, `failed`, or what a run would do (`resume`, `run`)."""
-    rows = []
+def status(plan: Iterable[Planned], store: Store, now: Scene | None = None) -> list[Result]:
+    """Every stage as the store has it: `done`, `failed`, `gone`, or what a run would do (`resume`, `run`).
+
+    With a scene, what is at work is `running` or `queued`.
+    """
+    now, rows = now or Scene(), []
     for planned in plan:
         if planned.state == "cached":
             rows.append(result(planned.node, "done", store, planned.manifest))
             continue
         reason = store.failure(planned.node.key)
-        rows.append(result(planned.node, "failed" if reason else planned.state, store, None, reason or planned.why))
+        state: State = "failed" if reason else "gone" if planned.gone else planned.state
+        state, why = now.of(planned, reason) or (state, reason or planned.why)
+        rows.append(result(planned.node, state, store, None, why))
     return rows
 
 

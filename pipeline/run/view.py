@@ -10,6 +10,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from dualprune.pipeline import output
+from dualprune.pipeline.output import complain, redraws, say
+
 EVERY = 2.0
 """Seconds between two lines of one stage where lines can't be redrawn."""
 
@@ -20,8 +23,9 @@ class View:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._lines: dict[str, str] = {}
+        self._since: dict[str, str] = {}
         self._live: Live | None = None
-        if console.is_terminal:
+        if redraws(console):
             # Asked for what to show four times a second, not told at each of a thousand stages' events.
             self._live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._drawn)
         self._residuals: dict[str, float] = {}
@@ -38,7 +42,7 @@ class View:
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self.console, text)
 
     def epoch(self, stage: str, row: dict[str, Any]) -> None:
         """Show where a stage is, and which samples it could not read."""
@@ -61,14 +65,34 @@ class View:
         """Show that a stage has begun but trains not yet."""
         self._show(stage, f"{stage}: {text}", last=True)
 
+    def begins(self, stage: str, text: str) -> None:
+        """Show that a stage is being trained now."""
+        self._since.setdefault(stage, time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()))
+        self.waiting(stage, text)
+
     def ended(self, stage: str, text: str) -> None:
         """A stage's last line."""
         self._lines.pop(stage, None)
+        self._since.pop(stage, None)
         self.note(f"{stage}: {text}")
+
+    def failed(self, stage: str, reason: str) -> None:
+        """A stage's last line, on standard error; on a terminal above the lines that are redrawn there."""
+        self._lines.pop(stage, None)
+        self._since.pop(stage, None)
+        text = f"{stage} failed: {reason}"
+        if self._live is not None and output.console(stderr=True).is_terminal:
+            say(self.console, text, "red")
+        else:
+            complain(text)
 
     def lines(self) -> dict[str, str]:
         """The line of each stage that runs."""
         return dict(self._lines)
+
+    def since(self) -> dict[str, str]:
+        """When each stage that is being trained began, or went on; UTC."""
+        return dict(self._since)
 
     def _show(self, stage: str, line: str, last: bool) -> None:
         self._lines[stage] = line

@@ -11,9 +11,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from dualprune.pipeline.output import need_reader, redraws, say
 from dualprune.pipeline.plan.make import Planned
 from dualprune.pipeline.run.progress import running
 from dualprune.pipeline.run.results import Result, as_table, status
+from dualprune.pipeline.run.standing import scene
 from dualprune.pipeline.store.locks import Watch, newest, run_lock
 from dualprune.pipeline.store.store import Store
 
@@ -33,13 +35,14 @@ def watch(run: str, plan: list[Planned], store: Store, console: Console) -> list
             look = "dead" if holder is None else alive.look(holder)
             plan = [_again(planned, store) for planned in plan]
             lines = running(store.folder, run) if look != "dead" else {}
-            rows = [_now(row, lines) for row in status(plan, store)]
+            rows = status(plan, store, scene(run, plan, store, lambda one: alive.look(one) != "dead"))
             if all(planned.state == "cached" for planned in plan) or (look == "dead" and seen):
                 return rows
             if look == "dead":
                 show(rows, {"": f"no run of {run} is going on in {store.url}; waits for one to begin"})
             else:
                 show(rows, lines)
+            need_reader()
             seen = seen or look != "dead"
             time.sleep(EVERY)
 
@@ -52,14 +55,10 @@ def _again(planned: Planned, store: Store) -> Planned:
     return planned if manifest is None else replace(planned, state="cached", why="done", manifest=manifest)
 
 
-def _now(row: Result, lines: dict[str, str]) -> Result:
-    return replace(row, why=lines[row.name].removeprefix(f"{row.name}: ")) if row.name in lines else row
-
-
 @contextmanager
 def _shown(console: Console) -> Iterator[Callable[[Iterable[Result], dict[str, str]], None]]:
     """On a terminal a table that is redrawn; elsewhere each line that is new."""
-    if console.is_terminal:
+    if redraws(console):
         with Live(console=console, auto_refresh=False, transient=True) as live:
             yield lambda rows, lines: live.update(Group(as_table(rows), *map(Text, lines.values())), refresh=True)
         return
@@ -68,7 +67,7 @@ def _shown(console: Console) -> Iterator[Callable[[Iterable[Result], dict[str, s
     def show(_: Iterable[Result], lines: dict[str, str]) -> None:
         for name, line in lines.items():
             if printed.get(name) != line:
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+                say(console, line)
         printed.clear()
         printed.update(lines)
 

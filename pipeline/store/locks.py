@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -288,6 +288,18 @@ def living(store: Folder) -> dict[str, Holder]:
         if unsure:
             time.sleep(1.0)
     return alive
+
+
+def lives(store: Folder, holder: Holder, now: Callable[[], float]) -> bool:
+    """Whether a holder lives, at one look: one on another machine by its heartbeat's age. `now` asks the store's own
+    clock, by which that was written; on a filesystem that has none, a heartbeat that is there counts."""
+    if holder.machine == _machine():
+        return started(holder.pid) == holder.started
+    try:
+        beat = (store / "locks").info(f"holders/{holder.token}.json").modified
+    except FileNotFoundError:
+        return False
+    return not beat or now() - beat < STALE
 
 
 def started(pid: int) -> int:

@@ -175,8 +175,9 @@ def _all_written(
 
 
 def _bound() -> None:
-    """An interrupt is for the process that gave the work, and without that one this one ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """What tells to leave is for the process that gave the work, and without that one this one ends."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

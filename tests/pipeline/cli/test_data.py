@@ -6,8 +6,12 @@ import io
 import json
 import logging
 import os
+import signal
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -463,3 +467,43 @@ def test_verify_on_a_web_server(tmp_path: Path, capsys: pytest.CaptureFixture[st
         server.shutdown()
     assert lines == [f"{url}: 6 files, 1 damaged"]
     assert f"{url}/val-000000.tar is missing, though manifest.json lists it" in said
+
+
+def test_a_conversion_whose_terminal_closes(tmp_path: Path) -> None:
+    """The hang-up goes to its processes too, and to the one that Python keeps for them: none has a word to say."""
+    noise = np.random.default_rng(0).integers(0, 255, (400, 400, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "one.jpg")
+    for split, count in (("train", 600), ("val", 5), ("test", 5)):
+        for name in ("a", "b"):
+            (tmp_path / "tree" / split / name).mkdir(parents=True)
+            for number in range(count):
+                os.link(tmp_path / "one.jpg", tmp_path / "tree" / split / name / f"{number}.jpg")
+    command = [
+        sys.executable,
+        "-m",
+        "dualprune",
+        "shards",
+        "tree",
+        "made",
+        "--resize",
+        "300",
+        "--size",
+        "1",
+    ]
+    run = subprocess.Popen(
+        [*command, "--processes", "1"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    limit = time.monotonic() + 120
+    while not list((tmp_path / "made").glob("*.tar")):
+        assert run.poll() is None
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    os.killpg(run.pid, signal.SIGHUP)
+    assert run.communicate(timeout=60)[0] == "stopped; the same command goes on from what is saved\n"
+    assert run.returncode == cli.TERMINATED

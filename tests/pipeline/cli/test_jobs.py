@@ -16,7 +16,7 @@ from dualprune.cluster.jobs import State
 from dualprune.cluster.session import ClusterError
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.cli.jobs import exit_code, package, told
-from dualprune.pipeline.codes import BAD_INPUT, DONE, FAILED, STOPPED
+from dualprune.pipeline.output import BAD_INPUT, DONE, FAILED, STOPPED
 from dualprune.pipeline.store.store import Store
 from tests.pipeline.common import config
 

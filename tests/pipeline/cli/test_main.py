@@ -8,13 +8,16 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import dualprune
 from dualprune.cluster.failures import Failure
 from dualprune.cluster.session import ClusterError, ClusterGone
+from dualprune.cluster.spared import WARNINGS
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.run import driver
@@ -51,10 +54,12 @@ def test_the_flags_are_these() -> None:
         for verb, parser in verbs.choices.items()
         if verb != "store"
     }
-    run, there = ["--from", "--only", "--force", "--keep-going", "--smoke", "--wait"], ["--address", "--follow"]
-    own = {"run": run, "plan": ["--dot", "--images-per-second"], "submit": [*run, *there]}
+    run, there = ["--from", "--only", "--force", "--smoke", "--keep-going", "--wait"], ["--address", "--follow"]
+    own = {"plan": ["--dot", "--images-per-second"]}
     of_jobs = {"logs": ["-h --help", "job", *there], "stop": ["-h --help", "job", "--address"]}
-    configured = {verb: ["-h --help", "config", "--set", "--json", *own.get(verb, [])] for verb in [*VERBS, "submit"]}
+    given = ["config", "--set", "--json"]
+    configured = {verb: ["-h --help", *given, *own.get(verb, [])] for verb in VERBS}
+    configured |= {"run": ["-h --help", *run, *given], "submit": ["-h --help", *run, *given, *there]}
     places = ["-h --help", "source", "dest", "--split", "--held", "--bad", "--label-field", "--json"]
     made = ["--resize", "--quality", "--size", "--seed", "--max-pixels", "--no-check", "--processes", "--folder"]
     of_shards = {"index": places, "shards": [*places, *made], "verify": ["-h --help", "shards", "--json"]}
@@ -259,6 +264,51 @@ def test_a_failed_stage_ends_with_1(
     assert (states["half"], states["v1.5-quarter"]) == ("failed", "skipped")
 
 
+def test_the_reason_of_a_failure_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it happens, on stderr; the table at the end says which stage it was. Then `status` tells it."""
+    scripted(monkeypatch, {"half": [Failure("error", "ValueError Exception", "[/x] broke")]})
+    assert cli.main(["run", str(config(tmp_path))]) == cli.FAILED
+    printed = capsys.readouterr()
+    assert (printed.out.count("broke"), printed.err) == (0, "half failed: ValueError: [/x] broke\n")
+    assert "(failed: as told above)" in printed.out
+    assert cli.main(["status", str(config(tmp_path))]) == cli.DONE
+    assert capsys.readouterr().out.count("(failed: ValueError: [/x] broke)") == 1
+
+
+def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    """With those of what it stands on, which a report of a fault should name."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    words = capsys.readouterr().out.split()
+    assert words[:2] == ["dualprune", dualprune.__version__]
+    assert f"{version('torch')}," in words
+    assert version("dualprune") == dualprune.__version__
+
+
+def test_the_help_of_run_is_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each option is under what it is for."""
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    groups: dict[str, list[str]] = {}
+    for line in capsys.readouterr().out.splitlines():
+        if line.endswith(":") and not line.startswith(" "):
+            options = groups[line] = []
+        elif line.startswith("  --"):
+            options.append(line.split()[0])
+    assert list(groups.values()) == [
+        [],
+        [],
+        ["--from", "--only", "--force"],
+        ["--smoke"],
+        ["--keep-going", "--wait"],
+        ["--set"],
+        ["--json"],
+    ]
+
+
 def test_a_cluster_that_does_not_answer_is_bad_input(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,17 +435,19 @@ def test_a_run_that_another_one_took_over_fails(
     assert capsys.readouterr().err == "this run seemed dead to another one, which took over run-tiny\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, *WARNINGS], ids=lambda number: number.name)
 def test_a_terminated_run_ends_with_143(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    """In order, as an interrupted one does; a second signal does not cut that short."""
-    lanes, before = Scripted({}), signal.getsignal(signal.SIGTERM)
+    """In order, as an interrupted one does; a second signal, of this or another kind, does not cut that short."""
+    lanes, before = Scripted({}), signal.getsignal(number)
 
     def take(timeout: float) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         time.sleep(10)
 
     def save() -> list[Any]:
+        os.kill(os.getpid(), number)
         os.kill(os.getpid(), signal.SIGTERM)
         return []
 
@@ -405,7 +457,26 @@ def test_a_terminated_run_ends_with_143(
     assert cli.main(["run", str(config(tmp_path))]) == cli.TERMINATED
     assert lanes.closed
     assert "goes on from what is saved" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
+
+
+def test_what_is_ignored_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a hang-up is under nohup."""
+    lanes = Scripted({})
+    take = lanes.take
+
+    def hang_up(timeout: float) -> Any:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return take(timeout)
+
+    monkeypatch.setattr(lanes, "take", hang_up)
+    monkeypatch.setattr(driver, "Lanes", lambda *_: lanes)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert cli.main(["run", str(config(tmp_path))]) == cli.DONE
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_file_that_is_wrong_all_over_is_told_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dualprune.pipeline.cli import main as cli
-from dualprune.pipeline.codes import BAD_INPUT
 from dualprune.pipeline.config.load import load
 from dualprune.pipeline.config.overrides import spread
+from dualprune.pipeline.output import BAD_INPUT
 from tests.pipeline.common import config
 
 

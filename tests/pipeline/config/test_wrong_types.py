@@ -18,12 +18,12 @@ import pytest
 
 from dualprune.pipeline.choices.base import Search, Select
 from dualprune.pipeline.cli import main as cli
-from dualprune.pipeline.codes import BAD_INPUT, DONE
 from dualprune.pipeline.config.load import RECIPES, Top, checked, load
 from dualprune.pipeline.config.problems import ConfigError, Problems
 from dualprune.pipeline.config.recipes import Beam
 from dualprune.pipeline.config.yamlfile import Path as Place
 from dualprune.pipeline.config.yamlfile import parse
+from dualprune.pipeline.output import BAD_INPUT, DONE
 from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.settings.base import Settings
 from dualprune.stages.settings.sets import SETS

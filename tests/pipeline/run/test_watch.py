@@ -122,7 +122,9 @@ def test_on_a_terminal_the_table_is_redrawn(scene: Scene) -> None:
         scene.watched(scene.shows(dense="training  loss 0.5"), scene.finishes(), terminal=True)
     finally:
         scene.ends()
-    assert "training  loss 0.5" in scene.file.getvalue()
+    shown = scene.file.getvalue()
+    assert "(running: training  loss 0.5)" in shown
+    assert "(queued: waits for dense)" in shown
     assert "weights left" in scene.file.getvalue()
 
 

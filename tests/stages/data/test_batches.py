@@ -126,11 +126,11 @@ def test_no_shift_and_plain_leave_pictures_alone(rgb: Split) -> None:
 
 
 def test_normalisation_is_per_channel(rgb: Split) -> None:
-    batches = Batches(rgb, settings(mean=[0.1, 0.2, 0.3], std=[0.5, 0.25, 2.0]), 0, CPU)
+    batches = Batches(rgb, settings(mean=[0.1, 0.2, 0.3], std=[0.5, 0.25, 1.0]), 0, CPU)
     pictures, labels = batches.plain(np.array([7]))
     assert pictures.dtype == torch.float32
     assert labels.dtype == torch.int64
-    for channel, (mean, std) in enumerate([(0.1, 0.5), (0.2, 0.25), (0.3, 2.0)]):
+    for channel, (mean, std) in enumerate([(0.1, 0.5), (0.2, 0.25), (0.3, 1.0)]):
         expected = (rgb.pictures[7, channel] / 255 - mean) / std
         np.testing.assert_allclose(pictures[0, channel].numpy(), expected, rtol=1e-5, atol=1e-6)
 

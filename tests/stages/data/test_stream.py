@@ -162,12 +162,12 @@ def test_worker_processes_stay_from_epoch_to_epoch(url: str) -> None:
 
 
 def test_pictures_are_normalised_and_of_the_right_labels(url: str) -> None:
-    raw, data = opened(url, "val"), opened(url, "val", mean=[0.1, 0.2, 0.3], std=[0.5, 0.25, 2.0])
+    raw, data = opened(url, "val"), opened(url, "val", mean=[0.1, 0.2, 0.3], std=[0.5, 0.25, 1.0])
     (x, labels), (none, empty) = raw.evaluation([np.arange(5), np.arange(0)])
     assert (x.shape, x.dtype, labels.tolist()) == ((5, 3, 16, 16), torch.float32, [0, 1, 2, 0, 1])
     assert (none.shape, len(empty)) == ((0, 3, 16, 16), 0)
     (y, _), *_ = data.evaluation([np.arange(5)])
-    expected = (x - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 0.25, 2.0]).view(3, 1, 1)
+    expected = (x - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 0.25, 1.0]).view(3, 1, 1)
     torch.testing.assert_close(y, expected)
 
 
