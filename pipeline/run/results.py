@@ -30,7 +30,7 @@ LARGE = 0.1
 
 State = Literal["cached", "done", "failed", "skipped", "left out", "resume", "run", "gone", "running", "queued"]
 
-COLUMNS = ("rate", "weights left", "network rate", "network left", "bytes", "val %", "test %", "residual", "seconds")
+COLUMNS = ("rate", "weights\nleft", "network\nrate", "network\nleft", "bytes", "val %", "test %", "residual", "seconds")
 """Of the table: numbers, between a stage's name and its artefact."""
 
 
@@ -130,15 +130,17 @@ def as_json(run: str, results: Iterable[Result]) -> dict[str, Any]:
 
 
 def as_table(results: Iterable[Result]) -> Table:
-    """The table at the end of a run; below it, what to change in stages whose residual is marked."""
+    """The table at the end of a run; below it, how stages stand that are not done, and what to change in those whose
+    residual is marked."""
     table = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left", caption_style="")
     for title in ("stage", *COLUMNS):
         table.add_column(title, justify="left" if title == "stage" else "right", no_wrap=True)
-    table.add_column("artefact", overflow="fold")
+    table.add_column("artefact", no_wrap=True)
     said = []
     for row in results:
         if row.artefact is None:
-            table.add_row(row.name, *[""] * len(COLUMNS), escape(f"{row.key} ({row.state}: {row.why})"))
+            table.add_row(row.name, *["-"] * len(COLUMNS), row.key)
+            said.append(f"{row.name} ({row.state}: {row.why})")
             continue
         table.add_row(
             row.name if row.chosen is None else f"{row.name} = {row.chosen}",

@@ -200,7 +200,7 @@ def test_a_status_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     value = json.loads(printed.out)
     assert all(list(stage) == FIELDS for stage in value["stages"])
     assert {stage["name"]: stage["state"] for stage in value["stages"]}["dense"] == "done"
-    assert "weights left" in printed.err
+    assert "residual" in printed.err
 
 
 def test_a_status_shows_why_a_stage_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,7 +125,7 @@ def test_on_a_terminal_the_table_is_redrawn(scene: Scene) -> None:
     shown = scene.file.getvalue()
     assert "(running: training  loss 0.5)" in shown
     assert "(queued: waits for dense)" in shown
-    assert "weights left" in scene.file.getvalue()
+    assert "residual" in scene.file.getvalue()
 
 
 def test_a_run_that_fails(scene: Scene) -> None:
