@@ -87,7 +87,7 @@ def test_the_table_has_a_line_a_stage(tmp_path: Path) -> None:
     ]
     above, head, *lines = shown(rows)
     assert above.split() == ["weights", "network", "network"]
-    assert head.split() == [*"stage rate left rate left bytes val % test % residual seconds artefact".split()]
+    assert " ".join(head.split()) == "stage rate left rate left bytes val % test % residual seconds artefact"
     old = ["-", "-", "-"]  # of an artefact from before these were noted
     assert lines[0].split() == [plan[0].node.name, "-", "35,304", *old, "97.50", "96.25", "-", "12.5", plan[0].node.key]
     assert lines[1].split()[1:10] == ["2.00x", "35,304", *old, "97.50", "96.25", "0.125", "12.5"]
