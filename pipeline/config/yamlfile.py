@@ -18,6 +18,8 @@ Path = tuple[str | int, ...]
 
 MOST = 1_000_000
 """Values in a file, as often as aliases repeat them: a few lines of aliases of aliases can stand for billions."""
+LARGE = 50_000
+"""Characters of a file that nobody wrote by hand."""
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16's, which it begins with
@@ -31,8 +33,13 @@ _SPACES = re.compile("[\\u00a0\\u2000-\\u200b\\u202f\\u3000\\ufeff]")
 _MERGE = f"{scalars.TAG}merge"
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with words as `scalars` reads them, that refuses a key that is given twice and types of its own."""
+class _Rules(yaml.composer.Composer, yaml.constructor.SafeConstructor, yaml.resolver.Resolver):
+    """From a parser's events to values: words as `scalars` reads them, no key given twice, no types of others."""
+
+    def __init__(self) -> None:
+        yaml.composer.Composer.__init__(self)
+        yaml.constructor.SafeConstructor.__init__(self)
+        yaml.resolver.Resolver.__init__(self)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Here and not when values are made: merges have put other mappings' keys in by then.
@@ -74,10 +81,10 @@ class _Loader(yaml.SafeLoader):
         raise yaml.constructor.ConstructorError(None, None, text, node.start_mark)
 
 
-def _read(value: Callable[[str], Any]) -> Callable[[_Loader, yaml.Node], Any]:
+def _read(value: Callable[[str], Any]) -> Callable[[_Rules, yaml.Node], Any]:
     """A constructor of a word's value; what it can't be, by a `!!int` before it, is told with its place."""
 
-    def construct(loader: _Loader, node: Any) -> Any:
+    def construct(loader: _Rules, node: Any) -> Any:
         try:
             return value(loader.construct_scalar(node))
         except ValueError as error:
@@ -87,10 +94,10 @@ def _read(value: Callable[[str], Any]) -> Callable[[_Loader, yaml.Node], Any]:
 
 
 # None of YAML 1.1's.
-_Loader.yaml_implicit_resolvers = {}
-_Loader.yaml_constructors = {}
+_Rules.yaml_implicit_resolvers = {}
+_Rules.yaml_constructors = {}
 for _tag, _pattern, _first in scalars.KINDS:
-    _Loader.add_implicit_resolver(_tag, _pattern, list(_first))
+    _Rules.add_implicit_resolver(_tag, _pattern, list(_first))
 for _name, _constructor in (
     ("bool", _read(scalars.truth)),
     ("int", _read(scalars.whole)),
@@ -100,8 +107,29 @@ for _name, _constructor in (
     ("seq", yaml.SafeLoader.construct_yaml_seq),
     ("map", yaml.SafeLoader.construct_yaml_map),
 ):
-    _Loader.add_constructor(f"{scalars.TAG}{_name}", _constructor)
-_Loader.add_constructor(None, _Loader.construct_undefined)
+    _Rules.add_constructor(f"{scalars.TAG}{_name}", _constructor)  # type: ignore[type-var]
+_Rules.add_constructor(None, _Rules.construct_undefined)  # type: ignore[type-var]
+
+
+class _Loader(_Rules, yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser):
+    """On PyYAML's own parser, whose errors say most."""
+
+    def __init__(self, text: str) -> None:
+        yaml.reader.Reader.__init__(self, text)
+        yaml.scanner.Scanner.__init__(self)
+        yaml.parser.Parser.__init__(self)
+        _Rules.__init__(self)
+
+
+if yaml.__with_libyaml__:
+    from yaml import cyaml
+
+    class _Large(_Rules, cyaml.CParser):  # type: ignore[name-defined,misc]
+        """On libyaml's parser: files of thousands of stages take half the time."""
+
+        def __init__(self, text: str) -> None:
+            cyaml.CParser.__init__(self, text)  # type: ignore[attr-defined]
+            _Rules.__init__(self)
 
 
 def decoded(data: bytes) -> str:
@@ -117,7 +145,15 @@ def decoded(data: bytes) -> str:
 
 def parse(text: str, name: str) -> tuple[Any, dict[Path, int]]:
     """The value that `text` describes, and the line of each path in it. Raises yaml.YAMLError."""
-    loader = _loader(text)
+    if len(text) > LARGE and yaml.__with_libyaml__:
+        try:
+            return _parsed(_Large(text), text, name)
+        except yaml.YAMLError:
+            pass  # it is told below, in words that say more
+    return _parsed(_loader(text), text, name)
+
+
+def _parsed(loader: Any, text: str, name: str) -> tuple[Any, dict[Path, int]]:
     loader.name = name
     try:
         node = loader.get_single_node()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from dualprune.pipeline.config import yamlfile
 from dualprune.pipeline.config.yamlfile import decoded, parse, scalar
 
 
@@ -301,3 +302,26 @@ def test_an_own_entry_may_replace_a_merged_one_at_any_depth() -> None:
 def test_an_empty_text_has_no_value_and_no_places() -> None:
     """Nothing but comments is None."""
     assert parse("# nothing\n", "file.yaml") == (None, {})
+
+
+def test_a_large_file_means_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though another parser reads it; and what is wrong with it is told in the same words."""
+    text = "a: &one [010, 1:30, no, ~, 'x', 1e-3]\nb: {<<: {c: 1}, d: *one}\n" + "".join(
+        f"k{n}: {n}\n" for n in range(50)
+    )
+    monkeypatch.setattr(yamlfile, "LARGE", 100)
+    large = parse(text, "file.yaml")
+    wrong = [text + "k3: 4\n", text + "x: [1\n", text + "y: !!set {a}\n", text + "\tz: 1\n"]
+
+    def told() -> list[str]:
+        found = []
+        for one in wrong:
+            with pytest.raises(yaml.YAMLError) as caught:
+                parse(one, "file.yaml")
+            found.append(str(caught.value))
+        return found
+
+    said = told()
+    monkeypatch.setattr(yamlfile, "LARGE", len(text) + 1000)
+    assert large == parse(text, "file.yaml")
+    assert said == told()
