@@ -63,10 +63,10 @@ def expand(entry: dict[str, Any], at: Path, problems: Problems) -> Expanded | No
     if "search" in entry or ("ladder" in entry and "beam" in entry):
         problems.add(at, "an entry has one of `ladder`, `beam` and `search`")
         return None
-    if rest.get("kind") not in ("prune", "quantize"):
-        problems.add(
-            (*at, "kind"), f"a ladder or a beam is of prune or quantize stages, not {brief(repr(rest.get('kind')))}"
-        )
+    able = [name for name, kind in KINDS.items() if kind.varies]
+    if rest.get("kind") not in able:
+        text = f"a ladder or a beam is of {' or '.join(able)} stages, not {brief(repr(rest.get('kind')))}"
+        problems.add((*at, "kind"), text)
         return None
     try:
         if "ladder" in entry:

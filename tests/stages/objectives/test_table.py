@@ -1,0 +1,78 @@
+"""The table of objectives: what holds of each of its lines, and a new line from outside that stages train for."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dualprune.stages.objectives.base import Batch, Metric, Objective
+from dualprune.stages.objectives.classify import IGNORED
+from dualprune.stages.objectives.table import OBJECTIVES
+from dualprune.stages.settings.spec import StageSpec, TrainSpec
+from dualprune.stages.training.stage import run_stage
+from tests.stages.conftest import MakeTask
+
+
+def outputs_and_batch(name: str, n: int, seed: int) -> tuple[Any, Batch]:
+    """What a network may give for a batch of an objective, one sample of which is bad. A new objective needs a line."""
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(0, 5, (n,), generator=generator)
+    label[0] = IGNORED
+    return {
+        "classify": (
+            torch.randn(n, 5, generator=generator),
+            {"image": torch.randn(n, 3, 4, 4, generator=generator), "label": label},
+        )
+    }[name]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_keeps_the_contract(name: str) -> None:
+    """Losses and metrics are sums over good samples: of two batches together, what each has added up."""
+    objective = OBJECTIVES[name](TrainSpec.model_construct(smoothing=0.0, mix=None))
+    assert objective.best in objective.metrics
+    one, other = outputs_and_batch(name, 6, 1), outputs_and_batch(name, 5, 2)
+    both = (torch.cat([one[0], other[0]]), {key: torch.cat([one[1][key], other[1][key]]) for key in one[1]})
+    assert [int(objective.good(batch)) for _, batch in (one, other, both)] == [5, 4, 9]
+    for what in (objective.loss, *(metric.sums for metric in objective.metrics.values())):
+        assert float(what(*one) + what(*other)) == pytest.approx(float(what(*both)), rel=1e-5)
+    if objective.distil is not None:
+        assert float(objective.distil(one[0], one[0], one[1], 2.0)) == pytest.approx(0, abs=1e-6)
+        assert float(objective.distil(one[0], one[0].flip(0), one[1], 2.0)) > 0
+
+
+def brier(spec: StageSpec) -> Objective:
+    """Squared distance of the softmax from the label: what somebody else would write into a file of theirs."""
+
+    def distance(logits: Tensor, batch: Batch) -> Tensor:
+        wanted = F.one_hot(batch["label"], logits.shape[1])
+        return (logits.softmax(1) - wanted).square().sum()
+
+    return Objective(
+        call=lambda network, batch: network(batch["image"]).float(),
+        loss=distance,
+        good=lambda batch: torch.tensor(len(batch["label"])),
+        metrics={"score": Metric(distance, lambda total, samples: total / samples, higher=False, unit="")},
+        best="score",
+    )
+
+
+def test_an_objective_from_outside_is_trained_for(
+    make_task: MakeTask, one_rank: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loss goes down, and its metric is what is told and kept; nothing asks for accuracy."""
+    monkeypatch.setitem(OBJECTIVES, "brier", brier)
+    rows: list[dict[str, Any]] = []
+    task = make_task({"kind": "train", "objective": "brier", "train": {"epochs": 5, "lr": 0.01}})
+    manifest = run_stage(task, rows.append)
+    assert manifest is not None
+    epochs = [row for row in rows if row["event"] == "epoch"]
+    assert epochs[-1]["loss"] < 0.9 * epochs[0]["loss"]
+    assert epochs[-1]["val_score"] == manifest["metrics"]["val_score"] < epochs[0]["val_score"]
+    assert not [name for name in manifest["metrics"] if "accuracy" in name]
+    assert partial(brier)(task.spec).best == "score"
