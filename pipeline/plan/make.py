@@ -104,7 +104,7 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
 
     Raises ConfigError for a store that can't be written, data that is missing or damaged, and weights that don't fit.
     """
-    from dualprune.stages.solver.targets import check_pictures
+    from dualprune.stages.networks.build import check_pictures
 
     store = _store(config.top, problems)
     found: dict[tuple[str | None, ...], tuple[str, dict[str, Any]]] = {}

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from dualprune.stages.artefacts.manifest import ASIDE, MANIFEST, content, own_hash, read
 from dualprune.stages.files.folder import Folder, sha256
+from dualprune.stages.networks.build import build_model
 from dualprune.stages.settings.spec import Model
-from dualprune.stages.solver.targets import build_model
 
 Tensors = dict[str, Tensor]
 

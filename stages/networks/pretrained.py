@@ -17,11 +17,11 @@ from torch import nn
 
 from dualprune.stages.files.folder import Folder, sha256
 from dualprune.stages.files.home import NoHome, cache_folder
+from dualprune.stages.networks.build import build_model, weights
 from dualprune.stages.networks.builtin import TORCHVISION
 from dualprune.stages.networks.statedict import Taken, taken, zeros
 from dualprune.stages.networks.weightsfile import WeightsError, read, some
 from dualprune.stages.settings.spec import Model
-from dualprune.stages.solver.targets import build_model, weights
 
 __all__ = ["WeightsError", "bring", "load"]
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from dualprune.stages.constraints.combined import Combined
 from dualprune.stages.constraints.values import SharedValues, nearest
 from dualprune.stages.engine.engine import Engine
-from dualprune.stages.solver.targets import Targets, weights
+from dualprune.stages.networks.build import weights
+from dualprune.stages.solver.targets import Targets
 
 Values = dict[str, list[float]]
 """The list of shared values of each tensor."""

@@ -9,19 +9,15 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
-import torch
-from torch import Size, nn
+from torch import Size
 
 from dualprune.stages.constraints import SETS, VALUES, Constraint, refusal
 from dualprune.stages.constraints.combined import Combined
-from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.networks.build import build_model, weights
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.sets import Cardinality, Clusters
 from dualprune.stages.settings.spec import Model, PruneSpec, QuantizeSpec, StageSpec
 from dualprune.stages.solver.budget import Budget
-
-FEW = 50_000_000
-"""Weights up to which a network is really run to see what it takes."""
 
 Problem = tuple[tuple[str | int, ...], str]
 
@@ -40,28 +36,6 @@ class Targets:
     def names(self) -> list[str]:
         """All constrained tensors."""
         return list(self.kinds)
-
-
-def build_model(settings: Model, device: str = "cpu") -> nn.Module:
-    """The network that the settings name. Raises SpecError for one that is not in the table, or can't be built."""
-    if settings.name not in MODELS:
-        known = ", ".join(sorted(MODELS))
-        raise SpecError([(("model", "name"), f"there is no model {settings.name!r}; there are {known}")])
-    try:
-        with torch.device(device):
-            return MODELS[settings.name](settings.classes)
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]  # torch adds where in its sources it was raised
-        text = f"{settings.name} can't be built: {type(error).__name__}: {reason}"
-        raise SpecError([(("model",), text)]) from error
-
-
-def weights(shapes: Mapping[str, Size]) -> dict[str, Size]:
-    """What can be constrained: tensors of two or more dimensions that are named `weight`, or end so (`in_proj_weight`).
-
-    Biases and normalisation never are, and no embeddings of places or classes that are parameters of their own.
-    """
-    return {name: shape for name, shape in shapes.items() if len(shape) > 1 and name.endswith("weight")}
 
 
 def _shown(names: Iterable[str], shapes: Mapping[str, Size]) -> str:
@@ -149,30 +123,6 @@ def check(spec: StageSpec) -> Room:
     budgets = tuple((budget.names, budget.total) for budget in found.budgets)
     sizes = {name: shape.numel() for name, shape in weights(shapes).items()}
     return Room(most, exact, budgets, filled, found.kinds, size / stay if stay else 1.0, sizes)
-
-
-@cache
-def check_pictures(settings: Model, shape: tuple[int, ...], labels: int | None) -> None:
-    """Raise SpecError for a network that can't take pictures of a shape [channels, height, width], or all labels.
-
-    It is given one: with whatever is in the memory that its weights get, if these are few. One of more weights is given
-    one on the device `meta`, where nothing is allocated or computed (and whose imports take two seconds); that can't
-    follow a network whose shapes depend on values, which is let pass.
-    """
-    network = build_model(settings, device="meta").eval()
-    device = "cpu" if sum(p.numel() for p in network.parameters()) <= FEW else "meta"
-    pictures = f"pictures of {' x '.join(map(str, shape))} (channels, height, width)"
-    try:
-        with torch.no_grad(), torch.device(device):
-            network.to_empty(device=device)(torch.zeros(1, *shape))
-    except Exception as error:
-        if device == "meta" and isinstance(error, NotImplementedError):
-            return
-        text = f"{settings.name} can't take {pictures}: {type(error).__name__}: {error}"
-        raise SpecError([(("model",), text)]) from error
-    if labels is not None and labels > settings.classes:
-        text = f"the data has {labels} classes, and {settings.name} {settings.classes}; set model.classes to {labels}"
-        raise SpecError([(("model",), text)])
 
 
 def check_patterns(settings: Model, patterns: Mapping[int, str]) -> list[Problem]:

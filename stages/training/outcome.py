@@ -14,8 +14,8 @@ from torch import Tensor
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.constraints import SETS
 from dualprune.stages.files.folder import Folder
+from dualprune.stages.networks.build import weights
 from dualprune.stages.solver import snapping
-from dualprune.stages.solver.targets import weights
 from dualprune.stages.training.evaluate import Score, evaluate
 from dualprune.stages.training.loop import first_of, share_bad
 from dualprune.stages.training.run import Run

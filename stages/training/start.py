@@ -20,10 +20,11 @@ from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import Task
 from dualprune.stages.kinds.table import KINDS, phases
 from dualprune.stages.networks import pretrained
+from dualprune.stages.networks.build import build_model
 from dualprune.stages.objectives.base import Batch
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.spec import StageSpec
-from dualprune.stages.solver.targets import Targets, build_model, targets
+from dualprune.stages.solver.targets import Targets, targets
 from dualprune.stages.training.run import Log, Run, Split, Stopping, Teacher
 
 SPLITS = ("train", "val", "test")

@@ -35,13 +35,14 @@ from dualprune.stages.engine.engine import Engine, join
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import Task
 from dualprune.stages.kinds.table import KINDS, phases
+from dualprune.stages.networks.build import build_model
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.objectives.classify import channels_last
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.spec import Data, PruneSpec, TrainSpec
 from dualprune.stages.settings.spec import Engine as EngineSettings
 from dualprune.stages.solver import admm
-from dualprune.stages.solver.targets import build_model, targets
+from dualprune.stages.solver.targets import targets
 from dualprune.stages.training.loop import train
 from dualprune.stages.training.run import Run
 from tests.bench.common import Row, options, ratios, report

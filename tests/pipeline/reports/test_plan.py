@@ -18,8 +18,8 @@ from dualprune.pipeline.plan.costs import Cost
 from dualprune.pipeline.plan.make import Planned
 from dualprune.pipeline.reports import plan as planview
 from dualprune.pipeline.run.view import clock
+from dualprune.stages.networks.build import build_model
 from dualprune.stages.settings.spec import Model
-from dualprune.stages.solver.targets import build_model
 from tests.pipeline.common import artefact, config, extended
 
 ENTRIES = """\

@@ -15,10 +15,10 @@ from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel
 
 from dualprune.stages.files.folder import Folder
+from dualprune.stages.networks.build import build_model
 from dualprune.stages.networks.pretrained import Note, WeightsError, bring, load
 from dualprune.stages.networks.statedict import taken
 from dualprune.stages.settings.spec import Model
-from dualprune.stages.solver.targets import build_model
 from tests.stages.networks.test_pretrained import saved
 
 State = dict[str, Tensor]

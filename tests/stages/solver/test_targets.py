@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from torch import nn
 
 from dualprune.stages.constraints.cardinality import Cardinality
+from dualprune.stages.networks.build import build_model, check_pictures, weights
 from dualprune.stages.networks.builtin import MODELS, CifarBlock
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.spec import Model, PruneSpec, QuantizeSpec, TrainSpec
-from dualprune.stages.solver.targets import build_model, check, check_pictures, targets, weights
+from dualprune.stages.solver.targets import check, targets
 
 DATA = {"source": "digits"}
 LENET = {"0.weight": (20, 1, 5, 5), "2.weight": (50, 20, 5, 5), "5.weight": (500, 800), "7.weight": (10, 500)}

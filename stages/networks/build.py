@@ -1,0 +1,62 @@
+"""A network from its settings: built, without memory for its weights too, and given a picture to see what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+import torch
+from torch import Size, nn
+
+from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.settings.base import SpecError
+from dualprune.stages.settings.spec import Model
+
+FEW = 50_000_000
+"""Weights up to which a network is really run to see what it takes."""
+
+
+def build_model(settings: Model, device: str = "cpu") -> nn.Module:
+    """The network that the settings name. Raises SpecError for one that is not in the table, or can't be built."""
+    if settings.name not in MODELS:
+        known = ", ".join(sorted(MODELS))
+        raise SpecError([(("model", "name"), f"there is no model {settings.name!r}; there are {known}")])
+    try:
+        with torch.device(device):
+            return MODELS[settings.name](settings.classes)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]  # torch adds where in its sources it was raised
+        text = f"{settings.name} can't be built: {type(error).__name__}: {reason}"
+        raise SpecError([(("model",), text)]) from error
+
+
+def weights(shapes: Mapping[str, Size]) -> dict[str, Size]:
+    """What can be constrained: tensors of two or more dimensions that are named `weight`, or end so (`in_proj_weight`).
+
+    Biases and normalisation never are, and no embeddings of places or classes that are parameters of their own.
+    """
+    return {name: shape for name, shape in shapes.items() if len(shape) > 1 and name.endswith("weight")}
+
+
+@cache
+def check_pictures(settings: Model, shape: tuple[int, ...], labels: int | None) -> None:
+    """Raise SpecError for a network that can't take pictures of a shape [channels, height, width], or all labels.
+
+    It is given one: with whatever is in the memory that its weights get, if these are few. One of more weights is given
+    one on the device `meta`, where nothing is allocated or computed (and whose imports take two seconds); that can't
+    follow a network whose shapes depend on values, which is let pass.
+    """
+    network = build_model(settings, device="meta").eval()
+    device = "cpu" if sum(p.numel() for p in network.parameters()) <= FEW else "meta"
+    pictures = f"pictures of {' x '.join(map(str, shape))} (channels, height, width)"
+    try:
+        with torch.no_grad(), torch.device(device):
+            network.to_empty(device=device)(torch.zeros(1, *shape))
+    except Exception as error:
+        if device == "meta" and isinstance(error, NotImplementedError):
+            return
+        text = f"{settings.name} can't take {pictures}: {type(error).__name__}: {error}"
+        raise SpecError([(("model",), text)]) from error
+    if labels is not None and labels > settings.classes:
+        text = f"the data has {labels} classes, and {settings.name} {settings.classes}; set model.classes to {labels}"
+        raise SpecError([(("model",), text)])
