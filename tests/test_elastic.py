@@ -32,10 +32,12 @@ stages:
     train: {{epochs: {EPOCHS}, lr: 0.002}}
 """
 PROGRAM = """
-import sys, cluster.lanes, pipeline.driver
+import sys
+from dualprune.cluster import lanes
+from dualprune.pipeline.run import driver
 from dualprune.pipeline.cli.main import main
 
-cluster.lanes.GROWING = 5.0
+lanes.GROWING = 5.0
 
 def work(payload, log, stopping):
     # Pickled by value, because it is this program's own: it notes which samples each rank trains on, and alone it is
@@ -63,7 +65,7 @@ def work(payload, log, stopping):
     finally:
         Batches.train = plain
 
-pipeline.driver.work = work
+driver.work = work
 sys.exit(main())
 """
 

@@ -28,29 +28,43 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
     stages.networks.pretrained.WeightsError, stages.artefacts.checkpoint.OtherVersion,
     stages.training.step.NonFinite, and stages.files.outage.StoreError and StoreAway.
     """
-    place = rank, _, device = join(task.engine.threads)
+    place = rank, _, _ = join(task.engine.threads)
     log = log if rank == 0 else _silent
     store = Folder(task.store).established()
-    folder = store / task.key
-    finished: dict[str, Any] | None = agreed(_finished(folder) if rank == 0 else None)
+    finished: dict[str, Any] | None = agreed(_finished(store / task.key) if rank == 0 else None)
     if finished is not None:
         return finished
     run = assembled(task, store, log, stopping, place)
     try:
-        begun: dict[str, Any] = {"event": "resumed" if run.resumed else "training", "steps": run.progress.steps}
-        if task.spec.precision == "bf16" and emulates_bf16(device):
-            begun["emulates_bf16"] = True
-        log(begun)
-        if not train(run):
-            return None
-        manifest = committed(run, folder)
-        if rank == 0:
-            _clean(run)
-        whole: dict[str, Any] = agreed(manifest)
-        return whole
-    finally:
-        run.checkpoints.abandon()
-        run.engine.close()
+        manifest = _carried_out(run, store / task.key)
+    except BaseException:
+        try:
+            _let_go(run)
+        except Exception as error:  # what went wrong first is what is told
+            _log.info("%s: after its failure, its engine can't be closed: %s", task.name, error)
+        raise
+    _let_go(run)
+    return manifest
+
+
+def _carried_out(run: Run[Any], folder: Folder) -> dict[str, Any] | None:
+    begun: dict[str, Any] = {"event": "resumed" if run.resumed else "training", "steps": run.progress.steps}
+    if run.spec.precision == "bf16" and emulates_bf16(run.engine.engine.device):
+        begun["emulates_bf16"] = True
+    run.log(begun)
+    if not train(run):
+        return None
+    manifest = committed(run, folder)
+    if run.rank == 0:
+        _clean(run)
+    whole: dict[str, Any] = agreed(manifest)
+    return whole
+
+
+def _let_go(run: Run[Any]) -> None:
+    """Let nothing write behind the next attempt's back, and another stage follow in this process."""
+    run.checkpoints.abandon()
+    run.engine.close()
 
 
 def _clean(run: Run[Any]) -> None:

@@ -121,7 +121,7 @@ def spike_main(tasks: list[str]) -> None:
     forward = Engine.forward
     if dist.get_rank() == 1:
         Engine.forward = lambda engine, pictures: forward(engine, pictures) * math.nan  # type: ignore[method-assign]
-    loss = r"^the loss is nan at step 1 \(epoch 1, rank 1\): the pictures are finite"
+    loss = r"^the loss is nan at step 1 \(epoch 1, rank 1\): the inputs are finite"
     for task in tasks:
         with pytest.raises(NonFinite, match=loss):
             run_stage(Task.model_validate_json(task), quiet)
