@@ -51,7 +51,7 @@ class Policy:
     preempted: int | None = None
     """After machines were taken away; None: however often."""
     passing: int = 3
-    """After errors of the outside world that tend to pass."""
+    """After transient errors of the outside world."""
     nonfinite: int = 0
     """After numbers that overflowed: on the same machine, from the same checkpoint, they mostly do so again."""
 

@@ -107,7 +107,7 @@ def _node(name: str, work: Work, parents: Sequence[Node], shards: str, digest: s
 
 
 def choice_material(choice: Choice, data_digest: str, parents: list[str]) -> dict[str, Any]:
-    """What a choice's key is the hash of, as `stages.spec.key_material` says for training."""
+    """What a choice's key is the hash of, as `stages.kinds.job.key_material` says for training."""
     settings = choice.model_dump(mode="json", exclude_defaults=True)
     method: Any = METHOD_VERSION
     if isinstance(choice, Search):

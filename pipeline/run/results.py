@@ -53,7 +53,7 @@ class Result:
     """Of all tensors that could be constrained."""
     network_nonzeros: int | None = None
     bytes: int | None = None
-    """Of the whole network, zeros not stored: see `stages.quantize.whole`."""
+    """Of the whole network, zeros not stored: see `stages.solver.snapping.whole`."""
     dense_bytes: int | None = None
     """The same with zeros, as `model.safetensors` has it."""
     val_accuracy: float | None = None

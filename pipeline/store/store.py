@@ -1,12 +1,12 @@
 """Artefacts by key, on any fsspec filesystem, and what was planned under a run's name before.
 
-<store>/<key>/            an artefact, once its manifest is there (stages.artefact)
+<store>/<key>/            an artefact, once its manifest is there (stages.artefacts)
 <store>/data/<name>/      shards that dualprune wrote
-<store>/weights/<sha256>  trained weights from elsewhere (stages.pretrained)
+<store>/weights/<sha256>  trained weights from elsewhere (stages.networks.pretrained)
 <store>/<key>/checkpoints/, failure.json   of a stage that is not done
-<store>/progress/<run>.json  how far a run is (pipeline.progress)
+<store>/progress/<run>.json  how far a run is (pipeline.run.progress)
 <store>/plans/<run>.json  keys and settings of the last plan, to say what has changed since
-<store>/locks/            who works on what (pipeline.lock)
+<store>/locks/            who works on what (pipeline.store.locks)
 <store>/logs/<run>/       logs, where the store is a local folder
 """
 
@@ -32,7 +32,7 @@ class Store:
     def probe(self) -> float:
         """Write and remove a small file; the time by the store's own clock, in seconds since 1970.
 
-        A folder that was no store yet is one after this. Raises stages.outage.StoreError and StoreAway, and
+        A folder that was no store yet is one after this. Raises stages.files.outage.StoreError and StoreAway, and
         what else the filesystem raises.
         """
         self.folder = self.folder.establish()

@@ -1,4 +1,4 @@
-"""What a finished stage leaves behind: weights, holds, duals, metrics, and the manifest that makes them count.
+"""What a finished stage leaves behind: weights, masks, duals, metrics, and the manifest that makes them count.
 
     <store>/<key>/manifest.json       specification, parents, metrics, sha256 of every file, versions
                   model.safetensors   weights and buffers, fp32
@@ -59,7 +59,7 @@ def commit(
 
 
 def load(folder: Folder) -> Artefact:
-    """Read an artefact, each byte once and checked. Raises FileNotFoundError and stages.manifest.Damaged."""
+    """Read an artefact, each byte once and checked. Raises FileNotFoundError and stages.artefacts.manifest.Damaged."""
     manifest = read(folder)
     if manifest is None:
         raise FileNotFoundError(f"there is no finished artefact at {folder.url}")

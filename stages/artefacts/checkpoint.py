@@ -3,7 +3,7 @@
 Each rank writes every world-th tensor, in the background, and what is its own: its share of the epoch's
 loss, and its batch statistics, which differ between ranks within an epoch. The same number of ranks
 goes on from its own; another number, from sums and averages. A part counts when its JSON is there and
-the hash in it is right (stages.parts); a checkpoint counts when all of its parts do. The newest two are
+the hash in it is right (stages.artefacts.parts); a checkpoint counts when all of its parts do. The newest two are
 kept, so that there is always a whole one.
 """
 

@@ -1,8 +1,8 @@
 """An artefact's manifest, read and checked without torch: is this stage done? And artefacts copied.
 
 Whether a stage is done is asked of thousands of artefacts at once, so that takes the manifest and one listing. The
-bytes of the other files are hashed by who reads them (stages.artefact.load) and by `damages`; an artefact that is found
-damaged then is set aside, and counts as absent from there on.
+bytes of the other files are hashed by who reads them (stages.artefacts.artefact.load) and by `damages`. An artefact
+that is found damaged then is set aside, and counts as absent from there on.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Constraint sets: each a frozen dataclass with `project`, `contains`, `hold` and `most`.
 
-To add one: a file here with such a class, its settings in `stages/sets.py`, and a line in `SETS`.
+To add one: a file here with such a class, its settings in `stages/settings/sets.py`, and a line in `SETS`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Constraint(Protocol):
 
 
 def cardinality(settings: sets.Cardinality, shape: Shape) -> Constraint:
-    """Of one tensor alone; a budget over several is `stages.budget`."""
+    """Of one tensor alone; a budget over several is `stages.solver.budget`."""
     return Cardinality(_amount(settings, math.prod(shape), "weights"))
 
 

@@ -95,7 +95,7 @@ class Engine:
         self.accumulate = settings.accumulate
         offload = {"offload_optimizer": {"device": "cpu"}} if settings.offload else {}
         config = {
-            # Ranks may get batches of unequal size (stages.train weighs them); DeepSpeed needs some number.
+            # Ranks may get batches of unequal size (losses are sums over samples); DeepSpeed needs some number.
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": settings.accumulate,
             "zero_optimization": {"stage": self.zero} | offload,

@@ -85,7 +85,7 @@ class File:
 class Folder:
     """A folder on an fsspec filesystem. Paths are relative to it, with `/` between their parts.
 
-    All methods raise stages.outage.StoreError and StoreAway, which name `store`: the folder that this one
+    All methods raise stages.files.outage.StoreError and StoreAway, which name `store`: the folder that this one
     was reached from. Where that is a service, calls that may succeed in a while are repeated first.
     """
 

@@ -1,4 +1,4 @@
-"""When a filesystem can't be used: what passes by itself, and what a user is told of what does not.
+"""When a filesystem can't be used: which errors are transient, and what a user is told of the others.
 
 Kinds of filesystems raise errors of their own, which are known by the names of their classes here, so
 that none of their packages has to be there.
@@ -46,7 +46,7 @@ class StoreError(OSError):
 
 
 class StoreAway(ConnectionError):
-    """A store that can't be reached now, which may pass. The message says which, and what to do if it does not."""
+    """A store that can't be reached now, which may be transient. The message says which, and what to do if it lasts."""
 
 
 def passes(error: BaseException, local: bool) -> bool:
@@ -56,7 +56,7 @@ def passes(error: BaseException, local: bool) -> bool:
         return True
     if "ClientResponseError" in names:  # aiohttp's, for what a web server answers
         return getattr(error, "status", 0) in (408, 425, 429, 500, 502, 503, 504)
-    # What a service answers and fsspec has no name for becomes EIO: most of that passes. A disk's EIO does not.
+    # What a service answers and fsspec has no name for becomes EIO: most of that is transient. A disk's EIO is not.
     return isinstance(error, OSError) and (error.errno in _PASSING or (error.errno == errno.EIO and not local))
 
 

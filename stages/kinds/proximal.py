@@ -73,7 +73,7 @@ def stepped(run: Run[Any], phase: Phase) -> None:
 
 
 def update(run: Run[Any], settings: Admm) -> tuple[Residual, Row]:
-    """Z and U at a phase's end, and rho for the next one. What is left of ADMM is passed over once it has converged."""
+    """Z and U at a phase's end, and rho for the next one. What is left of ADMM is skipped once it has converged."""
     from dualprune.stages.solver import admm
 
     residual = admm.update(run.engine, run.targets).residual

@@ -26,7 +26,7 @@ class Model(Settings):
     """Which network is built."""
 
     name: str
-    """A name from `stages.models.MODELS`."""
+    """A name from `stages.networks.builtin.MODELS`."""
     classes: int = Field(default=10, ge=2)
     """Number of outputs."""
     weights: Annotated[str, AfterValidator(_weights)] | None = None
@@ -195,7 +195,7 @@ class Rate(Settings):
 
 
 class Phase(Rate):
-    """A stretch of plain training."""
+    """A phase of plain training."""
 
     epochs: int = Field(ge=0)
 
@@ -267,7 +267,7 @@ class StageSpec(Settings):
     model: Model
     data: Data
     objective: str = "classify"
-    """What it is trained for: a name from stages.objectives."""
+    """What it is trained for: a name from `stages.objectives.table.OBJECTIVES`."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of initial weights, sample order, augmentation and dropout."""
     batch: int = Field(default=64, ge=1)

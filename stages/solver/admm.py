@@ -1,8 +1,8 @@
-"""ADMM's updates between stretches of training, in the papers' letters and the scaled form.
+"""ADMM's updates between phases of training, in the papers' letters and the scaled form.
 
     min f(W) + g(Z)  subject to  W = Z,     g the indicator of the constraint sets
 
-    W:  train on f(W) + rho/2 |W - Z + U|^2          (stages.train, stages.optimizer)
+    W:  train on f(W) + rho/2 |W - Z + U|^2          (stages.training.step, stages.engine.proximal)
     Z:  Z = Proj(W + U)
     U:  U = U + W - Z
 

@@ -146,7 +146,7 @@ def _stored(tensor: Tensor, sets: Sequence[str]) -> dict[str, int]:
 
 def _split(constraint: Any) -> tuple[tuple[Any, ...], SharedValues]:
     sets = constraint.sets if isinstance(constraint, Combined) else (constraint,)
-    assert isinstance(sets[-1], SharedValues), "stages.targets lets no other set into a quantize stage"
+    assert isinstance(sets[-1], SharedValues), "stages.solver.targets lets no other set into a quantize stage"
     return sets[:-1], sets[-1]
 
 

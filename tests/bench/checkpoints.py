@@ -4,7 +4,7 @@ One rank on one CPU thread, ADMM with Adam (six tensors of state to a weight), o
 same number of steps is timed without a checkpoint, after one that is written meanwhile, and after one that
 is waited for. The share is that of a minute, for one checkpoint a minute. By the clock: for a quiet machine.
 
-Also what it costs two ranks to ask each other whether to stop (stages.train: every fourth step).
+Also what it costs two ranks to ask each other whether to stop (stages.training.loop: every fourth step).
 """
 
 from __future__ import annotations

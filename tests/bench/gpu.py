@@ -3,10 +3,10 @@
 `python -m tests.bench.gpu [--quick] [--json PATH]`, on a machine with a GPU, with DUALPRUNE_DATA naming a folder that
 holds imagenet_sample/ if ResNet-50 is to read pictures too.
 
-A step is what stages.train does: forward, a look at the loss, backward, optimizer. The first rows' batches lie on the
-GPU: dense and ADMM as stages run them, and the loop that one writes by hand in torch, in turns. Then ResNet-50 under
-ADMM trains on JPEGs, decoded by worker processes or by the GPU; the share by which that is slower than without a loader
-is what the GPU waits for data. bf16, channels_last, momentum SGD.
+A step is what stages.training.step does: forward, a look at the loss, backward, optimizer. The first rows' batches lie
+on the GPU: dense and ADMM as stages run them, and the loop that one writes by hand in torch, in turns. Then ResNet-50
+under ADMM trains on JPEGs, decoded by worker processes or by the GPU; the share by which that is slower than without a
+loader is what the GPU waits for data. bf16, channels_last, momentum SGD.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What ADMM adds to a training step: the proximal wrapper, against a dense step and against a term in the loss.
 
-All run through `stages.engine.Engine` (DeepSpeed) on one CPU thread a rank, with momentum SGD as the
+All run through `stages.engine.engine.Engine` (DeepSpeed) on one CPU thread a rank, with momentum SGD as the
 optimizer: it is the cheapest, so what is added to it weighs most. Every weight of two or more
 dimensions is penalised. The wrapper and the term in the loss are the same mathematics, which is
 checked on the first steps before anything is timed; it is left out on two ranks, and under ZeRO 3 it would be

@@ -25,7 +25,7 @@ TORCHS = "DistError RuntimeError Exception"
 
 
 class StorageTimeout(TimeoutError):
-    """A library's own exception of a passing kind."""
+    """A library's own exception of a transient kind."""
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_rank_that_is_gone_is_a_loss(tmp_path: Path, end: str) -> None:
     ],
 )
 def test_decisions(failures: list[Failure], retry: bool, reason: str) -> None:
-    """Losses and passing errors are counted apart; an error of the task's own ends it at once."""
+    """Losses and transient errors are counted apart; an error of the task's own ends it at once."""
     assert decide(failures, Policy(lost=2, passing=1)) == Decision(retry, reason)
 
 

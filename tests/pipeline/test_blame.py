@@ -77,7 +77,7 @@ def test_raised_by_the_user() -> None:
 
 
 def test_a_model_of_the_table_is_the_users(tmp_path: Path) -> None:
-    """`stages/models.py` is where users write theirs, wherever it lies on a worker."""
+    """`stages/networks/builtin.py` is where users write theirs, wherever it lies on a worker."""
     file = tmp_path / "_ray_pkg_0123abcd" / "stages" / "models.py"
     models = module("dualprune.stages.networks.builtin", file, "def net(x):\n    return x.missing\n")
     engine = module(

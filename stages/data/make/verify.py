@@ -16,7 +16,7 @@ def verify(url: str, progress: Callable[[int, int], None] = lambda done, files: 
     """Hash every shard and index, several at a time: how many there are, and in words what is wrong with which.
 
     `progress` is told how many files of all are done. Raises DataError for a folder whose manifest can't be read, and
-    stages.outage.StoreError and StoreAway.
+    stages.files.outage.StoreError and StoreAway.
     """
     files = list(listed(url, manifest_alone(url)))
     damages = []

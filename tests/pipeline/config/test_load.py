@@ -274,7 +274,7 @@ def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path, place: 
 @pytest.mark.parametrize("url", ["nowhere://x", "s3:/bucket/x"])
 @pytest.mark.parametrize("setting", ["store", "data.shards", "model.weights", "stages[0].data.shards"])
 def test_a_url_that_can_not_be_meant_is_refused_at_its_place(tmp_path: Path, setting: str, url: str) -> None:
-    """Wherever a file has one; what is meant is in `stages.urls`."""
+    """Wherever a file has one; what is meant is in `stages.files.urls`."""
     of_stage = f"kind: train\n    data: {{shards: '{url}'}}"
     change = {
         "store": (f"store: {tmp_path / 'store'}", f"store: '{url}'"),

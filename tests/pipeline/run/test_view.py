@@ -25,7 +25,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The time that `pipeline.view` sees."""
+    """The time that `pipeline.run.view` sees."""
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
     return clock

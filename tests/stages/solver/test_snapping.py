@@ -35,7 +35,7 @@ def free(engine: Engine) -> None:
 
 
 def hold(engine: Engine, first: int, steps: int = 3) -> None:
-    """Holds take force, as between stretches of training; then some steps."""
+    """Holds take force, as between phases of training; then some steps."""
     engine.optimizer.holding = True
     engine.optimizer.reset_inner()
     for number in range(first, first + steps):

@@ -42,7 +42,7 @@ class Stop(Exception):
 
 
 def prune(rate: float = 4.0, **change: Any) -> dict[str, Any]:
-    """A prune of every weight: two ADMM stretches, then retraining; four epochs in all."""
+    """A prune of every weight: two ADMM phases, then retraining; four epochs in all."""
     return {
         "kind": "prune",
         "constraints": [{"set": "cardinality", "tensors": "*", "rate": rate}],

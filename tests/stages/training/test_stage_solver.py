@@ -33,7 +33,7 @@ SHORT = {"epochs": 1, "lr": 0.005}
 
 
 def quantize(sets: Sets, **change: Any) -> dict[str, Any]:
-    """A quantize stage: two ADMM stretches of an epoch."""
+    """A quantize stage: two ADMM phases of an epoch."""
     return {
         "kind": "quantize",
         "constraints": sets,
