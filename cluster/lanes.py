@@ -29,27 +29,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dualprune.cluster import group
+from dualprune.cluster.errors import ClusterError, ClusterGone
 from dualprune.cluster.failures import Failure
 from dualprune.cluster.lane import Event, Lane
+from dualprune.cluster.private import LEADER, STARTING, TRAIN, check, end_actors, end_left, kill, no_room, raylet, whole
 from dualprune.cluster.rank import Mailbox, Work
 from dualprune.cluster.room import Node, Shape, fits, shares
-from dualprune.cluster.session import (
-    STARTING,
-    ClusterError,
-    ClusterGone,
-    end_actors,
-    end_left,
-    head,
-    kill,
-    near,
-    nodes,
-    raylet,
-    reach,
-    refusal,
-    settings,
-    start,
-    whole,
-)
+from dualprune.cluster.session import head, near, nodes, reach, refusal, settings, start
 from dualprune.cluster.surroundings import give_home
 
 SAVING = 15.0
@@ -80,9 +66,10 @@ _log = logging.getLogger(__name__)
 
 
 def _imported(work: Callable[[], Work]) -> Work:
-    """The work, and with it all modules that lanes need on this side."""
+    """The work, and with it all modules that lanes need on this side. Raises ClusterError if Ray Train lacks some."""
     import ray.train.torch  # noqa: F401
 
+    check(TRAIN)
     return work()
 
 
@@ -123,7 +110,7 @@ class Lanes:
             self._ray.shutdown()
             raise ClusterError(reason)
         self.shape, self._logs, self._local = shape, logs, address is None
-        self._raylet = raylet(self._ray)
+        self._raylet = raylet()
         self._mailbox = near(self._ray, Mailbox)
         self._waiting: deque[tuple[str, Any]] = deque()
         self._lanes: dict[str, Lane] = {}
@@ -139,6 +126,9 @@ class Lanes:
         try:
             # Two threads that import one package at once can find it half there: alone, it is whole.
             self._work = imported[0] if imported else _imported(work)
+        except ClusterError:
+            self._ray.shutdown()
+            raise
         except Exception as error:
             self._ray.shutdown()
             raise ClusterError(f"the work that lanes are to do can't be imported: {error!r}") from error
@@ -171,7 +161,7 @@ class Lanes:
         with contextlib.suppress(ClusterError):  # then nobody is left who could save anything
             while any(lane.task for lane in self._lanes.values()):
                 # A Ray that was told to end together with this process has few words left.
-                if time.monotonic() - began > (SAVING if whole(self._ray) else ANSWERING):
+                if time.monotonic() - began > (SAVING if whole() else ANSWERING):
                     break
                 events += self._received(0.5, 1.0)
         return events
@@ -205,12 +195,12 @@ class Lanes:
                 _log.warning("worker groups are left that did not end in %s s", ENDING)
                 return
             # Ray's call waits a minute for a head that is no more, and then takes this process down.
-            asking = threading.Thread(target=end_actors, args=(self._ray, group.LEADER), name="end", daemon=True)
+            asking = threading.Thread(target=end_actors, args=(self._ray, LEADER), name="end", daemon=True)
             asking.start()
             asking.join(ANSWERING)
             if asking.is_alive():
                 _log.warning("Ray does not answer: what is left of it on this machine is killed")
-                kill(self._ray)
+                kill()
                 return
             time.sleep(0.1)
 
@@ -304,7 +294,7 @@ class Lanes:
         text = f"its lane ended: {last}"
         events = self._lost(lane, text)
         if error is not None and not lane.came_up:
-            if group.no_room(error):
+            if no_room(error):
                 self._wary = True
                 return events
             self._stillborn += 1
@@ -364,7 +354,7 @@ class Lanes:
 
     def _end_stuck(self) -> int:
         """End the leaders that still start; how many."""
-        return end_actors(self._ray, group.LEADER, (STARTING,))
+        return end_actors(self._ray, LEADER, (STARTING,))
 
     def _leave(self, lane: Lane, why: Literal["idle", "growing", "preempted"]) -> None:
         lane.leaving = why

@@ -58,7 +58,7 @@ def run(
 
     Keys in `force` were planned to run though they are done: artefacts are deleted when their turn comes. After a
     failure nothing new is begun, or with `keep_going` only what does not depend on what failed. Another driver
-    of the same name is waited for with `wait`. Raises cluster.session.ClusterError, pipeline.lock.Held and Lost.
+    of the same name is waited for with `wait`. Raises cluster.errors.ClusterError, pipeline.lock.Held and Lost.
     """
     names = {p.node.name for p in plan} if wanted is None else set(wanted)
     if all(planned.state == "cached" for planned in plan if planned.node.name in names):

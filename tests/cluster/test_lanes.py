@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from dualprune.cluster import lanes as module
+from dualprune.cluster.errors import ClusterGone
 from dualprune.cluster.failures import Failure
 from dualprune.cluster.lane import Event, Lane
 from dualprune.cluster.lanes import Lanes
 from dualprune.cluster.rank import Mailbox
 from dualprune.cluster.room import Node, Shape
-from dualprune.cluster.session import ClusterGone
 
 
 def test_events_are_taken_once_and_in_order() -> None:
@@ -519,7 +519,7 @@ def test_lanes_of_any_size_are_tried_again_before_they_are_given_up() -> None:
 @pytest.mark.parametrize("whole", [True, False])
 def test_lanes_are_heard_until_they_have_saved(monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
     """No longer than that; and not for long where Ray was ended too, which may have taken the last word with it."""
-    monkeypatch.setattr(module, "whole", lambda ray: whole)
+    monkeypatch.setattr(module, "whole", lambda: whole)
     monkeypatch.setattr(module, "ANSWERING", 0.05)
     lanes = Open(cpus=1)
     lanes._ray = None
