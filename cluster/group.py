@@ -5,9 +5,10 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
+from dualprune.cluster.capacity import Shape
+from dualprune.cluster.mailbox import Told
 from dualprune.cluster.private import cause
-from dualprune.cluster.rank import Told, serve
-from dualprune.cluster.room import Shape
+from dualprune.cluster.serve import serve
 from dualprune.cluster.session import trainer
 
 RESTARTS = 3

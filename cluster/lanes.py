@@ -29,12 +29,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dualprune.cluster import group
+from dualprune.cluster.capacity import Node, Shape, fits, shares
 from dualprune.cluster.errors import ClusterError, ClusterGone
 from dualprune.cluster.failures import Failure
 from dualprune.cluster.lane import Event, Lane
+from dualprune.cluster.mailbox import Mailbox
 from dualprune.cluster.private import LEADER, STARTING, TRAIN, check, end_actors, end_left, kill, no_room, raylet, whole
-from dualprune.cluster.rank import Mailbox, Work
-from dualprune.cluster.room import Node, Shape, fits, shares
+from dualprune.cluster.serve import Work
 from dualprune.cluster.session import head, near, nodes, reach, refusal, settings, start
 from dualprune.cluster.surroundings import give_home
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dualprune.cluster import private
+from dualprune.cluster.capacity import Node
 from dualprune.cluster.errors import ClusterError, NotStarted
-from dualprune.cluster.room import Node
 from dualprune.cluster.spared import spared
 from dualprune.cluster.surroundings import drop_launchers, drop_long_temporary, ray_folder
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import dualprune
+from dualprune.cluster.capacity import Shape
 from dualprune.cluster.failures import Failure, Policy, decide
 from dualprune.cluster.lane import Event
 from dualprune.cluster.lanes import Lanes
 from dualprune.cluster.monitor import Monitor
-from dualprune.cluster.room import Shape
 from dualprune.pipeline import dag
 from dualprune.pipeline.blame import note
 from dualprune.pipeline.choices.base import ChoiceError, Replace, Search, Select, option, replace, select

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from dualprune.cluster import lanes
+from dualprune.cluster.capacity import Shape
 from dualprune.cluster.errors import ClusterError
 from dualprune.cluster.lanes import Lanes
-from dualprune.cluster.room import Shape
 
 
 def opened(monkeypatch: pytest.MonkeyPatch, failures: int) -> tuple[list[str], Lanes]:

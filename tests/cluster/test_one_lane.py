@@ -21,7 +21,7 @@ import sys
 import time
 from ray.train import UserCallback
 from dualprune.cluster import errors, group, lanes, session
-from dualprune.cluster.room import Shape
+from dualprune.cluster.capacity import Shape
 
 session.drop_launchers = lambda: None  # as if each node had been started by one
 ROWS, MET = int(sys.argv[1]), os.path.abspath("met")
