@@ -16,7 +16,7 @@ from dualprune.cluster import lanes as module
 from dualprune.cluster.capacity import Node, Shape
 from dualprune.cluster.errors import ClusterGone
 from dualprune.cluster.failures import Failure
-from dualprune.cluster.lane import Event, Lane
+from dualprune.cluster.lane import Event, Lane, State
 from dualprune.cluster.lanes import Lanes
 
 
@@ -216,10 +216,10 @@ def test_a_lane_that_is_stuck_as_it_starts_is_started_anew() -> None:
     lanes = Open(cpus=2)
     lanes.submit("a", 1)
     lanes.look(later=module.STUCK + 1)
-    assert not lanes._lanes["lane-0"].stuck, "it waits for room"
+    assert lanes._lanes["lane-0"].state is State.STARTING, "it waits for room"
     lanes.stuck = 1
     lanes.look(later=module.STUCK - 1)
-    assert not lanes._lanes["lane-0"].stuck
+    assert lanes._lanes["lane-0"].state is State.STARTING
     for number in range(module.group.RESTARTS):
         lanes.look(later=module.STUCK + 1)
         assert lanes.end(RuntimeError("killed"), f"lane-{number}") == []
@@ -236,9 +236,9 @@ def test_a_leader_that_starts_may_be_a_young_lanes() -> None:
     lanes.submit("b", 2)
     lanes._lanes["lane-1"].since += 10
     lanes.look(later=module.STUCK + 1)
-    assert not any(lane.stuck for lane in lanes._lanes.values())
+    assert all(lane.state is State.STARTING for lane in lanes._lanes.values())
     lanes.look(later=module.STUCK + 11)
-    assert all(lane.stuck for lane in lanes._lanes.values())
+    assert all(lane.state is State.STUCK for lane in lanes._lanes.values())
 
 
 def test_a_message_from_a_lane_that_has_ended_is_passed_over() -> None:
