@@ -74,6 +74,35 @@ def _imported(work: Callable[[], Work]) -> Work:
     return work()
 
 
+class _Importing:
+    """The import of the work, in a thread beside Ray's start: each takes about as long as the other."""
+
+    def __init__(self, work: Callable[[], Work]) -> None:
+        self._work = work
+        self._found: list[Work] = []
+        self._thread = threading.Thread(target=self._try, name="import")
+        self._thread.start()
+
+    def _try(self) -> None:
+        with contextlib.suppress(Exception):  # of a real one more in `result`, where the same is done again
+            self._found.append(_imported(self._work))
+
+    def join(self) -> None:
+        """Wait for its end."""
+        self._thread.join()
+
+    def result(self) -> Work:
+        """The work. Raises ClusterError."""
+        self.join()
+        try:
+            # Two threads that import one package at once can find it half there: alone, it is whole.
+            return self._found[0] if self._found else _imported(self._work)
+        except ClusterError:
+            raise
+        except Exception as error:
+            raise ClusterError(f"the work that lanes are to do can't be imported: {error!r}") from error
+
+
 class Lanes:
     """Runs tasks on as many lanes as wait for work and find room, up to `most`.
 
@@ -95,15 +124,7 @@ class Lanes:
             os.environ.setdefault(name, value)
         if shape.elastic:
             os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", group.START_LIMIT)
-        # Imports on this side take about as long as Ray's processes take to start: let them overlap.
-        imported: list[Work] = []
-
-        def beside() -> None:
-            with contextlib.suppress(Exception):  # of a real one more below, where the same is done again
-                imported.append(_imported(work))
-
-        importing = threading.Thread(target=beside, name="import")
-        importing.start()
+        importing = _Importing(work)
         self._ray = start(address, modules or [])
         reason = refusal(self._ray, {name: shape.least * amount for name, amount in shape.worker.items()})
         if reason is not None:
@@ -123,16 +144,11 @@ class Lanes:
         self._taken: frozenset[str] = frozenset()
         self._looked = self._heard = time.monotonic()
         self._head = head(self._ray)
-        importing.join()
         try:
-            # Two threads that import one package at once can find it half there: alone, it is whole.
-            self._work = imported[0] if imported else _imported(work)
+            self._work = importing.result()
         except ClusterError:
             self._ray.shutdown()
             raise
-        except Exception as error:
-            self._ray.shutdown()
-            raise ClusterError(f"the work that lanes are to do can't be imported: {error!r}") from error
 
     def submit(self, task: str, payload: Any) -> None:
         """Queue a task, or queue it again after it failed."""

@@ -73,7 +73,9 @@ _log = logging.getLogger(__name__)
 
 def check(used: Names = USED) -> None:
     """Raise ClusterError if the Ray that is installed lacks what is used of it."""
-    problem = lacking("Ray", import_module("ray").__version__, used)
+    import ray
+
+    problem = lacking("Ray", ray.__version__, used)
     if problem is not None:
         raise ClusterError(problem)
 

@@ -8,7 +8,8 @@ import sys
 import threading
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ Work = Callable[[Any, Log, Stopping], Any]
 
 def serve(config: dict[str, Any]) -> None:
     """What each rank of a lane does."""
-    import ray
     import torch.distributed as dist
 
     drop_long_temporary()
@@ -34,11 +34,8 @@ def serve(config: dict[str, Any]) -> None:
     mailbox, work = config["mailbox"], config["work"]
     if config["logs"] is not None:
         _redirect(Path(config["logs"]) / f"{config['lane']}-rank-{rank}.log")
-    box = [uuid.uuid4().hex]
-    dist.broadcast_object_list(box, src=0)
-    attempt, number, task = box[0], 0, ""
-    nodes = [""] * dist.get_world_size()
-    dist.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
+    attempt, nodes = _met()
+    task = ""
     stop = threading.Event()
     told = Told(mailbox)
 
@@ -49,22 +46,10 @@ def serve(config: dict[str, Any]) -> None:
         tell("ready", nodes)
         # Also when the mailbox is gone: then so is the driver, and what is saved now is what its next run goes on from.
         surely(mailbox.stopped).remote(attempt).future().add_done_callback(lambda _: stop.set())
-
-    def log(row: dict[str, Any]) -> None:
-        tell("log", row)
-
-    while True:
-        try:
-            order = ray.get(surely(mailbox.order).remote(attempt, number))
-        except ray.exceptions.RayError:
-            return  # the driver is gone, and its mailbox with it
-        number += 1
-        if order is None:
-            return
-        task, payload = order
+    for task, payload in _orders(mailbox, attempt):
         try:
             logging.info("%s begins on rank %d of %s", task, rank, config["lane"])
-            result = work(payload, log, stop.is_set)
+            result = work(payload, lambda row: tell("log", row), stop.is_set)
             logging.info("%s: %s", task, "stopped" if result is None else "done")
         except Exception as error:
             report = failure(error, traceback.format_exc(), rank)
@@ -74,6 +59,32 @@ def serve(config: dict[str, Any]) -> None:
         if rank == 0:
             ending = "stopped" if result is None and stop.is_set() else "done"
             tell(ending, result)
+
+
+def _met() -> tuple[str, list[str]]:
+    """A name for this incarnation of the lane, and the machine that each of its ranks is on; the same for all ranks."""
+    import ray
+    import torch.distributed as dist
+
+    box = [uuid.uuid4().hex]
+    dist.broadcast_object_list(box, src=0)
+    nodes = [""] * dist.get_world_size()
+    dist.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
+    return box[0], nodes
+
+
+def _orders(mailbox: Any, attempt: str) -> Iterator[tuple[str, Any]]:
+    """Tasks, and what to do for each, until the lane is to end, or the driver is gone and its mailbox with it."""
+    import ray
+
+    for number in count():
+        try:
+            order = ray.get(surely(mailbox.order).remote(attempt, number))
+        except ray.exceptions.RayError:
+            return
+        if order is None:
+            return
+        yield order
 
 
 def _redirect(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -35,6 +36,14 @@ def test_a_name_that_is_gone_is_told(number: int) -> None:
 def test_this_version_has_them_all() -> None:
     private.check()
     private.check(private.TRAIN)
+
+
+def test_what_ray_calls_private_has_one_door() -> None:
+    """No other file of the package imports it, or reads an attribute of it."""
+    folder = Path(private.__file__).parent
+    private_parts = re.compile(r"\bray\.(\w+\.)*_|\b(core_worker|_global_node|ray\.core\.generated|RAY_RAYLET_PID)\b")
+    found = {path.name for path in folder.glob("*.py") if private_parts.search(path.read_text())}
+    assert found == {"private.py"}
 
 
 def test_all_that_a_version_lacks_is_told_at_once() -> None:
