@@ -5,16 +5,16 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
-from dualprune.cluster.rank import Told, serve
-from dualprune.cluster.room import Shape
+from dualprune.cluster.capacity import Shape
+from dualprune.cluster.mailbox import Told
+from dualprune.cluster.private import cause
+from dualprune.cluster.serve import serve
 from dualprune.cluster.session import trainer
 
 RESTARTS = 3
 """How often Ray Train starts a group again whose ranks died; then it ends."""
 START_LIMIT = "20"
 """Seconds after which a group that finds no room is given up, to be opened again at the size that there is room for."""
-LEADER = "TrainController"
-"""Class of the actor that leads a group. When it ends, so do the ranks, and `run` raises."""
 
 
 def teller(mailbox: Any, lane: str) -> Any:
@@ -38,8 +38,8 @@ def out_of_memory(error: Exception) -> str | None:
     """
     from ray.exceptions import OutOfMemoryError
 
-    cause = getattr(error, "health_check_failure", error)
-    return str(cause).partition("\n")[0] if isinstance(cause, OutOfMemoryError) else None
+    found = cause(error)
+    return str(found).partition("\n")[0] if isinstance(found, OutOfMemoryError) else None
 
 
 def run(name: str, size: int, shape: Shape, config: dict[str, Any], local: bool) -> None:
@@ -66,8 +66,3 @@ def run(name: str, size: int, shape: Shape, config: dict[str, Any], local: bool)
                 failure_config=tries if shape.elastic else FailureConfig(max_failures=RESTARTS),
             ),
         ).fit()
-
-
-def no_room(error: BaseException | None) -> bool:
-    """Whether a group ended because its workers found no room in time."""
-    return type(getattr(error, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError"

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from dualprune.cluster.session import WAY_IN, ClusterError, reach, settings, token
+from dualprune.cluster.errors import ClusterError
+from dualprune.cluster.session import WAY_IN, reach, settings, token
 
 STOPPING = 60
 """Seconds that a stopped job gets to leave in order, before Ray kills it."""

@@ -29,27 +29,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dualprune.cluster import group
+from dualprune.cluster.capacity import Node, Shape, fits, shares
+from dualprune.cluster.errors import ClusterError, ClusterGone
 from dualprune.cluster.failures import Failure
-from dualprune.cluster.lane import Event, Lane
-from dualprune.cluster.rank import Mailbox, Work
-from dualprune.cluster.room import Node, Shape, fits, shares
-from dualprune.cluster.session import (
-    STARTING,
-    ClusterError,
-    ClusterGone,
-    end_actors,
-    end_left,
-    head,
-    kill,
-    near,
-    nodes,
-    raylet,
-    reach,
-    refusal,
-    settings,
-    start,
-    whole,
-)
+from dualprune.cluster.lane import Event, Lane, State, Why
+from dualprune.cluster.mailbox import Mailbox
+from dualprune.cluster.private import LEADER, STARTING, TRAIN, check, end_actors, end_left, kill, no_room, raylet, whole
+from dualprune.cluster.serve import Work
+from dualprune.cluster.session import head, near, nodes, reach, refusal, settings, start
 from dualprune.cluster.surroundings import give_home
 
 SAVING = 15.0
@@ -80,10 +67,40 @@ _log = logging.getLogger(__name__)
 
 
 def _imported(work: Callable[[], Work]) -> Work:
-    """The work, and with it all modules that lanes need on this side."""
+    """The work, and with it all modules that lanes need on this side. Raises ClusterError if Ray Train lacks some."""
     import ray.train.torch  # noqa: F401
 
+    check(TRAIN)
     return work()
+
+
+class _Importing:
+    """The import of the work, in a thread beside Ray's start: each takes about as long as the other."""
+
+    def __init__(self, work: Callable[[], Work]) -> None:
+        self._work = work
+        self._found: list[Work] = []
+        self._thread = threading.Thread(target=self._try, name="import")
+        self._thread.start()
+
+    def _try(self) -> None:
+        with contextlib.suppress(Exception):  # of a real one more in `result`, where the same is done again
+            self._found.append(_imported(self._work))
+
+    def join(self) -> None:
+        """Wait for its end."""
+        self._thread.join()
+
+    def result(self) -> Work:
+        """The work. Raises ClusterError."""
+        self.join()
+        try:
+            # Two threads that import one package at once can find it half there: alone, it is whole.
+            return self._found[0] if self._found else _imported(self._work)
+        except ClusterError:
+            raise
+        except Exception as error:
+            raise ClusterError(f"the work that lanes are to do can't be imported: {error!r}") from error
 
 
 class Lanes:
@@ -107,15 +124,7 @@ class Lanes:
             os.environ.setdefault(name, value)
         if shape.elastic:
             os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", group.START_LIMIT)
-        # Imports on this side take about as long as Ray's processes take to start: let them overlap.
-        imported: list[Work] = []
-
-        def beside() -> None:
-            with contextlib.suppress(Exception):  # of a real one more below, where the same is done again
-                imported.append(_imported(work))
-
-        importing = threading.Thread(target=beside, name="import")
-        importing.start()
+        importing = _Importing(work)
         self._ray = start(address, modules or [])
         reason = refusal(self._ray, {name: shape.least * amount for name, amount in shape.worker.items()})
         if reason is not None:
@@ -123,7 +132,7 @@ class Lanes:
             self._ray.shutdown()
             raise ClusterError(reason)
         self.shape, self._logs, self._local = shape, logs, address is None
-        self._raylet = raylet(self._ray)
+        self._raylet = raylet()
         self._mailbox = near(self._ray, Mailbox)
         self._waiting: deque[tuple[str, Any]] = deque()
         self._lanes: dict[str, Lane] = {}
@@ -135,13 +144,11 @@ class Lanes:
         self._taken: frozenset[str] = frozenset()
         self._looked = self._heard = time.monotonic()
         self._head = head(self._ray)
-        importing.join()
         try:
-            # Two threads that import one package at once can find it half there: alone, it is whole.
-            self._work = imported[0] if imported else _imported(work)
-        except Exception as error:
+            self._work = importing.result()
+        except ClusterError:
             self._ray.shutdown()
-            raise ClusterError(f"the work that lanes are to do can't be imported: {error!r}") from error
+            raise
 
     def submit(self, task: str, payload: Any) -> None:
         """Queue a task, or queue it again after it failed."""
@@ -166,12 +173,12 @@ class Lanes:
         events: list[Event] = []
         began = time.monotonic()
         for lane in self._lanes.values():
-            if lane.task is not None and not lane.leaving:
+            if lane.state is State.BUSY:
                 self._leave(lane, "idle")
         with contextlib.suppress(ClusterError):  # then nobody is left who could save anything
             while any(lane.task for lane in self._lanes.values()):
                 # A Ray that was told to end together with this process has few words left.
-                if time.monotonic() - began > (SAVING if whole(self._ray) else ANSWERING):
+                if time.monotonic() - began > (SAVING if whole() else ANSWERING):
                     break
                 events += self._received(0.5, 1.0)
         return events
@@ -181,10 +188,10 @@ class Lanes:
         limit = time.monotonic() + CLOSING
         try:
             for lane in self._lanes.values():
-                if lane.free:
+                if lane.state is State.FREE:
                     self._leave(lane, "idle")
             for lane in self._lanes.values():
-                if lane.leaving and lane.task is None and lane.thread is not None:
+                if lane.state.leaving and lane.task is None and lane.thread is not None:
                     lane.thread.join(max(0.0, limit - time.monotonic()))
         finally:
             try:
@@ -205,12 +212,12 @@ class Lanes:
                 _log.warning("worker groups are left that did not end in %s s", ENDING)
                 return
             # Ray's call waits a minute for a head that is no more, and then takes this process down.
-            asking = threading.Thread(target=end_actors, args=(self._ray, group.LEADER), name="end", daemon=True)
+            asking = threading.Thread(target=end_actors, args=(self._ray, LEADER), name="end", daemon=True)
             asking.start()
             asking.join(ANSWERING)
             if asking.is_alive():
                 _log.warning("Ray does not answer: what is left of it on this machine is killed")
-                kill(self._ray)
+                kill()
                 return
             time.sleep(0.1)
 
@@ -259,25 +266,25 @@ class Lanes:
             return []  # it has ended
         if kind == "ready":
             lost = self._lost(lane, "a worker process or its machine died")
-            lane.attempt, lane.nodes, lane.came_up, lane.leaving = attempt, frozenset(data), True, ""
+            lane.move("ready")
+            lane.attempt, lane.nodes = attempt, frozenset(data)
             lane.since, self._stillborn, self._wary = time.monotonic(), 0, False
             return lost
         if lane.task != task or lane.attempt != attempt:
             return []  # an echo of a failure that was told
         if kind == "log":
             return [Event("log", task, data)]
-        if kind == "stopped" and not lane.leaving:
-            lane.leaving = "idle"  # it was asked to stop by nobody, and would stop again: another one goes on
+        lane.move(kind)  # type: ignore[arg-type]
         payload, lane.task, lane.payload, lane.since = lane.payload, None, None, time.monotonic()
         if kind == "failed":
             # The group is coming down; it will be ready again with another attempt, or another in its place.
             lane.attempt = None
             if data.kind == "lost" and self._preempted(lane):
                 data = replace(data, kind="preempted")
-        elif lane.leaving:
+        elif lane.state.leaving:
             self._mailbox.give.remote(attempt, None)
         if kind == "stopped":
-            if lane.leaving == "preempted":
+            if lane.state is State.PREEMPTED:
                 return [Event("failed", task, Failure("preempted", "", "a machine under it is to be taken away"))]
             self._waiting.appendleft((task, payload))
             return []
@@ -303,12 +310,12 @@ class Lanes:
         last = (str(error).strip() or repr(error)).splitlines()[-1].strip()
         text = f"its lane ended: {last}"
         events = self._lost(lane, text)
-        if error is not None and not lane.came_up:
-            if group.no_room(error):
+        if error is not None and not lane.state.came_up:
+            if no_room(error):
                 self._wary = True
                 return events
             self._stillborn += 1
-            tries = group.RESTARTS if self.shape.elastic or lane.stuck else 0
+            tries = group.RESTARTS if self.shape.elastic or lane.state is State.STUCK else 0
             if self._waiting and not self._lanes and self._stillborn > tries:
                 # No lane comes up at all: the tasks that wait for one must hear of it, and more lanes won't help.
                 waiting, self._waiting = list(self._waiting), deque()
@@ -317,11 +324,12 @@ class Lanes:
 
     def _assign(self) -> None:
         for lane in self._lanes.values():
-            if self._waiting and lane.free:
+            if self._waiting and lane.state is State.FREE:
+                lane.move("given")
                 lane.task, lane.payload = self._waiting.popleft()
                 lane.since = time.monotonic()
                 self._mailbox.give.remote(lane.attempt, (lane.task, lane.payload))
-        waiting = len(self._waiting) - sum(lane.coming for lane in self._lanes.values())
+        waiting = len(self._waiting) - sum(lane.state.coming for lane in self._lanes.values())
         if self._most is not None:
             waiting = min(waiting, self._most - len(self._lanes))
         if waiting > 0 and self._there():
@@ -342,21 +350,21 @@ class Lanes:
     def _tend(self, there: list[Node], now: float) -> None:
         """Ask lanes to leave that lose a machine, that have nothing to do, or that could be larger."""
         self._taken |= {node.identity for node in there if node.leaving}
-        starting = [lane for lane in self._lanes.values() if not lane.came_up]
+        starting = [lane for lane in self._lanes.values() if not lane.state.came_up]
         if starting and all(now - lane.since > STUCK for lane in starting) and self._end_stuck():
             _log.warning("a lane did not come up in %s s, and is started anew", STUCK)
             for lane in starting:
-                lane.stuck = True
+                lane.move("stuck")
         for lane in self._lanes.values():
-            if lane.attempt is None or lane.leaving:
+            if not lane.state.serving:
                 continue
             if lane.nodes & self._taken:
                 self._leave(lane, "preempted")
-            elif lane.task is None and now - lane.since > IDLE:
+            elif lane.state is State.FREE and now - lane.since > IDLE:
                 self._leave(lane, "idle")
-        if self._waiting or any(lane.coming or lane.leaving for lane in self._lanes.values()):
+        if self._waiting or any(lane.state.coming or lane.state.leaving for lane in self._lanes.values()):
             return  # room is not what it will be in a moment
-        small = [lane for lane in self._lanes.values() if lane.task is not None and lane.size < self.shape.most]
+        small = [lane for lane in self._lanes.values() if lane.state is State.BUSY and lane.size < self.shape.most]
         if small and fits((node.free for node in there if not node.leaving), self.shape.worker):
             smallest = min(small, key=lambda lane: lane.size)
             if now - smallest.since > GROWING:
@@ -364,10 +372,10 @@ class Lanes:
 
     def _end_stuck(self) -> int:
         """End the leaders that still start; how many."""
-        return end_actors(self._ray, group.LEADER, (STARTING,))
+        return end_actors(self._ray, LEADER, (STARTING,))
 
-    def _leave(self, lane: Lane, why: Literal["idle", "growing", "preempted"]) -> None:
-        lane.leaving = why
+    def _leave(self, lane: Lane, why: Why) -> None:
+        lane.move(why)
         if lane.task is None:
             self._mailbox.give.remote(lane.attempt, None)
         else:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dualprune.cluster.private import lacking
 from dualprune.cluster.spared import spared
 from dualprune.cluster.surroundings import give_home, writable
 
@@ -24,6 +25,13 @@ PROJECT = "dualprune"
 """Where neither the configuration nor wandb's own settings name one."""
 OFF = ("1", "true", "yes", "on")
 """What WANDB_DISABLED reads where it means it. wandb knows it no more, but those who set it want nothing sent."""
+USED = (
+    ("wandb", "Settings.read_system_settings"),
+    ("wandb", "termsetup"),
+    ("wandb.env", "get_cache_dir"),
+    ("wandb.sdk.wandb_setup", "singleton"),
+)
+"""Names of wandb's that are used here beyond its documentation. Without them it is not used, and a person is told."""
 
 _log = logging.getLogger(__name__)
 
@@ -159,6 +167,10 @@ def choose(wanted: Mode | Literal["auto"]) -> Choice:
     if wanted == "auto" and os.environ.get("WANDB_DISABLED", "").lower() in OFF:
         return Choice("disabled", "as WANDB_DISABLED says")
     import wandb
+
+    problem = lacking("wandb", wandb.__version__, USED)
+    if problem is not None:
+        return Choice("disabled", f"as {problem}")
     from wandb.sdk.wandb_setup import singleton
 
     give_home()

@@ -10,14 +10,14 @@ import socket
 import sys
 import textwrap
 import threading
-import time
-import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dualprune.cluster.room import Node
+from dualprune.cluster import private
+from dualprune.cluster.capacity import Node
+from dualprune.cluster.errors import ClusterError, NotStarted
 from dualprune.cluster.spared import spared
 from dualprune.cluster.surroundings import drop_launchers, drop_long_temporary, ray_folder
 
@@ -33,15 +33,8 @@ _SETTINGS = {
     # A worker that was given no GPU sees none, so that its process group and its tensors agree on a device.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # A local Ray gives its agents 15 s to start, and dies of it on a machine that is busy.
-    "RAY_agent_register_timeout_ms": "60000",
+    **private.SETTINGS,
 }
-STARTING = "PENDING_CREATION"
-"""Ray's name for the state of an actor whose process starts: it has found its room."""
-_THERE = ("DEPENDENCIES_UNREADY", STARTING, "ALIVE", "RESTARTING")
-_PREEMPTED = 3
-"""Ray's number (NodeDeathInfo.Reason) for a machine that was drained to be preempted."""
-
 
 STARTS = 3
 """How often a local Ray is started at most: on a busy machine it may not come up in the time that it gives itself."""
@@ -60,18 +53,6 @@ WAY_IN = (
 _log = logging.getLogger(__name__)
 
 
-class ClusterError(RuntimeError):
-    """A cluster that can't be reached or can't do what is asked."""
-
-
-class NotStarted(ClusterError):
-    """A Ray of this machine's own that does not come up, for a reason that is not known beforehand."""
-
-
-class ClusterGone(ClusterError):
-    """A cluster that was there, or what a run needs of it, and is no more."""
-
-
 def settings(local: bool) -> dict[str, str]:
     """Environment that Ray is to find before it is imported for the first time."""
     if local:
@@ -82,10 +63,11 @@ def settings(local: bool) -> dict[str, str]:
 
 
 def start(address: str | None, modules: list[Path]) -> Any:
-    """Ray, connected to `address` or started here."""
+    """Ray, connected to `address` or started here. Raises ClusterError."""
     logging.getLogger("ray").setLevel(logging.ERROR)
     import ray
 
+    private.check()
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
@@ -142,18 +124,10 @@ def _start_here(ray: Any, options: dict[str, Any]) -> None:
 
 
 def _end_half(ray: Any, error: Exception) -> str:
-    """End what a start that failed has left behind; what its processes said, and where, in words. Ray knows them only
-    once all are up: till then the node that started them is found where the error was raised."""
-    from ray._private.node import Node
-
-    logs = ""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        node = frame.f_locals.get("self")
-        if isinstance(node, Node):
-            node.kill_all_processes(check_alive=False, allow_graceful=False)
-            logs = _said(Path(node.get_logs_dir_path()))
+    """End what a start that failed has left behind; what its processes said, and where, in words."""
+    logs = private.kill_half_started(error)
     ray.shutdown()
-    return logs
+    return "" if logs is None else _said(logs)
 
 
 def _said(logs: Path) -> str:
@@ -198,10 +172,7 @@ def _muted() -> Iterator[None]:
 
 def refusal(ray: Any, needed: dict[str, float]) -> str | None:
     """Why a cluster can never hold what is needed all at once, or None if it can, or may grow to."""
-    from ray._private.state import state
-
-    there = ray.cluster_resources()
-    grown = state.get_max_resources_from_cluster_config() or {}
+    there, grown = ray.cluster_resources(), private.most_resources()
     for name, amount in needed.items():
         most = max(there.get(name, 0.0), grown.get(name, 0.0))
         if amount > most:
@@ -212,15 +183,13 @@ def refusal(ray: Any, needed: dict[str, float]) -> str | None:
 
 def nodes(ray: Any) -> list[Node]:
     """The cluster's machines: those that are there, and those that were taken away."""
-    from ray._private.state import state
-
-    free, draining = state.available_resources_per_node(), state.get_draining_nodes()
+    free, draining = private.free_resources(), private.draining()
     found = []
     for entry in ray.nodes():
         identity = entry["NodeID"]
         if entry["Alive"]:
             found.append(Node(identity, entry["Resources"], free.get(identity, {}), identity in draining))
-        elif entry.get("DeathReason") == _PREEMPTED:
+        elif private.preempted(entry):
             found.append(Node(identity, {}, {}, leaving=True))
     return found
 
@@ -231,66 +200,6 @@ def near(ray: Any, kind: type) -> Any:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0)(kind).options(scheduling_strategy=here, max_concurrency=WAITING).remote()
-
-
-def end_actors(ray: Any, kind: str, states: Collection[str] = _THERE) -> int:
-    """End the actors of a class that this driver has started and that are in such a state; how many."""
-    from ray._private.state import actors
-    from ray._private.worker import global_worker
-
-    job = ray.get_runtime_context().get_job_id()
-    found = [
-        ray.ActorID(bytes.fromhex(identity))
-        for identity, actor in actors().items()
-        if (actor["JobID"], actor["ActorClassName"]) == (job, kind) and actor["State"] in states
-    ]
-    for actor in found:
-        global_worker.core_worker.kill_actor(actor, True)
-    return len(found)
-
-
-def whole(ray: Any) -> bool:
-    """Whether all processes of a local Ray are there; of another cluster, nothing is known, and so True."""
-    node = ray._private.worker._global_node
-    return node is None or not node.dead_processes()
-
-
-def kill(ray: Any) -> None:
-    """Kill the processes of a local Ray at once. Another cluster's are not ours."""
-    node = ray._private.worker._global_node
-    if node is not None:
-        node.kill_all_processes(check_alive=False, allow_graceful=False)
-
-
-def raylet(ray: Any) -> int | None:
-    """The process of a local Ray that starts its workers; None for another cluster's."""
-    node = ray._private.worker._global_node
-    found = node.all_processes.get("raylet") if node is not None else None
-    return found[0].process.pid if found else None
-
-
-def end_left(raylet: int, patience: float) -> None:
-    """Kill the workers of a local Ray that was shut down and that are still there after `patience` seconds.
-
-    They end by themselves, but wait without a limit for what they are at; and they are in process groups of their own.
-    """
-    limit = time.monotonic() + patience
-    while (left := _marked(f"RAY_RAYLET_PID={raylet}".encode())) and time.monotonic() < limit:
-        time.sleep(0.1)
-    for process in left:
-        _log.warning("the worker process %d of a Ray that was shut down is killed", process)
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-
-
-def _marked(variable: bytes) -> list[int]:
-    """Processes that were started with an environment variable, NAME=VALUE; zombies are not among them."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):  # it is gone, or not ours
-            if variable in entry.read_bytes().split(b"\0"):
-                found.append(int(entry.parent.name))
-    return found
 
 
 def token() -> str | None:
@@ -312,9 +221,4 @@ def trainer(local: bool) -> Any:
     """Ray's TorchTrainer; without a dashboard, also without the actor that asks it each second whether we live."""
     from ray.train.torch import TorchTrainer
 
-    class LocalTrainer(TorchTrainer):  # type: ignore[misc]
-        def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()
-            return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
-
-    return LocalTrainer if local else TorchTrainer
+    return private.unguarded(TorchTrainer) if local else TorchTrainer

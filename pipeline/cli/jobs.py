@@ -200,7 +200,7 @@ def _jobs(options: argparse.Namespace) -> Jobs:
 
 def _reaching(call: Callable[[], T], options: argparse.Namespace) -> T:
     """What a call to a cluster gives. Raises ConfigError for what went wrong with it."""
-    from dualprune.cluster.session import ClusterError
+    from dualprune.cluster.errors import ClusterError
 
     try:
         return call()

@@ -220,7 +220,7 @@ def _room(top: Top, problems: Problems) -> None:
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
-    from dualprune.cluster.session import ClusterError, ClusterGone, NotStarted
+    from dualprune.cluster.errors import ClusterError, ClusterGone, NotStarted
     from dualprune.pipeline.run import driver
 
     config, problems, store, plan = _prepared_here(options)

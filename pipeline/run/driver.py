@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import dualprune
+from dualprune.cluster.capacity import Shape
 from dualprune.cluster.failures import Failure, Policy, decide
 from dualprune.cluster.lane import Event
 from dualprune.cluster.lanes import Lanes
 from dualprune.cluster.monitor import Monitor
-from dualprune.cluster.room import Shape
 from dualprune.pipeline import dag
 from dualprune.pipeline.blame import note
 from dualprune.pipeline.choices.base import ChoiceError, Replace, Search, Select, option, replace, select
@@ -58,7 +58,7 @@ def run(
 
     Keys in `force` were planned to run though they are done: artefacts are deleted when their turn comes. After a
     failure nothing new is begun, or with `keep_going` only what does not depend on what failed. Another driver
-    of the same name is waited for with `wait`. Raises cluster.session.ClusterError, pipeline.store.locks.Held and Lost.
+    of the same name is waited for with `wait`. Raises cluster.errors.ClusterError, pipeline.store.locks.Held and Lost.
     """
     names = {p.node.name for p in plan} if wanted is None else set(wanted)
     if all(planned.state == "cached" for planned in plan if planned.node.name in names):

@@ -23,8 +23,8 @@ import psutil
 import dualprune
 from dualprune.cluster import lanes as lanes_module
 from dualprune.cluster import session
+from dualprune.cluster.capacity import Shape
 from dualprune.cluster.lanes import Lanes
-from dualprune.cluster.room import Shape
 from dualprune.pipeline.config.load import load
 from dualprune.pipeline.plan import make as planning
 from dualprune.stages.files.folder import Folder

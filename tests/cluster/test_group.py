@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from dualprune.cluster.group import no_room, out_of_memory, teller
+from dualprune.cluster.group import out_of_memory, teller
+from dualprune.cluster.private import no_room
 
 SAID = "1 worker(s) were killed due to the node running low on memory."
 

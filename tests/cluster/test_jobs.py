@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dualprune.cluster import jobs
+from dualprune.cluster.errors import ClusterError
 from dualprune.cluster.jobs import Jobs, State
-from dualprune.cluster.session import ClusterError
 
 RUNNING, DONE = State("RUNNING", False, None, ""), State("SUCCEEDED", True, 0, "")
 

@@ -1,8 +1,7 @@
-"""Lanes without Ray: the mailbox as a plain class, and what a lane's messages mean."""
+"""Lanes without Ray: what a lane's messages mean."""
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import socket
 import time
@@ -14,123 +13,11 @@ from typing import Any
 import pytest
 
 from dualprune.cluster import lanes as module
+from dualprune.cluster.capacity import Node, Shape
+from dualprune.cluster.errors import ClusterGone
 from dualprune.cluster.failures import Failure
-from dualprune.cluster.lane import Event, Lane
+from dualprune.cluster.lane import Event, Lane, State
 from dualprune.cluster.lanes import Lanes
-from dualprune.cluster.rank import Mailbox
-from dualprune.cluster.room import Node, Shape
-from dualprune.cluster.session import ClusterGone
-
-
-def test_events_are_taken_once_and_in_order() -> None:
-    """All that are there, without waiting."""
-
-    async def script() -> None:
-        box = Mailbox()
-        for number in range(3):
-            await box.tell(number, "rank", number + 1)
-        assert await box.take(0, 10.0) == [0, 1, 2]
-        assert await box.take(3, 0.01) == []
-
-    asyncio.run(script())
-
-
-def test_events_that_overtook_each_other_or_came_twice_are_in_order_and_there_once() -> None:
-    """By the numbers that each sender gives its own; senders do not wait for each other."""
-
-    async def script() -> None:
-        box = Mailbox()
-        early = [asyncio.create_task(box.tell(number, "one", number)) for number in (3, 2)]
-        await box.tell("other", "two", 1)
-        assert await box.take(0, 0.01) == ["other"]
-        await box.tell(1, "one", 1)
-        await asyncio.gather(*early)
-        for number in (1, 2, 3):
-            await box.tell(number, "one", number)
-        assert await box.take(1, 0.01) == [1, 2, 3]
-
-    asyncio.run(script())
-
-
-def test_take_waits_for_the_first_event() -> None:
-    """And returns with it long before its timeout."""
-
-    async def script() -> None:
-        box = Mailbox()
-        taking = asyncio.create_task(box.take(0, 30.0))
-        await asyncio.sleep(0.01)
-        assert not taking.done()
-        began = time.monotonic()
-        await box.tell("event", "rank", 1)
-        assert await taking == ["event"]
-        assert time.monotonic() - began < 10.0
-
-    asyncio.run(script())
-
-
-def test_an_answer_that_was_lost_is_given_again() -> None:
-    """Until the one who asks has seen it; an older question brings nothing back."""
-
-    async def script() -> None:
-        box = Mailbox()
-        for number in range(3):
-            await box.tell(number, "rank", number + 1)
-        assert await box.take(0, 1.0) == await box.take(0, 1.0) == [0, 1, 2]
-        assert await box.take(2, 1.0) == [2]
-        assert await box.take(0, 1.0) == [2]
-
-    asyncio.run(script())
-
-
-def test_take_gives_up_after_its_timeout() -> None:
-    """With no events, and nothing is lost of those that come later."""
-
-    async def script() -> None:
-        box = Mailbox()
-        assert await box.take(0, 0.01) == []
-        await box.tell("late", "rank", 1)
-        assert await box.take(0, 0.01) == ["late"]
-
-    asyncio.run(script())
-
-
-def test_each_rank_is_given_the_same_orders() -> None:
-    """By number, waiting for those that are not there yet; another incarnation's are not seen."""
-
-    async def script() -> None:
-        box = Mailbox()
-        ranks = [asyncio.create_task(box.order("attempt", number)) for number in (0, 0, 1)]
-        other = asyncio.create_task(box.order("other", 0))
-        await asyncio.sleep(0.01)
-        await box.give("attempt", "first")
-        assert await asyncio.gather(*ranks[:2]) == ["first", "first"]
-        assert not ranks[2].done()
-        await box.give("attempt", None)
-        assert await ranks[2] is None
-        assert await box.order("attempt", 0) == "first"
-        assert not other.done()
-        await box.give("other", "its own")
-        assert await other == "its own"
-
-    asyncio.run(script())
-
-
-def test_an_incarnation_hears_that_it_is_to_stop() -> None:
-    """Also when it asks only afterwards; another one does not."""
-
-    async def script() -> None:
-        box = Mailbox()
-        asking, other = asyncio.create_task(box.stopped("attempt")), asyncio.create_task(box.stopped("other"))
-        await asyncio.sleep(0.01)
-        assert not asking.done()
-        await box.stop("attempt")
-        await asking
-        await box.stopped("attempt")
-        assert not other.done()
-        await box.stop("other")
-        await other
-
-    asyncio.run(script())
 
 
 class Box:
@@ -329,10 +216,10 @@ def test_a_lane_that_is_stuck_as_it_starts_is_started_anew() -> None:
     lanes = Open(cpus=2)
     lanes.submit("a", 1)
     lanes.look(later=module.STUCK + 1)
-    assert not lanes._lanes["lane-0"].stuck, "it waits for room"
+    assert lanes._lanes["lane-0"].state is State.STARTING, "it waits for room"
     lanes.stuck = 1
     lanes.look(later=module.STUCK - 1)
-    assert not lanes._lanes["lane-0"].stuck
+    assert lanes._lanes["lane-0"].state is State.STARTING
     for number in range(module.group.RESTARTS):
         lanes.look(later=module.STUCK + 1)
         assert lanes.end(RuntimeError("killed"), f"lane-{number}") == []
@@ -349,9 +236,9 @@ def test_a_leader_that_starts_may_be_a_young_lanes() -> None:
     lanes.submit("b", 2)
     lanes._lanes["lane-1"].since += 10
     lanes.look(later=module.STUCK + 1)
-    assert not any(lane.stuck for lane in lanes._lanes.values())
+    assert all(lane.state is State.STARTING for lane in lanes._lanes.values())
     lanes.look(later=module.STUCK + 11)
-    assert all(lane.stuck for lane in lanes._lanes.values())
+    assert all(lane.state is State.STUCK for lane in lanes._lanes.values())
 
 
 def test_a_message_from_a_lane_that_has_ended_is_passed_over() -> None:
@@ -519,7 +406,7 @@ def test_lanes_of_any_size_are_tried_again_before_they_are_given_up() -> None:
 @pytest.mark.parametrize("whole", [True, False])
 def test_lanes_are_heard_until_they_have_saved(monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
     """No longer than that; and not for long where Ray was ended too, which may have taken the last word with it."""
-    monkeypatch.setattr(module, "whole", lambda ray: whole)
+    monkeypatch.setattr(module, "whole", lambda: whole)
     monkeypatch.setattr(module, "ANSWERING", 0.05)
     lanes = Open(cpus=1)
     lanes._ray = None

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from dualprune.cluster import lanes
+from dualprune.cluster.capacity import Shape
+from dualprune.cluster.errors import ClusterError
 from dualprune.cluster.lanes import Lanes
-from dualprune.cluster.room import Shape
-from dualprune.cluster.session import ClusterError
 
 
 def opened(monkeypatch: pytest.MonkeyPatch, failures: int) -> tuple[list[str], Lanes]:
@@ -48,3 +48,15 @@ def test_work_that_can_not_be_imported_is_told_with_its_error(monkeypatch: pytes
     """And Ray is let go of."""
     with pytest.raises(ClusterError, match=r"can't be imported: ImportError\('half there'\)"):
         opened(monkeypatch, 2)
+
+
+def test_a_ray_train_that_lacks_what_is_used_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked through where it is imported, and no lane opens; Ray is let go of."""
+    imported = lanes._imported
+    tries, _ = opened(monkeypatch, 0)
+    monkeypatch.setattr(lanes, "_imported", imported)
+    monkeypatch.setattr(lanes, "TRAIN", (("ray.train.torch", "TorchTrainer.no_more"),))
+    text = r"^Ray \S+ lacks ray\.train\.torch\.TorchTrainer\.no_more, which dualprune uses: install "
+    with pytest.raises(ClusterError, match=text):
+        Lanes(lambda: pytest.fail("its work was asked for"), Shape(1, 1, 1, 0))
+    assert tries == ["import", "shut down"]

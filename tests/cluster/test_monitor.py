@@ -15,11 +15,11 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from dualprune.cluster.monitor import Monitor, choose
+from dualprune.cluster.monitor import USED, Monitor, choose
 
 LOSSES = {"half": [0.5, 0.25, 0.125], "other": [1.5, 1.25]}
 RESIDUALS = {"half": [0.3, 0.2, 0.1], "other": [0.9, 0.7]}
@@ -271,17 +271,31 @@ def test_auto_is_what_wandb_itself_would_do(
     assert "".join(capsys.readouterr()) == ""
 
 
+@pytest.mark.parametrize("number", range(len(USED)))
+@pytest.mark.parametrize("wanted", ["auto", "online"])
+def test_a_wandb_that_lacks_what_is_used_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, wanted: Literal["auto", "online"], number: int
+) -> None:
+    """Whichever of its names another version calls otherwise; it says so, and training goes on without."""
+    module, name = USED[number]
+    used = (*USED[:number], (module, f"{name}_no_more"), *USED[number + 1 :])
+    monkeypatch.setattr("dualprune.cluster.monitor.USED", used)
+    chosen = choose(wanted)
+    text = rf"as wandb \S+ lacks {module}\.{name}_no_more, which dualprune uses: install one of the versions "
+    assert chosen.mode == "disabled"
+    assert re.match(text, chosen.why)
+
+
 @pytest.mark.usefixtures("_offline", "_asked_anew")
 def test_a_login_is_found(tmp_path: Path) -> None:
     """Under whichever host this wandb writes it down; `wandb offline` goes before it, in its folder."""
     code = f"import wandb; wandb.login(key={KEY!r}, verify=False)"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"WANDB_SILENT": "true"})
     assert KEY in (tmp_path / "no-netrc").read_text()
-    code = "from cluster.monitor import choose; print(choose('auto').mode)"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    code = "from dualprune.cluster.monitor import choose; print(choose('auto').mode)"
 
     def mode() -> str:
-        return subprocess.run([sys.executable, "-c", code], check=True, env=environment, stdout=-1, text=True).stdout
+        return subprocess.run([sys.executable, "-c", code], check=True, stdout=-1, text=True).stdout
 
     assert mode() == "online\n"
     subprocess.run([sys.executable, "-m", "wandb", "offline"], check=True)

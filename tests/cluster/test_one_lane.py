@@ -20,8 +20,8 @@ import os
 import sys
 import time
 from ray.train import UserCallback
-from dualprune.cluster import group, lanes, session
-from dualprune.cluster.room import Shape
+from dualprune.cluster import errors, group, lanes, session
+from dualprune.cluster.capacity import Shape
 
 session.drop_launchers = lambda: None  # as if each node had been started by one
 ROWS, MET = int(sys.argv[1]), os.path.abspath("met")
@@ -55,7 +55,7 @@ opened._ray.kill(opened._mailbox)
 try:
     while True:
         opened.take(1.0)
-except session.ClusterGone as gone:
+except errors.ClusterGone as gone:
     events.append(lanes.Event("failed", "", gone))
 opened.close()
 print(json.dumps([(event.kind, str(event.data)) for event in events]))

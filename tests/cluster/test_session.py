@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from dualprune.cluster.session import STARTS, ClusterError, NotStarted, end_left, start
+from dualprune.cluster.errors import ClusterError, NotStarted
+from dualprune.cluster.session import STARTS, start
 
 
 class Starts:
@@ -115,17 +115,12 @@ def test_a_signal_while_ray_starts_is_answered_as_ours(monkeypatch: pytest.Monke
         signal.signal(signal.SIGTERM, before)
 
 
-def test_workers_that_outlive_their_ray_are_killed(caplog: pytest.LogCaptureFixture) -> None:
-    """Those that do not end in the time that they get, and no other's."""
-    number = 2**31 - 1
-    quick, slow, others = (
-        subprocess.Popen(["sleep", seconds], env={"PATH": os.environ["PATH"], "RAY_RAYLET_PID": str(of)})
-        for seconds, of in (("0.2", number), ("60", number), ("60", number - 1))
-    )
-    try:
-        end_left(number, patience=2.0)
-        assert (quick.wait(10), slow.wait(10), others.poll()) == (0, -signal.SIGKILL, None)
-        assert [record.args for record in caplog.records] == [(slow.pid,)]
-    finally:
-        others.kill()
-        others.wait()
+def test_a_ray_that_lacks_what_is_used_is_refused_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is to be started here, or is a cluster that waits to be connected to."""
+    starts = Starts(monkeypatch, 0)
+    monkeypatch.setattr("ray._private.state.state", object())
+    text = r"^Ray \S+ lacks ray\._private\.state\.state\.available_resources_per_node, "
+    for address in (None, "10.0.0.1:6379"):
+        with pytest.raises(ClusterError, match=text):
+            start(address, [])
+    assert starts.told == []

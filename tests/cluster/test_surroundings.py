@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from dualprune.cluster.session import ClusterError, settings, start, token
+from dualprune.cluster.errors import ClusterError
+from dualprune.cluster.session import settings, start, token
 from dualprune.cluster.surroundings import drop_launchers, give_home, ray_folder, writable
 
 

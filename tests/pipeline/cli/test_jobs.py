@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from dualprune.cluster.errors import ClusterError
 from dualprune.cluster.jobs import State
-from dualprune.cluster.session import ClusterError
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.cli.jobs import exit_code, package, told
 from dualprune.pipeline.output import BAD_INPUT, DONE, FAILED, STOPPED

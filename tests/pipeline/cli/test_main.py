@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import dualprune
+from dualprune.cluster.errors import ClusterError, ClusterGone
 from dualprune.cluster.failures import Failure
-from dualprune.cluster.session import ClusterError, ClusterGone
 from dualprune.cluster.spared import WARNINGS
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.plan import make as planning

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualprune.cluster.room import Shape, fits, shares
+from dualprune.cluster.capacity import Shape, fits, shares
 
 
 @pytest.mark.parametrize(
