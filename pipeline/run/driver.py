@@ -18,9 +18,10 @@ from dualprune.cluster.monitor import Monitor
 from dualprune.cluster.room import Shape
 from dualprune.pipeline import dag
 from dualprune.pipeline.blame import note
-from dualprune.pipeline.choices.base import ChoiceError, Replace, Search, Select, option, replace, select
-from dualprune.pipeline.choices.bisect import bisect
+from dualprune.pipeline.choices.base import Refuse, Take
+from dualprune.pipeline.choices.table import CHOICES
 from dualprune.pipeline.config.load import Config
+from dualprune.pipeline.node import Node
 from dualprune.pipeline.plan.make import Planned, hold, record
 from dualprune.pipeline.run.progress import Progress
 from dualprune.pipeline.run.report import Report
@@ -31,6 +32,7 @@ from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import Damaged, take
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import Parent, Task
+from dualprune.stages.settings.spec import StageSpec
 
 _log = logging.getLogger(__name__)
 
@@ -125,17 +127,17 @@ class _Run:
         self.done: dict[str, Mapping[str, Any]] = {p.node.name: p.manifest for p in plan if p.manifest is not None}
         self.order = TopologicalSorter({name: node.parents for name, node in self.nodes.items()})
         self.order.prepare()
-        self.active: dict[str, dag.Node] = {}
+        self.active: dict[str, Node] = {}
         """On the lanes, by key."""
-        self.elsewhere: dict[str, dag.Node] = {}
+        self.elsewhere: dict[str, Node] = {}
         """At work in another run, by key."""
-        self.copying: dict[Future[dict[str, Any]], tuple[dag.Node, dag.Node]] = {}
+        self.copying: dict[Future[dict[str, Any]], tuple[Node, Node]] = {}
         """Choices whose artefact is being made from another: the choice, and what it takes."""
         self.copiers = ThreadPoolExecutor(COPIES, "copy")
         self.next_look = 0.0
-        self.same: dict[str, list[dag.Node]] = {}
+        self.same: dict[str, list[Node]] = {}
         """Stages that wait for another one of the same key."""
-        self.searches: dict[str, dag.Node] = {}
+        self.searches: dict[str, Node] = {}
         """By the names of their trials."""
         self.closing = False
         self.ran: set[str] = set()
@@ -228,19 +230,16 @@ class _Run:
             for name in names:
                 self._begin(self.nodes[name])
 
-    def _begin(self, node: dag.Node) -> None:
+    def _begin(self, node: Node) -> None:
         if node.name in self.done:
             self.order.done(node.name)
         elif node.name not in self.wanted or self._stopping():
             return
-        elif isinstance(node.spec, Select | Replace | Search):
-            self.store.note_failure(node.key, None)
-            if isinstance(node.spec, Search):
-                self._search(node)
-            else:
-                self._choose(node, node.spec)
-        else:
+        elif isinstance(node.spec, StageSpec):
             self._train(node)
+        else:
+            self.store.note_failure(node.key, None)
+            self._choose(node)
 
     def _look_elsewhere(self) -> None:
         """Begin what another run has let go of. Looking takes a tenth of the time at most, however many there are."""
@@ -258,13 +257,13 @@ class _Run:
         """Whether nothing new is to begin."""
         return bool(self.failed) and not self.keep_going
 
-    def _train(self, node: dag.Node) -> None:
+    def _train(self, node: Node) -> None:
         if node.key in self.active or node.key in self.elsewhere:
             self.same.setdefault(node.key, []).append(node)
             return
         self._try(node)
 
-    def _try(self, node: dag.Node) -> None:
+    def _try(self, node: Node) -> None:
         """Submit a stage, unless it is at work in another run: then its artefact is found when that lets go of it."""
         holder = self.locks.try_take(stage_lock(node.key))
         if holder is not None:
@@ -279,35 +278,31 @@ class _Run:
         self.lanes.submit(node.name, self._task(node).model_dump())
         self.report.submitted(node, self.config.top.name)
 
-    def _choose(self, node: dag.Node, choice: Select | Replace) -> None:
-        options = [option(parent, self.done[parent]) for parent in node.parents]
-        try:
-            number = select(choice, options) if isinstance(choice, Select) else replace(choice, options)
-        except ChoiceError as error:
-            self._fail(node, str(error))
+    def _choose(self, node: Node) -> None:
+        """Ask what a choice comes to, and begin that: taking one's artefact, or the trials that are next."""
+        if self.closing or node.name in self.failed:
             return
-        self._take(node, self.nodes[node.parents[number]])
+        parents = [self.nodes[parent] for parent in node.parents]
+        decision = CHOICES[node.spec.kind].decide(node, parents, self.done, self._stored)
+        if isinstance(decision, Refuse):
+            self._fail(node, decision.reason)
+            return
+        for tried in decision.tried:
+            self.done[tried.node.name] = tried.manifest
+            self._trial(node, tried.node)
+        if isinstance(decision, Take):
+            self._take(node, self.nodes[decision.name])
+        elif not self._stopping():
+            for trial in [trial for trial in decision.trials if trial.name not in self.nodes]:
+                self._trial(node, trial)
+                self._train(trial)
 
-    def _search(self, node: dag.Node) -> None:
-        """Run a search's next trial, or end it."""
-        if self.closing:
-            return
-        try:
-            found = bisect(node, [self.nodes[parent] for parent in node.parents], self.done, self._stored)
-        except ChoiceError as error:
-            self._fail(node, str(error))
-            return
-        begins = [] if found.next is None or self._stopping() else [found.next]
-        for trial in found.tried + begins:
-            if trial.name not in self.nodes:
-                self.nodes[trial.name], self.searches[trial.name] = trial, node
-        for trial in begins:
-            self._train(trial)
-        if found.next is None:
-            assert found.best is not None
-            self._take(node, found.best)
+    def _trial(self, choice: Node, trial: Node) -> None:
+        """Note a trial, if it is not known yet."""
+        if trial.name not in self.nodes:
+            self.nodes[trial.name], self.searches[trial.name] = trial, choice
 
-    def _take(self, node: dag.Node, chosen: dag.Node) -> None:
+    def _take(self, node: Node, chosen: Node) -> None:
         """Begin to end a choice: its artefact becomes a copy of the chosen one, on a thread, since that may last."""
         manifest = self.done[chosen.name]
         changes = {
@@ -338,29 +333,29 @@ class _Run:
         """An artefact's manifest, unless it is to go."""
         return None if key in self.force else self.store.artefact(key)
 
-    def _discard(self, node: dag.Node) -> None:
+    def _discard(self, node: Node) -> None:
         """Delete what a stage has left before, if that was asked for."""
         if node.key in self.force:
             self.store.folder.remove(node.key)
             self.force.discard(node.key)
 
-    def _leave(self, node: dag.Node) -> None:
+    def _leave(self, node: Node) -> None:
         """A stage is no longer at work."""
         del self.active[node.key]
         self.locks.release(stage_lock(node.key))
 
-    def _end(self, node: dag.Node, manifest: Mapping[str, Any]) -> None:
+    def _end(self, node: Node, manifest: Mapping[str, Any]) -> None:
         """A stage is done, and so are those that waited for the same one."""
         _log.info("%s: committed", node.name)
         for one in (node, *self.same.pop(node.key, [])):
             self.ran.add(one.name)
             self.done[one.name] = manifest
             if one.name in self.searches:
-                self._search(self.searches[one.name])
+                self._choose(self.searches[one.name])
             else:
                 self.order.done(one.name)
 
-    def _fail(self, node: dag.Node, reason: str, told: str | None = None) -> None:
+    def _fail(self, node: Node, reason: str, told: str | None = None) -> None:
         """A stage has failed for good; of its reason `told` is told, should that be less."""
         try:
             self.store.note_failure(node.key, reason)
@@ -369,12 +364,13 @@ class _Run:
         self.report.failed(node.name, told or reason)
         for one in (node, *self.same.pop(node.key, [])):
             self.failed[one.name] = reason
-            if one.name in self.searches:
+            search = self.searches.get(one.name)
+            if search is not None and search.name not in self.failed:
                 text = f"its trial {one.name} failed"
-                self._fail(self.searches[one.name], f"{text}: {reason}", text)
+                self._fail(search, f"{text}: {reason}", text)
 
-    def _task(self, node: dag.Node) -> Task:
-        assert not isinstance(node.spec, Select | Replace | Search)
+    def _task(self, node: Node) -> Task:
+        assert isinstance(node.spec, StageSpec)
         return Task(
             name=node.name,
             key=node.key,
