@@ -17,6 +17,11 @@ def trials(work: Work) -> Trials[Any] | None:
     return None if isinstance(work, StageSpec) else CHOICES[work.kind].trials
 
 
+def with_training(work: Work, spec: StageSpec) -> Work:
+    """The same work with another stage that it trains or, if it is a choice with trials, tries."""
+    return spec if isinstance(work, StageSpec) else work.model_copy(update={"stage": spec})
+
+
 def among_parents() -> dict[str, Choice[Any]]:
     """Choices that try nothing, by the kinds that entries have."""
     return {name: choice for name, choice in CHOICES.items() if choice.trials is None}

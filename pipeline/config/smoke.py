@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from dualprune.pipeline.choices.base import ChoiceSettings
-from dualprune.pipeline.choices.table import CHOICES
+from dualprune.pipeline.choices.table import CHOICES, with_training
 from dualprune.pipeline.config.load import Config, Monitor
 from dualprune.pipeline.node import Work
 from dualprune.stages.settings.base import Settings
@@ -49,7 +49,7 @@ def _work(work: Work, batch: int, fixed: Mapping[str, Any]) -> Work:
     small: ChoiceSettings = choice.small(work)
     if choice.trials is None:
         return small
-    return small.model_copy(update={"stage": _spec(choice.trials.stage(small), batch, fixed)})
+    return with_training(small, _spec(choice.trials.stage(small), batch, fixed))
 
 
 def _spec(spec: S, batch: int, fixed: Mapping[str, Any]) -> S:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dualprune.pipeline import dag
 from dualprune.pipeline.choices.base import Refuse, Trials, Try
-from dualprune.pipeline.choices.table import CHOICES, trials
+from dualprune.pipeline.choices.table import CHOICES, trials, with_training
 from dualprune.pipeline.config.entries import Stage
 from dualprune.pipeline.config.load import Config, Top
 from dualprune.pipeline.config.problems import ConfigError, Problems, like
@@ -200,7 +200,8 @@ def _brought(config: Config, store: Store, problems: Problems) -> tuple[list[Sta
                 problems.add(stage.place("model", "weights"), str(error))
                 continue
             notes[stage.name] = [note.text for note in told[spec.model] if note.kind in (None, spec.kind)]
-            stage = replace(stage, spec=spec.model_copy(update={"model": found[spec.model]}))
+            own = spec.model_copy(update={"model": found[spec.model]})
+            stage = replace(stage, spec=with_training(stage.spec, own))
         stages.append(stage)
     return stages, notes
 

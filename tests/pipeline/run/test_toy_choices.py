@@ -26,6 +26,7 @@ from dualprune.pipeline.node import Node, trial
 from dualprune.pipeline.plan import make as planning
 from dualprune.stages.settings.spec import TrainSpec
 from tests.pipeline.common import artefact, extended, problems
+from tests.pipeline.plan.test_make import pretrained
 from tests.pipeline.run.test_driver import ERROR
 from tests.pipeline.run.test_driver_choices import Ran
 
@@ -226,3 +227,14 @@ def test_a_stage_of_another_kind_is_refused(tmp_path: Path) -> None:
     assert any(
         "seeds: a seeds is of train stages, not of a prune" in one for one in problems(extended(tmp_path, entry))
     )
+
+
+def test_trials_may_start_from_weights_of_elsewhere(tmp_path: Path) -> None:
+    """A choice without a parent stays one, and what it tries has the weights' hash."""
+    entry = SEVERAL.split("- name: after")[0].replace("  parent: dense\n", "")
+    weights = ("name: digits_cnn", f"name: digits_cnn, weights: {pretrained(tmp_path)}")
+    _, plan = planning.make(*load(str(extended(tmp_path, entry, weights))))
+    (several,) = [p for p in plan if p.node.name == "several"]
+    assert isinstance(several.node.spec, Seeds)
+    assert several.node.spec.stage.model.sha256 is not None
+    assert [one.parents for one in several.trials] == [()] * 3
