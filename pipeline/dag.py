@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Protocol
 
-from dualprune.pipeline.choices.base import METHOD_VERSION, Choice, Replace, Search, Select, shrunk
-from dualprune.stages.files.folder import canonical, sha256
+from dualprune.pipeline.choices.base import ChoiceSettings
+from dualprune.pipeline.choices.table import CHOICES, trials
+from dualprune.pipeline.node import Node, Work, keyed
 from dualprune.stages.kinds.job import key_material
 from dualprune.stages.settings.spec import StageSpec
-
-KEY_LENGTH = 16
-"""Hex digits of a key; 64 bits."""
-
-
-Work = StageSpec | Choice
-"""What a node does: training on a cluster, or a choice that the driver makes."""
 
 
 class _Stage(Protocol):
@@ -28,21 +21,6 @@ class _Stage(Protocol):
     def parents(self) -> tuple[str, ...]: ...
     @property
     def spec(self) -> Work: ...
-
-
-@dataclass(frozen=True)
-class Node:
-    """A stage with its key: the hash of all that can change its result."""
-
-    name: str
-    parents: tuple[str, ...]
-    spec: Work
-    key: str
-    material: Mapping[str, Any]
-    """What `key` is the hash of."""
-    shards: str
-    """URL of its data."""
-    data_digest: str
 
 
 def cycle(parents: Mapping[str, tuple[str, ...]]) -> list[str]:
@@ -69,8 +47,11 @@ def in_order(parents: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
 
 
 def trained(work: Work) -> StageSpec | None:
-    """The training that a node does or, if it is a search, tries out; None if it only chooses."""
-    return work.stage if isinstance(work, Search) else None if isinstance(work, Select | Replace) else work
+    """The training that a node does or, if it is a choice with trials, tries; None if it only chooses."""
+    if isinstance(work, StageSpec):
+        return work
+    found = trials(work)
+    return None if found is None else found.stage(work)
 
 
 def build(stages: Iterable[_Stage], data: Callable[[StageSpec], tuple[str, str]]) -> list[Node]:
@@ -78,42 +59,30 @@ def build(stages: Iterable[_Stage], data: Callable[[StageSpec], tuple[str, str]]
     by_name = {stage.name: stage for stage in stages}
     nodes: dict[str, Node] = {}
     for name in in_order({name: stage.parents for name, stage in by_name.items()}):
-        stage = by_name[name]
-        parents = [nodes[parent] for parent in stage.parents]
-        spec = trained(stage.spec)
-        shards, digest = (parents[0].shards, parents[0].data_digest) if spec is None else data(spec)
-        nodes[name] = _node(name, stage.spec, parents, shards, digest)
+        work = by_name[name].spec
+        parents = [nodes[parent] for parent in by_name[name].parents]
+        spec = trained(work)
+        where = (parents[0].shards, parents[0].data_digest) if spec is None else data(spec)
+        material = _material(work, where[1], [parent.key for parent in parents])
+        nodes[name] = keyed(name, work, parents, material, where)
     return list(nodes.values())
 
 
-def trial(search: Node, factor: float, parents: Sequence[Node]) -> Node:
-    """The stage by which a search tries a factor; its first parent is what it starts from.
-
-    No stage of a file can have its name: those have no `@`.
-    """
-    assert isinstance(search.spec, Search)
-    spec = shrunk(search.spec.stage, factor)
-    return _node(f"{search.name}@{factor:.4g}", spec, parents, search.shards, search.data_digest)
+def _material(work: Work, digest: str, parents: list[str]) -> dict[str, Any]:
+    if isinstance(work, StageSpec):
+        return key_material(work, digest, parents)
+    return choice_material(work, digest, parents)
 
 
-def _node(name: str, work: Work, parents: Sequence[Node], shards: str, digest: str) -> Node:
-    keys = [parent.key for parent in parents]
-    if isinstance(work, Select | Replace | Search):
-        material = choice_material(work, digest, keys)
-    else:
-        material = key_material(work, digest, keys)
-    key = sha256(canonical(material))[:KEY_LENGTH]
-    return Node(name, tuple(parent.name for parent in parents), work, key, material, shards, digest)
-
-
-def choice_material(choice: Choice, data_digest: str, parents: list[str]) -> dict[str, Any]:
+def choice_material(settings: ChoiceSettings, data_digest: str, parents: list[str]) -> dict[str, Any]:
     """What a choice's key is the hash of, as `stages.kinds.job.key_material` says for training."""
-    settings = choice.model_dump(mode="json", exclude_defaults=True)
-    method: Any = METHOD_VERSION
-    if isinstance(choice, Search):
-        inner = key_material(choice.stage, data_digest, [])
-        settings["stage"], method = inner["spec"], [METHOD_VERSION, inner["method"]]
-    return {"spec": settings, "method": method, "data": data_digest, "parents": parents}
+    choice = CHOICES[settings.kind]
+    spec = settings.model_dump(mode="json", exclude_defaults=True)
+    method: Any = choice.version
+    if choice.trials is not None:
+        inner = key_material(choice.trials.stage(settings), data_digest, [])
+        spec["stage"], method = inner["spec"], [choice.version, inner["method"]]
+    return {"spec": spec, "method": method, "data": data_digest, "parents": parents}
 
 
 def blocked(nodes: Iterable[Node], failed: Collection[str]) -> list[Node]:

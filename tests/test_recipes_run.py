@@ -12,7 +12,7 @@ import pytest
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.artefacts.artefact import Artefact
 from dualprune.stages.files.folder import Folder
-from tests.pipeline.choices.test_base import by_the_paper
+from tests.pipeline.choices.test_select import by_the_paper
 from tests.running import dualprune, json_of, stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(1800)]

@@ -2,52 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-from dualprune.pipeline import dag
-from dualprune.pipeline.choices.base import Search, best_factor, next_factor
-
-Manifest = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Bisection:
-    """How far a search is."""
-
-    tried: list[dag.Node]
-    """Its trials that are done, in order."""
-    next: dag.Node | None
-    """The one to run now; None when the search is over."""
-    best: dag.Node | None
-    """The trial with the largest factor that held, if any did."""
+from dualprune.pipeline.choices.base import (
+    Choice,
+    ChoiceError,
+    Decision,
+    Manifest,
+    Refuse,
+    Take,
+    Trials,
+    Tried,
+    Try,
+)
+from dualprune.pipeline.choices.search import Search, best_factor, next_factor, shrunk
+from dualprune.pipeline.node import Node, trial
+from dualprune.stages.settings.spec import PruneSpec
 
 
 def bisect(
-    search: dag.Node,
-    parents: Sequence[dag.Node],
-    manifests: MutableMapping[str, Manifest],
-    stored: Callable[[str], Manifest | None],
-) -> Bisection:
-    """Follow a search through the trials that are done.
+    search: Node, parents: Sequence[Node], manifests: Mapping[str, Manifest], stored: Callable[[str], Manifest | None]
+) -> Decision:
+    """Follow a search through the trials that are done: `manifests` has them by name, or `stored` finds them by key.
 
-    `manifests` has the parents', by name; those of trials are added to it as `stored` finds them by key. Each
-    trial starts from the one with the largest factor that has held so far, the first from the parent itself.
-    Raises ChoiceError if the settings as given lose too much already.
+    Each trial starts from the one with the largest factor that has held so far, the first from the parent itself.
     """
     spec = search.spec
     assert isinstance(spec, Search)
     reference = manifests[parents[0].name]["metrics"]["val_accuracy"]
-    nodes: list[dag.Node] = []
-    tried: list[tuple[float, float]] = []
-    while (factor := next_factor(spec, reference, tried)) is not None:
-        start = nodes[best_factor(spec, reference, tried)] if tried else parents[0]
-        node = dag.trial(search, factor, [start, *parents[1:]])
-        manifest = manifests.get(node.name) or stored(node.key)
-        if manifest is None:
-            return Bisection(nodes, node, nodes[best_factor(spec, reference, tried)] if tried else None)
-        manifests[node.name] = manifest
-        nodes.append(node)
-        tried.append((factor, manifest["metrics"]["val_accuracy"]))
-    return Bisection(nodes, None, nodes[best_factor(spec, reference, tried)])
+    done: list[Tried] = []
+    factors: list[tuple[float, float]] = []
+    try:
+        while (factor := next_factor(spec, reference, factors)) is not None:
+            start = done[best_factor(spec, reference, factors)].node if done else parents[0]
+            node = trial(search, f"{factor:.4g}", shrunk(spec.stage, factor), [start, *parents[1:]])
+            manifest = manifests.get(node.name) or stored(node.key)
+            if manifest is None:
+                return Try((node,), tuple(done))
+            done.append(Tried(node, manifest))
+            factors.append((factor, manifest["metrics"]["val_accuracy"]))
+    except ChoiceError as error:
+        return Refuse(str(error))
+    return Take(done[best_factor(spec, reference, factors)].node.name, tuple(done))
+
+
+def _stage(search: Search) -> PruneSpec:
+    return search.stage
+
+
+def _most(search: Search) -> int:
+    return search.trials
+
+
+def _harshest(search: Search) -> tuple[PruneSpec, str]:
+    return shrunk(search.stage, search.most), f"(at the search's factor {search.most:g})"
+
+
+def _small(search: Search) -> Search:
+    """Whatever a trial loses, it holds: two of them show all that can go wrong."""
+    return search.model_copy(update={"tolerance": 100.0, "trials": 2})
+
+
+SEARCH = Choice(
+    Search,
+    version=1,
+    decide=bisect,
+    small=_small,
+    trials=Trials(kind="prune", stage=_stage, most=_most, harshest=_harshest),
+)

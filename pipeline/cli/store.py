@@ -186,7 +186,7 @@ def _needed(store: Store, configs: Iterable[str], settings: Sequence[str]) -> tu
     weights: set[str | None] = set()
     for path in configs:
         _, plan = planning.make(*config.load(path, [*settings, f"store={json.dumps(store.url)}"]))
-        nodes = [node for planned in plan for node in (planned.node, planned.trial) if node is not None]
+        nodes = [node for planned in plan for node in (planned.node, *planned.trials)]
         names |= {node.key: node.name for node in nodes}
         shards |= {planned.node.shards for planned in plan}
         trained = [dag.trained(planned.node.spec) for planned in plan]

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from dualprune.pipeline.blame import origin
-from dualprune.pipeline.choices.base import Replace, Search, Select, shrunk
+from dualprune.pipeline.choices.table import CHOICES, among_parents, searches, trials
 from dualprune.pipeline.config.problems import Problems, brief, explained, like
 from dualprune.pipeline.config.recipes import expand
 from dualprune.pipeline.config.yamlfile import Path
-from dualprune.pipeline.dag import Work, cycle, in_order, trained
+from dualprune.pipeline.dag import cycle, in_order, trained
+from dualprune.pipeline.node import Work
 from dualprune.stages.kinds.table import KINDS, parse
 from dualprune.stages.objectives.table import OBJECTIVES
 from dualprune.stages.settings.base import Settings, SpecError
@@ -28,16 +29,11 @@ from dualprune.stages.settings.spec import Model, PruneSpec, StageSpec
 if TYPE_CHECKING:
     from dualprune.stages.solver.targets import Room
 
-STAGE_OWN = ("name", "parent", "teacher", "ladder", "beam", "search")
-"""What a stage's entry says beside its settings; `teacher` is what `distill` learns from, if not the parent."""
-
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}"
 """What a stage or a run can be named: files are named for it."""
 
 STAGE_WIDE = tuple(name for name in StageSpec.model_fields if name != "kind")
 """Settings of a stage that may be given once for all of them."""
-
-CHOICES: dict[str, type[Select | Replace]] = {"select": Select, "replace": Replace}
 
 
 @dataclass(frozen=True)
@@ -138,7 +134,7 @@ def _roles(entry: dict[str, Any]) -> list[Path]:
 
 def _parents(entry: dict[str, Any], at: Path, problems: Problems) -> tuple[str, ...]:
     """The parent and, if there is one, the teacher, or those to choose from; what is wrong with them is noted."""
-    if entry.get("kind") in list(CHOICES):  # whatever stands there, a mapping too
+    if entry.get("kind") in list(among_parents()):  # whatever stands there, a mapping too
         return _candidates(entry.get("parents"), (*at, "parents"), problems)
     given = {role: entry.get(role) for role in ("parent", "teacher")}
     for role, name in given.items():
@@ -174,32 +170,42 @@ def _work(entry: dict[str, Any], wide: dict[str, Any], number: int, problems: Pr
     """
     at: Path = ("stages", number)
     kind = entry.get("kind")
-    if isinstance(kind, str) and kind in CHOICES and not (own and kind == "replace"):
+    if isinstance(kind, str) and kind in among_parents() and (CHOICES[kind].written or not own):
         settings = {key: value for key, value in entry.items() if key not in ("name", "parents")}
-        choice: Work | None = _checked(CHOICES[kind], settings, at, ("name", "parents"), problems)
+        choice: Work | None = _checked(CHOICES[kind].settings, settings, at, ("name", "parents"), problems)
         return choice
-    said = {key: value for key, value in entry.items() if key not in STAGE_OWN}
+    said = {key: value for key, value in entry.items() if key not in _own()}
     settings = {**wide, **said, **_data(wide.get("data"), said), **_model(entry, wide.get("model"), at, problems)}
     spec = _spec(settings, set(said), number, problems)
     if spec is None:
         _rest(number, settings, set(said), problems)
-    if "search" not in entry:
-        return spec
-    if not isinstance(entry["search"], dict):
-        problems.add(
-            (*at, "search"),
-            f"a mapping with `tolerance`, `trials` and `most` is needed, not {brief(repr(entry['search']))}",
-        )
+    asked = [name for name in searches() if name in entry]
+    if len(asked) > 1:
+        problems.add(at, f"an entry has one of {' and '.join(f'`{name}`' for name in asked)}")
+        return None
+    return _search(asked[0], entry[asked[0]], spec, (*at, asked[0]), problems) if asked else spec
+
+
+def _own() -> tuple[str, ...]:
+    """What a stage's entry says beside its settings; `teacher` is what `distill` learns from, if not the parent."""
+    return ("name", "parent", "teacher", "ladder", "beam", *searches())
+
+
+def _search(name: str, given: Any, spec: StageSpec | None, at: Path, problems: Problems) -> Work | None:
+    """A choice that tries the stage of `spec`; None where that, or what is said of the choice, is not sound."""
+    model, kind = CHOICES[name].settings, searches()[name].kind
+    if not isinstance(given, dict):
+        *names, last = (f"`{field}`" for field in model.model_fields if field not in ("kind", "stage"))
+        text = f"{', '.join(names)} and {last}" if names else last
+        problems.add(at, f"a mapping with {text} is needed, not {brief(repr(given))}")
         return None
     if spec is None:
         return None
-    if not isinstance(spec, PruneSpec):
-        problems.add((*at, "search"), f"a search is of prune stages, not of a {spec.kind}")
+    if spec.kind != kind:
+        problems.add(at, f"a {name} is of {kind} stages, not of a {spec.kind}")
         return None
-    search: Search | None = _checked(
-        Search, {"kind": "search", "stage": spec, **entry["search"]}, (*at, "search"), (), problems
-    )
-    return search
+    found: Work | None = _checked(model, {"kind": name, "stage": spec, **given}, at, (), problems)
+    return found
 
 
 def _data(wide: Any, own: dict[str, Any]) -> dict[str, Any]:
@@ -238,12 +244,13 @@ def _checked(
 def _spec(settings: dict[str, Any], own: set[str], number: int, problems: Problems) -> StageSpec | None:
     at, kind = ("stages", number), settings.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        problems.add((*at, "kind"), f"must be one of {', '.join((*KINDS, 'select'))}, not {brief(repr(kind))}")
+        known = (*KINDS, *(name for name, choice in among_parents().items() if choice.written))
+        problems.add((*at, "kind"), f"must be one of {', '.join(known)}, not {brief(repr(kind))}")
         return None
     try:
         spec = parse(settings)
     except ValidationError as error:
-        for inner, text in explained(error, KINDS[kind].settings, also=STAGE_OWN):
+        for inner, text in explained(error, KINDS[kind].settings, also=_own()):
             problems.add((*at, *inner) if text == "is missing" or not inner else _place(number, own, inner), text)
         return None
     if spec.objective not in OBJECTIVES:
@@ -256,17 +263,14 @@ def _spec(settings: dict[str, Any], own: set[str], number: int, problems: Proble
 def _targets(stage: Stage, problems: Problems) -> None:
     from dualprune.stages.solver.targets import check
 
-    spec = stage.spec
-    for one in [spec.stage, shrunk(spec.stage, spec.most)] if isinstance(spec, Search) else [trained(spec)]:
+    spec, tried = trained(stage.spec), trials(stage.spec)
+    for one, where in [(spec, ""), *([] if tried is None else [tried.harshest(stage.spec)])]:
         try:
             if one is not None:
                 check(one)
         except SpecError as error:
-            found = _found(error)
-            if isinstance(spec, Search) and one is not spec.stage:
-                found = [(path, f"{text} (at the search's factor {spec.most:g})") for path, text in found]
-            for path, text in found:
-                problems.add(stage.place(*path), text)
+            for path, text in _found(error):
+                problems.add(stage.place(*path), f"{text} {where}".rstrip())
             return
 
 

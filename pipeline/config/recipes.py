@@ -19,6 +19,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from dualprune.pipeline.choices.base import Metric
+from dualprune.pipeline.choices.table import searches
 from dualprune.pipeline.config.problems import Problems, brief, explained
 from dualprune.pipeline.config.yamlfile import Path
 from dualprune.stages.kinds.table import KINDS
@@ -60,8 +61,10 @@ class Expanded:
 def expand(entry: dict[str, Any], at: Path, problems: Problems) -> Expanded | None:
     """The stages that an entry with `ladder` or `beam` stands for; None, and problems noted, where it is not sound."""
     rest = {key: value for key, value in entry.items() if key not in ("ladder", "beam")}
-    if "search" in entry or ("ladder" in entry and "beam" in entry):
-        problems.add(at, "an entry has one of `ladder`, `beam` and `search`")
+    several = ("ladder", "beam", *searches())
+    if sum(name in entry for name in several) > 1:
+        *names, last = (f"`{name}`" for name in several)
+        problems.add(at, f"an entry has one of {', '.join(names)} and {last}")
         return None
     able = [name for name, kind in KINDS.items() if kind.varies]
     if rest.get("kind") not in able:

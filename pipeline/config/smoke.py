@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from dualprune.pipeline.choices.base import Replace, Search, Select
+from dualprune.pipeline.choices.base import ChoiceSettings
+from dualprune.pipeline.choices.table import CHOICES, with_training
 from dualprune.pipeline.config.load import Config, Monitor
-from dualprune.pipeline.dag import Work
+from dualprune.pipeline.node import Work
 from dualprune.stages.settings.base import Settings
 from dualprune.stages.settings.spec import Admm, Phase, Snap, StageSpec
 
@@ -25,9 +26,6 @@ SAMPLES = 4
 READERS = 2
 """Processes that read pictures for a worker, at most."""
 S = TypeVar("S", bound=StageSpec)
-
-BY_TRAINING = ("val_accuracy", "val_loss")
-"""Metrics that a few steps can't reach."""
 
 
 def smoke(config: Config) -> Config:
@@ -45,12 +43,13 @@ def smoke(config: Config) -> Config:
 
 
 def _work(work: Work, batch: int, fixed: Mapping[str, Any]) -> Work:
-    if isinstance(work, Select):
-        budget = {metric: limit for metric, limit in work.budget.items() if metric not in BY_TRAINING}
-        return work.model_copy(update={"budget": budget})
-    if isinstance(work, Search):
-        return work.model_copy(update={"stage": _spec(work.stage, batch, fixed), "tolerance": 100.0, "trials": 2})
-    return work if isinstance(work, Replace) else _spec(work, batch, fixed)
+    if isinstance(work, StageSpec):
+        return _spec(work, batch, fixed)
+    choice = CHOICES[work.kind]
+    small: ChoiceSettings = choice.small(work)
+    if choice.trials is None:
+        return small
+    return with_training(small, _spec(choice.trials.stage(small), batch, fixed))
 
 
 def _spec(spec: S, batch: int, fixed: Mapping[str, Any]) -> S:

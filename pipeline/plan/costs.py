@@ -12,6 +12,7 @@ from typing import Any
 
 from dualprune.pipeline import dag
 from dualprune.pipeline.config.load import Cluster
+from dualprune.pipeline.node import Node
 from dualprune.pipeline.plan.make import Planned
 
 
@@ -68,6 +69,6 @@ def _measured(plan: Iterable[Planned]) -> dict[tuple[Any, ...], tuple[float, flo
     return {alike: (clock / steps, workers / steps) for alike, (clock, workers, steps) in known.items() if steps}
 
 
-def _alike(node: dag.Node) -> tuple[Any, ...]:
+def _alike(node: Node) -> tuple[Any, ...]:
     spec = dag.trained(node.spec)
     return () if spec is None else (spec.model.network, node.data_digest, spec.batch, spec.precision)

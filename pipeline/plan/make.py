@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from dualprune.pipeline import dag
-from dualprune.pipeline.choices.base import ChoiceError, Search
-from dualprune.pipeline.choices.bisect import bisect
+from dualprune.pipeline.choices.base import Refuse, Trials, Try
+from dualprune.pipeline.choices.table import CHOICES, trials, with_training
 from dualprune.pipeline.config.entries import Stage
 from dualprune.pipeline.config.load import Config, Top
 from dualprune.pipeline.config.problems import ConfigError, Problems, like
 from dualprune.pipeline.config.yamlfile import Path
+from dualprune.pipeline.node import Node
 from dualprune.pipeline.plan.counts import Counts, Parts, after, counts, either
-from dualprune.pipeline.run import progress
+from dualprune.pipeline.store import progress
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.data.format import (
     MANIFEST,
@@ -30,7 +31,7 @@ from dualprune.stages.data.format import (
 from dualprune.stages.files.outage import StoreError
 from dualprune.stages.kinds.table import phases
 from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.spec import AROUND, Data, Model
+from dualprune.stages.settings.spec import AROUND, Data, Model, StageSpec
 
 if TYPE_CHECKING:
     from dualprune.stages.networks.pretrained import Note
@@ -46,7 +47,7 @@ UNFINISHED = "not finished yet"
 class Planned:
     """One stage of a plan."""
 
-    node: dag.Node
+    node: Node
     state: Literal["cached", "resume", "run"]
     why: str
     manifest: Mapping[str, Any] | None
@@ -54,8 +55,8 @@ class Planned:
     size: Size | None = None
     search: str | None = None
     """Of a trial that is done: the search that it is of."""
-    trial: dag.Node | None = None
-    """Of a search: the trial that it would run now, if its parents are done."""
+    trials: tuple[Node, ...] = ()
+    """Of a search: those that it would run now, if its parents are done."""
     gone: bool = False
     """Of `run`: whether it was done before, and its artefact is damaged or away."""
     begun: int = 0
@@ -81,7 +82,7 @@ class Size:
     """Of a prune: weights of these and of the whole network."""
 
 
-def _size(node: dag.Node, samples: Mapping[str, int], left: dict[str, Parts]) -> Size | None:
+def _size(node: Node, samples: Mapping[str, int], left: dict[str, Parts]) -> Size | None:
     """Of a search: one trial's. What the stage leaves of the network's weights is noted in `left`, by stages' names."""
     spec = dag.trained(node.spec)
     parents = [left[parent] for parent in node.parents]
@@ -159,8 +160,9 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
             planned = replace(planned, gone=True, why=_lost(store, node.key))
         elif planned.why == UNFINISHED and ended is None:
             planned = replace(planned, why=f"{UNFINISHED}, or its artefact is gone")
-        if isinstance(node.spec, Search) and all(plan[parent].state == "cached" for parent in node.parents):
-            tried, planned = _tried(planned, store, plan)
+        by = trials(node.spec)
+        if by is not None and all(plan[parent].state == "cached" for parent in node.parents):
+            tried, planned = _tried(planned, by, store, plan)
             plan |= {trial.node.name: trial for trial in tried}
         plan[node.name] = replace(planned, size=_size(node, samples, left), notes=tuple(notes.get(node.name, ())))
     manifests = {data[origin][1]: manifest for origin, (_, manifest) in found.items()}
@@ -198,25 +200,26 @@ def _brought(config: Config, store: Store, problems: Problems) -> tuple[list[Sta
                 problems.add(stage.place("model", "weights"), str(error))
                 continue
             notes[stage.name] = [note.text for note in told[spec.model] if note.kind in (None, spec.kind)]
-            stage = replace(stage, spec=spec.model_copy(update={"model": found[spec.model]}))
+            own = spec.model_copy(update={"model": found[spec.model]})
+            stage = replace(stage, spec=with_training(stage.spec, own))
         stages.append(stage)
     return stages, notes
 
 
-def _tried(search: Planned, store: Store, plan: Mapping[str, Planned]) -> tuple[list[Planned], Planned]:
+def _tried(
+    search: Planned, by: Trials[Any], store: Store, plan: Mapping[str, Planned]
+) -> tuple[list[Planned], Planned]:
     """The trials of a search that are done already, and the search with a word on how far it is."""
     node, parents = search.node, [plan[parent] for parent in search.node.parents]
     manifests = {parent.node.name: parent.manifest for parent in parents if parent.manifest is not None}
-    try:
-        found = bisect(node, [parent.node for parent in parents], manifests, store.artefact)
-    except ChoiceError as error:
-        return [], replace(search, why=str(error))
-    trials = [Planned(trial, "cached", "done", manifests[trial.name], search=node.name) for trial in found.tried]
-    search = replace(search, trial=found.next)
-    if search.state == "run" and trials:
-        assert isinstance(node.spec, Search)
-        search = replace(search, why=f"{search.why}; {len(trials)} of at most {node.spec.trials} trials are done")
-    return trials, search
+    found = CHOICES[node.spec.kind].decide(node, [parent.node for parent in parents], manifests, store.artefact)
+    if isinstance(found, Refuse):
+        return [], replace(search, why=found.reason)
+    done = [Planned(one.node, "cached", "done", one.manifest, search=node.name) for one in found.tried]
+    search = replace(search, trials=found.trials if isinstance(found, Try) else ())
+    if search.state == "run" and done:
+        search = replace(search, why=f"{search.why}; {len(done)} of at most {by.most(node.spec)} trials are done")
+    return done, search
 
 
 def forced(plan: list[Planned], names: Collection[str], option: str = "--force") -> tuple[list[Planned], set[str]]:
@@ -327,7 +330,7 @@ def _looked(store: Store, keys: Collection[str]) -> dict[str, tuple[Mapping[str,
 
 
 def _planned(
-    node: dag.Node,
+    node: Node,
     there: tuple[Mapping[str, Any] | None, int | None],
     before: Mapping[str, Any] | None,
     plan: Mapping[str, Planned],
@@ -340,7 +343,7 @@ def _planned(
     return Planned(node, "run", _why(node, before, plan), None)
 
 
-def _why(node: dag.Node, before: Mapping[str, Any] | None, plan: Mapping[str, Planned]) -> str:
+def _why(node: Node, before: Mapping[str, Any] | None, plan: Mapping[str, Planned]) -> str:
     again = [parent for parent in node.parents if plan[parent].state != "cached"]
     if before is None:
         return "not run yet"
@@ -365,10 +368,10 @@ def _lost(store: Store, key: str) -> str:
     return "was done, but its artefact is gone"
 
 
-def _settings(node: dag.Node) -> dict[str, Any]:
+def _settings(node: Node) -> dict[str, Any]:
     """All that a stage's key is made from, defaults spelt out: not where data and weights lie or how data is read."""
     where = {"data": AROUND, "model": {"weights"}}
-    exclude: Any = {"stage": where} if isinstance(node.spec, Search) else where
+    exclude: Any = where if isinstance(node.spec, StageSpec) else {"stage": where}
     return node.spec.model_dump(mode="json", exclude=exclude)
 
 

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,23 @@ from dualprune.cluster.failures import Failure, Policy, decide
 from dualprune.cluster.lane import Event
 from dualprune.cluster.lanes import Lanes
 from dualprune.cluster.monitor import Monitor
-from dualprune.pipeline import dag
 from dualprune.pipeline.blame import note
-from dualprune.pipeline.choices.base import ChoiceError, Replace, Search, Select, option, replace, select
-from dualprune.pipeline.choices.bisect import bisect
+from dualprune.pipeline.choices.base import Refuse, Take
+from dualprune.pipeline.choices.table import CHOICES
 from dualprune.pipeline.config.load import Config
+from dualprune.pipeline.node import Node
 from dualprune.pipeline.plan.make import Planned, hold, record
-from dualprune.pipeline.run.progress import Progress
+from dualprune.pipeline.run.board import Board
 from dualprune.pipeline.run.report import Report
 from dualprune.pipeline.run.results import Result, result
 from dualprune.pipeline.run.view import View
 from dualprune.pipeline.store.locks import Locks, Lost, run_lock, stage_lock
+from dualprune.pipeline.store.progress import Progress
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import Damaged, take
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import Parent, Task
+from dualprune.stages.settings.spec import StageSpec
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +39,6 @@ COPIES = 4
 """Choices whose artefacts are made at the same time."""
 UNHEARD = 0.1
 """Seconds for which lanes may go unheard while such artefacts are made: most are links, and there at once."""
-LEFT_OUT = "not asked for"
-"""Why a stage that is not done was not run either."""
 
 
 def run(
@@ -61,19 +60,16 @@ def run(
     of the same name is waited for with `wait`. Raises cluster.errors.ClusterError, pipeline.store.locks.Held and Lost.
     """
     names = {p.node.name for p in plan} if wanted is None else set(wanted)
+    manifests = {p.node.name: p.manifest for p in plan if p.manifest is not None}
+    board = Board([p.node for p in plan], manifests, names, keep_going)
     if all(planned.state == "cached" for planned in plan if planned.node.name in names):
-        return [
-            result(p.node, "cached", store, p.manifest)
-            if p.manifest is not None
-            else result(p.node, "left out", store, None, LEFT_OUT)
-            for p in plan
-        ]
+        return _results(board, store)
     with Locks(store.folder, config.top.name) as locks:
         locks.take(run_lock(config.top.name), wait)
         record(config, store, plan)
         hold(store, plan, names)
         with Progress(store.folder, config.top.name, view.lines) as progress:
-            run = _Run(config, plan, store, logs, view, locks, names, force, keep_going)
+            run = _Run(config, board, store, logs, view, locks, force)
             progress.account = run.account
             patience = 20.0
             try:
@@ -84,7 +80,11 @@ def run(
                 raise
             finally:
                 run.close(patience)
-    return run.results()
+    return _results(board, store)
+
+
+def _results(board: Board, store: Store) -> list[Result]:
+    return [result(row.node, row.state, store, row.manifest, row.why) for row in board.rows()]
 
 
 def work(payload: dict[str, Any], log: Any, stopping: Any) -> dict[str, Any] | None:
@@ -110,36 +110,21 @@ class _Run:
     def __init__(
         self,
         config: Config,
-        plan: list[Planned],
+        board: Board,
         store: Store,
         logs: Path,
         view: View,
         locks: Locks,
-        wanted: Collection[str],
         force: Collection[str],
-        keep_going: bool,
     ) -> None:
-        self.config, self.store, self.locks = config, store, locks
-        self.wanted, self.force, self.keep_going = wanted, set(force), keep_going
-        self.nodes = {p.node.name: p.node for p in plan}
-        self.done: dict[str, Mapping[str, Any]] = {p.node.name: p.manifest for p in plan if p.manifest is not None}
-        self.order = TopologicalSorter({name: node.parents for name, node in self.nodes.items()})
-        self.order.prepare()
-        self.active: dict[str, dag.Node] = {}
-        """On the lanes, by key."""
-        self.elsewhere: dict[str, dag.Node] = {}
-        """At work in another run, by key."""
-        self.copying: dict[Future[dict[str, Any]], tuple[dag.Node, dag.Node]] = {}
+        self.config, self.board, self.store, self.locks = config, board, store, locks
+        self.force = set(force)
+        """Keys whose artefacts have to go before they are made anew."""
+        self.copying: dict[Future[dict[str, Any]], tuple[Node, Node]] = {}
         """Choices whose artefact is being made from another: the choice, and what it takes."""
         self.copiers = ThreadPoolExecutor(COPIES, "copy")
         self.next_look = 0.0
-        self.same: dict[str, list[dag.Node]] = {}
-        """Stages that wait for another one of the same key."""
-        self.searches: dict[str, dag.Node] = {}
-        """By the names of their trials."""
         self.closing = False
-        self.ran: set[str] = set()
-        self.failed: dict[str, str] = {}
         self.failures: dict[str, list[Failure]] = {}
         settings = config.top.cluster
         self.policy = Policy(**config.top.retry.model_dump())
@@ -162,11 +147,11 @@ class _Run:
     def to_the_end(self) -> None:
         """Begin what can begin, wait, and react, until nothing is left to run."""
         self._begin_all()
-        while self.active or self.elsewhere or self.copying:
+        while self.board.active or self.board.elsewhere or self.copying:
             wait(self.copying, timeout=UNHEARD)
             for future in [future for future in self.copying if future.done()]:
                 self._taken(future)
-            if self.active or self.elsewhere:
+            if self.board.active or self.board.elsewhere:
                 for event in self.lanes.take(timeout=0.1 if self.copying else 1.0):
                     self._react(event)
             if self.locks.lost():
@@ -189,132 +174,73 @@ class _Run:
         finally:
             self.report.close(patience)
 
-    def results(self) -> list[Result]:
-        """One row a stage, a search's trials before it."""
-        skipped = {node.name for node in dag.blocked(self.nodes.values(), self.failed)}
-        trials: dict[str, list[str]] = {}
-        for trial, search in self.searches.items():
-            trials.setdefault(search.name, []).append(trial)
-        stages = [name for name in self.nodes if name not in self.searches]
-        rows = []
-        for name in [one for stage in stages for one in (*trials.get(stage, []), stage)]:
-            node = self.nodes[name]
-            if name in self.done:
-                rows.append(result(node, "done" if name in self.ran else "cached", self.store, self.done[name]))
-            elif name in self.failed:
-                rows.append(result(node, "failed", self.store, None, self.failed[name]))
-            elif name in skipped:
-                rows.append(result(node, "skipped", self.store, None, "a stage before it failed"))
-            elif name not in self.wanted:
-                rows.append(result(node, "left out", self.store, None, LEFT_OUT))
-            else:
-                rows.append(result(node, "skipped", self.store, None, "not begun, because another stage failed"))
-        return rows
-
     def account(self) -> dict[str, Any]:
         """What the progress that is left in the store says beside the stages' lines."""
-        everything = set(self.nodes) - set(self.searches) <= set(self.wanted)
-        return {
-            "since": self.report.since(),
-            "keys": {node.name: key for key, node in list(self.active.items())},
-            "asked": None if everything else sorted(self.wanted),
-            "failed": sorted(self.failed),
-            "stopping": self._stopping(),
-            "done": sorted({self.nodes[name].key for name in list(self.ran)}),
-        }
+        return {"since": self.report.since(), **self.board.account()}
 
     def _begin_all(self) -> None:
-        while names := self.order.get_ready():
-            for name in names:
-                self._begin(self.nodes[name])
-
-    def _begin(self, node: dag.Node) -> None:
-        if node.name in self.done:
-            self.order.done(node.name)
-        elif node.name not in self.wanted or self._stopping():
-            return
-        elif isinstance(node.spec, Select | Replace | Search):
-            self.store.note_failure(node.key, None)
-            if isinstance(node.spec, Search):
-                self._search(node)
+        for node in self.board.ready():
+            if isinstance(node.spec, StageSpec):
+                self._train(node)
             else:
-                self._choose(node, node.spec)
-        else:
-            self._train(node)
+                self.store.note_failure(node.key, None)
+                self._choose(node)
 
     def _look_elsewhere(self) -> None:
         """Begin what another run has let go of. Looking takes a tenth of the time at most, however many there are."""
-        if self._stopping():
-            self.elsewhere.clear()  # whether it is done or not, nothing new is begun
+        if self.board.stopping:
+            self.board.elsewhere.clear()  # whether it is done or not, nothing new is begun
             return
         began = time.monotonic()
         if began < self.next_look:
             return
-        for node in list(self.elsewhere.values()):
+        for node in list(self.board.elsewhere.values()):
             self._try(node)
         self.next_look = began + 10 * (time.monotonic() - began)
 
-    def _stopping(self) -> bool:
-        """Whether nothing new is to begin."""
-        return bool(self.failed) and not self.keep_going
+    def _train(self, node: Node) -> None:
+        if not self.board.waits(node):
+            self._try(node)
 
-    def _train(self, node: dag.Node) -> None:
-        if node.key in self.active or node.key in self.elsewhere:
-            self.same.setdefault(node.key, []).append(node)
-            return
-        self._try(node)
-
-    def _try(self, node: dag.Node) -> None:
+    def _try(self, node: Node) -> None:
         """Submit a stage, unless it is at work in another run: then its artefact is found when that lets go of it."""
         holder = self.locks.try_take(stage_lock(node.key))
         if holder is not None:
-            if node.key not in self.elsewhere:
-                self.elsewhere[node.key] = node
+            if self.board.held(node):
                 self.report.elsewhere(node.name, holder)
             return
-        self.elsewhere.pop(node.key, None)
         self._discard(node)
-        self.active[node.key] = node
+        self.board.starts(node)
         self.store.note_failure(node.key, None)
         self.lanes.submit(node.name, self._task(node).model_dump())
         self.report.submitted(node, self.config.top.name)
 
-    def _choose(self, node: dag.Node, choice: Select | Replace) -> None:
-        options = [option(parent, self.done[parent]) for parent in node.parents]
-        try:
-            number = select(choice, options) if isinstance(choice, Select) else replace(choice, options)
-        except ChoiceError as error:
-            self._fail(node, str(error))
+    def _choose(self, node: Node) -> None:
+        """Ask what a choice comes to, and begin that: taking one's artefact, or the trials that are next."""
+        board = self.board
+        if self.closing or node.name in board.failed:
             return
-        self._take(node, self.nodes[node.parents[number]])
+        decision = CHOICES[node.spec.kind].decide(node, board.parents(node), board.done, self._stored)
+        if isinstance(decision, Refuse):
+            self._fail(node, decision.reason)
+            return
+        for tried in decision.tried:
+            board.adds(node, tried.node, tried.manifest)
+        if isinstance(decision, Take):
+            self._take(node, board.nodes[decision.name])
+        elif not board.stopping:
+            for trial in decision.trials:
+                if board.adds(node, trial):
+                    self._train(trial)
 
-    def _search(self, node: dag.Node) -> None:
-        """Run a search's next trial, or end it."""
-        if self.closing:
-            return
-        try:
-            found = bisect(node, [self.nodes[parent] for parent in node.parents], self.done, self._stored)
-        except ChoiceError as error:
-            self._fail(node, str(error))
-            return
-        begins = [] if found.next is None or self._stopping() else [found.next]
-        for trial in found.tried + begins:
-            if trial.name not in self.nodes:
-                self.nodes[trial.name], self.searches[trial.name] = trial, node
-        for trial in begins:
-            self._train(trial)
-        if found.next is None:
-            assert found.best is not None
-            self._take(node, found.best)
-
-    def _take(self, node: dag.Node, chosen: dag.Node) -> None:
+    def _take(self, node: Node, chosen: Node) -> None:
         """Begin to end a choice: its artefact becomes a copy of the chosen one, on a thread, since that may last."""
-        manifest = self.done[chosen.name]
+        manifest = self.board.done[chosen.name]
         changes = {
             "name": node.name,
             "kind": node.spec.kind,
             "key": node.key,
-            "parents": [{"name": parent, "key": self.nodes[parent].key} for parent in node.parents],
+            "parents": [{"name": parent.name, "key": parent.key} for parent in self.board.parents(node)],
             "choice": dict(node.material["spec"]),
             "chosen": {"name": chosen.name, "key": chosen.key},
             "metrics": {**manifest["metrics"], "steps": 0, "seconds": 0.0},
@@ -338,49 +264,42 @@ class _Run:
         """An artefact's manifest, unless it is to go."""
         return None if key in self.force else self.store.artefact(key)
 
-    def _discard(self, node: dag.Node) -> None:
+    def _discard(self, node: Node) -> None:
         """Delete what a stage has left before, if that was asked for."""
         if node.key in self.force:
             self.store.folder.remove(node.key)
             self.force.discard(node.key)
 
-    def _leave(self, node: dag.Node) -> None:
+    def _leave(self, node: Node) -> None:
         """A stage is no longer at work."""
-        del self.active[node.key]
+        self.board.leaves(node)
         self.locks.release(stage_lock(node.key))
 
-    def _end(self, node: dag.Node, manifest: Mapping[str, Any]) -> None:
+    def _end(self, node: Node, manifest: Mapping[str, Any]) -> None:
         """A stage is done, and so are those that waited for the same one."""
         _log.info("%s: committed", node.name)
-        for one in (node, *self.same.pop(node.key, [])):
-            self.ran.add(one.name)
-            self.done[one.name] = manifest
-            if one.name in self.searches:
-                self._search(self.searches[one.name])
-            else:
-                self.order.done(one.name)
+        for choice in self.board.ends(node, manifest):
+            self._choose(choice)
 
-    def _fail(self, node: dag.Node, reason: str, told: str | None = None) -> None:
+    def _fail(self, node: Node, reason: str, told: str | None = None) -> None:
         """A stage has failed for good; of its reason `told` is told, should that be less."""
         try:
             self.store.note_failure(node.key, reason)
         except OSError as error:  # the store may be what it failed for
             _log.warning("%s: why it failed can't be noted: %s", node.name, error)
         self.report.failed(node.name, told or reason)
-        for one in (node, *self.same.pop(node.key, [])):
-            self.failed[one.name] = reason
-            if one.name in self.searches:
-                text = f"its trial {one.name} failed"
-                self._fail(self.searches[one.name], f"{text}: {reason}", text)
+        for trial, choice in self.board.fails(node, reason):
+            text = f"its trial {trial.name} failed"
+            self._fail(choice, f"{text}: {reason}", text)
 
-    def _task(self, node: dag.Node) -> Task:
-        assert not isinstance(node.spec, Select | Replace | Search)
+    def _task(self, node: Node) -> Task:
+        assert isinstance(node.spec, StageSpec)
         return Task(
             name=node.name,
             key=node.key,
             store=self.store.folder.absolute,
             spec=node.spec,
-            parents=[Parent(name=parent, key=self.nodes[parent].key) for parent in node.parents],
+            parents=[Parent(name=parent.name, key=parent.key) for parent in self.board.parents(node)],
             shards=Folder(node.shards).absolute,
             data_digest=node.data_digest,
             engine=self.config.top.engine,
@@ -393,7 +312,7 @@ class _Run:
         elif event.kind == "log":
             self.report.row(name, event.data)
         elif event.kind == "done":
-            node = self.nodes[name]
+            node = self.board.nodes[name]
             self._leave(node)
             self.report.done(name, event.data)
             self._end(node, event.data)
@@ -405,8 +324,8 @@ class _Run:
         decision = decide(self.failures[name], self.policy)
         self.report.lost(name, failure, decision.reason, decision.retry)
         if decision.retry:
-            self.lanes.submit(name, self._task(self.nodes[name]).model_dump())
+            self.lanes.submit(name, self._task(self.board.nodes[name]).model_dump())
             return
-        node = self.nodes[name]
+        node = self.board.nodes[name]
         self._fail(node, decision.reason)  # noted while the stage is still this run's
         self._leave(node)

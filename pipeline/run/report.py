@@ -8,7 +8,7 @@ from typing import Any
 
 from dualprune.cluster.failures import Failure
 from dualprune.cluster.monitor import Monitor
-from dualprune.pipeline.dag import Node
+from dualprune.pipeline.node import Node
 from dualprune.pipeline.run.results import advice
 from dualprune.pipeline.run.view import View
 from dualprune.pipeline.store.locks import Holder

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
-from dualprune.pipeline.dag import Node
+from dualprune.pipeline.node import Node
 from dualprune.pipeline.plan.make import Planned
 from dualprune.pipeline.run.standing import Scene
 from dualprune.pipeline.store.store import Store

@@ -11,9 +11,10 @@ from functools import cache, partial
 from typing import Literal
 
 from dualprune.pipeline import dag
+from dualprune.pipeline.node import Node
 from dualprune.pipeline.plan.make import Planned
-from dualprune.pipeline.run.progress import Left, left
 from dualprune.pipeline.store.locks import Holder, lives, newest, run_lock, stage_lock
+from dualprune.pipeline.store.progress import Left, left
 from dualprune.pipeline.store.store import Store
 
 Standing = tuple[Literal["running", "queued", "failed", "skipped"], str]
@@ -57,7 +58,7 @@ class Scene:
         return "queued", f"waits for {', '.join(waits)}" if waits else "waits for its turn"
 
 
-def _held(node: dag.Node, holder: Holder, said: Left, run: str) -> Standing:
+def _held(node: Node, holder: Holder, said: Left, run: str) -> Standing:
     """A stage that a living process holds, for this `run` or for another one."""
     state, text = _told(next((name for name, key in said.keys.items() if key == node.key), node.name), said)
     return state, text if holder.run == run else f"{text}, in {holder}"

@@ -13,10 +13,10 @@ from rich.text import Text
 
 from dualprune.pipeline.output import need_reader, redraws, say
 from dualprune.pipeline.plan.make import Planned
-from dualprune.pipeline.run.progress import running
 from dualprune.pipeline.run.results import Result, as_table, status
 from dualprune.pipeline.run.standing import scene
 from dualprune.pipeline.store.locks import Watch, newest, run_lock
+from dualprune.pipeline.store.progress import running
 from dualprune.pipeline.store.store import Store
 
 EVERY = 2.0

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dualprune.pipeline.dag import KEY_LENGTH
+from dualprune.pipeline.node import KEY_LENGTH
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts import manifest, parts
 

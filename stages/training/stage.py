@@ -40,7 +40,7 @@ def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[
     except BaseException:
         try:
             _let_go(run)
-        except Exception as error:  # what went wrong first is what is told
+        except Exception as error:  # noqa: BLE001 - what went wrong first is what is told
             _log.info("%s: after its failure, its engine can't be closed: %s", task.name, error)
         raise
     _let_go(run)

@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from dualprune.pipeline import dag
-from dualprune.pipeline.choices import base as choices
-from dualprune.pipeline.choices.base import Search
+from dualprune.pipeline.choices.search import Search, shrunk
+from dualprune.pipeline.choices.table import CHOICES as TABLE
 from dualprune.pipeline.config.load import load
+from dualprune.pipeline.node import KEY_LENGTH, Node, trial
 from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.settings.spec import PruneSpec, StageSpec
 from tests.pipeline.common import config, extended, loaded
@@ -44,7 +45,7 @@ def test_keys_are_short_hashes_and_differ(tmp_path: Path) -> None:
     """16 hex digits each."""
     found = keys(tmp_path)
     assert len(set(found.values())) == len(NAMES)
-    assert all(len(key) == dag.KEY_LENGTH and int(key, 16) >= 0 for key in found.values())
+    assert all(len(key) == KEY_LENGTH and int(key, 16) >= 0 for key in found.values())
 
 
 def test_keys_do_not_depend_on_the_order_of_a_file(tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ CHOICES = """\
 """
 
 
-def choosing(folder: Path, *overrides: str) -> dict[str, dag.Node]:
+def choosing(folder: Path, *overrides: str) -> dict[str, Node]:
     """Nodes by name of CONFIG with a select, a search, a stage after the select, and a beam."""
     stages = load(str(extended(folder, CHOICES)), list(overrides))[0].stages
     return {node.name: node for node in dag.build(stages, data)}
@@ -185,7 +186,8 @@ def test_a_choices_key_is_made_of_its_settings_and_parents(tmp_path: Path, overr
 def test_a_new_version_of_choosing_changes_choices_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what comes after them; a search's stage has its own version too."""
     before = choosing(tmp_path)
-    monkeypatch.setattr(dag, "METHOD_VERSION", choices.METHOD_VERSION + 1)
+    for name, choice in TABLE.items():
+        monkeypatch.setitem(TABLE, name, replace(choice, version=choice.version + 1))
     chosen = {"best", "after", "least", "beam-4x", "beam-5x", "beam-4x-pool-a", "beam-4x-pool-b"}
     changed = {name for name, node in choosing(tmp_path).items() if node.key != before[name].key}
     assert changed == chosen | {"beam-5x-a", "beam-5x-b"}
@@ -199,10 +201,10 @@ def test_a_trial_is_a_stage_like_any_other(tmp_path: Path) -> None:
     nodes = choosing(tmp_path)
     search = nodes["least"]
     assert isinstance(search.spec, Search)
-    first = dag.trial(search, 1.0, [nodes["dense"]])
+    first = trial(search, "1", search.spec.stage, [nodes["dense"]])
     assert first.key == nodes["half"].key
     assert (first.name, first.parents) == ("least@1", ("dense",))
-    harsher = dag.trial(search, 2.5, [first])
+    harsher = trial(search, "2.5", shrunk(search.spec.stage, 2.5), [first])
     assert isinstance(harsher.spec, PruneSpec)
     assert (harsher.name, harsher.parents, harsher.spec.constraints[0].rate) == ("least@2.5", ("least@1",), 5.0)
     assert harsher.material["parents"] == [first.key]

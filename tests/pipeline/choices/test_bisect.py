@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pytest
-
 from dualprune.pipeline import dag
-from dualprune.pipeline.choices.base import ChoiceError, Search
-from dualprune.pipeline.choices.bisect import Bisection, bisect
+from dualprune.pipeline.choices.base import Decision, Refuse, Take, Try
+from dualprune.pipeline.choices.bisect import bisect
+from dualprune.pipeline.choices.search import Search
+from dualprune.pipeline.node import Node
 from dualprune.stages.settings.spec import PruneSpec, StageSpec, TrainSpec
-from tests.pipeline.choices.test_base import stage
+from tests.pipeline.choices.common import stage
 from tests.pipeline.common import manifest
 
 
@@ -22,7 +22,7 @@ class Given:
         self.name, self.spec, self.parents = name, spec, parents
 
 
-def nodes(tolerance: float = 1.0, trials: int = 4) -> tuple[dag.Node, dag.Node]:
+def nodes(tolerance: float = 1.0, trials: int = 4) -> tuple[Node, Node]:
     """A dense stage and a search that starts from it, for rates from 2 to 32."""
     shared = {name: getattr(stage(), name) for name in ("model", "data")}
     dense = TrainSpec.model_validate({"kind": "train", "train": {"epochs": 1, "lr": 1e-3}, **shared})
@@ -42,21 +42,29 @@ class Trials:
         self.dense, self.search = nodes(**settings)
         self.accuracies = {f"small@{factor:g}": accuracy for factor, accuracy in accuracies.items()}
         self.store: dict[str, Mapping[str, Any]] = {}
-        self.ran: list[dag.Node] = []
+        self.ran: list[Node] = []
 
-    def follow(self) -> Bisection:
+    def follow(self) -> Decision:
         """One look at the store."""
         return bisect(self.search, [self.dense], {"dense": manifest(val_accuracy=97.0)}, self.store.get)
 
-    def to_the_end(self) -> Bisection:
+    def to_the_end(self) -> Decision:
         """Trial after trial, each only known by its artefact."""
-        while (found := self.follow()).next is not None:
-            self.ran.append(found.next)
-            self.store[found.next.key] = manifest(val_accuracy=self.accuracies[found.next.name])
+        while isinstance(found := self.follow(), Try):
+            (trial,) = found.trials
+            self.ran.append(trial)
+            self.store[trial.key] = manifest(val_accuracy=self.accuracies[trial.name])
         return found
 
 
-def rate(node: dag.Node) -> float:
+def next_of(decision: Decision) -> Node:
+    """The trial that is to be run."""
+    assert isinstance(decision, Try)
+    (trial,) = decision.trials
+    return trial
+
+
+def rate(node: Node) -> float:
     """Of a trial's one constraint."""
     assert isinstance(node.spec, PruneSpec)
     return float(node.spec.constraints[0].rate or 0)
@@ -66,10 +74,11 @@ def test_a_search_begins_with_its_settings_as_given() -> None:
     """From the parent; nothing is known yet."""
     one = Trials({})
     found = one.follow()
-    assert (found.tried, found.best) == ([], None)
-    assert found.next is not None
-    assert (found.next.name, found.next.parents, rate(found.next)) == ("small@1", ("dense",), 2.0)
-    assert found.next.spec == stage()
+    assert isinstance(found, Try)
+    assert found.tried == ()
+    trial = next_of(found)
+    assert (trial.name, trial.parents, rate(trial)) == ("small@1", ("dense",), 2.0)
+    assert trial.spec == stage()
 
 
 def test_each_trial_starts_from_the_harshest_that_held() -> None:
@@ -82,14 +91,17 @@ def test_each_trial_starts_from_the_harshest_that_held() -> None:
         ("small@4", ("small@1",), 8.0),
         ("small@8", ("small@4",), 16.0),
     ]
-    assert found.tried == one.ran
-    assert found.best == one.ran[2]
+    assert isinstance(found, Take)
+    assert [tried.node for tried in found.tried] == one.ran
+    assert found.name == "small@4"
 
 
 def test_a_search_that_reaches_the_most_ends() -> None:
     """There is nothing harsher to try."""
     one = Trials({1: 97, 16: 97})
-    assert one.to_the_end().best == one.ran[1]
+    found = one.to_the_end()
+    assert isinstance(found, Take)
+    assert found.name == "small@16"
     assert len(one.ran) == 2
 
 
@@ -101,9 +113,9 @@ def test_what_is_in_the_store_is_not_run_again() -> None:
     for node in first.ran[:3]:
         again.store[node.key] = first.store[node.key]
     found = again.follow()
-    assert [node.key for node in found.tried] == [node.key for node in first.ran[:3]]
-    assert found.next == first.ran[3]
-    assert found.best == first.ran[2]
+    assert isinstance(found, Try)
+    assert [tried.node for tried in found.tried] == first.ran[:3]
+    assert next_of(found) == first.ran[3]
 
 
 def test_manifests_of_trials_are_handed_back() -> None:
@@ -118,7 +130,9 @@ def test_manifests_of_trials_are_handed_back() -> None:
         return one.store.get(key)
 
     for _ in range(2):
-        bisect(one.search, [one.dense], known, stored)
+        found = bisect(one.search, [one.dense], known, stored)
+        assert isinstance(found, Take)
+        known |= {tried.node.name: tried.manifest for tried in found.tried}
     assert list(known) == ["dense", "small@1", "small@16"]
     assert asked == [node.key for node in one.ran]
 
@@ -126,18 +140,17 @@ def test_manifests_of_trials_are_handed_back() -> None:
 def test_a_search_that_can_not_begin_says_so() -> None:
     """Its first trial is done by then."""
     one = Trials({1: 90})
-    with pytest.raises(ChoiceError, match=r"lose 7\.00 points already"):
-        one.to_the_end()
+    found = one.to_the_end()
+    assert isinstance(found, Refuse)
+    assert "lose 7.00 points already" in found.reason
 
 
 def test_a_teacher_stays_the_teacher() -> None:
     """Only what a trial starts from changes."""
     one = Trials({})
-    teacher = dag.Node("big", (), one.dense.spec, "key", {}, "shards", "digest")
+    teacher = Node("big", (), one.dense.spec, "key", {}, "shards", "digest")
     known = {"dense": manifest(val_accuracy=97.0), "big": manifest()}
-    first = bisect(one.search, [one.dense, teacher], known, one.store.get).next
-    assert first is not None
+    first = next_of(bisect(one.search, [one.dense, teacher], known, one.store.get))
     one.store[first.key] = manifest(val_accuracy=97)
-    second = bisect(one.search, [one.dense, teacher], known, one.store.get).next
-    assert second is not None
+    second = next_of(bisect(one.search, [one.dense, teacher], known, one.store.get))
     assert (first.parents, second.parents) == (("dense", "big"), ("small@1", "big"))

@@ -255,7 +255,7 @@ def test_a_searchs_next_trial_stays(tmp_path: Path, capsys: pytest.CaptureFixtur
     dense = planning.make(*settings)[1][0].node
     finished(url, dense.key, "dense")
     _, plan = planning.make(*settings)
-    (trial,) = [planned.trial for planned in plan if planned.trial is not None]
+    (trial,) = [trial for planned in plan for trial in planned.trials]
     part(url, trial.key, 5)
     assert "nothing can go" in told(capsys, "gc", str(path), "--store", url, "--yes")[0]
     assert Folder(url).exists(f"{trial.key}/checkpoints")

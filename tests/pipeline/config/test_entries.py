@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from dualprune.pipeline.choices.base import Search, Select
+from dualprune.pipeline.choices.search import Search
+from dualprune.pipeline.choices.select import Select
 from dualprune.pipeline.config.load import load
 from tests.pipeline.common import extended, line, problems
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from dualprune.pipeline.choices.base import Replace, Search, Select
+from dualprune.pipeline.choices.search import Search
+from dualprune.pipeline.choices.select import Replace, Select
 from dualprune.pipeline.config import load as configuration
 from dualprune.pipeline.config.load import Config, load
 from dualprune.pipeline.config.smoke import STEPS, UPDATES, smoke

@@ -16,7 +16,8 @@ from typing import Any, get_args
 
 import pytest
 
-from dualprune.pipeline.choices.base import Search, Select
+from dualprune.pipeline.choices.search import Search
+from dualprune.pipeline.choices.select import Select
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.config.load import RECIPES, Top, checked, load
 from dualprune.pipeline.config.problems import ConfigError, Problems

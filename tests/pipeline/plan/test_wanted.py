@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from dualprune.pipeline.choices.search import Search, shrunk
 from dualprune.pipeline.config.load import load
 from dualprune.pipeline.config.problems import ConfigError
+from dualprune.pipeline.node import trial
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.plan.make import Planned
 from dualprune.pipeline.store.store import Store
@@ -58,7 +60,9 @@ def searching(folder: Path, accuracies: dict[str, float]) -> tuple[Store, dict[s
             search, trials = by_name["least"], [p.node for p in plan if p.search]
             held = [t for t in trials if accuracies[t.name] >= accuracies["dense"] - 1]
             factor = float(name.partition("@")[2])
-            keys[name] = planning.dag.trial(search.node, factor, [held[-1] if held else by_name["dense"].node]).key
+            assert isinstance(search.node.spec, Search)
+            spec = shrunk(search.node.spec.stage, factor)
+            keys[name] = trial(search.node, f"{factor:g}", spec, [held[-1] if held else by_name["dense"].node]).key
         artefact(store.url, keys[name], name.encode(), val_accuracy=accuracy)
         store, plan = planning.make(*load(str(extended(folder, SEARCH))))
     return store, {planned.node.name: planned for planned in plan}

@@ -18,7 +18,7 @@ from dualprune.pipeline.run import driver
 from dualprune.pipeline.run.results import Result
 from dualprune.pipeline.run.view import View
 from dualprune.stages.artefacts.manifest import check, take
-from tests.pipeline.choices.test_base import by_the_paper
+from tests.pipeline.choices.test_select import by_the_paper
 from tests.pipeline.common import extended
 from tests.pipeline.run.test_driver import ERROR, Recorder, Script, Scripted
 

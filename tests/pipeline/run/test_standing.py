@@ -17,11 +17,11 @@ import pytest
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.run import driver
-from dualprune.pipeline.run.progress import left
 from dualprune.pipeline.run.results import status
 from dualprune.pipeline.run.standing import scene as scene_of
 from dualprune.pipeline.store import locks as lock
 from dualprune.pipeline.store.locks import Locks, run_lock, stage_lock
+from dualprune.pipeline.store.progress import left
 from dualprune.stages.artefacts.manifest import MANIFEST, own_hash
 from dualprune.stages.files.folder import canonical
 from tests.pipeline.common import artefact, config, loaded
@@ -31,7 +31,7 @@ SINCE = "2026-11-28 19:40:03 UTC"
 DRIVER = """
 import json, sys, time
 from dualprune.pipeline.store.locks import Locks
-from dualprune.pipeline.run.progress import Progress
+from dualprune.pipeline.store.progress import Progress
 from dualprune.stages.files.folder import Folder
 store, names, lines, account = Folder(sys.argv[1]), *map(json.loads, sys.argv[2:])
 locks = Locks(store, "tiny")

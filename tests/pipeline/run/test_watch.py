@@ -13,10 +13,10 @@ from rich.console import Console
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.plan.make import Planned
 from dualprune.pipeline.run import watch as module
-from dualprune.pipeline.run.progress import Progress, running
 from dualprune.pipeline.run.results import Result
 from dualprune.pipeline.run.watch import watch
 from dualprune.pipeline.store.locks import Holder, Locks, run_lock
+from dualprune.pipeline.store.progress import Progress, running
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.files.folder import canonical
 from tests.pipeline.common import artefact, loaded

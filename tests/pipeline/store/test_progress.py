@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dualprune.pipeline.run.progress import Progress, running
+from dualprune.pipeline.store.progress import Progress, running
 from dualprune.stages.files.folder import Folder
 
 

@@ -1,0 +1,104 @@
+"""Choices among parents: the best of them, and a place in a beam's pool.
+
+A place in a pool takes its candidate where that is the best of all candidates, and else what it held before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from dualprune.pipeline.choices.base import (
+    HIGHER,
+    Choice,
+    ChoiceError,
+    ChoiceSettings,
+    Decision,
+    Manifest,
+    Metric,
+    Option,
+    Refuse,
+    Take,
+    option,
+    worth,
+)
+
+if TYPE_CHECKING:
+    from dualprune.pipeline.node import Node
+
+BY_TRAINING = ("val_accuracy", "val_loss")
+"""Metrics that a few steps can't reach."""
+
+
+class Select(ChoiceSettings):
+    """The best of several parents."""
+
+    kind: Literal["select"]
+    metric: Metric = "val_accuracy"
+    """By what; among equals the first parent is taken."""
+    budget: dict[Metric, float] = Field(default={})
+    """Parents beyond one of these are out: at least so much `val_accuracy` or `rate`, at most so many of the others.
+    `rate` and `nonzeros` are over each parent's own constrained tensors."""
+
+
+class Replace(ChoiceSettings):
+    """A place in a beam's pool after a round. Its parents: what it held, then the round's candidates."""
+
+    kind: Literal["replace"]
+    metric: Metric
+    candidate: int = Field(ge=0)
+    """Which of the candidates came from this place."""
+
+
+def select(choice: Select, options: Sequence[Option]) -> int:
+    """Number of the option that a select takes. Raises ChoiceError if none is within the budget."""
+    allowed = [number for number, one in enumerate(options) if _within(choice.budget, one)]
+    if not allowed:
+        wanted = ", ".join(f"{m} {'at least' if m in HIGHER else 'at most'} {v:g}" for m, v in choice.budget.items())
+        there = "; ".join(f"{one.name}: {', '.join(f'{m} {one.metrics[m]}' for m in choice.budget)}" for one in options)
+        raise ChoiceError(f"no parent is within the budget ({wanted}): {there}")
+    return max(allowed, key=lambda number: (worth(choice.metric, options[number]), -number))
+
+
+def replace(choice: Replace, options: Sequence[Option]) -> int:
+    """Number of the option (0 is what the place held) that a place in a pool goes on with."""
+    best = select(Select(kind="select", metric=choice.metric), options[1:])
+    return 1 + best if best == choice.candidate else 0
+
+
+def _within(budget: Mapping[Metric, float], one: Option) -> bool:
+    for metric, limit in budget.items():
+        value = one.metrics[metric]
+        if value is None or (value < limit if metric in HIGHER else value > limit):
+            return False
+    return True
+
+
+def _selected(
+    node: Node, parents: Sequence[Node], manifests: Mapping[str, Manifest], stored: Callable[[str], Manifest | None]
+) -> Decision:
+    assert isinstance(node.spec, Select)
+    options = [option(parent.name, manifests[parent.name]) for parent in parents]
+    try:
+        return Take(parents[select(node.spec, options)].name)
+    except ChoiceError as error:
+        return Refuse(str(error))
+
+
+def _replaced(
+    node: Node, parents: Sequence[Node], manifests: Mapping[str, Manifest], stored: Callable[[str], Manifest | None]
+) -> Decision:
+    assert isinstance(node.spec, Replace)
+    options = [option(parent.name, manifests[parent.name]) for parent in parents]
+    return Take(parents[replace(node.spec, options)].name)
+
+
+def _small(choice: Select) -> Select:
+    budget = {metric: limit for metric, limit in choice.budget.items() if metric not in BY_TRAINING}
+    return choice.model_copy(update={"budget": budget})
+
+
+SELECT = Choice(Select, version=1, decide=_selected, small=_small)
+REPLACE = Choice(Replace, version=1, decide=_replaced, written=False)
