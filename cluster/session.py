@@ -92,7 +92,8 @@ def start(address: str | None, modules: list[Path]) -> Any:
             handler(signal.SIGTERM, None)
         raise
     except Exception as error:
-        text = f"no Ray cluster lets us in at {address}: {error}; if it wants a token, {WAY_IN}"
+        way = f"; {WAY_IN}" if "token" in str(error).lower() or "auth" in type(error).__name__.lower() else ""
+        text = f"no Ray cluster lets us in at {address}: {error}{way}"
         raise ClusterError(text) from error
     finally:
         if handler is not None and threading.current_thread() is threading.main_thread():

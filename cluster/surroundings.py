@@ -60,6 +60,8 @@ def ray_folder() -> str | None:
     """What is wrong with the folder in which a local Ray keeps its sockets and logs; None if nothing is."""
     name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
     base = os.environ[name] if name is not None else "/tmp"
+    if not os.path.isabs(base):
+        return f"Ray's folder, {name}={base!r}, is no absolute path: set RAY_TMPDIR to one, such as /tmp"
     what = f"Ray's folder, {name}={base}," if name is not None else f"Ray's folder, {base},"
     longest = os.path.join(base, "ray", f"session_{'0' * len('2026-01-01_00-00-00_000000')}_{os.getpid()}", *SOCKET)
     if len(os.fsencode(longest)) > LONGEST:

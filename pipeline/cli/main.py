@@ -303,7 +303,8 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
     for planned in plan:
         output.need_reader()
         if planned.manifest is None:
-            say(console, f"{planned.node.name}: not done")
+            say(console, f"{planned.node.name}: {planned.why if planned.gone else 'not done'}")
+            damaged |= planned.gone
             continue
         try:
             scores = measure(f"{store.url}/{planned.node.key}", planned.node.shards)

@@ -20,6 +20,7 @@ def terminable(terminated: threading.Event) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    first, interrupted = signal.getsignal(signal.SIGINT), threading.Event()
     asked = [signal.SIGTERM, *(number for number in WARNINGS if signal.getsignal(number) != signal.SIG_IGN)]
 
     def terminate(*_: object) -> None:
@@ -28,9 +29,20 @@ def terminable(terminated: threading.Event) -> Iterator[None]:
         terminated.set()
         raise KeyboardInterrupt
 
+    def interrupt(*_: object) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
     before = [(number, signal.signal(number, terminate)) for number in asked]
+    if first is signal.default_int_handler:
+        before.append((signal.SIGINT, signal.signal(signal.SIGINT, interrupt)))
     try:
         yield
+    except Exception as error:
+        # An interrupt in the middle of an import of C code becomes an error of that import.
+        if terminated.is_set() or interrupted.is_set():
+            raise KeyboardInterrupt from error
+        raise
     finally:
         for number, handler in before:
             signal.signal(number, handler)

@@ -80,10 +80,9 @@ def stages(raw: dict[str, Any], problems: Problems) -> list[Stage]:
             continue
         name = entry.get("name")
         if not isinstance(name, str) or not re.fullmatch(NAME, name):
-            problems.add(
-                (*at, "name"),
-                f"a name of up to 200 letters, digits, '.', '_' and '-' is needed, not {brief(repr(name))}",
-            )
+            way = "; put it in quotes" if isinstance(name, bool | int | float) else ""
+            text = f"a name of up to 200 letters, digits, '.', '_' and '-' is needed, not {brief(repr(name))}{way}"
+            problems.add((*at, "name"), text)
             entry = {**entry, "name": f"[{number}]"}
         near = get_close_matches("kind", [key for key in entry if isinstance(key, str)], n=1)
         if near and "kind" not in entry:

@@ -7,6 +7,7 @@ that does not say it itself.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from dualprune.pipeline.config import entries, overrides
 from dualprune.pipeline.config.entries import NAME, STAGE_WIDE, Stage
@@ -48,10 +49,17 @@ def _workers(value: Any) -> Any:
     return Workers(min=value, max=value)
 
 
+def _address(value: str) -> str:
+    """A cluster's address, in one of the forms that Ray takes."""
+    if value not in ("auto", "local") and not re.fullmatch(r"(ray://)?([^\s/:]+|\[[0-9a-fA-F:.]+\]):\d{1,5}", value):
+        raise ValueError(f"must be auto, HOST:PORT or ray://HOST:PORT, not {brief(repr(value))}")
+    return value
+
+
 class Cluster(Settings):
     """Where the work runs. None of it is in a key: it changes no result."""
 
-    address: str | None = None
+    address: Annotated[str, AfterValidator(_address)] | None = None
     """A Ray cluster's address (`auto`, `host:port`); without one, a local Ray is started for the run."""
     workers: Annotated[Workers, BeforeValidator(_workers)] = Workers(min=1, max=1)
     """Ranks of each stage: a number, or `{min, max}` for as many as find room."""

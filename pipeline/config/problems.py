@@ -84,6 +84,37 @@ class Problems:
             raise ConfigError(self.file, self.found)
 
 
+def _typed(entry: Any, path: Path) -> str | None:
+    """What to do about a value of another type, `{}` where it is shown; None where there is nothing special to say."""
+    kind, value = entry["type"], entry["input"]
+    if kind == "string_type" and isinstance(value, bool | int | float):
+        return "text is needed{}; put it in quotes"
+    if kind == "string_pattern_mismatch" and path == ("name",):
+        return "a name of up to 200 letters, digits, '.', '_' and '-' is needed"
+    if kind in ("bool_type", "bool_parsing"):
+        return "must be true or false"
+    if kind == "float_type" and isinstance(value, str) and _is_number(value):
+        return "must be a number{}; leave the quotes out"
+    if kind == "list_type" and isinstance(value, int | float):
+        return f"a list is needed{{}}; write [{value!r}]"
+    if kind == "int_type" and isinstance(value, float) and value.is_integer():
+        return f"must be a whole number{{}}; write {brief(str(int(value)))}"
+    return None
+
+
+def _plain(text: str) -> str:
+    """pydantic's words in ours."""
+    return text.removeprefix("Input ").replace("should ", "must ").replace(" after validation", "")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def explained(error: ValidationError, model: type[Settings], also: tuple[str, ...] = ()) -> list[tuple[Path, str]]:
     """pydantic's errors in our words; `also` may stand at the model's top."""
     found = []
@@ -111,13 +142,10 @@ def explained(error: ValidationError, model: type[Settings], also: tuple[str, ..
             last = next((part for part in reversed(path) if isinstance(part, str)), model.__name__.lower())
             example = EXAMPLES.get(last)
             text = f"a mapping is needed{f', such as {example}' if example else ''}{shown}"
-        elif entry["type"] == "string_type" and isinstance(value, bool | int | float):
-            text = f"text is needed{shown}; put it in quotes"
-        elif entry["type"] == "int_type" and isinstance(value, float) and value.is_integer():
-            text = f"must be a whole number{shown}; write {brief(str(int(value)))}"
         else:
-            text = entry["msg"].removeprefix("Input ").replace("should ", "must ").replace(" after validation", "")
-            text += shown
+            text = _typed(entry, path) or _plain(entry["msg"])
+            text += shown if "{}" not in text else ""
+            text = text.replace("{}", shown)
         # pydantic names the chosen member of a union as a part of the path; the file has no such part.
         found.append(
             (tuple(p for i, p in enumerate(path) if not (i and isinstance(path[i - 1], int) and p in SETS)), text)

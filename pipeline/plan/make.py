@@ -156,10 +156,8 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     left: dict[str, Parts] = {}
     for node in nodes:
         planned = _planned(node, there[node.key], before.get(node.name), plan)
-        if planned.state == "run" and node.key in finished:
+        if planned.state == "run" and (node.key in finished or store.damaged(node.key)):
             planned = replace(planned, gone=True, why=_lost(store, node.key))
-        elif planned.why == UNFINISHED and ended is None:
-            planned = replace(planned, why=f"{UNFINISHED}, or its artefact is gone")
         by = trials(node.spec)
         if by is not None and all(plan[parent].state == "cached" for parent in node.parents):
             tried, planned = _tried(planned, by, store, plan)

@@ -33,10 +33,14 @@ def read(folder: Folder) -> dict[str, Any] | None:
         data = folder.read(MANIFEST)
     except FileNotFoundError:
         return None
+    except IsADirectoryError:
+        raise Damaged(f"{folder.url}/{MANIFEST} is a folder") from None
     try:
         manifest: dict[str, Any] = json.loads(data)
     except ValueError as error:
         raise Damaged(f"{folder.url}/{MANIFEST} is no JSON: {error}") from None
+    if not isinstance(manifest, dict):
+        raise Damaged(f"{folder.url}/{MANIFEST} has changed since it was written: it is no mapping")
     try:
         if own_hash(manifest) != manifest["sha256"]:
             raise Damaged(f"{folder.url}/{MANIFEST} has changed since it was written: its sha256 differs")
@@ -78,6 +82,8 @@ def set_aside(folder: Folder) -> None:
         folder.write(ASIDE, folder.read(MANIFEST))
     except FileNotFoundError:
         return  # somebody else has done it
+    except IsADirectoryError:
+        folder.write(ASIDE, b"")
     folder.remove(MANIFEST)
 
 

@@ -146,10 +146,13 @@ def _of_bytes(mean: list[float], std: list[float]) -> str:
     text = f"pixels are numbers from 0 to 1 here, which can't have the `mean` {mean} and the `std` {std}"
     if min(mean) < 0 or max(*mean, *std) > 255:
         return text
-    # Where only means are of bytes, those were subtracted and nothing was divided by.
-    parts = {"mean": mean, "std": std if max(std) > 1 or set(std) == {1.0} else [255 * value for value in std]}
-    found = (f"{name}: [{', '.join(f'{value / 255:.4g}' for value in values)}]" for name, values in parts.items())
-    return f"{text}; if these are of bytes, 0 to 255, divide them by 255: {', '.join(found)}"
+    bare = max(mean) > 1 and set(std) == {1.0}  # bytes' means were subtracted, and nothing was divided by
+    parts = {
+        "mean": [value / 255 if value > 1 else value for value in mean],
+        "std": [value / 255 if value > 1 or bare else value for value in std],
+    }
+    found = (f"{name}: [{', '.join(f'{value:.4g}' for value in values)}]" for name, values in parts.items())
+    return f"{text}; if values above 1 are of bytes, 0 to 255, divide them by 255: {', '.join(found)}"
 
 
 AROUND = {"source", "folder", "shards", "workers", "cache", "bad"}

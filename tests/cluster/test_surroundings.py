@@ -155,3 +155,12 @@ def test_what_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert not writable(tmp_path / "file")
     assert not writable(Path("/proc/none"))
+
+
+@pytest.mark.parametrize("base", ["", "rel", "~/t", "$HOME/x"])
+def test_a_folder_that_is_no_absolute_path_is_refused(environment: pytest.MonkeyPatch, base: str) -> None:
+    """It would be another one for each process that has another working folder."""
+    environment.setenv("RAY_TMPDIR", base)
+    assert (
+        ray_folder() == f"Ray's folder, RAY_TMPDIR={base!r}, is no absolute path: set RAY_TMPDIR to one, such as /tmp"
+    )

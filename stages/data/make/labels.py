@@ -33,6 +33,9 @@ SHOWN = 5
 """Fields that are named, at most."""
 
 
+_NUMERIC = re.compile(r"\s*[-+]?[\d.]+(e[-+]?\d+)?\s*", re.IGNORECASE)
+
+
 class NoLabel(ValueError):
     """What is no label, and why."""
 
@@ -54,7 +57,9 @@ class Labels:
         try:
             found = json.loads(data)
         except (ValueError, RecursionError):
-            raise NoLabel("its .json is no JSON, or of more than a megabyte") from None
+            large = len(data) >= self.most
+            what = f"of more than {self.most:,} bytes, which are not read" if large else "no JSON"
+            raise NoLabel(f"its .json is {what}") from None
         value = _at(found, self.field)
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
@@ -119,7 +124,8 @@ def _number(value: Any) -> int:
     text = value if isinstance(value, str) else str(value) if type(value) is int else ""
     if not re.fullmatch(r"\s*\d{1,9}\s*", text, re.ASCII):
         shown = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else repr(value)
-        raise NoLabel(f"its label is no number: {shown if len(shown) < 40 else shown[:36] + ' ...'}")
+        what = "no whole number from 0 on" if type(value) in (int, float) or _NUMERIC.fullmatch(text) else "no number"
+        raise NoLabel(f"its label is {what}: {shown if len(shown) < 40 else shown[:36] + ' ...'}")
     return int(text)
 
 

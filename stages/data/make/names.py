@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 READ = (
     *(
@@ -30,10 +31,14 @@ UNREAD = (
 )
 """Of pictures that are not, and so are bad samples."""
 SYSTEMS = (
-    *("__macosx", "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb", "lost+found"),
-    *("system volume information", "$recycle.bin", "found.000", "__pycache__", "thumbs.db", "desktop.ini"),
+    *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder", "icon\r"),
+    *("system volume information", "$recycle.bin", "recycler", "recycled", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+    *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb", "@sharebin", "@tmp"),
+    *("lost+found", "~snapshot", "aquota.user", "aquota.group", "__pycache__", "cvs", "_gsdata_"),
 )
-"""Names, in small letters, that macOS, Windows, Synology, QNAP, ext4 and Python give to what is theirs."""
+"""Names, in small letters, of what is macOS's, Windows's, Synology's, QNAP's, NetApp's, ext4's or a tool's."""
+_CHECKED = re.compile(r"found\.\d{3}")
+"""Windows's, of what a check of a disk has found."""
 
 
 def is_picture(name: str) -> bool:
@@ -43,7 +48,8 @@ def is_picture(name: str) -> bool:
 
 def is_systems(name: str) -> bool:
     """Whether a file or folder is hidden or a system's, and so no class and no sample."""
-    return name.startswith(".") or name.lower() in SYSTEMS
+    low = name.lower()
+    return name.startswith(".") or low in SYSTEMS or _CHECKED.fullmatch(low) is not None
 
 
 def passed_over(name: str, folder: bool = False) -> str:

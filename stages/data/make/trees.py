@@ -111,6 +111,8 @@ def _on_disk(root: str) -> _Listing:
     try:
         with os.scandir(root) as entries:
             for entry in entries:
+                if _dangles(entry) and not is_systems(entry.name):
+                    raise DataError(f"{entry.path} is a link to nothing; remove it, or put back what it names")
                 if entry.is_dir() and not is_systems(entry.name):
                     found.classes.append(entry.name)
                 else:
@@ -150,11 +152,17 @@ def _pictures(
                 passed[passed_over(entry.name, inner)] += 1
             elif inner:
                 yield from _pictures(entry.path, above, passed)
+            elif _dangles(entry):
+                raise DataError(f"{entry.path} is a link to nothing; remove it, or put back what it names")
             else:
                 info = entry.stat()
                 if not stat.S_ISREG(info.st_mode):
                     raise DataError(f"{entry.path} is no regular file, and not to be read; remove it")
                 yield folder, entry.name, (info.st_size, info.st_mtime_ns)
+
+
+def _dangles(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def _identity(folder: str) -> tuple[int, int]:

@@ -131,6 +131,8 @@ def _within(values: NDArray, low: int, high: int, what: str, read: str) -> None:
     """Raise BadPicture for values beyond these bounds."""
     if not np.all((values >= low) & (values <= high)):  # NaN is not
         found = f"{what} from {np.nanmin(values):.6g} to {np.nanmax(values):.6g}"
+        if np.isnan(values).any():
+            found = f"{what}, and some of them are no numbers (NaN)"
         raise BadPicture(f"its pixels are {found}; {read}: save it as 8 or 16 bits")
 
 

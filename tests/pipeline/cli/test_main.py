@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -413,8 +414,13 @@ def test_a_damaged_artefact_is_told_by_evaluate(tmp_path: Path, capsys: pytest.C
     assert cli.main(["evaluate", path]) == cli.FAILED
     out = capsys.readouterr().out
     assert "model.safetensors has changed since it was written: its sha256 differs" in out
+    assert cli.main(["evaluate", path]) == cli.FAILED
+    assert "dense: was done, but its artefact is damaged" in capsys.readouterr().out
+    (folder,) = (tmp_path / "store").glob("*/damaged.json")
+    folder.unlink()
+    (folder.parent / "manifest.json").mkdir()  # whatever stands there is no traceback
     assert cli.main(["evaluate", path]) == cli.DONE
-    assert "dense: not done" in capsys.readouterr().out
+    assert "dense: not " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", ["status", "evaluate"])
@@ -517,3 +523,24 @@ stages:
         (14, "'conv*' matches no tensor of digits_cnn"),
     ):
         assert any(f"bad.yaml:{line}: " in row and text in row for row in told.splitlines()), text
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, cli.STOPPED), (signal.SIGTERM, cli.TERMINATED)])
+def test_an_interrupt_in_the_middle_of_an_import(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    """Modules in C make another error of it; it is an interrupt all the same."""
+
+    def importing(*_: object, **__: object) -> None:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(number)
+        raise ImportError("cannot load module more than once per process")
+
+    finished(tmp_path, "dense")
+    monkeypatch.setattr(planning, "make", importing)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert cli.main(["status", str(config(tmp_path))]) == code
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert capsys.readouterr().out == "stopped\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -588,3 +589,17 @@ def test_a_model_that_can_not_be_built(tmp_path: Path, monkeypatch: pytest.Monke
         "model: broken can't be built: ValueError: invalid literal for int() with base 10: 'many', "
         f'at {__file__}:{line}: return int("many")  # the user\'s mistake'
     )
+
+
+@pytest.mark.parametrize(
+    "address", ["ray:/x", "http://127.0.0.1:8265", "RAY://host:1", "host", "host:port", "a b:1", ""]
+)
+def test_an_address_of_no_cluster_is_refused(tmp_path: Path, address: str) -> None:
+    """When the file is read: Ray would try for a while, or guess."""
+    (found,) = problems(config(tmp_path), f"cluster.address={json.dumps(address)}")
+    assert "cluster.address: must be auto, HOST:PORT or ray://HOST:PORT, not" in found
+
+
+@pytest.mark.parametrize("address", ["auto", "host:6379", "10.0.0.1:6379", "ray://head:10001", "[::1]:6379"])
+def test_addresses_are_as_ray_has_them(tmp_path: Path, address: str) -> None:
+    assert loaded(tmp_path, overrides=[f"cluster.address={json.dumps(address)}"])[0].top.cluster.address == address

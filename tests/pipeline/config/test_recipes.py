@@ -176,7 +176,7 @@ def test_targets_need_not_be_whole() -> None:
             "stages[0].kind: a ladder or a beam is of prune or quantize stages, not 'select'",
         ),
         ({**LADDER, "ladder": []}, "stages[0].ladder: List must have at least 1 item, not 0"),
-        ({**LADDER, "ladder": 4}, "stages[0].ladder: must be a valid list, not 4"),
+        ({**LADDER, "ladder": 4}, "stages[0].ladder: a list is needed, not 4; write [4]"),
         ({**LADDER, "ladder": [4, "ten"]}, "stages[0].ladder[1]: must be a valid number, not 'ten'"),
         ({**LADDER, "ladder": [4, -10]}, "stages[0].ladder[1]: must be greater than 0, not -10"),
         ({**LADDER, "ladder": [4, 4.0]}, "stages[0].ladder: two of its targets are the same: small-4x, small-4x"),

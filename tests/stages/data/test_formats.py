@@ -178,7 +178,7 @@ def test_deep_greys_are_scaled_and_not_clipped(kind: str) -> None:
     [
         (np.full((4, 4), 200.0, np.float32), "floating-point values from 200 to 200; from 0 to 1 are read"),
         (np.full((4, 4), -0.5, np.float32), "floating-point values from -0.5 to -0.5"),
-        (np.full((4, 4), np.nan, np.float32), "floating-point values from nan to nan"),
+        (np.full((4, 4), np.nan, np.float32), r"floating-point values, and some of them are no numbers \(NaN\)"),
         (np.full((4, 4), 200, np.int32), "whole numbers from 200 to 200; up to 65535 are read"),
         (np.full((4, 4), 70_000, np.int32), "whole numbers from 70000 to 70000"),
         (np.array([[-1, 400]], np.int32), "whole numbers from -1 to 400"),

@@ -18,6 +18,8 @@ from tests.stages.data.test_convert import inside, tree
 
 SYSTEMS = (
     *(".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir", "#recycle", "lost+found", "$RECYCLE.BIN"),
+    *("@sharebin", "@tmp", "CVS", "Network Trash Folder", "Temporary Items", "TheVolumeSettingsFolder", "RECYCLER"),
+    *("~snapshot", "FOUND.001"),
     *("System Volume Information", ".Trash-1000", "__pycache__"),
 )
 LEFT_ABOUT = (".DS_Store", "Thumbs.db", "desktop.ini", "._picture.0.JPEG", ".hidden.jpg", "notes.txt", "no_ending")
@@ -147,9 +149,13 @@ def test_a_tree_that_is_a_folder_deeper_is_no_tree_of_one_class(tmp_path: Path) 
 def test_links_that_lead_nowhere_are_told(tmp_path: Path) -> None:
     (tmp_path / "ant").mkdir()
     (tmp_path / "ant" / "1.jpg").symlink_to("nowhere.jpg")
-    with pytest.raises(DataError, match=r"1\.jpg can't be read: No such file"):
+    with pytest.raises(DataError, match=r"ant/1\.jpg is a link to nothing; remove it"):
         listed(str(tmp_path), [])
     os.unlink(tmp_path / "ant" / "1.jpg")
+    (tmp_path / "bee").symlink_to("nowhere")
+    with pytest.raises(DataError, match="/bee is a link to nothing; remove it"):
+        listed(str(tmp_path), [])
+    os.unlink(tmp_path / "bee")
     (tmp_path / "ant" / "1.npy").touch()
     with pytest.raises(DataError, match=r"holds no pictures: there are \*\.npy"):
         listed(str(tmp_path), [])
