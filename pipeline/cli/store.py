@@ -108,7 +108,7 @@ def _facts(store: Store, found: Mapping[str, Any], console: Console) -> None:
         if above.manifest is not None:
             metrics = above.manifest["metrics"]
             network = f" (network {_rate(metrics['network_rate'])})" if metrics.get("network_rate") else ""
-            shown = f"{_rate(metrics.get('rate'))}{network}, val {metrics['val_accuracy']:.2f} %"
+            shown = f"{_rate(metrics.get('rate'))}{network}, {inventory.validated(metrics)}"
         say(console, f"{'  ' * above.depth}{above.name}  {above.key}  {shown}")
     if not found.get("parents"):
         say(console, "  none")

@@ -25,6 +25,7 @@ from dualprune.pipeline.run.board import Board
 from dualprune.pipeline.run.report import Report
 from dualprune.pipeline.run.results import Result, result
 from dualprune.pipeline.run.view import View
+from dualprune.pipeline.store.inventory import validated
 from dualprune.pipeline.store.locks import Locks, Lost, run_lock, stage_lock
 from dualprune.pipeline.store.progress import Progress
 from dualprune.pipeline.store.store import Store
@@ -257,7 +258,7 @@ class _Run:
         except (Damaged, OSError) as error:
             self._fail(node, str(error))
             return
-        self.report.note(f"{node.name}: takes {chosen.name}, val {manifest['metrics']['val_accuracy']:.2f} %")
+        self.report.note(f"{node.name}: takes {chosen.name}, {validated(manifest['metrics'])}")
         self._end(node, manifest)
 
     def _stored(self, key: str) -> Mapping[str, Any] | None:

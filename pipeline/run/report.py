@@ -11,6 +11,7 @@ from dualprune.cluster.monitor import Monitor
 from dualprune.pipeline.node import Node
 from dualprune.pipeline.run.results import advice
 from dualprune.pipeline.run.view import View
+from dualprune.pipeline.store.inventory import validated
 from dualprune.pipeline.store.locks import Holder
 
 _log = logging.getLogger(__name__)
@@ -22,8 +23,8 @@ MEMORY = (
     " batch or more of engine.accumulate, fewer of data.workers, and no engine.offload"
 )
 """Ray's own account is in the log."""
-MIRRORED = ("epoch", "loss", "lr", "val_accuracy", "residual", "rho")
-"""What W&B gets of an epoch's row."""
+MIRRORED = ("epoch", "loss", "lr", "residual", "rho")
+"""What W&B gets of an epoch's row, beside what was validated."""
 
 
 class Report:
@@ -50,7 +51,8 @@ class Report:
         """What a stage's ranks tell: that they begin, go on or stop, each epoch, and samples that are bad."""
         if row["event"] == "epoch":
             self._view.epoch(name, row)
-            self._monitor.log(name, {key: row[key] for key in MIRRORED if key in row}, row["steps"])
+            told = {key: value for key, value in row.items() if key in MIRRORED or key.startswith("val_")}
+            self._monitor.log(name, told, row["steps"])
         elif row["event"] == "left_out":
             self._view.left_out(name, row["left_out"])
         elif row["event"] == "stopped":
@@ -74,7 +76,7 @@ class Report:
         rate, network = metrics["rate"], metrics.get("network_rate")
         of_all = "" if network in (None, rate) else f" ({network:.2f}x of the network)"
         rates = "" if rate is None else f"{rate:.2f}x{of_all}, "
-        self._view.ended(name, f"done: {rates}val {metrics['val_accuracy']:.2f} % in {metrics['seconds']:.1f} s")
+        self._view.ended(name, f"done: {rates}{validated(metrics)} in {metrics['seconds']:.1f} s")
         if said:
             self._view.note(f"{name}: {said}")
 

@@ -54,6 +54,14 @@ class Unknown(LookupError):
     """A key, or the beginning of one, that does not name one stage of a store."""
 
 
+def validated(metrics: Mapping[str, Any]) -> str:
+    """What a stage does on validation, of its metrics or an epoch's row: accuracy, or its objective's own metric."""
+    name = next((name for name in ("val_accuracy", *metrics) if name in metrics and name.startswith("val_")), None)
+    if name is None:
+        return "not validated"
+    return f"val {metrics[name]:.2f} %" if name == "val_accuracy" else f"{name.replace('_', ' ')} {metrics[name]:.4g}"
+
+
 def key_of(path: str) -> str | None:
     """The stage that a file or folder of a store belongs to, or None."""
     first = path.split("/", 1)[0]

@@ -458,3 +458,10 @@ def test_data_stays_once_a_run_has_begun(
     assert "data/other stayed: a run has begun to use it" in printed
     assert Folder(store).exists("data/other/manifest.json")
     assert Folder(store).exists(f"weights/{'0' * 64}")
+
+
+def test_what_was_validated_is_told_whatever_it_is() -> None:
+    """Accuracy in percent, another objective's metric by its name."""
+    assert inventory.validated({"val_loss": 0.1, "val_accuracy": 97.5}) == "val 97.50 %"
+    assert inventory.validated({"loss": 1.0, "val_score": 0.12345}) == "val score 0.1235"
+    assert inventory.validated({}) == "not validated"
