@@ -141,7 +141,7 @@ def test_a_warning_to_all_of_a_job_saves_where_it_is(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(LONG)
     nohup = (
         "import os, sys; full = os.open('/dev/full', os.O_WRONLY); os.dup2(full, 1); os.dup2(full, 2);"
-        "os.execvp('nohup', ['nohup', sys.executable, '-m', 'pipeline.cli', *sys.argv[1:]])"
+        "os.execvp('nohup', ['nohup', sys.executable, '-m', 'dualprune', *sys.argv[1:]])"
     )
     with Running(tmp_path, "run", "small.yaml", program=("-c", nohup)) as run:
         wait_until_logged(tmp_path, "prune-4x: trains from step")
