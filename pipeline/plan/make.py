@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from dualprune.stages.networks.pretrained import Note
 
 LOOKS = 8
-"""Stages that are looked for in the store at once: an object store answers after a while, but many at a time. Each
-holds a file in memory while its hash is checked."""
+"""Stages that are looked for in the store at once: an object store answers after a while, but many at a time."""
 UNFINISHED = "not finished yet"
 """Of a stage that was planned before as it is now."""
 
