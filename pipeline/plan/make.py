@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 LOOKS = 8
 """Stages that are looked for in the store at once: an object store answers after a while, but many at a time."""
+There = tuple[Mapping[str, Any] | None, int | None, bool]
+"""What a store has of a stage: its manifest if it is done, steps of its checkpoint, whether its artefact is damaged."""
+GONE = "was done, but its artefact is gone"
+DAMAGED = "was done, but its artefact is damaged; `dualprune store verify` says how"
 UNFINISHED = "not finished yet"
 """Of a stage that was planned before as it is now."""
 
@@ -150,13 +154,14 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     finished = {entry["key"] for entry in before.values() if entry.get("done")}.union(ended or ())
     nodes = dag.build(stages, lambda spec: data[spec.data.origin])
     there = _looked(store, {node.key for node in nodes})
-    finished |= {parent["key"] for manifest, _ in there.values() if manifest for parent in manifest.get("parents", [])}
+    finished |= {parent["key"] for manifest, *_ in there.values() if manifest for parent in manifest.get("parents", [])}
     plan: dict[str, Planned] = {}
     left: dict[str, Parts] = {}
     for node in nodes:
         planned = _planned(node, there[node.key], before.get(node.name), plan)
-        if planned.state == "run" and (node.key in finished or store.damaged(node.key)):
-            planned = replace(planned, gone=True, why=_lost(store, node.key))
+        damaged = there[node.key][2]
+        if planned.state == "run" and (node.key in finished or damaged):
+            planned = replace(planned, gone=True, why=DAMAGED if damaged else GONE)
         by = trials(node.spec)
         if by is not None and all(plan[parent].state == "cached" for parent in node.parents):
             tried, planned = _tried(planned, by, store, plan)
@@ -315,12 +320,12 @@ def _store(top: Top, problems: Problems) -> Store | None:
     return store
 
 
-def _looked(store: Store, keys: Collection[str]) -> dict[str, tuple[Mapping[str, Any] | None, int | None]]:
-    """Manifests of those that are done, and steps of the checkpoints of those that are begun, by key."""
+def _looked(store: Store, keys: Collection[str]) -> dict[str, There]:
+    """What the store has of stages, by key."""
 
-    def look(key: str) -> tuple[Mapping[str, Any] | None, int | None]:
+    def look(key: str) -> There:
         manifest = store.artefact(key)
-        return manifest, store.checkpoint_steps(key) if manifest is None else None
+        return (None, *store.unfinished(key)) if manifest is None else (manifest, None, False)
 
     with ThreadPoolExecutor(LOOKS) as pool:
         return dict(zip(keys, pool.map(look, keys), strict=True))
@@ -328,11 +333,11 @@ def _looked(store: Store, keys: Collection[str]) -> dict[str, tuple[Mapping[str,
 
 def _planned(
     node: Node,
-    there: tuple[Mapping[str, Any] | None, int | None],
+    there: There,
     before: Mapping[str, Any] | None,
     plan: Mapping[str, Planned],
 ) -> Planned:
-    manifest, steps = there
+    manifest, steps, _ = there
     if manifest is not None:
         return Planned(node, "cached", "done", manifest)
     if steps is not None:
@@ -357,12 +362,6 @@ def _why(node: Node, before: Mapping[str, Any] | None, plan: Mapping[str, Planne
     elif before.get("parents") != node.material["parents"]:
         reasons.append(f"its parent {', '.join(node.parents)} is another one than before")
     return "; ".join(reasons) or UNFINISHED
-
-
-def _lost(store: Store, key: str) -> str:
-    if store.damaged(key) or store.folder.exists(f"{key}/{MANIFEST}"):
-        return "was done, but its artefact is damaged; `dualprune store verify` says how"
-    return "was done, but its artefact is gone"
 
 
 def _settings(node: Node) -> dict[str, Any]:

@@ -50,9 +50,11 @@ class Store:
             _log.warning("%s; it counts as absent and its stage is run again", error)
             return None
 
-    def damaged(self, key: str) -> bool:
-        """Whether a stage was done, and its artefact was found damaged."""
-        return self.folder.exists(f"{key}/{manifest.ASIDE}")
+    def unfinished(self, key: str) -> tuple[int | None, bool]:
+        """Of a stage that has no artefact: steps of its newest checkpoint, and whether one it had was found damaged."""
+        names = self.folder.names(key)
+        damaged = manifest.ASIDE in names or manifest.MANIFEST in names  # which was no artefact's when it was read
+        return self.checkpoint_steps(key) if "checkpoints" in names else None, damaged
 
     def checkpoint_steps(self, key: str) -> int | None:
         """Steps of the newest checkpoint that an unfinished stage has, or None. It may prove damaged when read."""

@@ -419,8 +419,8 @@ def test_a_damaged_artefact_is_told_by_evaluate(tmp_path: Path, capsys: pytest.C
     (folder,) = (tmp_path / "store").glob("*/damaged.json")
     folder.unlink()
     (folder.parent / "manifest.json").mkdir()  # whatever stands there is no traceback
-    assert cli.main(["evaluate", path]) == cli.DONE
-    assert "dense: not " in capsys.readouterr().out
+    assert cli.main(["evaluate", path]) == cli.FAILED
+    assert "dense: was done, but its artefact is damaged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", ["status", "evaluate"])
