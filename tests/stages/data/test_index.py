@@ -110,7 +110,7 @@ def test_validation_is_held_out_of_training(tmp_path: Path) -> None:
         ([("k.jpg", PICTURE)], "k", "no label"),
         ([("k.cls", b"1")], "k", "no picture"),
         (sample("k", "cat"), "k", "no number"),
-        (sample("k", -1), "k", "no number"),
+        (sample("k", -1), "k", "no whole number from 0 on"),
         (sample("k", ""), "k", "no number"),
         (sample("k") + sample("k"), "k", "more than once"),
         (sample("../k"), "../k", "leads out"),
