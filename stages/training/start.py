@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.artefacts.checkpoint import Checkpoints, Progress
-from dualprune.stages.artefacts.manifest import Damaged, set_aside
+from dualprune.stages.artefacts.manifest import ASIDE, Damaged, set_aside
 from dualprune.stages.constraints.lowrank import LowRank
 from dualprune.stages.data.read.memory import open_split
 from dualprune.stages.engine.engine import Engine
@@ -116,9 +116,14 @@ def _loaded(store: Folder, key: str) -> artefact.Artefact:
     """A parent's artefact. Raises Damaged for one whose files were changed; it counts as absent from then on."""
     try:
         return artefact.load(store / key)
+    except FileNotFoundError:
+        if not (store / key).exists(ASIDE):
+            raise
+        found = f"{store.url}/{key} was found damaged"  # by another rank, a moment ago
     except Damaged as error:
         set_aside(store / key)
-        raise Damaged(f"{error}; it counts as absent now, and the same command runs its stage again") from None
+        found = str(error)
+    raise Damaged(f"{found}; it counts as absent now, and the same command runs its stage again")
 
 
 def _with_ranks(aims: Targets, network: nn.Module) -> Targets:

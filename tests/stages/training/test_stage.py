@@ -169,6 +169,8 @@ def test_a_damaged_parent_is_found_by_who_reads_it(make_task: MakeTask) -> None:
     with pytest.raises(Damaged, match=r"model\.safetensors has changed.* the same command runs its stage again"):
         run(make_task(prune(), "pruned", parent="dense"))
     assert check(Folder(parent.store) / parent.key) is None
+    with pytest.raises(Damaged, match="was found damaged; it counts as absent now"):  # as a second rank meets it
+        run(make_task(prune(), "pruned", parent="dense"))
     run(parent)
     run(make_task(prune(), "pruned", parent="dense"))
 
