@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -30,7 +31,11 @@ class S3Server:
         self.cuts: Callable[[str, str], bool] = lambda method, path: False
         """Whether the connection ends in the middle of an answer."""
         self._one = threading.Lock()
-        self.port = 0
+        # Bound and never listening, it keeps the port from being given to others while the service is away.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port: int = self._reserved.getsockname()[1]
         self._server: BaseWSGIServer | None = None
         self._thread: threading.Thread | None = None
         self.start()
@@ -57,7 +62,6 @@ class S3Server:
         """Serve, on the same port as before."""
         self._server = make_server("127.0.0.1", self.port, self._answer, threaded=True)
         self._server.log = lambda *_: None  # type: ignore[method-assign]
-        self.port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
 
