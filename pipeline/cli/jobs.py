@@ -16,8 +16,10 @@ from rich.console import Console
 
 import dualprune
 from dualprune.pipeline import dag, output
-from dualprune.pipeline.config.load import Top, find, load
+from dualprune.pipeline.config import checks
+from dualprune.pipeline.config.load import find, read
 from dualprune.pipeline.config.problems import ConfigError, Problems, argued
+from dualprune.pipeline.config.schema import Top
 from dualprune.pipeline.config.yamlfile import Path as Place
 from dualprune.pipeline.output import DONE, FAILED, STOPPED, answer, need_reader, say
 from dualprune.stages.settings.spec import Data
@@ -72,14 +74,16 @@ def _dashboard(given: str) -> str:
 
 
 def _submit(options: argparse.Namespace, console: Console) -> int:
-    config, problems = load(options.config, [*options.set, *HERE], _portable)
-    trained = [(stage, dag.trained(stage.spec)) for stage in config.stages]
+    draft = read(options.config, [*options.set, *HERE])
+    problems = draft.problems
+    checks.networks(draft.stages, problems)
+    trained = [(stage, dag.trained(stage.spec)) for stage in draft.stages]
     data = {stage.place("data"): spec.data for stage, spec in trained if spec is not None}
-    _portable(config.top, data, problems)
+    _portable(draft.top, {**draft.data, **data}, problems)
     for stage, spec in trained:
         if spec is not None:
             _reachable(stage.place("model", "weights"), spec.model.file, problems)
-    problems.stop()
+    config = draft.sound()
     jobs = _jobs(options)
     with tempfile.TemporaryDirectory(prefix="dualprune-") as folder:
         command = package(find(options.config), _arguments(options), Path(folder))

@@ -22,11 +22,11 @@ from dualprune.pipeline.cli import data as datacli
 from dualprune.pipeline.cli import jobs as jobscli
 from dualprune.pipeline.cli import store as storecli
 from dualprune.pipeline.cli.terminable import terminable
-from dualprune.pipeline.config.load import Config, Top, load
+from dualprune.pipeline.config.load import Config, read
 from dualprune.pipeline.config.overrides import spread
 from dualprune.pipeline.config.problems import ConfigError, Problems
+from dualprune.pipeline.config.schema import Top
 from dualprune.pipeline.config.smoke import smoke
-from dualprune.pipeline.config.yamlfile import Path as Place
 from dualprune.pipeline.output import (
     BAD_INPUT,
     DONE,
@@ -40,8 +40,9 @@ from dualprune.pipeline.output import (
     say,
     show,
 )
-from dualprune.pipeline.plan import costs
+from dualprune.pipeline.plan import costs, inputs, selection
 from dualprune.pipeline.plan import make as planning
+from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.reports import plan as planview
 from dualprune.pipeline.run.results import Result, as_json, as_table, status
 from dualprune.pipeline.run.standing import scene
@@ -50,7 +51,6 @@ from dualprune.pipeline.run.watch import watch
 from dualprune.pipeline.store.locks import Held, Lost
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.files.outage import StoreAway, StoreError
-from dualprune.stages.settings.spec import Data
 
 TOLD = "as told above"
 """Of a stage that failed: its reason, in the table at the end of its run."""
@@ -182,29 +182,30 @@ def _configured(verb: argparse.ArgumentParser) -> None:
     verb.add_argument_group("output").add_argument("--json", action="store_true", help=text)
 
 
-def _prepared(options: argparse.Namespace) -> tuple[Config, Problems, Store, list[planning.Planned]]:
+def _prepared(options: argparse.Namespace) -> tuple[Config, Problems, Store, list[Planned]]:
     """What is configured, planned and there, on whatever machines it runs."""
-    config, problems = load(options.config, options.set)
+    draft = read(options.config, options.set)
+    config, problems = draft.sound(), draft.problems
     if options.command is not _watch:  # a run that was just submitted has made no store yet
         storecli.opened(config.top.store, "store")
     store, plan = planning.make(config, problems)
     return config, problems, store, plan
 
 
-def _prepared_here(options: argparse.Namespace) -> tuple[Config, Problems, Store, list[planning.Planned]]:
+def _prepared_here(options: argparse.Namespace) -> tuple[Config, Problems, Store, list[Planned]]:
     """The same for a run that this machine starts."""
-    config, problems = load(options.config, options.set, _outside)
+    draft = read(options.config, options.set)
+    problems = draft.problems
+    if problems.found:
+        inputs.around(draft)
+        if draft.top is not None:
+            _room(draft.top, problems)
+    config = draft.sound()
     if getattr(options, "smoke", False):
         config = smoke(config)
     _room(config.top, problems)
     store, plan = planning.make(config, problems)
     return config, problems, store, plan
-
-
-def _outside(top: Top | None, data: dict[Place, Data], problems: Problems) -> None:
-    planning.outside(top, data, problems)
-    if top is not None:
-        _room(top, problems)
 
 
 def _room(top: Top, problems: Problems) -> None:
@@ -225,9 +226,9 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
     config, problems, store, plan = _prepared_here(options)
     # A smoke run is for what may go wrong: of what it is to run, nothing that it did before counts.
-    force = planning.wanted(plan, options.start, options.only) if options.smoke else options.force
-    plan, stale = planning.forced(plan, force, "--smoke" if options.smoke else "--force")
-    wanted = planning.wanted(plan, options.start, options.only, options.force)
+    force = selection.wanted(plan, options.start, options.only) if options.smoke else options.force
+    plan, stale = selection.forced(plan, force, "--smoke" if options.smoke else "--force")
+    wanted = selection.wanted(plan, options.start, options.only, options.force)
     waiting = [planned for planned in plan if planned.state != "cached" and planned.node.name in wanted]
     results: list[Result]
     with View(console) as view:

@@ -7,110 +7,24 @@ that does not say it itself.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from dualprune.pipeline.config import entries, overrides
-from dualprune.pipeline.config.entries import NAME, STAGE_WIDE, Stage
+from dualprune.pipeline.config import checks, entries, overrides
 from dualprune.pipeline.config.problems import ConfigError, Problems, brief, explained, like
+from dualprune.pipeline.config.schema import Top
+from dualprune.pipeline.config.stage import STAGE_WIDE, Stage
 from dualprune.pipeline.config.yamlfile import Path, decoded, parse
-from dualprune.stages.settings.base import Settings, Url
-from dualprune.stages.settings.spec import Data, Engine
+from dualprune.stages.settings.spec import Data
 
 RECIPES = FilePath(__file__).parents[2] / "configs"
 """Where named recipes lie."""
-
-
-class Workers(Settings):
-    """Ranks of a stage: as many as find room, and another number of them when machines come and go."""
-
-    min: int = Field(ge=1)
-    max: int = Field(ge=1)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Workers:
-        if self.min > self.max:
-            raise ValueError(f"`min` is {self.min} and `max` is {self.max}: the other way round?")
-        return self
-
-
-def _workers(value: Any) -> Any:
-    if isinstance(value, dict | Workers):
-        return value
-    if type(value) is not int or value < 1:
-        raise ValueError(f"must be a number from 1 on, or {{min, max}}, not {brief(repr(value))}")
-    return Workers(min=value, max=value)
-
-
-def _address(value: str) -> str:
-    """A cluster's address, in one of the forms that Ray takes."""
-    if value not in ("auto", "local") and not re.fullmatch(r"(ray://)?([^\s/:]+|\[[0-9a-fA-F:.]+\]):\d{1,5}", value):
-        raise ValueError(f"must be auto, HOST:PORT or ray://HOST:PORT, not {brief(repr(value))}")
-    return value
-
-
-class Cluster(Settings):
-    """Where the work runs. None of it is in a key: it changes no result."""
-
-    address: Annotated[str, AfterValidator(_address)] | None = None
-    """A Ray cluster's address (`auto`, `host:port`); without one, a local Ray is started for the run."""
-    workers: Annotated[Workers, BeforeValidator(_workers)] = Workers(min=1, max=1)
-    """Ranks of each stage: a number, or `{min, max}` for as many as find room."""
-    cpus: float = Field(default=1, gt=0)
-    """CPUs of each rank."""
-    gpus: float = Field(default=0, ge=0)
-    """GPUs of each rank; a share of one (0.25) for stages of a single rank, four of which then have it at a time."""
-    lanes: int | None = Field(default=None, ge=1)
-    """Most stages at a time; by default as many as find room."""
-
-    @model_validator(mode="after")
-    def _no_gpu_of_two_ranks(self) -> Cluster:
-        if self.gpus % 1 and (self.gpus > 1 or self.workers.max > 1):
-            # NCCL refuses two ranks of a group on one GPU, when they have started.
-            raise ValueError(f"`gpus` is {self.gpus:g}: give each worker whole GPUs, or a share of one to `workers: 1`")
-        return self
-
-
-class Retry(Settings):
-    """How often a stage is tried again, from its last checkpoint. Errors of its own are never retried."""
-
-    lost: int = Field(default=3, ge=0)
-    """After worker processes or machines died."""
-    preempted: int | None = Field(default=None, ge=0)
-    """After machines were taken away by who lends them; by default however often."""
-    passing: int = Field(default=3, ge=0)
-    """After connections or services failed."""
-    nonfinite: int = Field(default=0, ge=0)
-    """After a loss or gradient that was not finite."""
-
-
-class Monitor(Settings):
-    """Weights & Biases."""
-
-    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """`auto` is what wandb itself would do here, and offline files where it has no key."""
-    project: str | None = None
-    """Left out: the one that wandb's own settings name (WANDB_PROJECT), or `dualprune`."""
-
-
-class Top(Settings):
-    """Everything in a file but its stages and what holds for all of them."""
-
-    name: str = Field(pattern=f"^{NAME}$")
-    """Of the run: names its logs and its W&B group."""
-    store: Url = "./runs"
-    """Folder or fsspec URL of artefacts and shards; and of logs, which beside a bucket are in `./dualprune-logs`."""
-    cluster: Cluster = Cluster()
-    engine: Engine = Engine()
-    retry: Retry = Retry()
-    monitor: Monitor = Monitor()
 
 
 @dataclass(frozen=True)
@@ -121,6 +35,27 @@ class Config:
     top: Top
     stages: tuple[Stage, ...]
     lines: Mapping[Path, int]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A file as it was read, with what is wrong in it."""
+
+    top: Top | None
+    """None where something is wrong with it."""
+    stages: tuple[Stage, ...]
+    """Those that are sound on their own."""
+    data: Mapping[Path, Data]
+    """All data settings that are sound on their own, by place."""
+    problems: Problems
+
+    def sound(self) -> Config:
+        """The settings. Raises ConfigError with all problems that were noted, and those of networks too then."""
+        if self.problems.found:
+            checks.patterns(self.stages, self.problems)
+        self.problems.stop()
+        assert self.top is not None
+        return Config(self.problems.file, self.top, self.stages, self.problems.lines)
 
 
 def find(name: str) -> FilePath:
@@ -136,15 +71,21 @@ def find(name: str) -> FilePath:
     raise ConfigError(brief(name), [f"{there}, and no such recipe (recipes: {', '.join(known)})"])
 
 
-Outside = Callable[["Top | None", dict[Path, Data], "Problems"], None]
-
-
-def load(name: str, sets: list[str] | None = None, outside: Outside | None = None) -> tuple[Config, Problems]:
-    """Settings from a file or recipe, with `sets` (`a.b=c`) in place of what it says.
+def load(name: str, sets: list[str] | None = None) -> tuple[Config, Problems]:
+    """Settings from a file or recipe, with `sets` (`a.b=c`) in place of what it says; networks are looked at too.
 
     Raises ConfigError with everything that can be said without the data, the store or the cluster;
-    problems found later go to the returned `Problems`, for the same kind of message. `outside` is
-    asked, if there are problems, what else is wrong around the file, so that all is said at once.
+    problems found later go to the returned `Problems`, for the same kind of message.
+    """
+    draft = read(name, sets)
+    checks.networks(draft.sound().stages, draft.problems)
+    return draft.sound(), draft.problems
+
+
+def read(name: str, sets: list[str] | None = None) -> Draft:
+    """The same but for networks, which take time to build: of stages that are done they need no look.
+
+    Raises ConfigError for a file that can't be read, or is no mapping.
     """
     _check_here(name)
     path = find(name)
@@ -160,7 +101,7 @@ def load(name: str, sets: list[str] | None = None, outside: Outside | None = Non
         raise ConfigError(str(path), ["the file: a mapping is needed, with `name` and `stages`"])
     named = {overrides.apply(raw, override): f"--set {brief(override)}" for override in sets or []}
     problems = Problems(str(path), lines, named)
-    return checked(raw, problems, outside), problems
+    return drafted(raw, problems)
 
 
 def _check_here(name: str) -> None:
@@ -175,15 +116,11 @@ def _check_here(name: str) -> None:
         ) from None
 
 
-def checked(raw: dict[str, Any], problems: Problems, outside: Outside | None = None) -> Config:
-    """The settings that a file's values are. Raises ConfigError with all problems that there are."""
+def drafted(raw: dict[str, Any], problems: Problems) -> Draft:
+    """A file's values, read as settings."""
     top = _top(raw, problems)
     stages = entries.stages(raw, problems)
-    if problems.found and outside is not None:
-        outside(top, _data(raw), problems)
-    problems.stop()
-    assert top is not None
-    return Config(problems.file, top, tuple(stages), problems.lines)
+    return Draft(top, tuple(stages), _data(raw), problems)
 
 
 def _data(raw: dict[str, Any]) -> dict[Path, Data]:

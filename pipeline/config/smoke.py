@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from dualprune.pipeline.choices.base import ChoiceSettings
 from dualprune.pipeline.choices.table import CHOICES, with_training
-from dualprune.pipeline.config.load import Config, Monitor
+from dualprune.pipeline.config.load import Config
+from dualprune.pipeline.config.schema import Monitor
 from dualprune.pipeline.node import Work
 from dualprune.stages.settings.base import Settings
 from dualprune.stages.settings.spec import Admm, Phase, Snap, StageSpec

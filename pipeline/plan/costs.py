@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dualprune.pipeline import dag
-from dualprune.pipeline.config.load import Cluster
+from dualprune.pipeline.config.schema import Cluster
 from dualprune.pipeline.node import Node
-from dualprune.pipeline.plan.make import Planned
+from dualprune.pipeline.plan.state import Planned
 
 
 @dataclass(frozen=True)

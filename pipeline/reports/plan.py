@@ -12,7 +12,7 @@ from rich.table import Table
 
 from dualprune.pipeline import dag
 from dualprune.pipeline.plan.costs import Cost, total
-from dualprune.pipeline.plan.make import Planned
+from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.run.results import AMOUNTS
 from dualprune.pipeline.run.view import clock
 

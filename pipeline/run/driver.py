@@ -20,7 +20,9 @@ from dualprune.pipeline.choices.base import Refuse, Take
 from dualprune.pipeline.choices.table import CHOICES
 from dualprune.pipeline.config.load import Config
 from dualprune.pipeline.node import Node
-from dualprune.pipeline.plan.make import Planned, hold, record
+from dualprune.pipeline.plan.selection import hold
+from dualprune.pipeline.plan.state import Planned
+from dualprune.pipeline.plan.why import record
 from dualprune.pipeline.run.board import Board
 from dualprune.pipeline.run.report import Report
 from dualprune.pipeline.run.results import Result, result
@@ -67,7 +69,7 @@ def run(
         return _results(board, store)
     with Locks(store.folder, config.top.name) as locks:
         locks.take(run_lock(config.top.name), wait)
-        record(config, store, plan)
+        record(config.top.name, store, plan)
         hold(store, plan, names)
         with Progress(store.folder, config.top.name, view.lines) as progress:
             run = _Run(config, board, store, logs, view, locks, force)

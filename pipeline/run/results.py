@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dualprune.pipeline.node import Node
-from dualprune.pipeline.plan.make import Planned
+from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.run.standing import Scene
 from dualprune.pipeline.store.store import Store
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from dualprune.pipeline import dag
 from dualprune.pipeline.node import Node
-from dualprune.pipeline.plan.make import Planned
+from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.store.locks import Holder, lives, newest, run_lock, stage_lock
 from dualprune.pipeline.store.progress import Left, left
 from dualprune.pipeline.store.store import Store

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from dualprune.pipeline.output import need_reader, redraws, say
-from dualprune.pipeline.plan.make import Planned
+from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.run.results import Result, as_table, status
 from dualprune.pipeline.run.standing import scene
 from dualprune.pipeline.store.locks import Watch, newest, run_lock

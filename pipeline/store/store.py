@@ -20,6 +20,8 @@ from dualprune.stages.artefacts import manifest, parts
 from dualprune.stages.files.folder import Folder
 
 _log = logging.getLogger(__name__)
+LOOKS = 8
+"""Stages that are looked for in the store at once: an object store answers after a while, but many at a time."""
 
 
 class Store:

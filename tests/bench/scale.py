@@ -32,7 +32,9 @@ from dualprune.cluster.lanes import Event
 from dualprune.pipeline.config.load import Config, load
 from dualprune.pipeline.config.problems import Problems
 from dualprune.pipeline.plan import make as planning
+from dualprune.pipeline.plan import selection
 from dualprune.pipeline.plan.costs import estimated
+from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.reports import plan as planview
 from dualprune.pipeline.run import driver, results
 from dualprune.pipeline.run.view import View
@@ -255,11 +257,11 @@ def _measured(folder: Path, size: int, clocks: Clocks) -> Row:
     return row
 
 
-def planned(config: Config, problems: Problems) -> tuple[Store, list[planning.Planned], set[str]]:
+def planned(config: Config, problems: Problems) -> tuple[Store, list[Planned], set[str]]:
     """All that happens between a file and a run."""
     store, plan = planning.make(config, problems)
-    plan, _ = planning.forced(plan, [])
-    return store, plan, planning.wanted(plan, "dense", [])
+    plan, _ = selection.forced(plan, [])
+    return store, plan, selection.wanted(plan, "dense", [])
 
 
 def alone(size: int) -> Row:

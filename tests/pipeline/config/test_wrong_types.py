@@ -19,9 +19,10 @@ import pytest
 from dualprune.pipeline.choices.search import Search
 from dualprune.pipeline.choices.select import Select
 from dualprune.pipeline.cli import main as cli
-from dualprune.pipeline.config.load import RECIPES, Top, checked, load
+from dualprune.pipeline.config.load import RECIPES, drafted, load
 from dualprune.pipeline.config.problems import ConfigError, Problems
 from dualprune.pipeline.config.recipes import Beam
+from dualprune.pipeline.config.schema import Top
 from dualprune.pipeline.config.yamlfile import Path as Place
 from dualprune.pipeline.config.yamlfile import parse
 from dualprune.pipeline.output import BAD_INPUT, DONE
@@ -188,7 +189,7 @@ def told(raw: dict[str, Any], lines: dict[Place, int]) -> list[str]:
     """What is wrong with a file's values, in so many words as fit on a screen, in characters that can be printed."""
     found: list[str] = []
     try:
-        checked(raw, Problems("file.yaml", lines, {}))
+        drafted(raw, Problems("file.yaml", lines, {})).sound()
     except ConfigError as error:
         found = error.problems or ["nothing"]
     assert all(len(problem) < 4200 for problem in found)

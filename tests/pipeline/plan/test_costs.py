@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from dualprune.pipeline.cli import main as cli
-from dualprune.pipeline.config.load import Cluster, Workers
+from dualprune.pipeline.config.schema import Cluster, Workers
 from dualprune.pipeline.plan import costs
 from dualprune.pipeline.plan.costs import Cost
-from dualprune.pipeline.plan.make import Planned
+from dualprune.pipeline.plan.state import Planned
 from dualprune.stages.files.folder import Folder
 from tests.pipeline.common import shards
 from tests.pipeline.reports.test_plan import plan

@@ -19,7 +19,8 @@ from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.config.load import load
 from dualprune.pipeline.config.problems import ConfigError
 from dualprune.pipeline.plan import make as planning
-from dualprune.pipeline.plan.make import Planned
+from dualprune.pipeline.plan.state import Planned
+from dualprune.pipeline.plan.why import record
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.data.format import SPLITS, read_manifest
 from dualprune.stages.data.make import builtin as sources
@@ -41,7 +42,7 @@ def recorded(folder: Path, *done: str) -> None:
     """Leave a plan as a run does, and finished artefacts for some of its stages."""
     settings, problems = loaded(folder)
     store, plan = planning.make(settings, problems)
-    planning.record(settings, store, plan)
+    record(settings.top.name, store, plan)
     for p in plan:
         if p.node.name in done:
             artefact(store.url, p.node.key)

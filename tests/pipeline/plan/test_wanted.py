@@ -12,7 +12,8 @@ from dualprune.pipeline.config.load import load
 from dualprune.pipeline.config.problems import ConfigError
 from dualprune.pipeline.node import trial
 from dualprune.pipeline.plan import make as planning
-from dualprune.pipeline.plan.make import Planned
+from dualprune.pipeline.plan import selection
+from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.store.store import Store
 from tests.pipeline.common import artefact, extended, loaded
 
@@ -74,7 +75,7 @@ TRIED = {"dense": 97.0, "least@1": 96.5, "least@16": 80.0, "least@4": 96.25}
 def test_without_options_all_is_wanted(tmp_path: Path) -> None:
     """What is done too; the driver looks at that."""
     plan = plain(tmp_path, "dense")
-    assert planning.wanted(plan, None, []) == {planned.node.name for planned in plan}
+    assert selection.wanted(plan, None, []) == {planned.node.name for planned in plan}
 
 
 @pytest.mark.parametrize(
@@ -87,14 +88,14 @@ def test_without_options_all_is_wanted(tmp_path: Path) -> None:
 )
 def test_from_is_a_stage_and_all_after_it(tmp_path: Path, start: str, names: set[str]) -> None:
     """At any distance."""
-    assert planning.wanted(plain(tmp_path, "dense"), start, []) == names
+    assert selection.wanted(plain(tmp_path, "dense"), start, []) == names
 
 
 def test_only_is_just_those(tmp_path: Path) -> None:
     """Whatever comes after them."""
     plan = plain(tmp_path, "dense", "half")
-    assert planning.wanted(plan, None, ["other"]) == {"other"}
-    assert planning.wanted(plan, None, ["half", "v1.5-quarter"]) == {"half", "v1.5-quarter"}
+    assert selection.wanted(plan, None, ["other"]) == {"other"}
+    assert selection.wanted(plan, None, ["half", "v1.5-quarter"]) == {"half", "v1.5-quarter"}
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_what_comes_before_must_be_done(
 ) -> None:
     """Or be among what is wanted itself."""
     with pytest.raises(ConfigError) as caught:
-        planning.wanted(plain(tmp_path, *done), start, only)
+        selection.wanted(plain(tmp_path, *done), start, only)
     assert caught.value.problems == found
 
 
@@ -127,9 +128,9 @@ def test_unknown_names_are_told_with_what_was_meant(tmp_path: Path, option: str)
     """And with the option."""
     plan = plain(tmp_path)
     ask: dict[str, Callable[[], object]] = {
-        "--from": lambda: planning.wanted(plan, "hafl", []),
-        "--only": lambda: planning.wanted(plan, None, ["hafl"]),
-        "--force": lambda: planning.forced(plan, ["hafl"]),
+        "--from": lambda: selection.wanted(plan, "hafl", []),
+        "--only": lambda: selection.wanted(plan, None, ["hafl"]),
+        "--force": lambda: selection.forced(plan, ["hafl"]),
     }
     with pytest.raises(ConfigError) as caught:
         ask[option]()
@@ -140,7 +141,7 @@ def test_unknown_names_are_told_with_what_was_meant(tmp_path: Path, option: str)
 def test_a_forced_stage_is_to_run_though_it_is_done(tmp_path: Path) -> None:
     """Its artefact has to go, which forcing does not do itself; others stay as they are."""
     before = plain(tmp_path, "dense", "half", "v1.5-quarter", "other")
-    plan, keys = planning.forced(before, ["half"])
+    plan, keys = selection.forced(before, ["half"])
     states = {planned.node.name: (planned.state, planned.why) for planned in plan}
     assert states.pop("half") == ("run", "asked for by --force")
     assert set(states.values()) == {("cached", "done")}
@@ -151,24 +152,24 @@ def test_a_forced_stage_is_to_run_though_it_is_done(tmp_path: Path) -> None:
 
 def test_forcing_what_will_not_run_is_refused(tmp_path: Path) -> None:
     """Its artefact would be lost for nothing; and what needs it can't begin."""
-    plan, _ = planning.forced(plain(tmp_path, "dense", "half"), ["half"])
+    plan, _ = selection.forced(plain(tmp_path, "dense", "half"), ["half"])
     with pytest.raises(ConfigError) as caught:
-        planning.wanted(plan, None, ["other"], ["half"])
+        selection.wanted(plan, None, ["other"], ["half"])
     assert caught.value.problems == ["half is not among the stages to run, so --force can't run it"]
     with pytest.raises(ConfigError) as caught:
-        planning.wanted(plan, "v1.5-quarter", [], [])
+        selection.wanted(plan, "v1.5-quarter", [], [])
     assert caught.value.problems == ["v1.5-quarter needs half, which is not done; run that first"]
 
 
 def test_all_that_is_wanted_can_be_forced(tmp_path: Path) -> None:
     """As a smoke run does the second time; a search's trials go with the search, whose name stands for them."""
     _, plan = searching(tmp_path, {**TRIED, "least@8": 90.0, "least": 96.25})
-    names = planning.wanted(list(plan.values()), None, [])
+    names = selection.wanted(list(plan.values()), None, [])
     assert names == {name for name in plan if "@" not in name}
-    after, keys = planning.forced(list(plan.values()), names, "--smoke")
+    after, keys = selection.forced(list(plan.values()), names, "--smoke")
     assert {(p.state, p.why) for p in after} == {("run", "asked for by --smoke")}
     assert keys == {planned.node.key for planned in plan.values()}
-    assert planning.wanted(list(plan.values()), "least", []) == {"least", "after"}
+    assert selection.wanted(list(plan.values()), "least", []) == {"least", "after"}
 
 
 def test_a_searchs_trials_are_shown_as_far_as_they_are_done(tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_a_finished_search_is_done_with_its_trials(tmp_path: Path) -> None:
 def test_a_forced_search_runs_its_trials_again(tmp_path: Path) -> None:
     """They leave the plan; a stage that is the same as one of them goes with it."""
     _, plan = searching(tmp_path, {**TRIED, "least@8": 90.0, "least": 96.25})
-    after, keys = planning.forced(list(plan.values()), ["least"])
+    after, keys = selection.forced(list(plan.values()), ["least"])
     assert [p.node.name for p in after] == [name for name in plan if "@" not in name]
     assert keys == {planned.node.key for name, planned in plan.items() if name.startswith("least")}
     assert {p.node.name for p in after if p.why == "asked for by --force"} == {"least", "twin"}
@@ -215,7 +216,7 @@ def test_a_forced_search_runs_its_trials_again(tmp_path: Path) -> None:
 def test_a_forced_stage_that_is_a_trial_too_leaves_the_search_to_look_again(tmp_path: Path) -> None:
     """Only that one artefact goes."""
     _, plan = searching(tmp_path, TRIED)
-    after, keys = planning.forced(list(plan.values()), ["twin"])
+    after, keys = selection.forced(list(plan.values()), ["twin"])
     assert keys == {plan["twin"].node.key}
     assert [p.node.name for p in after if p.search] == []
 
@@ -224,7 +225,7 @@ def test_a_trial_can_not_be_asked_for_by_itself(tmp_path: Path) -> None:
     """It is its search's."""
     _, plan = searching(tmp_path, TRIED)
     with pytest.raises(ConfigError, match="there is no stage 'least@4'"):
-        planning.forced(list(plan.values()), ["least@4"])
+        selection.forced(list(plan.values()), ["least@4"])
 
 
 def test_sizes_are_of_what_is_trained(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from dualprune.pipeline.config.load import load
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.plan.costs import Cost
-from dualprune.pipeline.plan.make import Planned
+from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.reports import plan as planview
 from dualprune.pipeline.run.view import clock
 from dualprune.stages.networks.build import build_model

@@ -16,6 +16,7 @@ import pytest
 
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.plan import make as planning
+from dualprune.pipeline.plan.why import record
 from dualprune.pipeline.run import driver
 from dualprune.pipeline.run.results import status
 from dualprune.pipeline.run.standing import scene as scene_of
@@ -174,7 +175,7 @@ def test_an_artefact_that_is_gone(scene: Scene, capsys: pytest.CaptureFixture[st
     store, key = scene.store, scene.keys["dense"]
     if known == "by the plan":
         settings, problems = loaded(scene.folder)
-        planning.record(settings, *planning.make(settings, problems))
+        record(settings.top.name, *planning.make(settings, problems))
         store.folder.write_json("progress/tiny.json", {"lines": {}, "done": []})
     elif known == "by the run":
         store.folder.write_json("progress/tiny.json", {"lines": {}, "done": [key]})

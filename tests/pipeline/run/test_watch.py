@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from dualprune.pipeline.plan import make as planning
-from dualprune.pipeline.plan.make import Planned
+from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.run import watch as module
 from dualprune.pipeline.run.results import Result
 from dualprune.pipeline.run.watch import watch

@@ -1,0 +1,51 @@
+"""Why a stage is to run: what changed since the last plan of its run, which is left for the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dualprune.pipeline import dag
+from dualprune.pipeline.node import Node
+from dualprune.pipeline.plan.state import Planned
+from dualprune.pipeline.store.store import Store
+from dualprune.stages.settings.spec import AROUND, StageSpec
+
+UNFINISHED = "not finished yet"
+"""Of a stage that was planned before as it is now."""
+
+
+def why(node: Node, before: Mapping[str, Any] | None, plan: Mapping[str, Planned]) -> str:
+    """What is different from `before`, the last plan's entry of this stage; `plan` has its parents."""
+    again = [parent for parent in node.parents if plan[parent].state != "cached"]
+    if before is None:
+        return "not run yet"
+    reasons = dag.differences(before.get("spec", {}), _settings(node))
+    reasons = [f"changed {reason}" for reason in reasons]
+    if before.get("data") != node.data_digest:
+        reasons.append("its data changed")
+    if before.get("method") != node.material["method"]:
+        reasons.append("its method has a new version")
+    if len(before.get("parents", [])) != len(node.parents):
+        reasons.append("it has another parent")
+    elif again and before.get("key") != node.key:
+        reasons.append(f"its parent {', '.join(again)} runs again")
+    elif before.get("parents") != node.material["parents"]:
+        reasons.append(f"its parent {', '.join(node.parents)} is another one than before")
+    return "; ".join(reasons) or UNFINISHED
+
+
+def record(run: str, store: Store, plan: Sequence[Planned]) -> None:
+    """Leave what was planned, for the next plan to say what has changed."""
+    noted = {}
+    for p in plan:
+        done = {"done": True} if p.state == "cached" else {}
+        noted[p.node.name] = {"key": p.node.key, **p.node.material, "spec": _settings(p.node), **done}
+    store.note_plan(run, noted)
+
+
+def _settings(node: Node) -> dict[str, Any]:
+    """All that a stage's key is made from, defaults spelt out: not where data and weights lie or how data is read."""
+    where = {"data": AROUND, "model": {"weights"}}
+    exclude: Any = where if isinstance(node.spec, StageSpec) else {"stage": where}
+    return node.spec.model_dump(mode="json", exclude=exclude)

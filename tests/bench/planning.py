@@ -1,0 +1,95 @@
+"""What `dualprune plan` costs where every stage is done: time and memory of a process of its own.
+
+    python -m tests.bench.planning [--quick] [--json PATH]
+
+Artefacts have weights of 100 MB each (files with holes, which take no disk) and a manifest that lists 50 tensors. The
+processor's time and the peak of resident memory are the whole command's, with the interpreter and all that it imports.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from dualprune.pipeline.config.load import load
+from dualprune.pipeline.node import Node
+from dualprune.pipeline.plan import make as planning
+from dualprune.stages.artefacts.manifest import MANIFEST, own_hash
+from dualprune.stages.files.folder import Folder
+from tests.bench.common import Row, options, report
+from tests.bench.scale import configuration
+
+SIZES, QUICK = (500, 1_000, 2_000), (100, 500)
+BYTES, TENSORS = 100 * 10**6, 50
+
+
+def finished(store: Path, node: Node) -> None:
+    """An artefact as far as a plan looks at it."""
+    folder = store / node.key
+    folder.mkdir(exist_ok=True)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(BYTES)
+    tensors = {
+        f"layer{n}.0.conv1.weight": {"shape": [64, 64, 3, 3], "size": 36864, "nonzeros": 4096, "sets": ["cardinality"]}
+        for n in range(TENSORS)
+    }
+    metrics = {"rate": 9.0, "weights": 36864 * TENSORS, "nonzeros": 4096 * TENSORS, "val_accuracy": 90.0}
+    metrics |= {"test_accuracy": 90.0, "val_loss": 0.1, "test_loss": 0.1, "steps": 2, "seconds": 1.0}
+    manifest = {
+        "name": node.name,
+        "kind": node.spec.kind,
+        "key": node.key,
+        "spec": node.spec.model_dump(mode="json"),
+        "data": node.data_digest,
+        "parents": [{"name": name, "key": "0" * 16} for name in node.parents],
+        "tensors": tensors,
+        "residuals": dict.fromkeys(tensors, 0.01),
+        "metrics": metrics,
+        "files": {"model.safetensors": {"sha256": "0" * 64, "bytes": BYTES}},
+        "world": 1,
+        "engine": {},
+    }
+    manifest["sha256"] = own_hash(manifest)
+    Folder(str(folder)).write_json(MANIFEST, manifest)
+
+
+def measured(folder: Path, size: int) -> Row:
+    """One plan, of a store where all is done."""
+    config, problems = load(str(configuration(folder, size)))
+    store, plan = planning.make(config, problems)
+    for planned in plan:
+        finished(Path(store.folder.root), planned.node)
+    command = [sys.executable, "-m", "dualprune", "plan", str(folder / "scale.yaml")]
+    began = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        shown = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - began
+    assert process.returncode == 0
+    assert shown.count(" cached ") == len(plan)
+    return {
+        "stages": len(plan),
+        "seconds": seconds,
+        "processor seconds": used.ru_utime + used.ru_stime,
+        "peak memory (MB)": used.ru_maxrss * 1024 / 1e6,
+    }
+
+
+def main() -> None:
+    """Measure all sizes and report them."""
+    asked = options(__doc__.splitlines()[0])
+    found = []
+    for size in QUICK if asked.quick else SIZES:
+        with tempfile.TemporaryDirectory(prefix="dualprune-planning-") as folder:
+            found.append(measured(Path(folder), size))
+    report("`dualprune plan` of stages that are done", found, asked)
+
+
+if __name__ == "__main__":
+    main()
