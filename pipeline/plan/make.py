@@ -52,9 +52,10 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     there = _looked(store, {node.key for node in nodes})
     waiting = _waiting(nodes, there)
     left = [stage for stage in stages if stage.name in waiting]
-    checks.networks(left, problems)
-    _pictures(left, data, problems)
-    problems.stop()
+    if left:
+        checks.networks(left, problems)
+        _pictures(left, data, problems)
+        problems.stop()
     plan = _states(config.top.name, nodes, there, store)
     sizes = _sizes(nodes, {where[origin][1]: shards.samples for origin, shards in data.items()}, waiting)
     manifests = {where[origin][1]: shards.manifest for origin, shards in data.items()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import torch
 from PIL import Image
 
 from dualprune.pipeline.cli import main as cli
-from dualprune.pipeline.config.load import load
+from dualprune.pipeline.config.load import load, read
 from dualprune.pipeline.config.problems import ConfigError
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.plan.state import Planned
@@ -274,6 +276,27 @@ def test_stages_are_looked_for_side_by_side(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Store, "artefact", artefact)
     assert {p.state for p in planned(tmp_path).values()} == {"cached"}
+
+
+def test_what_is_done_needs_no_torch(tmp_path: Path) -> None:
+    """Networks are not looked at, so that a plan of thousands of stages takes seconds, and little memory."""
+    recorded(tmp_path, *ALL)
+    show = "import sys; from dualprune.pipeline.cli.main import main; code = main(['{}', '{}']); "
+    show += "print(code, *({{'torch', 'ray', 'deepspeed'}} & set(sys.modules)))"
+    for verb in ("plan", "status"):
+        command = [sys.executable, "-c", show.format(verb, tmp_path / "file.yaml")]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        assert said[-1] == "0", said
+
+
+def test_what_is_not_done_is_looked_at(tmp_path: Path) -> None:
+    """Though the file was read without its networks."""
+    wrong = ('tensors: "8.*", rate: 2', 'tensors: "9.*", rate: 2')
+    draft = read(str(config(tmp_path, wrong)))
+    with pytest.raises(ConfigError) as caught:
+        planning.make(draft.sound(), draft.problems)
+    (problem,) = caught.value.problems
+    assert "'9.*' matches no tensor of digits_cnn" in problem
 
 
 def refused(folder: Path, *changes: tuple[str, str]) -> list[str]:
