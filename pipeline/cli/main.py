@@ -50,7 +50,7 @@ from dualprune.pipeline.run.watch import watch
 from dualprune.pipeline.store.locks import Held, Lost
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.files.outage import StoreAway, StoreError
-from dualprune.stages.settings.spec import Data
+from dualprune.stages.settings.data import Data
 
 TOLD = "as told above"
 """Of a stage that failed: its reason, in the table at the end of its run."""

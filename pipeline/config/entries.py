@@ -21,13 +21,14 @@ from dualprune.pipeline.config.recipes import expand
 from dualprune.pipeline.config.yamlfile import Path
 from dualprune.pipeline.dag import cycle, in_order, trained
 from dualprune.pipeline.node import Work
+from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.table import KINDS, parse
 from dualprune.stages.objectives.table import OBJECTIVES
 from dualprune.stages.settings.base import Settings, SpecError
-from dualprune.stages.settings.spec import Model, PruneSpec, StageSpec
+from dualprune.stages.settings.training import Model, StageSpec
 
 if TYPE_CHECKING:
-    from dualprune.stages.solver.targets import Room
+    from dualprune.stages.solver.bounds import Room
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}"
 """What a stage or a run can be named: files are named for it."""
@@ -140,8 +141,10 @@ def _parents(entry: dict[str, Any], at: Path, problems: Problems) -> tuple[str, 
         if name is not None and not isinstance(name, str):
             problems.add((*at, role), f"the name of a stage is needed, not {brief(repr(name))}")
             given[role] = None
-    if entry.get("kind") in ("prune", "quantize") and entry.get("parent") in (None, ""):
-        problems.add(at, f"a {entry['kind']} needs a `parent`: the stage whose network it starts from")
+    kind = entry.get("kind")
+    needs = isinstance(kind, str) and kind in KINDS and KINDS[kind].needs_parent
+    if needs and entry.get("parent") in (None, ""):
+        problems.add(at, f"a {kind} needs a `parent`: the stage whose network it starts from")
     if given["teacher"] and not entry.get("distill"):
         problems.add((*at, "teacher"), "a teacher is for a stage with `distill`, and this one has none")
     if not given["parent"]:
@@ -260,8 +263,6 @@ def _spec(settings: dict[str, Any], own: set[str], number: int, problems: Proble
 
 
 def _targets(stage: Stage, problems: Problems) -> None:
-    from dualprune.stages.solver.targets import check
-
     spec, tried = trained(stage.spec), trials(stage.spec)
     for one, where in [(spec, ""), *([] if tried is None else [tried.harshest(stage.spec)])]:
         try:
@@ -275,6 +276,7 @@ def _targets(stage: Stage, problems: Problems) -> None:
 
 def _rest(number: int, settings: dict[str, Any], own: set[str], problems: Problems) -> None:
     """What else is wrong with a stage whose settings are not sound: its model's name, its patterns."""
+    from dualprune.stages.networks.build import parameter_shapes
     from dualprune.stages.solver.targets import check_patterns
 
     try:
@@ -285,7 +287,8 @@ def _rest(number: int, settings: dict[str, Any], own: set[str], problems: Proble
     entries = entries if isinstance(entries, list) else []
     tensors = {n: entry.get("tensors") for n, entry in enumerate(entries) if isinstance(entry, dict)}
     try:
-        found = check_patterns(model, {n: pattern for n, pattern in tensors.items() if isinstance(pattern, str)})
+        patterns = {n: pattern for n, pattern in tensors.items() if isinstance(pattern, str)}
+        found = check_patterns(patterns, parameter_shapes(model), model.name)
     except SpecError as error:
         found = _found(error)
     for path, text in found:
@@ -328,9 +331,7 @@ def _networks(found: list[Stage], problems: Problems) -> None:
 
 
 def _shrinking(found: list[Stage], problems: Problems) -> None:
-    """Without regrowth, a prune can't ask for more weights than its ancestors can leave."""
-    from dualprune.stages.solver.targets import check
-
+    """Without regrowth, what prunes can't ask for more weights than its ancestors can leave."""
     left: dict[str, _Bounds] = {}
     for stage in _in_order(found):
         spec = trained(stage.spec)
@@ -340,15 +341,16 @@ def _shrinking(found: list[Stage], problems: Problems) -> None:
             left[stage.name] = {of: max(one[of] for one in options) for of in shared}
             continue
         before = left[stage.parents[0]] if stage.parents else {}
-        room = check(spec)
+        room, kind = check(spec), KINDS[spec.kind]
         own = _bounds(room)
-        if isinstance(spec, PruneSpec) and spec.regrow:
+        if kind.regrows(spec):
             left[stage.name] = {of: k for of, k in before.items() if of[0] not in room.kinds} | own
             continue
         left[stage.name] = before | {of: min(k, before.get(of, k)) for of, k in own.items()}
-        if isinstance(spec, PruneSpec):
+        if kind.prunes:
+            way = ", or set `regrow: true`" if "regrow" in kind.settings.model_fields else ""
             for text in _growing(room, before, stage.parents[0] if stage.parents else ""):
-                problems.add(("stages", stage.number, "constraints"), f"{stage.name}: {text}, or set `regrow: true`")
+                problems.add(("stages", stage.number, "constraints"), f"{stage.name}: {text}{way}")
 
 
 _Bounds = dict[tuple[str, tuple[str, ...]], int]

@@ -22,7 +22,8 @@ from dualprune.pipeline.config.entries import NAME, STAGE_WIDE, Stage
 from dualprune.pipeline.config.problems import ConfigError, Problems, brief, explained, like
 from dualprune.pipeline.config.yamlfile import Path, decoded, parse
 from dualprune.stages.settings.base import Settings, Url
-from dualprune.stages.settings.spec import Data, Engine
+from dualprune.stages.settings.data import Data
+from dualprune.stages.settings.engine import Engine
 
 RECIPES = FilePath(__file__).parents[2] / "configs"
 """Where named recipes lie."""

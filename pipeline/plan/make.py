@@ -29,9 +29,11 @@ from dualprune.stages.data.format import (
     too_small,
 )
 from dualprune.stages.files.outage import StoreError
-from dualprune.stages.kinds.table import phases
+from dualprune.stages.kinds.constrained import check
+from dualprune.stages.kinds.table import KINDS, phases
 from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.spec import AROUND, Data, Model, StageSpec
+from dualprune.stages.settings.data import AROUND, Data
+from dualprune.stages.settings.training import Model, StageSpec
 
 if TYPE_CHECKING:
     from dualprune.stages.networks.pretrained import Note
@@ -80,9 +82,9 @@ class Size:
     epochs: int
     steps: int
     rate: float | None
-    """Weights over weights left, of a prune's constrained tensors."""
+    """Weights over weights left, of the constrained tensors of a kind that prunes."""
     counts: Counts | None
-    """Of a prune: weights of these and of the whole network."""
+    """Of such a kind: weights of these and of the whole network."""
 
 
 def _size(node: Node, samples: Mapping[str, int], left: dict[str, Parts]) -> Size | None:
@@ -92,13 +94,11 @@ def _size(node: Node, samples: Mapping[str, int], left: dict[str, Parts]) -> Siz
     if spec is None:
         left[node.name] = either(parents)
         return None
-    from dualprune.stages.solver.targets import check
-
     epochs = sum(phase.epochs for phase in phases(spec))
     steps = epochs * (spec.data.used(samples[node.data_digest]) // spec.batch)
     room = check(spec)
-    left[node.name] = after(room, parents, bool(getattr(spec, "regrow", False)))
-    if spec.kind != "prune":
+    left[node.name] = after(room, parents, KINDS[spec.kind].regrows(spec))
+    if not KINDS[spec.kind].prunes:
         return Size(epochs, steps, None, None)
     return Size(epochs, steps, room.rate, counts(room, left[node.name]))
 

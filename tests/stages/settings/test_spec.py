@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dualprune.stages.kinds.job import Task, key_material
+from dualprune.stages.kinds.job import StageJob, key_material
+from dualprune.stages.kinds.prune import PruneSpec
 from dualprune.stages.kinds.table import KINDS, parse
+from dualprune.stages.kinds.train import TrainSpec
 from dualprune.stages.settings.base import Settings
+from dualprune.stages.settings.data import Data
+from dualprune.stages.settings.engine import Engine
 from dualprune.stages.settings.sets import Cardinality
-from dualprune.stages.settings.spec import Admm, Data, Engine, Model, Optimizer, Phase, PruneSpec, TrainSpec
+from dualprune.stages.settings.training import Admm, Model, Optimizer, Training
 
 PRUNE: dict[str, Any] = {
     "kind": "prune",
@@ -82,7 +86,7 @@ def test_impossible_amounts_are_refused(amount: dict[str, Any]) -> None:
     "settings",
     [
         Optimizer(),
-        Phase(epochs=1, lr=0.1),
+        Training(epochs=1, lr=0.1),
         Admm(updates=1, lr=0.1, rho=0.1),
         Data(source="digits"),
         Engine(),
@@ -100,9 +104,9 @@ def test_frozen_and_no_unknown_keys(settings: Any) -> None:
         type(settings).model_validate(given | {"surprise": 1})
 
 
-@pytest.mark.parametrize("kind", [Phase, Admm])
+@pytest.mark.parametrize("kind", [Training, Admm])
 @pytest.mark.parametrize("given", [{"schedule": "step"}, {"every": 3}, {"schedule": "cosine", "every": 3}])
-def test_every_and_steps_belong_together(kind: type[Phase | Admm], given: dict[str, Any]) -> None:
+def test_every_and_steps_belong_together(kind: type[Training | Admm], given: dict[str, Any]) -> None:
     rest = {"epochs": 6, "lr": 0.1} | ({"updates": 2, "rho": 0.1} if kind is Admm else {})
     assert kind.model_validate(rest | {"schedule": "step", "every": 3.5}).every == 3.5
     with pytest.raises(ValidationError, match="`every` belongs to `schedule: step`"):
@@ -114,14 +118,14 @@ def test_every_and_steps_belong_together(kind: type[Phase | Admm], given: dict[s
     [
         (Optimizer, {"momentum": 0.5}, "`momentum` belongs to `name: sgd`, and this is adam"),
         (Optimizer, {"name": "adamw", "momentum": 0.0}, "and this is adamw"),
-        (Phase, {"factor": 0.5}, "`factor` belongs to `schedule: step`, and this is cosine"),
+        (Training, {"factor": 0.5}, "`factor` belongs to `schedule: step`, and this is cosine"),
         (Admm, {"factor": 0.5}, "`factor` belongs to `schedule: step`, and this is constant"),
         (Admm, {"lr_restart": False}, "`lr_restart: false` is for rates that fall"),
     ],
 )
 def test_what_would_change_nothing_is_refused(kind: type[Settings], given: dict[str, Any], message: str) -> None:
     """Its default is not: settings are dumped in full and read again."""
-    rest = {Optimizer: {}, Phase: {"epochs": 1, "lr": 0.1}, Admm: {"updates": 2, "lr": 0.1, "rho": 0.1}}[kind]
+    rest = {Optimizer: {}, Training: {"epochs": 1, "lr": 0.1}, Admm: {"updates": 2, "lr": 0.1, "rho": 0.1}}[kind]
     with pytest.raises(ValidationError, match=message):
         kind.model_validate(rest | given)
     used = {
@@ -194,7 +198,7 @@ def test_only_what_is_sharded_can_be_offloaded(zero: int) -> None:
 
 
 def test_a_task_survives_json() -> None:
-    task = Task.model_validate(
+    task = StageJob.model_validate(
         {
             "name": "n",
             "key": "k",
@@ -206,7 +210,7 @@ def test_a_task_survives_json() -> None:
             "engine": {"zero": 3},
         }
     )
-    assert Task.model_validate_json(task.model_dump_json()) == task
+    assert StageJob.model_validate_json(task.model_dump_json()) == task
 
 
 def test_the_key_knows_results_and_not_places() -> None:
