@@ -17,6 +17,7 @@ from dualprune.pipeline.plan import make as planning
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.base import Kind, Phase, Row, State
+from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.job import StageJob, key_material
 from dualprune.stages.kinds.table import KINDS, parse, phases
 from dualprune.stages.settings.training import StageSpec, Training
@@ -59,6 +60,10 @@ def test_a_kind_keeps_the_contract(name: str) -> None:
     remembered = json.loads(json.dumps(asdict(kind.state())))
     assert kind.state(**remembered) == kind.state()
     assert key_material(spec, "data", [])["method"] == kind.version
+    room = check(spec)
+    assert bool(room.kinds) == bool(kind.constraints(spec))
+    assert kind.regrows(spec) is False
+    assert not kind.prunes or room.rate > 1
     assert parse(spec.model_dump(mode="json")) == spec
 
 
