@@ -11,7 +11,7 @@ from dualprune.pipeline.choices.base import ChoiceSettings
 from dualprune.pipeline.choices.table import CHOICES, trials
 from dualprune.pipeline.node import Node, Work, keyed
 from dualprune.stages.kinds.job import key_material
-from dualprune.stages.settings.spec import StageSpec
+from dualprune.stages.settings.training import StageSpec
 
 
 class _Stage(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 from dualprune.pipeline.choices.base import ChoiceSettings
 from dualprune.stages.files.folder import canonical, sha256
 from dualprune.stages.kinds.job import key_material
-from dualprune.stages.settings.spec import StageSpec
+from dualprune.stages.settings.training import StageSpec
 
 KEY_LENGTH = 16
 """Hex digits of a key; 64 bits."""

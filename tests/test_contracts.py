@@ -30,13 +30,13 @@ def test_the_contracts_hold() -> None:
 
 BREACHES = {
     "stages/files/folder.py": ("import dualprune.cluster.failures", "stages knows nothing of pipeline and cluster"),
-    "cluster/monitor.py": ("import dualprune.stages.settings.spec", "cluster knows nothing of pipeline and stages"),
+    "cluster/monitor.py": ("import dualprune.stages.settings.data", "cluster knows nothing of pipeline and stages"),
     "pipeline/run/driver.py": ("import ray", "ray is for cluster alone"),
     "stages/training/loop.py": ("import deepspeed.comm", "deepspeed has one door"),
     "stages/data/read/memory.py": ("import webdataset", "webdataset has one door"),
     "pipeline/run/view.py": ("import wandb", "wandb has one door"),
     "pipeline/run/results.py": ("import torch", "pipeline holds no tensors"),
-    "stages/settings/spec.py": ("import dualprune.stages.networks.builtin", "what is pure stays light"),
+    "stages/settings/training.py": ("import dualprune.stages.networks.builtin", "what is pure stays light"),
 }
 
 

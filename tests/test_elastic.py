@@ -46,7 +46,7 @@ def work(payload, log, stopping):
     import torch.distributed as dist
     from dualprune.stages.data.read.memory import Batches
     from dualprune.stages.training.stage import run_stage
-    from dualprune.stages.kinds.job import Task
+    from dualprune.stages.kinds.job import StageJob
 
     plain = Batches.train
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -61,7 +61,7 @@ def work(payload, log, stopping):
 
     Batches.train = noted
     try:
-        return run_stage(Task.model_validate(payload), log, stopping)
+        return run_stage(StageJob.model_validate(payload), log, stopping)
     finally:
         Batches.train = plain
 

@@ -17,7 +17,7 @@ from dualprune.pipeline.choices.base import (
 )
 from dualprune.pipeline.choices.search import Search, best_factor, next_factor, shrunk
 from dualprune.pipeline.node import Node, trial
-from dualprune.stages.settings.spec import PruneSpec
+from dualprune.stages.kinds.prune import PruneSpec
 
 
 def bisect(

@@ -9,8 +9,8 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from dualprune.pipeline.choices.base import ChoiceError, ChoiceSettings
+from dualprune.stages.kinds.prune import PruneSpec
 from dualprune.stages.settings.sets import Amount
-from dualprune.stages.settings.spec import PruneSpec
 
 CLOSE = 1.02
 """A search ends when the harshest factor that holds and the mildest that does not are this close."""

@@ -7,7 +7,7 @@ from typing import Any
 from dualprune.pipeline.choices import bisect, select
 from dualprune.pipeline.choices.base import Choice, Trials
 from dualprune.pipeline.node import Work
-from dualprune.stages.settings.spec import StageSpec
+from dualprune.stages.settings.training import StageSpec
 
 CHOICES: dict[str, Choice[Any]] = {"select": select.SELECT, "replace": select.REPLACE, "search": bisect.SEARCH}
 

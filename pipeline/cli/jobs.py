@@ -22,7 +22,7 @@ from dualprune.pipeline.config.problems import ConfigError, Problems, argued
 from dualprune.pipeline.config.schema import Top
 from dualprune.pipeline.config.yamlfile import Path as Place
 from dualprune.pipeline.output import DONE, FAILED, STOPPED, answer, need_reader, say
-from dualprune.stages.settings.spec import Data
+from dualprune.stages.settings.data import Data
 
 if TYPE_CHECKING:
     from dualprune.cluster.jobs import Jobs, State

@@ -16,11 +16,13 @@ from dualprune.pipeline.config.problems import Problems
 from dualprune.pipeline.config.stage import Stage, ordered, place
 from dualprune.pipeline.config.yamlfile import Path
 from dualprune.pipeline.dag import trained
+from dualprune.stages.kinds.constrained import check
+from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.spec import Model, PruneSpec, StageSpec
+from dualprune.stages.settings.training import Model, StageSpec
 
 if TYPE_CHECKING:
-    from dualprune.stages.solver.targets import Room
+    from dualprune.stages.solver.bounds import Room
 
 
 def networks(stages: Sequence[Stage], problems: Problems) -> None:
@@ -39,8 +41,6 @@ def patterns(stages: Sequence[Stage], problems: Problems) -> None:
 
 
 def _targets(stage: Stage, problems: Problems) -> None:
-    from dualprune.stages.solver.targets import check
-
     spec, tried = trained(stage.spec), trials(stage.spec)
     for one, where in [(spec, ""), *([] if tried is None else [tried.harshest(stage.spec)])]:
         try:
@@ -54,6 +54,7 @@ def _targets(stage: Stage, problems: Problems) -> None:
 
 def unsound(number: int, settings: dict[str, Any], own: Collection[str], problems: Problems) -> None:
     """What else is wrong with a stage whose settings are not sound: its model's name, its patterns."""
+    from dualprune.stages.networks.build import parameter_shapes
     from dualprune.stages.solver.targets import check_patterns
 
     try:
@@ -64,7 +65,8 @@ def unsound(number: int, settings: dict[str, Any], own: Collection[str], problem
     entries = entries if isinstance(entries, list) else []
     tensors = {n: entry.get("tensors") for n, entry in enumerate(entries) if isinstance(entry, dict)}
     try:
-        found = check_patterns(model, {n: pattern for n, pattern in tensors.items() if isinstance(pattern, str)})
+        patterns = {n: pattern for n, pattern in tensors.items() if isinstance(pattern, str)}
+        found = check_patterns(patterns, parameter_shapes(model), model.name)
     except SpecError as error:
         found = _found(error)
     for path, text in found:
@@ -102,9 +104,7 @@ def _related(stages: Sequence[Stage], problems: Problems) -> None:
 
 
 def _shrinking(stages: Sequence[Stage], problems: Problems) -> None:
-    """Without regrowth, a prune can't ask for more weights than its ancestors can leave."""
-    from dualprune.stages.solver.targets import check
-
+    """Without regrowth, what prunes can't ask for more weights than its ancestors can leave."""
     left: dict[str, _Bounds] = {}
     for stage in ordered(stages):
         spec = trained(stage.spec)
@@ -114,15 +114,16 @@ def _shrinking(stages: Sequence[Stage], problems: Problems) -> None:
             left[stage.name] = {of: max(one[of] for one in options) for of in shared}
             continue
         before = left[stage.parents[0]] if stage.parents else {}
-        room = check(spec)
+        room, kind = check(spec), KINDS[spec.kind]
         own = _bounds(room)
-        if isinstance(spec, PruneSpec) and spec.regrow:
+        if kind.regrows(spec):
             left[stage.name] = {of: k for of, k in before.items() if of[0] not in room.kinds} | own
             continue
         left[stage.name] = before | {of: min(k, before.get(of, k)) for of, k in own.items()}
-        if isinstance(spec, PruneSpec):
+        if kind.prunes:
+            way = ", or set `regrow: true`" if "regrow" in kind.settings.model_fields else ""
             for text in _growing(room, before, stage.parents[0] if stage.parents else ""):
-                problems.add(("stages", stage.number, "constraints"), f"{stage.name}: {text}, or set `regrow: true`")
+                problems.add(("stages", stage.number, "constraints"), f"{stage.name}: {text}{way}")
 
 
 _Bounds = dict[tuple[str, tuple[str, ...]], int]

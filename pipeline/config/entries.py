@@ -24,7 +24,7 @@ from dualprune.pipeline.node import Work
 from dualprune.stages.kinds.table import KINDS, parse
 from dualprune.stages.objectives.table import OBJECTIVES
 from dualprune.stages.settings.base import Settings
-from dualprune.stages.settings.spec import StageSpec
+from dualprune.stages.settings.training import StageSpec
 
 
 def stages(raw: dict[str, Any], problems: Problems) -> list[Stage]:
@@ -145,8 +145,10 @@ def _parents(entry: dict[str, Any], at: Path, problems: Problems) -> dict[Path, 
         if name is not None and not isinstance(name, str):
             problems.add((*at, role), f"the name of a stage is needed, not {brief(repr(name))}")
             given[role] = None
-    if entry.get("kind") in ("prune", "quantize") and entry.get("parent") in (None, ""):
-        problems.add(at, f"a {entry['kind']} needs a `parent`: the stage whose network it starts from")
+    kind = entry.get("kind")
+    needs = isinstance(kind, str) and kind in KINDS and KINDS[kind].needs_parent
+    if needs and entry.get("parent") in (None, ""):
+        problems.add(at, f"a {kind} needs a `parent`: the stage whose network it starts from")
     if given["teacher"] and not entry.get("distill"):
         problems.add((*at, "teacher"), "a teacher is for a stage with `distill`, and this one has none")
     return {(role,): name for role, name in given.items() if name and given["parent"]}

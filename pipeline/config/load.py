@@ -21,7 +21,7 @@ from dualprune.pipeline.config.problems import ConfigError, Problems, brief, exp
 from dualprune.pipeline.config.schema import Top
 from dualprune.pipeline.config.stage import STAGE_WIDE, Stage
 from dualprune.pipeline.config.yamlfile import Path, decoded, parse
-from dualprune.stages.settings.spec import Data
+from dualprune.stages.settings.data import Data
 
 RECIPES = FilePath(__file__).parents[2] / "configs"
 """Where named recipes lie."""

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from dualprune.pipeline.config.problems import brief
 from dualprune.pipeline.config.stage import NAME
 from dualprune.stages.settings.base import Settings, Url
-from dualprune.stages.settings.spec import Engine
+from dualprune.stages.settings.engine import Engine
 
 
 class Workers(Settings):

@@ -15,8 +15,9 @@ from dualprune.pipeline.choices.table import CHOICES, with_training
 from dualprune.pipeline.config.load import Config
 from dualprune.pipeline.config.schema import Monitor
 from dualprune.pipeline.node import Work
+from dualprune.stages.kinds.quantize import Snap
 from dualprune.stages.settings.base import Settings
-from dualprune.stages.settings.spec import Admm, Phase, Snap, StageSpec
+from dualprune.stages.settings.training import Admm, StageSpec, Training
 
 STEPS = 2
 """Optimizer steps of an epoch."""
@@ -77,6 +78,6 @@ def _short(value: Settings) -> Settings:
         return value.model_copy(update={"updates": min(value.updates, UPDATES), "epochs": 1, "interval": interval})
     if isinstance(value, Snap):
         return value.model_copy(update={"rounds": min(value.rounds, UPDATES), "epochs": min(value.epochs, 1)})
-    if isinstance(value, Phase):
+    if isinstance(value, Training):
         return value.model_copy(update={"epochs": min(value.epochs, 1)})
     return value

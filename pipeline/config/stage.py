@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dualprune.pipeline.config.yamlfile import Path
 from dualprune.pipeline.dag import in_order
 from dualprune.pipeline.node import Work
-from dualprune.stages.settings.spec import StageSpec
+from dualprune.stages.settings.training import StageSpec
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}"
 """What a stage or a run can be named: files are named for it."""

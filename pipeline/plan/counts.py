@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dualprune.stages.solver.targets import Room
+    from dualprune.stages.solver.bounds import Room
 
 Parts = Mapping[frozenset[str], int]
 """How many weights may stay at most, by the names of the tensors that share them. No two have a tensor in common."""

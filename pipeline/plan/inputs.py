@@ -14,7 +14,8 @@ from dualprune.pipeline.config.stage import Stage
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.data.format import DataError, check_settings, digest, read_manifest
 from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.spec import Data, Model, StageSpec
+from dualprune.stages.settings.data import Data
+from dualprune.stages.settings.training import Model, StageSpec
 
 if TYPE_CHECKING:
     from dualprune.stages.networks.pretrained import Note

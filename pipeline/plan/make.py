@@ -23,7 +23,8 @@ from dualprune.pipeline.plan.why import why
 from dualprune.pipeline.store import progress
 from dualprune.pipeline.store.store import LOOKS, Store
 from dualprune.stages.data.format import labels, picture_shape, too_small
-from dualprune.stages.kinds.table import phases
+from dualprune.stages.kinds.constrained import check
+from dualprune.stages.kinds.table import KINDS, phases
 from dualprune.stages.settings.base import SpecError
 
 There = tuple[Mapping[str, Any] | None, int | None, bool]
@@ -168,12 +169,10 @@ def _sizes(nodes: list[Node], samples: Mapping[str, int], waiting: Collection[st
         steps = epochs * (spec.data.used(samples[node.data_digest]) // spec.batch)
         found[node.name] = Size(epochs, steps, None, None)
         if node.name in waiting:
-            from dualprune.stages.solver.targets import check
-
             room = check(spec)
             parents = [left[parent] for parent in node.parents]
-            left[node.name] = after(room, parents, bool(getattr(spec, "regrow", False)))
-            if spec.kind == "prune":
+            left[node.name] = after(room, parents, KINDS[spec.kind].regrows(spec))
+            if KINDS[spec.kind].prunes:
                 found[node.name] = Size(epochs, steps, room.rate, counts(room, left[node.name]))
     return found
 

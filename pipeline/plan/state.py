@@ -44,6 +44,6 @@ class Size:
     epochs: int
     steps: int
     rate: float | None
-    """Weights over weights left, of a prune's constrained tensors."""
+    """Weights over weights left, of the constrained tensors of a kind that prunes."""
     counts: Counts | None
-    """Of a prune: weights of these and of the whole network."""
+    """Of such a kind: weights of these and of the whole network."""

@@ -9,7 +9,8 @@ from dualprune.pipeline import dag
 from dualprune.pipeline.node import Node
 from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.store.store import Store
-from dualprune.stages.settings.spec import AROUND, StageSpec
+from dualprune.stages.settings.data import AROUND
+from dualprune.stages.settings.training import StageSpec
 
 UNFINISHED = "not finished yet"
 """Of a stage that was planned before as it is now."""

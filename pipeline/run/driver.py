@@ -33,8 +33,8 @@ from dualprune.pipeline.store.progress import Progress
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import Damaged, take
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.kinds.job import Parent, Task
-from dualprune.stages.settings.spec import StageSpec
+from dualprune.stages.kinds.job import Parent, StageJob
+from dualprune.stages.settings.training import StageSpec
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def work(payload: dict[str, Any], log: Any, stopping: Any) -> dict[str, Any] | N
     from dualprune.stages.training.stage import run_stage
 
     try:
-        return run_stage(Task.model_validate(payload), log, stopping)
+        return run_stage(StageJob.model_validate(payload), log, stopping)
     except Exception as error:
         note(error)
         raise
@@ -295,9 +295,9 @@ class _Run:
             text = f"its trial {trial.name} failed"
             self._fail(choice, f"{text}: {reason}", text)
 
-    def _task(self, node: Node) -> Task:
+    def _task(self, node: Node) -> StageJob:
         assert isinstance(node.spec, StageSpec)
-        return Task(
+        return StageJob(
             name=node.name,
             key=node.key,
             store=self.store.folder.absolute,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from dualprune.stages.artefacts.manifest import ASIDE, MANIFEST, content, own_hash, read
 from dualprune.stages.files.folder import Folder, sha256
 from dualprune.stages.networks.build import build_model
-from dualprune.stages.settings.spec import Model
+from dualprune.stages.settings.training import Model
 
 Tensors = dict[str, Tensor]
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from dualprune.stages.files.folder import Folder, canonical, sha256
-from dualprune.stages.settings.spec import Data
+from dualprune.stages.settings.data import Data
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "val", "test")

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from dualprune.stages.engine import zero
 from dualprune.stages.engine.proximal import STATE, ProximalOptimizer
 from dualprune.stages.networks.layers import note_layer
-from dualprune.stages.settings.spec import Engine as EngineSettings
-from dualprune.stages.settings.spec import Optimizer as OptimizerSettings
+from dualprune.stages.settings.engine import Engine as EngineSettings
+from dualprune.stages.settings.training import Optimizer as OptimizerSettings
 
 
 def join(threads: int | None = None) -> tuple[int, int, torch.device]:

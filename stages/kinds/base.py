@@ -7,13 +7,16 @@ remember over checkpoints is its own dataclass, `state`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from dualprune.stages.settings.spec import Rate, StageSpec
+from dualprune.stages.settings.base import Problem
+from dualprune.stages.settings.sets import AnySet
+from dualprune.stages.settings.training import Rate, StageSpec
 
 if TYPE_CHECKING:
+    from dualprune.stages.solver.targets import Shapes, Targets
     from dualprune.stages.training.run import Run
 
 S = TypeVar("S", bound=StageSpec)
@@ -50,6 +53,21 @@ class State:
     """What a kind remembers over checkpoints, as JSON; each kind adds its own."""
 
 
+def no_constraints(spec: Any) -> Sequence[AnySet]:
+    """Of a kind that constrains no tensors."""
+    return ()
+
+
+def no_problems(spec: Any, targets: Targets, shapes: Shapes) -> list[Problem]:
+    """Of a kind that asks no more of its constraints than that they fit their tensors."""
+    return []
+
+
+def never(spec: Any) -> bool:
+    """What the parent pruned stays pruned."""
+    return False
+
+
 def nothing(run: Run[Any]) -> None:
     """A hook that does nothing."""
 
@@ -79,6 +97,16 @@ class Kind(Generic[S]):
     state: type[State] = State
     varies: tuple[str, ...] = ()
     """Settings of which a ladder or a beam may give each of its stages another."""
+    needs_parent: bool = False
+    """Whether there is nothing for it to do without a stage to start from."""
+    constraints: Callable[[S], Sequence[AnySet]] = no_constraints
+    """What tensors are held to; problems have the place of the setting `constraints`."""
+    prunes: bool = False
+    """Whether its constraints are to leave fewer weights: plans count them, and refuse more than there are."""
+    regrows: Callable[[S], bool] = never
+    """Whether weights of its constrained tensors that the parent pruned may come back."""
+    check: Callable[[S, Targets, Shapes], list[Problem]] = no_problems
+    """What else is wrong, given the targets and the shapes of the network's parameters; some targets may be missing."""
     start: Callable[[Run[S]], None] = nothing
     """Before the first step of a stage that has no checkpoint."""
     enter: Callable[[Run[S], Phase], None] = nothing_in

@@ -8,7 +8,9 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from dualprune.stages.kinds.table import KINDS, parse
 from dualprune.stages.settings.base import Settings
-from dualprune.stages.settings.spec import AROUND, Engine, StageSpec
+from dualprune.stages.settings.data import AROUND
+from dualprune.stages.settings.engine import Engine
+from dualprune.stages.settings.training import StageSpec
 
 
 class Parent(Settings):
@@ -18,7 +20,7 @@ class Parent(Settings):
     key: str
 
 
-class Task(Settings):
+class StageJob(Settings):
     """One stage, ready to run: all that crosses from the driver to the ranks."""
 
     name: str

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dualprune.stages.kinds.base import Phase, Row, State
-from dualprune.stages.settings.spec import Admm
+from dualprune.stages.settings.training import Admm
 
 if TYPE_CHECKING:
     from torch import Tensor

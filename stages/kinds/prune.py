@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
 
 from dualprune.stages.kinds import proximal
 from dualprune.stages.kinds.base import Kind, Phase, Row
-from dualprune.stages.settings.spec import PruneSpec
+from dualprune.stages.settings.sets import Support
+from dualprune.stages.settings.training import Admm, Distill, StageSpec, Training
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dualprune.stages.training.run import Run
+
+
+class PruneSpec(StageSpec):
+    """ADMM training, one final projection, masked retraining (Ye et al. 2018, section 2)."""
+
+    kind: Literal["prune"]
+    constraints: list[Support] = Field(min_length=1)
+    admm: Admm | None
+    """`null` projects the weights as they are, at once, and retrains: magnitude pruning (Han et al. 2015)."""
+    retrain: Training
+    regrow: bool = False
+    """Whether weights that the parent pruned may come back. The paper says no (masked ADMM)."""
+    duals: Literal["carry", "reset"] = "reset"
+    """`carry` starts from the parent's U, rescaled so that rho U is kept; `reset` starts from U = 0."""
+    distill: Distill | None = None
+
+    @model_validator(mode="after")
+    def _of_admm(self) -> PruneSpec:
+        if self.admm is None and (self.regrow or self.duals == "carry"):
+            said = "regrow: true" if self.regrow else "duals: carry"
+            raise ValueError(f"`{said}` changes nothing without ADMM, and `admm` is null; leave one of them out")
+        return self
 
 
 def _phases(spec: PruneSpec) -> list[Phase]:
@@ -61,6 +86,10 @@ KIND = Kind(
     phases=_phases,
     state=proximal.Solving,
     varies=("constraints", "admm", "retrain", "distill", "regrow", "duals"),
+    needs_parent=True,
+    constraints=lambda spec: spec.constraints,
+    prunes=True,
+    regrows=lambda spec: spec.regrow,
     start=_start,
     enter=proximal.enter,
     stepped=proximal.stepped,

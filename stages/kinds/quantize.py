@@ -6,14 +6,47 @@ Ye et al. 2018b, Algs. 2 and 3.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
 
 from dualprune.stages.kinds import proximal
 from dualprune.stages.kinds.base import Kind, Phase, Row
-from dualprune.stages.settings.spec import QuantizeSpec, Rate
+from dualprune.stages.settings.base import Problem, Settings
+from dualprune.stages.settings.sets import AnySet
+from dualprune.stages.settings.training import Admm, Distill, Rate, StageSpec, Training
 
 if TYPE_CHECKING:
+    from dualprune.stages.solver.targets import Shapes, Targets
     from dualprune.stages.training.run import Run
+
+
+class Snap(Settings):
+    """Iterative quantise-and-retrain (Ye et al. 2018b, Alg. 2): the rest of the weights adapts to those snapped."""
+
+    rounds: int = Field(ge=1)
+    """Then what is still free is snapped too."""
+    share: float = Field(default=0.3, gt=0, lt=1)
+    """In each round: of the free weights nearest to each level this share, the closest first, is put on it and held."""
+    epochs: int = Field(default=1, ge=1)
+    """Of training after each round."""
+    lr: float = Field(gt=0)
+
+
+class QuantizeSpec(StageSpec):
+    """Shared values for the non-zeros: ADMM, then `snap` for levels or `centroids` for clusters."""
+
+    kind: Literal["quantize"]
+    constraints: list[AnySet] = Field(min_length=1)
+    admm: Admm
+    snap: Snap | None = None
+    """For levels; without it all weights are snapped at once."""
+    centroids: Training | None = None
+    """For clusters: train the shared values, each weight held to its cluster; without it they are clusters' means."""
+    retrain: Training = Training(epochs=0, lr=1e-3)
+    """Last, of what is not quantised: biases, normalisation, weights that no constraint names. None by default."""
+    distill: Distill | None = None
+
 
 SNAP, CENTROIDS = "snap", "centroids"
 
@@ -24,6 +57,26 @@ class _State(proximal.Solving):
     """Shared values of each tensor, once they were fitted."""
     tied: int = 0
     """Clusters whose members train together; 0 while none do."""
+
+
+def _check(spec: QuantizeSpec, targets: Targets, shapes: Shapes) -> list[Problem]:
+    """Each tensor needs values, of one sort in all, and only these are trained."""
+    from dualprune.stages.constraints import SETS, VALUES
+    from dualprune.stages.solver.targets import shown
+
+    problems: list[Problem] = []
+    bare = [name for name, sets in targets.kinds.items() if SETS[sets[-1]].place != VALUES]
+    if bare:
+        text = f"{shown(bare, shapes)}: a quantize stage needs `levels` or `clusters` on each of its tensors"
+        problems.append((("constraints",), text))
+    first = {sets[-1]: name for name, sets in reversed(list(targets.kinds.items()))}
+    if {"levels", "clusters"} <= set(first):
+        both = ", ".join(f"`{one}` is on {first[one]}" for one in sorted(first))
+        problems.append((("constraints",), f"levels and clusters need a stage each, being trained differently: {both}"))
+    for setting, wanted in (("snap", "levels"), ("centroids", "clusters")):
+        if getattr(spec, setting) is not None and wanted not in first:
+            problems.append(((setting,), f"`{setting}` is for `set: {wanted}`, and no constraint has it"))
+    return problems
 
 
 def _phases(spec: QuantizeSpec) -> list[Phase]:
@@ -87,6 +140,9 @@ KIND = Kind(
     phases=_phases,
     state=_State,
     varies=("constraints", "admm", "retrain", "snap", "centroids", "distill"),
+    needs_parent=True,
+    constraints=lambda spec: spec.constraints,
+    check=_check,
     start=_start,
     enter=_enter,
     stepped=proximal.stepped,

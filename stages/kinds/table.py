@@ -6,7 +6,7 @@ from typing import Any
 
 from dualprune.stages.kinds import prune, quantize, train
 from dualprune.stages.kinds.base import Kind, Phase
-from dualprune.stages.settings.spec import StageSpec
+from dualprune.stages.settings.training import StageSpec
 
 KINDS: dict[str, Kind[Any]] = {"train": train.KIND, "prune": prune.KIND, "quantize": quantize.KIND}
 

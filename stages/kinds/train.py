@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dualprune.stages.kinds.base import Kind, Phase
-from dualprune.stages.settings.spec import TrainSpec
+from dualprune.stages.settings.training import StageSpec, Training
 
 if TYPE_CHECKING:
     from dualprune.stages.training.run import Run
+
+
+class TrainSpec(StageSpec):
+    """Plain training, from scratch or from a parent; the parent's masks stay in force."""
+
+    kind: Literal["train"]
+    train: Training
 
 
 def _phases(spec: TrainSpec) -> list[Phase]:

@@ -10,7 +10,7 @@ from torch import Size, nn
 
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.spec import Model
+from dualprune.stages.settings.training import Model
 
 FEW = 50_000_000
 """Weights up to which a network is really run to see what it takes."""
@@ -28,6 +28,12 @@ def build_model(settings: Model, device: str = "cpu") -> nn.Module:
         reason = str(error).strip().partition("\n")[0]  # torch adds where in its sources it was raised
         text = f"{settings.name} can't be built: {type(error).__name__}: {reason}"
         raise SpecError([(("model",), text)]) from error
+
+
+@cache
+def parameter_shapes(settings: Model) -> Mapping[str, Size]:
+    """Of a network's parameters, by name, found without memory for them. Raises SpecError."""
+    return {name: parameter.shape for name, parameter in build_model(settings, device="meta").named_parameters()}
 
 
 def weights(shapes: Mapping[str, Size]) -> dict[str, Size]:

@@ -21,7 +21,7 @@ from dualprune.stages.networks.build import build_model, weights
 from dualprune.stages.networks.builtin import TORCHVISION
 from dualprune.stages.networks.statedict import Taken, taken, zeros
 from dualprune.stages.networks.weightsfile import WeightsError, read, some
-from dualprune.stages.settings.spec import Model
+from dualprune.stages.settings.training import Model
 
 __all__ = ["WeightsError", "bring", "load"]
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dualprune.stages.objectives.base import Batch, Metric, Objective, as_it_is
-from dualprune.stages.settings.spec import StageSpec
+from dualprune.stages.settings.training import StageSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

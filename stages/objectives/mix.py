@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dualprune.stages.settings.spec import Mix
+from dualprune.stages.settings.training import Mix
 
 
 def mixed(pictures: Tensor, labels: Tensor, settings: Mix) -> tuple[Tensor, Tensor, float]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dualprune.stages.objectives.base import Objective
 from dualprune.stages.objectives.classify import classify
-from dualprune.stages.settings.spec import StageSpec
+from dualprune.stages.settings.training import StageSpec
 
 OBJECTIVES: dict[str, Callable[[StageSpec], Objective]] = {"classify": classify}
 

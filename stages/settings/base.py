@@ -8,11 +8,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from dualprune.stages.files import urls
 
+Problem = tuple[tuple[str | int, ...], str]
+"""The path of a setting within a specification, and what is wrong with it."""
+
 
 class SpecError(ValueError):
-    """Settings that can't work. `problems` lists (path within the specification, message)."""
+    """Settings that can't work, with all `problems`."""
 
-    def __init__(self, problems: list[tuple[tuple[str | int, ...], str]]) -> None:
+    def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
         super().__init__("; ".join(f"{'.'.join(map(str, at))}: {text}" for at, text in problems))
 

@@ -1,25 +1,24 @@
-"""Which tensors a stage constrains, and to what: patterns meet a network's parameters."""
+"""Which tensors are constrained, and to what: patterns meet a network's parameters."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
-from typing import Any
+from typing import TypeGuard
 
 from torch import Size
 
-from dualprune.stages.constraints import SETS, VALUES, Constraint, refusal
+from dualprune.stages.constraints import SETS, Constraint, refusal
 from dualprune.stages.constraints.combined import Combined
-from dualprune.stages.networks.build import build_model, weights
-from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.sets import Cardinality, Clusters
-from dualprune.stages.settings.spec import Model, PruneSpec, QuantizeSpec, StageSpec
+from dualprune.stages.networks.build import weights
+from dualprune.stages.settings.base import Problem
+from dualprune.stages.settings.sets import AnySet, Cardinality, Clusters
 from dualprune.stages.solver.budget import Budget
 
-Problem = tuple[tuple[str | int, ...], str]
+Shapes = Mapping[str, Size]
+"""Of a network's parameters, by name."""
 
 
 @dataclass(frozen=True)
@@ -38,137 +37,97 @@ class Targets:
         return list(self.kinds)
 
 
-def _shown(names: Iterable[str], shapes: Mapping[str, Size]) -> str:
-    return ", ".join(f"{name} {tuple(shapes[name])}" for name in names)
+def targets(constraints: Sequence[AnySet], shapes: Shapes, model: str) -> tuple[Targets, list[Problem]]:
+    """What each tensor of a network is held to, and all that is wrong with it: then the targets can't be used.
 
-
-def targets(spec: StageSpec, shapes: Mapping[str, Size]) -> Targets:
-    """What each constrained tensor is held to. Raises SpecError with all that is wrong."""
-    if not isinstance(spec, PruneSpec | QuantizeSpec):
-        return Targets({}, (), {})
+    `model` is what the network is called.
+    """
     able = weights(shapes)
     problems: list[Problem] = []
-    made: dict[str, list[Any]] = {}
-    kinds: dict[str, list[str]] = {}
+    made: dict[str, tuple[Constraint, ...]] = {}
+    kinds: dict[str, tuple[str, ...]] = {}
     budgets: list[Budget] = []
-    for number, settings in enumerate(spec.constraints):
+    for number, settings in enumerate(constraints):
         at = ("constraints", number)
-        matching = [name for name in able if fnmatchcase(name, settings.tensors)]
+        matching = _matching(settings.tensors, able)
         if not matching:
-            problems.append(((*at, "tensors"), _unmatched(settings.tensors, shapes, able, spec.model.name)))
-        budgeted = isinstance(settings, Cardinality) and settings.scope == "global"
-        for name in matching:
-            kinds.setdefault(name, []).append(settings.set)
-            reason = _clash(name, kinds[name], budgets, budgeted)
-            if reason is not None:
-                problems.append((at, f"{name} of shape {tuple(able[name])}: {reason}"))
-            elif not budgeted:
-                shape, before = tuple(able[name]), made.setdefault(name, [])
-                left = min((one.most(shape) for one in before), default=math.prod(shape))
-                try:
-                    before.append(SETS[settings.set].make(settings, shape))
-                    if isinstance(settings, Clusters) and settings.count > left:
-                        raise ValueError(f"asks for {settings.count} clusters of the {left} weights that are left")
-                except ValueError as error:
-                    problems.append((at, f"{name} of shape {shape}: {error}"))
-        if budgeted and matching:
-            assert isinstance(settings, Cardinality)
-            size = sum(able[name].numel() for name in matching)
-            total = settings.entries(size)
-            floors = sum(min(settings.floor, able[name].numel()) for name in matching)
-            if not max(1, floors) <= total <= size:
-                text = f"asks for {total} of {size} weights, with at least {floors} for the floor of {settings.floor}"
-                problems.append((at, f"{text} in each of {len(matching)} tensors: {_shown(matching, able)}"))
-            budgets.append(Budget(tuple(matching), total, settings.floor, settings.scale))
-    if isinstance(spec, QuantizeSpec):
-        problems += _valueless(spec, kinds, able)
-    if problems:
-        raise SpecError(problems)
-    sets = {name: one[0] if len(one) == 1 else Combined(tuple(one)) for name, one in made.items()}
-    return Targets(sets, tuple(budgets), {name: tuple(of) for name, of in kinds.items()})
+            problems.append(((*at, "tensors"), _unmatched(settings.tensors, shapes, model)))
+            continue
+        for name, shape in matching.items():
+            kinds[name] = (*kinds.get(name, ()), settings.set)
+            before = made.get(name, ())
+            try:
+                _check_clash(name, kinds[name], budgets, settings)
+                if not _is_global(settings):
+                    made[name] = (*before, _set(settings, tuple(shape), before))
+            except ValueError as error:
+                problems.append((at, f"{name} of shape {tuple(shape)}: {error}"))
+        if _is_global(settings):
+            budgets.append(_budget(settings, matching))
+            problems += [(at, text) for text in _overspent(budgets[-1], matching)]
+    sets = {name: one[0] if len(one) == 1 else Combined(one) for name, one in made.items()}
+    return Targets(sets, tuple(budgets), kinds), problems
 
 
-@dataclass(frozen=True)
-class Room:
-    """How many weights a stage lets stay at most."""
-
-    tensors: Mapping[str, int]
-    """In each constrained tensor that has a bound of its own."""
-    exact: frozenset[str]
-    """Those of them that are to hold just as many: under `cardinality` alone."""
-    budgets: tuple[tuple[tuple[str, ...], int], ...]
-    """Over several tensors together."""
-    filled: frozenset[str]
-    """Tensors whose set fills zeros again: those of low rank."""
-    kinds: Mapping[str, tuple[str, ...]]
-    """Names of the sets of each constrained tensor."""
-    rate: float
-    """Weights of the constrained tensors over those that may stay; 1 where none are constrained."""
-    sizes: Mapping[str, int]
-    """Of all of the network's weights, constrained or not, by tensor."""
-
-
-def check(spec: StageSpec) -> Room:
-    """Everything that can be said of a stage's settings without data. Raises SpecError.
-
-    The network is built without memory for its weights, once for all stages that have it.
-    """
-    shapes = _shapes(spec.model)
-    found = targets(spec, shapes)
-    most = {name: constraint.most(tuple(shapes[name])) for name, constraint in found.sets.items()}
-    exact = frozenset(name for name in most if found.kinds[name] == ("cardinality",))
-    filled = frozenset(name for name, kinds in found.kinds.items() if "lowrank" in kinds)
-    size = sum(shapes[name].numel() for name in found.names)
-    stay = sum(most.values()) + sum(budget.total for budget in found.budgets)
-    budgets = tuple((budget.names, budget.total) for budget in found.budgets)
-    sizes = {name: shape.numel() for name, shape in weights(shapes).items()}
-    return Room(most, exact, budgets, filled, found.kinds, size / stay if stay else 1.0, sizes)
-
-
-def check_patterns(settings: Model, patterns: Mapping[int, str]) -> list[Problem]:
-    """What can be said of constraints' patterns, by number, when the rest of a stage is not sound. Raises SpecError."""
-    shapes = _shapes(settings)
+def check_patterns(patterns: Mapping[int, str], shapes: Shapes, model: str) -> list[Problem]:
+    """What can be said of constraints' patterns, by number, when the rest of a stage is not sound."""
     able = weights(shapes)
     return [
-        (("constraints", number, "tensors"), _unmatched(pattern, shapes, able, settings.name))
+        (("constraints", number, "tensors"), _unmatched(pattern, shapes, model))
         for number, pattern in patterns.items()
-        if not any(fnmatchcase(name, pattern) for name in able)
+        if not _matching(pattern, able)
     ]
 
 
-@cache
-def _shapes(settings: Model) -> Mapping[str, Size]:
-    """Of a network's parameters, by name. Raises SpecError."""
-    return {name: parameter.shape for name, parameter in build_model(settings, device="meta").named_parameters()}
+def shown(names: Iterable[str], shapes: Shapes) -> str:
+    """Tensors with their shapes, for a message."""
+    return ", ".join(f"{name} {tuple(shapes[name])}" for name in names)
 
 
-def _unmatched(pattern: str, shapes: Mapping[str, Size], able: Mapping[str, Size], model: str) -> str:
-    others = [name for name in shapes if fnmatchcase(name, pattern)]
-    hint = f"matches nothing that can be constrained ({_shown(others, shapes)})" if others else "matches no tensor"
-    return f"{pattern!r} {hint} of {model}; its weights are {', '.join(able)}"
+def _matching(pattern: str, shapes: Shapes) -> dict[str, Size]:
+    return {name: shape for name, shape in shapes.items() if fnmatchcase(name, pattern)}
 
 
-def _clash(name: str, kinds: list[str], budgets: list[Budget], budgeted: bool) -> str | None:
-    """Why the last of the sets on a tensor can't be there, or None."""
+def _unmatched(pattern: str, shapes: Shapes, model: str) -> str:
+    others = _matching(pattern, shapes)
+    hint = f"matches nothing that can be constrained ({shown(others, shapes)})" if others else "matches no tensor"
+    return f"{pattern!r} {hint} of {model}; its weights are {', '.join(weights(shapes))}"
+
+
+def _is_global(settings: AnySet) -> TypeGuard[Cardinality]:
+    return isinstance(settings, Cardinality) and settings.scope == "global"
+
+
+def _check_clash(name: str, kinds: tuple[str, ...], budgets: Sequence[Budget], last: AnySet) -> None:
+    """Raise ValueError if the last of the sets on a tensor, whose names are `kinds`, can't be there."""
     if len(kinds) == 1:
-        return None
-    if budgeted or any(name in budget.names for budget in budgets):
-        return "a global budget can't be combined with another set; let patterns not overlap"
-    return refusal(kinds)
+        return
+    if _is_global(last) or any(name in budget.names for budget in budgets):
+        raise ValueError("a global budget can't be combined with another set; let patterns not overlap")
+    reason = refusal(list(kinds))
+    if reason is not None:
+        raise ValueError(reason)
 
 
-def _valueless(spec: QuantizeSpec, kinds: Mapping[str, list[str]], shapes: Mapping[str, Size]) -> list[Problem]:
-    """What a quantize stage needs of its constraints."""
-    problems: list[Problem] = []
-    bare = [name for name, of in kinds.items() if SETS[of[-1]].place != VALUES]
-    if bare:
-        text = f"{_shown(bare, shapes)}: a quantize stage needs `levels` or `clusters` on each of its tensors"
-        problems.append((("constraints",), text))
-    used = {of[-1] for of in kinds.values()}
-    if {"levels", "clusters"} <= used:
-        both = ", ".join(f"`{one}` is on {next(n for n, of in kinds.items() if of[-1] == one)}" for one in sorted(used))
-        problems.append((("constraints",), f"levels and clusters need a stage each, being trained differently: {both}"))
-    for setting, wanted in (("snap", "levels"), ("centroids", "clusters")):
-        if getattr(spec, setting) is not None and wanted not in used:
-            problems.append(((setting,), f"`{setting}` is for `set: {wanted}`, and no constraint has it"))
-    return problems
+def _set(settings: AnySet, shape: tuple[int, ...], before: Sequence[Constraint]) -> Constraint:
+    """A set of tensors of a shape that are in the sets `before` already. Raises ValueError if it can't be."""
+    made = SETS[settings.set].make(settings, shape)
+    left = min((one.most(shape) for one in before), default=math.prod(shape))
+    if isinstance(settings, Clusters) and settings.count > left:
+        raise ValueError(f"asks for {settings.count} clusters of the {left} weights that are left")
+    return made
+
+
+def _budget(settings: Cardinality, tensors: Shapes) -> Budget:
+    size = sum(shape.numel() for shape in tensors.values())
+    return Budget(tuple(tensors), settings.entries(size), settings.floor, settings.scale)
+
+
+def _overspent(budget: Budget, tensors: Shapes) -> list[str]:
+    """Why a budget can't be spent on its tensors, if it can't."""
+    sizes = [shape.numel() for shape in tensors.values()]
+    floors = sum(min(budget.floor, size) for size in sizes)
+    if max(1, floors) <= budget.total <= sum(sizes):
+        return []
+    text = f"asks for {budget.total} of {sum(sizes)} weights, with at least {floors} for the floor of {budget.floor}"
+    return [f"{text} in each of {len(sizes)} tensors: {shown(tensors, tensors)}"]

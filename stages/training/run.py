@@ -15,7 +15,7 @@ from dualprune.stages.data.read.memory import Batches
 from dualprune.stages.data.read.stream import Stream
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.kinds.base import Kind, Phase, S
-from dualprune.stages.kinds.job import Task
+from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.solver.targets import Targets
 
@@ -31,7 +31,7 @@ Split = Batches | Stream
 class Run(Generic[S]):
     """One stage at work."""
 
-    task: Task
+    task: StageJob
     spec: S
     kind: Kind[S]
     objective: Objective

@@ -9,7 +9,7 @@ from dualprune.stages.artefacts.manifest import Damaged, check
 from dualprune.stages.engine.engine import emulates_bf16, join
 from dualprune.stages.engine.ranks import agreed
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.kinds.job import Task
+from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.training.loop import train
 from dualprune.stages.training.outcome import committed
 from dualprune.stages.training.run import Log, Run, Stopping
@@ -18,7 +18,7 @@ from dualprune.stages.training.start import assembled
 _log = logging.getLogger(__name__)
 
 
-def run_stage(task: Task, log: Log, stopping: Stopping = lambda: False) -> dict[str, Any] | None:
+def run_stage(task: StageJob, log: Log, stopping: Stopping = lambda: False) -> dict[str, Any] | None:
     """Run `task` on all ranks of this process group together (or on this process alone), and commit it.
 
     Goes on from the stage's newest checkpoint where there is one. Returns the artefact's manifest;

@@ -17,14 +17,15 @@ from dualprune.stages.data.read.memory import open_split
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.engine.ranks import agreed
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.kinds.job import Task
+from dualprune.stages.kinds.constrained import targets_of
+from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.kinds.table import KINDS, phases
 from dualprune.stages.networks import pretrained
 from dualprune.stages.networks.build import build_model
 from dualprune.stages.objectives.base import Batch
 from dualprune.stages.objectives.table import objective
-from dualprune.stages.settings.spec import StageSpec
-from dualprune.stages.solver.targets import Targets, targets
+from dualprune.stages.settings.training import StageSpec
+from dualprune.stages.solver.targets import Targets
 from dualprune.stages.training.run import Log, Run, Split, Stopping, Teacher
 
 SPLITS = ("train", "val", "test")
@@ -34,7 +35,7 @@ Place = tuple[int, int, torch.device]
 """Rank, world size, and this rank's device."""
 
 
-def assembled(task: Task, store: Folder, log: Log, stopping: Stopping, place: Place) -> Run[Any]:
+def assembled(task: StageJob, store: Folder, log: Log, stopping: Stopping, place: Place) -> Run[Any]:
     """Everything that a stage needs to begin, or to go on from its newest checkpoint.
 
     Raises SpecError, DataError, Damaged, WeightsError and stages.artefacts.checkpoint.OtherVersion.
@@ -44,7 +45,7 @@ def assembled(task: Task, store: Folder, log: Log, stopping: Stopping, place: Pl
     parent = _loaded(store, task.parents[0].key) if task.parents else None
     network = _network(spec, store, parent)
     teacher = _teacher(task, store, parent, device)
-    aims = _with_ranks(targets(spec, {name: p.shape for name, p in network.named_parameters()}), network)
+    aims = _with_ranks(targets_of(spec, {name: p.shape for name, p in network.named_parameters()}), network)
     masks = _inherited(spec, aims.names, parent.holds if parent else {})
     fixed = _fixed(parent, aims)
     holds = masks | {name: torch.zeros_like(network.get_parameter(name)) for name in fixed}
@@ -89,7 +90,7 @@ def _begun(run: Run[Any]) -> None:
     run.resumed = newest is not None
 
 
-def _splits(task: Task, device: torch.device) -> dict[str, Split]:
+def _splits(task: StageJob, device: torch.device) -> dict[str, Split]:
     spec = task.spec
     found = {
         split: open_split(task.shards, split, task.data_digest, spec.data, spec.seed, device, spec.model.classes)
@@ -135,7 +136,7 @@ def _with_ranks(aims: Targets, network: nn.Module) -> Targets:
 
 def _inherited(spec: StageSpec, constrained: list[str], holds: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parent's masks that stay in force: all, but for constrained tensors whose weights may come back."""
-    if getattr(spec, "regrow", False):
+    if KINDS[spec.kind].regrows(spec):
         return {name: mask for name, mask in holds.items() if name not in constrained}
     return dict(holds)
 
@@ -149,7 +150,7 @@ def _fixed(parent: artefact.Artefact | None, aims: Targets) -> dict[str, tuple[s
     return {name: tuple(sets) for name, sets in there.items() if name not in aims.kinds}
 
 
-def _teacher(task: Task, store: Folder, parent: artefact.Artefact | None, device: torch.device) -> Teacher | None:
+def _teacher(task: StageJob, store: Folder, parent: artefact.Artefact | None, device: torch.device) -> Teacher | None:
     """The network that the stage learns from, if it does: its second parent's, or its only one's, `parent`.
 
     It answers in the stage's precision, and is compiled if the stage's own network is.

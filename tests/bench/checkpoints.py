@@ -27,8 +27,8 @@ from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.engine.engine import Engine, join
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.networks.builtin import MODELS
-from dualprune.stages.settings.spec import Engine as EngineSettings
-from dualprune.stages.settings.spec import Optimizer as OptimizerSettings
+from dualprune.stages.settings.engine import Engine as EngineSettings
+from dualprune.stages.settings.training import Optimizer as OptimizerSettings
 from dualprune.stages.solver import admm
 from dualprune.stages.solver.targets import Targets
 from dualprune.stages.training.loop import AGREEING, _agreed

@@ -32,9 +32,9 @@ from dualprune.stages.data.read.stream import AHEAD, Shards, Stream
 from dualprune.stages.engine.engine import Engine, join
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.objectives.classify import channels_last
-from dualprune.stages.settings.spec import Data
-from dualprune.stages.settings.spec import Engine as EngineSettings
-from dualprune.stages.settings.spec import Optimizer as OptimizerSettings
+from dualprune.stages.settings.data import Data
+from dualprune.stages.settings.engine import Engine as EngineSettings
+from dualprune.stages.settings.training import Optimizer as OptimizerSettings
 from dualprune.stages.solver import admm
 from dualprune.stages.solver.targets import Targets
 from tests.bench.common import Row, interleaved, options, ratios, report

@@ -34,7 +34,7 @@ from torchvision.datasets import ImageFolder
 from dualprune.stages.data.make.index import index
 from dualprune.stages.data.order import epoch_order, micro_batches
 from dualprune.stages.data.read.stream import Job, Shards, Stream
-from dualprune.stages.settings.spec import Data
+from dualprune.stages.settings.data import Data
 from tests.bench.common import interleaved, options, ratios, report
 
 BATCH, SIDE = 50, 224

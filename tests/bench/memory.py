@@ -7,8 +7,8 @@ import torch
 from dualprune.stages.engine.engine import Engine, join
 from dualprune.stages.engine.proximal import STATE
 from dualprune.stages.networks.builtin import MODELS
-from dualprune.stages.settings.spec import Engine as EngineSettings
-from dualprune.stages.settings.spec import Optimizer as OptimizerSettings
+from dualprune.stages.settings.engine import Engine as EngineSettings
+from dualprune.stages.settings.training import Optimizer as OptimizerSettings
 from tests.bench.common import Row, options, report
 from tests.ranks import on_ranks
 

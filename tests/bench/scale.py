@@ -41,7 +41,7 @@ from dualprune.pipeline.run.view import View
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import MANIFEST, own_hash
 from dualprune.stages.files.folder import Folder, sha256
-from dualprune.stages.kinds.job import Task
+from dualprune.stages.kinds.job import StageJob
 from tests.bench.common import Options, Row, options, report
 
 SIZES, QUICK = (100, 1_000, 10_000), (100, 300, 1_000)
@@ -137,7 +137,7 @@ class Instant:
             self.running.append(self.waiting.popleft())
         self.most = max(self.most, len(self.running))
         name, payload = self.running.popleft()
-        manifest = commit(Task.model_validate(payload))
+        manifest = commit(StageJob.model_validate(payload))
         self.spent = [
             spent + clock() - before for spent, clock, before in zip(self.spent, self.clocks, began, strict=True)
         ]
@@ -166,7 +166,7 @@ EPOCH = {
 }
 
 
-def commit(task: Task) -> dict[str, Any]:
+def commit(task: StageJob) -> dict[str, Any]:
     """Write an artefact of a few bytes, with a manifest of the usual size; returns the manifest."""
     folder, data = Folder(task.store) / task.key, task.key.encode()
     quality = int(task.key[:6], 16) / 0xFFFFFF

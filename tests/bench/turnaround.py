@@ -28,7 +28,7 @@ from dualprune.cluster.lanes import Lanes
 from dualprune.pipeline.config.load import load
 from dualprune.pipeline.plan import make as planning
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.kinds.job import Parent, Task
+from dualprune.stages.kinds.job import Parent, StageJob
 from tests.bench.common import Row, options, report
 
 CONFIG = """
@@ -77,7 +77,7 @@ class Notes:
 
             Batches.train = first  # type: ignore[method-assign]
             try:
-                result = run_stage(Task.model_validate(payload), log, stopping)
+                result = run_stage(StageJob.model_validate(payload), log, stopping)
             finally:
                 Batches.train = plain  # type: ignore[method-assign]
             note("committed")
@@ -108,7 +108,7 @@ class Bench:
         name = f"stage-{self.count}"
         spec = self.node.spec.model_copy(update={"seed": self.count})
         spec = spec.model_copy(update={"train": spec.train.model_copy(update={"epochs": epochs})})
-        return Task(
+        return StageJob(
             name=name,
             key=name,
             store=self.store.folder.absolute,

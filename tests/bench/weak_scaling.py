@@ -33,16 +33,18 @@ from dualprune.stages.data.read.memory import Batches
 from dualprune.stages.data.shards import Split, write
 from dualprune.stages.engine.engine import Engine, join
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.kinds.job import Task
+from dualprune.stages.kinds.constrained import targets_of
+from dualprune.stages.kinds.job import StageJob
+from dualprune.stages.kinds.prune import PruneSpec
 from dualprune.stages.kinds.table import KINDS, phases
+from dualprune.stages.kinds.train import TrainSpec
 from dualprune.stages.networks.build import build_model
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.objectives.classify import channels_last
 from dualprune.stages.objectives.table import objective
-from dualprune.stages.settings.spec import Data, PruneSpec, TrainSpec
-from dualprune.stages.settings.spec import Engine as EngineSettings
+from dualprune.stages.settings.data import Data
+from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.solver import admm
-from dualprune.stages.solver.targets import targets
 from dualprune.stages.training.loop import train
 from dualprune.stages.training.run import Run
 from tests.bench.common import Row, options, ratios, report
@@ -74,7 +76,7 @@ class Ours:
     def __init__(self, spec: TrainSpec | PruneSpec, folder: Path, world: int) -> None:
         torch.manual_seed(0)
         model = build_model(spec.model)
-        self.spec, self.aims = spec, targets(spec, {name: p.shape for name, p in model.named_parameters()})
+        self.spec, self.aims = spec, targets_of(spec, {name: p.shape for name, p in model.named_parameters()})
         self.engine = Engine(model, set(self.aims.names), set(), spec.optimizer, "fp32", EngineSettings())
         admm.start(self.engine, self.aims, {})
         splits, device = read_manifest(str(folder))["splits"], self.engine.engine.device
@@ -82,7 +84,7 @@ class Ours:
             split: Batches(Split(str(folder), splits[split]), spec.data, spec.seed, device)
             for split in ("train", "val")
         }
-        self.task = Task(name="x", key="x", store=".", spec=spec, parents=[], shards=str(folder), data_digest="")
+        self.task = StageJob(name="x", key="x", store=".", spec=spec, parents=[], shards=str(folder), data_digest="")
         self.checkpoints = Checkpoints(Folder(str(folder / "none")), dist.get_rank(), world)
 
     def epoch(self) -> None:

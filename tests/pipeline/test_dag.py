@@ -14,8 +14,9 @@ from dualprune.pipeline.choices.search import Search, shrunk
 from dualprune.pipeline.choices.table import CHOICES as TABLE
 from dualprune.pipeline.config.load import load
 from dualprune.pipeline.node import KEY_LENGTH, Node, trial
+from dualprune.stages.kinds.prune import PruneSpec
 from dualprune.stages.kinds.table import KINDS
-from dualprune.stages.settings.spec import PruneSpec, StageSpec
+from dualprune.stages.settings.training import StageSpec
 from tests.pipeline.common import config, extended, loaded
 
 NAMES = ["dense", "half", "v1.5-quarter", "other"]

@@ -23,16 +23,17 @@ from dualprune.stages.data.make.builtin import digits
 from dualprune.stages.data.shards import write
 from dualprune.stages.engine.engine import Engine, join
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.kinds.job import Task
+from dualprune.stages.kinds.job import StageJob
+from dualprune.stages.kinds.train import TrainSpec
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.objectives.classify import classify
-from dualprune.stages.settings.spec import Engine as EngineSettings
-from dualprune.stages.settings.spec import Optimizer, TrainSpec
+from dualprune.stages.settings.engine import Engine as EngineSettings
+from dualprune.stages.settings.training import Optimizer
 from dualprune.stages.solver.targets import Targets
 from tests.processes import PATH, ROOT
 
 MakeEngine = Callable[..., Engine]
-MakeTask = Callable[..., Task]
+MakeTask = Callable[..., StageJob]
 
 PLACES = [(zero, offload) for zero in (0, 1, 2, 3) for offload in (False, True) if zero or not offload]
 """Every ZeRO stage, and whether its optimizer state is kept on the host."""
@@ -175,14 +176,14 @@ def make_task(shards: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Ma
         store: str = "store",
         model: str = "noisy",
         **engine: Any,
-    ) -> Task:
+    ) -> StageJob:
         common = {
             "model": {"name": model},
             "data": {"source": "digits", "mean": [0.3], "std": [0.38], "shift": 1},
             "batch": 32,
         }
         Folder(str(tmp_path / store)).establish()
-        return Task.model_validate(
+        return StageJob.model_validate(
             {
                 "name": key,
                 "key": key,
@@ -199,7 +200,7 @@ def make_task(shards: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Ma
 
 
 @pytest.fixture
-def dying() -> Iterator[Callable[[int, Task], int]]:
+def dying() -> Iterator[Callable[[int, StageJob], int]]:
     """A function that runs a stage in a process that dies at its n-th call; gives the process's exit code."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.stages.faults"],
@@ -213,7 +214,7 @@ def dying() -> Iterator[Callable[[int, Task], int]]:
     assert process.stdout is not None
     stdin, stdout = process.stdin, process.stdout
 
-    def run(n: int, task: Task) -> int:
+    def run(n: int, task: StageJob) -> int:
         stdin.write(json.dumps([n, task.model_dump()]) + "\n")
         stdin.flush()
         while not (line := stdout.readline().strip()).lstrip("-").isdigit():

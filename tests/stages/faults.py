@@ -140,7 +140,7 @@ def main() -> None:
     The processes are forked from this one, which imports what takes time: all that the first of them came to need.
     """
     from dualprune.stages.engine.zero import deepspeed
-    from dualprune.stages.kinds.job import Task
+    from dualprune.stages.kinds.job import StageJob
     from dualprune.stages.networks.builtin import MODELS
     from dualprune.stages.training.stage import run_stage
     from tests.stages.conftest import noisy_net
@@ -154,7 +154,7 @@ def main() -> None:
         child = os.fork()
         if not child:
             with service_faults(task["store"], n, "dies") if "://" in task["store"] else faults(n, "dies"):
-                run_stage(Task.model_validate(task), lambda event: None)
+                run_stage(StageJob.model_validate(task), lambda event: None)
             os.write(writer, "\n".join(sys.modules).encode())
             os._exit(0)
         os.close(writer)

@@ -20,8 +20,8 @@ from dualprune.stages.data.format import digest, read_manifest
 from dualprune.stages.data.read.memory import open_split
 from dualprune.stages.data.read.stream import IGNORED, Stream
 from dualprune.stages.engine.engine import Engine, join
-from dualprune.stages.settings.spec import Engine as EngineSettings
-from dualprune.stages.settings.spec import Optimizer
+from dualprune.stages.settings.engine import Engine as EngineSettings
+from dualprune.stages.settings.training import Optimizer
 from dualprune.stages.solver.budget import Budget, allocate
 from tests.stages.conftest import PLACES, MakeEngine, jpeg, jpegs
 from tests.stages.constraints.test_constraints import EVERY, cases_with_weights, close, few

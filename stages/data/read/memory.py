@@ -16,7 +16,7 @@ from dualprune.stages.data.order import Indices, epoch_order, hashed
 from dualprune.stages.data.read.stream import Shards, Stream
 from dualprune.stages.data.shards import Split
 from dualprune.stages.objectives.base import Batch
-from dualprune.stages.settings.spec import Data
+from dualprune.stages.settings.data import Data
 
 
 @lru_cache(maxsize=8)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from dualprune.stages.data.order import Indices, hashed
 from dualprune.stages.data.read.decoding import BadPicture, Header, check, decode, look, short
-from dualprune.stages.settings.spec import RandAugment
+from dualprune.stages.settings.data import RandAugment
 
 Picture = NDArray[np.uint8]
 """Pixels [3, h, w], most often a view of interleaved ones: decoders and networks want them so."""

@@ -33,7 +33,7 @@ from dualprune.stages.data.read.pictures import (
     uniforms,
 )
 from dualprune.stages.objectives.classify import IGNORED
-from dualprune.stages.settings.spec import Data
+from dualprune.stages.settings.data import Data
 
 AHEAD = 2
 """Micro-batches that each worker has ready."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dualprune.stages.kinds.prune import PruneSpec
 from dualprune.stages.kinds.table import parse
-from dualprune.stages.settings.spec import PruneSpec
 
 STAGE = {
     "kind": "prune",

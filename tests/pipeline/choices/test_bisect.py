@@ -10,7 +10,9 @@ from dualprune.pipeline.choices.base import Decision, Refuse, Take, Try
 from dualprune.pipeline.choices.bisect import bisect
 from dualprune.pipeline.choices.search import Search
 from dualprune.pipeline.node import Node
-from dualprune.stages.settings.spec import PruneSpec, StageSpec, TrainSpec
+from dualprune.stages.kinds.prune import PruneSpec
+from dualprune.stages.kinds.train import TrainSpec
+from dualprune.stages.settings.training import StageSpec
 from tests.pipeline.choices.common import stage
 from tests.pipeline.common import manifest
 

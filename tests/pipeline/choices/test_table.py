@@ -15,7 +15,7 @@ from dualprune.pipeline.choices.table import CHOICES, among_parents, searches, t
 from dualprune.pipeline.node import Node
 from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.settings.base import Settings
-from dualprune.stages.settings.spec import StageSpec
+from dualprune.stages.settings.training import StageSpec
 from tests.pipeline.choices.common import stage
 from tests.pipeline.common import manifest
 

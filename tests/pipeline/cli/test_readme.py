@@ -9,7 +9,7 @@ import pytest
 
 from dualprune.pipeline.config.load import load
 from dualprune.pipeline.dag import trained
-from dualprune.stages.solver.targets import check
+from dualprune.stages.kinds.constrained import check
 
 README = Path(__file__).parents[3] / "README.md"
 HEAD = """

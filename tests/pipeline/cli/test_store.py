@@ -22,7 +22,7 @@ from dualprune.stages.artefacts.manifest import own_hash
 from dualprune.stages.files.folder import Folder, canonical, sha256
 from dualprune.stages.files.outage import StoreError
 from dualprune.stages.networks.build import build_model
-from dualprune.stages.settings.spec import Model
+from dualprune.stages.settings.training import Model
 from tests.pipeline.common import config, loaded
 from tests.pipeline.store.test_locks import elsewhere
 

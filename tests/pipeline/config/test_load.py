@@ -13,9 +13,9 @@ from dualprune.pipeline.config.load import RECIPES, Config, load
 from dualprune.pipeline.config.problems import ConfigError, brief
 from dualprune.pipeline.config.smoke import smoke
 from dualprune.pipeline.dag import trained
+from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.table import phases
 from dualprune.stages.networks.builtin import MODELS
-from dualprune.stages.solver.targets import check
 from tests.pipeline.common import config, line, loaded, problems
 
 HALF = '{set: cardinality, tensors: "*", rate: 2}'

@@ -16,8 +16,10 @@ from dualprune.pipeline.config.smoke import STEPS, UPDATES, smoke
 from dualprune.pipeline.dag import trained
 from dualprune.pipeline.plan import make as planning
 from dualprune.stages.files.folder import Folder
+from dualprune.stages.kinds.prune import PruneSpec
+from dualprune.stages.kinds.quantize import QuantizeSpec
 from dualprune.stages.kinds.table import phases
-from dualprune.stages.settings.spec import PruneSpec, QuantizeSpec, TrainSpec
+from dualprune.stages.kinds.train import TrainSpec
 from tests.pipeline.common import extended
 from tests.running import dualprune, json_of
 

@@ -30,7 +30,7 @@ from dualprune.stages.data.make.convert import Options, convert
 from dualprune.stages.data.shards import write
 from dualprune.stages.files.folder import MARK, Folder, sha256
 from dualprune.stages.networks.build import build_model
-from dualprune.stages.settings.spec import Model
+from dualprune.stages.settings.training import Model
 from tests.pipeline.common import artefact, config, line, loaded, manifest, shards
 from tests.stages.conftest import jpegs
 

@@ -19,7 +19,7 @@ from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.reports import plan as planview
 from dualprune.pipeline.run.view import clock
 from dualprune.stages.networks.build import build_model
-from dualprune.stages.settings.spec import Model
+from dualprune.stages.settings.training import Model
 from tests.pipeline.common import artefact, config, extended
 
 ENTRIES = """\

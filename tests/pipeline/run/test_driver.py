@@ -21,7 +21,7 @@ from dualprune.pipeline.store.locks import Locks, living, stage_lock
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import MANIFEST
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.kinds.job import Task
+from dualprune.stages.kinds.job import StageJob
 from tests.pipeline.common import artefact, loaded, manifest
 
 LOST = Failure("lost", "", "a worker process or its machine died")
@@ -44,14 +44,14 @@ class Scripted:
         self.script = {name: list(endings) for name, endings in script.items()}
         self.accuracies = accuracies or {}
         self.submitted: list[str] = []
-        self.payloads: dict[str, Task] = {}
+        self.payloads: dict[str, StageJob] = {}
         self.finished: list[str] = []
         self.running: list[str] = []
         self.closed = False
 
     def submit(self, task: str, payload: Any) -> None:
         """Note a task, and that it and its parents are what they should be."""
-        self.payloads[task] = Task.model_validate(payload)
+        self.payloads[task] = StageJob.model_validate(payload)
         assert task not in self.running
         for parent in self.payloads[task].parents:
             assert parent.name in self.finished or (Folder(self.payloads[task].store) / parent.key).exists(MANIFEST)
@@ -71,7 +71,7 @@ class Scripted:
         self.finished.append(task)
         return [*events, Event("done", task, self._commit(self.payloads[task]))]
 
-    def _commit(self, task: Task) -> dict[str, Any]:
+    def _commit(self, task: StageJob) -> dict[str, Any]:
         store = Folder(task.store)
         before = (store / task.parents[0].key).read("model.safetensors") if task.parents else b""
         data = b" ".join([before, task.name.encode()]).strip()

@@ -24,7 +24,7 @@ from dualprune.pipeline.config.load import load
 from dualprune.pipeline.config.smoke import smoke
 from dualprune.pipeline.node import Node, trial
 from dualprune.pipeline.plan import make as planning
-from dualprune.stages.settings.spec import TrainSpec
+from dualprune.stages.kinds.train import TrainSpec
 from tests.pipeline.common import artefact, extended, problems
 from tests.pipeline.plan.test_make import pretrained
 from tests.pipeline.run.test_driver import ERROR

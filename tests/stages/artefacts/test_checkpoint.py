@@ -18,7 +18,7 @@ from dualprune.stages.engine.proximal import STATE
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.base import State
 from dualprune.stages.kinds.proximal import Solving
-from dualprune.stages.settings.spec import Optimizer
+from dualprune.stages.settings.training import Optimizer
 from tests.stages.conftest import PLACES, MakeEngine, small_net, step
 
 SGD = Optimizer(name="sgd", momentum=0.9)

@@ -11,7 +11,7 @@ import torch
 from dualprune.stages.data.format import DataError, digest, read_manifest
 from dualprune.stages.data.read.memory import Batches, load_split, open_split
 from dualprune.stages.data.shards import Split, write
-from dualprune.stages.settings.spec import Data
+from dualprune.stages.settings.data import Data
 from tests.stages.conftest import random_pictures
 
 CPU = torch.device("cpu")

@@ -21,7 +21,8 @@ from dualprune.stages.data.read.memory import open_split
 from dualprune.stages.data.read.pictures import crop_box, flipped, training_crop, uniforms
 from dualprune.stages.data.read.stream import IGNORED, Stream
 from dualprune.stages.kinds.job import key_material
-from dualprune.stages.settings.spec import Data, TrainSpec
+from dualprune.stages.kinds.train import TrainSpec
+from dualprune.stages.settings.data import Data
 from tests.stages.conftest import jpeg, jpegs
 from tests.stages.data.test_pictures import MOST, RATIO, SCALE, huge_jpeg, pil
 from tests.stages.data.test_stream import CPU, SPLITS, opened, written

@@ -30,7 +30,7 @@ from dualprune.stages.data.read.pictures import (
     random_crop,
     uniforms,
 )
-from dualprune.stages.settings.spec import RandAugment
+from dualprune.stages.settings.data import RandAugment
 from tests.stages.conftest import jpeg
 
 SCALE, RATIO = [0.08, 1.0], [3 / 4, 4 / 3]

@@ -29,10 +29,11 @@ from dualprune.stages.data.read.memory import Batches, open_split
 from dualprune.stages.data.read.stream import IGNORED, Stream
 from dualprune.stages.data.shards import Split, write
 from dualprune.stages.files.folder import sha256
-from dualprune.stages.kinds.job import Task
+from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.objectives.mix import mixed
-from dualprune.stages.settings.spec import Data, Mix
+from dualprune.stages.settings.data import Data
+from dualprune.stages.settings.training import Mix
 from dualprune.stages.training.stage import run_stage
 from tests.stages.conftest import MakeTask, jpeg, jpegs
 from tests.stages.data.test_pictures import pil
@@ -301,7 +302,7 @@ def test_a_stage_that_was_stopped_ends_with_the_same_bits(
     folder = written(tmp_path / "shards", samples, 8_000)
     data = {"shards": folder, "crop": 16, "resize": 20, "flip": True, "bad": 0.05} | more
 
-    def task(store: str, workers: int) -> Task:
+    def task(store: str, workers: int) -> StageJob:
         spec = {
             "kind": "train",
             "train": {"epochs": 3, "lr": 0.01},

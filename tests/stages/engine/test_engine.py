@@ -9,7 +9,7 @@ from torch import Tensor
 from dualprune.stages.engine.engine import Engine, emulates_bf16, parameter_groups
 from dualprune.stages.engine.proximal import STATE
 from dualprune.stages.objectives.classify import channels_last
-from dualprune.stages.settings.spec import Optimizer
+from dualprune.stages.settings.training import Optimizer
 from tests.stages.conftest import PLACES, MakeEngine, small_net, step
 
 ZERO = pytest.mark.parametrize("zero", [0, 1, 2, 3])

@@ -17,8 +17,8 @@ from dualprune.stages.constraints.clusters import Clusters
 from dualprune.stages.constraints.groups import Groups, columns
 from dualprune.stages.engine.engine import Engine, join
 from dualprune.stages.engine.proximal import STATE
-from dualprune.stages.settings.spec import Engine as EngineSettings
-from dualprune.stages.settings.spec import Optimizer
+from dualprune.stages.settings.engine import Engine as EngineSettings
+from dualprune.stages.settings.training import Optimizer
 from dualprune.stages.solver import admm
 from dualprune.stages.solver import snapping as quantize
 from dualprune.stages.solver.budget import Budget

@@ -13,7 +13,7 @@ from dualprune.pipeline.store import inventory
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import check, damages, take
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.kinds.job import Task
+from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.training.stage import run_stage
 from tests.stages.conftest import MakeTask
 from tests.stages.faults import DIED, How, faults
@@ -25,13 +25,13 @@ KEY = "0123456789abcdef"
 
 
 @pytest.fixture
-def tiny(make_task: MakeTask) -> Callable[[str], Task]:
+def tiny(make_task: MakeTask) -> Callable[[str], StageJob]:
     """A prune of four epochs of two steps, in a store of that name: three checkpoints, the first of them removed."""
     return lambda store: make_task(prune(batch=160), KEY, store=store)
 
 
 @pytest.fixture
-def undisturbed(tiny: Callable[[str], Task]) -> tuple[Task, int]:
+def undisturbed(tiny: Callable[[str], StageJob]) -> tuple[StageJob, int]:
     """That stage, run in peace, and the number of calls at which a fault can strike."""
     task = tiny("undisturbed")
     with faults(0, "dies") as counted:
@@ -51,7 +51,7 @@ def settled() -> None:
             thread.join()
 
 
-def holds(task: Task, undisturbed: Task, how: How) -> None:
+def holds(task: StageJob, undisturbed: StageJob, how: How) -> None:
     """What counts is whole; the same stage run again ends with the undisturbed one's bits, and all is whole."""
     settled()
     store = Store(task.store)
@@ -67,7 +67,7 @@ def holds(task: Task, undisturbed: Task, how: How) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["fails once", "fails from then on"])
 def test_a_failure_at_any_call_loses_nothing(
-    tiny: Callable[[str], Task], undisturbed: tuple[Task, int], how: How
+    tiny: Callable[[str], StageJob], undisturbed: tuple[StageJob, int], how: How
 ) -> None:
     """From OSError at the first to OSError at the last."""
     whole, count = undisturbed
@@ -88,7 +88,7 @@ def test_a_failure_at_any_call_loses_nothing(
 
 @pytest.mark.slow
 def test_a_death_at_any_call_loses_nothing(
-    tiny: Callable[[str], Task], undisturbed: tuple[Task, int], dying: Callable[[int, Task], int]
+    tiny: Callable[[str], StageJob], undisturbed: tuple[StageJob, int], dying: Callable[[int, StageJob], int]
 ) -> None:
     """The process is gone at that instant, with all its threads; the machine's memory of files is not."""
     whole, count = undisturbed
@@ -104,7 +104,7 @@ def test_a_death_at_any_call_loses_nothing(
 
 @pytest.mark.parametrize("how", ["fails once", "fails from then on"])
 def test_a_copied_artefact_is_there_or_not(
-    tiny: Callable[[str], Task], undisturbed: tuple[Task, int], tmp_path: Path, how: How
+    tiny: Callable[[str], StageJob], undisturbed: tuple[StageJob, int], tmp_path: Path, how: How
 ) -> None:
     """Whichever of its writes fails."""
     source = Folder(undisturbed[0].store) / KEY
@@ -128,7 +128,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_artefact_is_noticed_and_made_again(
-    tiny: Callable[[str], Task], undisturbed: tuple[Task, int], damage: str
+    tiny: Callable[[str], StageJob], undisturbed: tuple[StageJob, int], damage: str
 ) -> None:
     """Whichever of its files it is."""
     whole, task = undisturbed[0], tiny("store")
@@ -147,7 +147,7 @@ def test_a_damaged_artefact_is_noticed_and_made_again(
         assert Store(task.store).artefact(KEY) is not None
 
 
-def test_any_byte_of_an_artefact_that_changes_is_noticed(undisturbed: tuple[Task, int]) -> None:
+def test_any_byte_of_an_artefact_that_changes_is_noticed(undisturbed: tuple[StageJob, int]) -> None:
     """Every 37th byte of every file in turn."""
     folder = Folder(undisturbed[0].store) / KEY
     manifest = check(folder)
@@ -165,7 +165,7 @@ def test_any_byte_of_an_artefact_that_changes_is_noticed(undisturbed: tuple[Task
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
-    tiny: Callable[[str], Task], undisturbed: tuple[Task, int], damage: str
+    tiny: Callable[[str], StageJob], undisturbed: tuple[StageJob, int], damage: str
 ) -> None:
     """Whichever of its files it is; what was not damaged is said to be."""
     for end in ("json", "safetensors"):

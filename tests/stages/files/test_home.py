@@ -13,7 +13,7 @@ from dualprune.stages.data.read import cache
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.files.home import NoHome, cache_folder
 from dualprune.stages.networks.pretrained import WeightsError, bring
-from dualprune.stages.settings.spec import Model
+from dualprune.stages.settings.training import Model
 
 NONE = (
     r"this user has no home folder to keep downloads in: set XDG_CACHE_HOME, or HOME, to a folder that can be written"

@@ -19,7 +19,7 @@ from dualprune.pipeline.store.store import Store
 from dualprune.stages.files import folder as files
 from dualprune.stages.files.folder import MARK, Folder
 from dualprune.stages.files.outage import StoreAway, StoreError, told
-from dualprune.stages.kinds.job import Task
+from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.training.stage import run_stage
 from tests.stages.conftest import MakeTask
 from tests.stages.files.test_faults import KEY, settled
@@ -54,13 +54,13 @@ def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 @pytest.fixture
-def tiny(make_task: MakeTask) -> Callable[[str], Task]:
+def tiny(make_task: MakeTask) -> Callable[[str], StageJob]:
     """A prune of four epochs in a store at that path, which is a store already."""
     return lambda store: make_task(prune(batch=160), KEY, store=store)
 
 
 @pytest.fixture
-def whole(tiny: Callable[[str], Task]) -> Task:
+def whole(tiny: Callable[[str], StageJob]) -> StageJob:
     """That stage, run in peace."""
     task = tiny("whole")
     made(task)
@@ -78,7 +78,7 @@ def at_epoch(number: int, act: Callable[[], None]) -> Callable[[dict[str, Any]],
     return log
 
 
-def goes_on(task: Task, whole: Task, step: int) -> None:
+def goes_on(task: StageJob, whole: StageJob, step: int) -> None:
     """Nothing is damaged; the stage goes on from a step, and ends with the same bits."""
     assert inventory.verify(Store(task.store)).damages == ()
     begun: list[dict[str, Any]] = []
@@ -88,7 +88,9 @@ def goes_on(task: Task, whole: Task, step: int) -> None:
 
 
 @pytest.mark.parametrize("kilobytes", [16, 36, 60, 84, 100, 120])
-def test_a_full_disk(tmpfs: Callable[[str], Path], tiny: Callable[[str], Task], whole: Task, kilobytes: int) -> None:
+def test_a_full_disk(
+    tmpfs: Callable[[str], Path], tiny: Callable[[str], StageJob], whole: StageJob, kilobytes: int
+) -> None:
     """At the first checkpoint, a later one, or the commit; with more space the stage goes on from what fitted."""
     store = tmpfs(f"{kilobytes}k")
     task = tiny(str(store))
@@ -105,7 +107,9 @@ def test_a_full_disk(tmpfs: Callable[[str], Path], tiny: Callable[[str], Task], 
     same_bytes(task, whole)
 
 
-def test_a_store_that_turns_read_only(tmpfs: Callable[[str], Path], tiny: Callable[[str], Task], whole: Task) -> None:
+def test_a_store_that_turns_read_only(
+    tmpfs: Callable[[str], Path], tiny: Callable[[str], StageJob], whole: StageJob
+) -> None:
     """In the middle of a stage."""
     store = tmpfs("8m")
     task = tiny(str(store))
@@ -119,7 +123,7 @@ def test_a_store_that_turns_read_only(tmpfs: Callable[[str], Path], tiny: Callab
     goes_on(task, whole, 2)
 
 
-def test_a_folder_that_is_moved_away_and_back(tiny: Callable[[str], Task], whole: Task, tmp_path: Path) -> None:
+def test_a_folder_that_is_moved_away_and_back(tiny: Callable[[str], StageJob], whole: StageJob, tmp_path: Path) -> None:
     """It is not made anew in its old place, and what was in it does not count as absent."""
     task = tiny("store")
     store, away = Path(task.store), tmp_path / "away"
@@ -147,7 +151,7 @@ def test_a_folder_that_is_moved_away_and_back(tiny: Callable[[str], Task], whole
 
 
 def test_a_store_that_is_unmounted(
-    tmpfs: Callable[[str], Path], tiny: Callable[[str], Task], whole: Task, tmp_path: Path
+    tmpfs: Callable[[str], Path], tiny: Callable[[str], StageJob], whole: StageJob, tmp_path: Path
 ) -> None:
     """The empty folder that it was mounted on is not taken for it."""
     store, disk = tmpfs("1m"), tmp_path / "disk"
@@ -162,7 +166,7 @@ def test_a_store_that_is_unmounted(
     subprocess.run(["umount", str(store)], check=True)
 
 
-def test_a_folder_that_is_no_store_is_not_made_one_by_a_worker(tiny: Callable[[str], Task], tmp_path: Path) -> None:
+def test_a_folder_that_is_no_store_is_not_made_one_by_a_worker(tiny: Callable[[str], StageJob], tmp_path: Path) -> None:
     """A node that does not share the driver's folder says so, in place of starting a store of its own."""
     task = tiny("store").model_copy(update={"store": str(tmp_path / "elsewhere")})
     for _ in range(2):

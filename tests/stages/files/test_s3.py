@@ -16,7 +16,7 @@ from dualprune.stages.data.format import read_manifest
 from dualprune.stages.files import folder as files
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.files.outage import StoreAway, StoreError
-from dualprune.stages.kinds.job import Task
+from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.training.measure import measure
 from dualprune.stages.training.stage import run_stage
 from tests.s3server import BUCKET, S3Server
@@ -28,11 +28,11 @@ from tests.stages.training.test_stage import FILES, Stop, made, prune, quiet
 
 pytestmark = pytest.mark.usefixtures("one_rank", "s3")
 
-MakeRemote = Callable[[], Task]
+MakeRemote = Callable[[], StageJob]
 
 
 @pytest.fixture
-def local(make_task: MakeTask) -> Task:
+def local(make_task: MakeTask) -> StageJob:
     """A prune of four epochs on a local disk, run in peace."""
     task = make_task(prune(batch=160), KEY)
     made(task)
@@ -47,7 +47,7 @@ def remote(make_task: MakeTask, shards: str, s3: S3Server) -> MakeRemote:
     for name in Folder(shards).names():
         there.write(name, Folder(shards).read(name))
 
-    def make() -> Task:
+    def make() -> StageJob:
         store = f"{url}/{uuid.uuid4().hex}"
         Folder(store).establish()
         return make_task(prune(batch=160), KEY).model_copy(update={"store": store, "shards": there.url})
@@ -55,14 +55,14 @@ def remote(make_task: MakeTask, shards: str, s3: S3Server) -> MakeRemote:
     return make
 
 
-def same(task: Task, local: Task) -> None:
+def same(task: StageJob, local: StageJob) -> None:
     """The artefact on S3 has the bytes of the one on the disk, and nothing else is left of the stage."""
     for name in FILES:
         assert Folder(task.store).read(f"{KEY}/{name}") == Path(local.store, KEY, name).read_bytes(), name
     assert inventory.verify(Store(task.store)) == inventory.Verified(1, 0, ())
 
 
-def test_a_stage_that_is_stopped_goes_on(remote: MakeRemote, local: Task) -> None:
+def test_a_stage_that_is_stopped_goes_on(remote: MakeRemote, local: StageJob) -> None:
     """From its checkpoint; the artefact is measured from there too."""
     task = remote()
     assert read_manifest(task.shards) == read_manifest(local.shards)
@@ -83,7 +83,7 @@ def test_a_stage_that_is_stopped_goes_on(remote: MakeRemote, local: Task) -> Non
     assert found == {name: manifest["metrics"][name] for name in found}
 
 
-def test_a_damaged_object_is_noticed_and_made_again(remote: MakeRemote, local: Task) -> None:
+def test_a_damaged_object_is_noticed_and_made_again(remote: MakeRemote, local: StageJob) -> None:
     """As on a disk."""
     task = remote()
     run_stage(task, quiet)
@@ -95,7 +95,7 @@ def test_a_damaged_object_is_noticed_and_made_again(remote: MakeRemote, local: T
 
 
 @pytest.mark.slow
-def test_a_service_that_refuses_now_and_then(remote: MakeRemote, local: Task, s3: S3Server) -> None:
+def test_a_service_that_refuses_now_and_then(remote: MakeRemote, local: StageJob, s3: S3Server) -> None:
     """Every seventh request is answered with 503: nobody notices."""
     count = 0
 
@@ -115,7 +115,7 @@ def test_a_service_that_refuses_now_and_then(remote: MakeRemote, local: Task, s3
 
 
 @pytest.mark.slow
-def test_a_service_that_is_away_for_a_moment(remote: MakeRemote, local: Task, s3: S3Server) -> None:
+def test_a_service_that_is_away_for_a_moment(remote: MakeRemote, local: StageJob, s3: S3Server) -> None:
     """The stage waits for it and goes on."""
     task = remote()
     again = threading.Timer(3.0, s3.start)
@@ -139,7 +139,7 @@ def test_a_service_that_is_away_for_a_moment(remote: MakeRemote, local: Task, s3
 
 @pytest.mark.slow
 def test_a_service_that_stays_away(
-    remote: MakeRemote, local: Task, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+    remote: MakeRemote, local: StageJob, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Patience ends with an error that names the store; when it is back, the stage goes on."""
     task = remote()
@@ -158,7 +158,7 @@ def test_a_service_that_stays_away(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["fails once", "fails from then on", "does it and fails"])
-def test_a_failure_at_any_request_loses_nothing(remote: MakeRemote, local: Task, how: How) -> None:
+def test_a_failure_at_any_request_loses_nothing(remote: MakeRemote, local: StageJob, how: How) -> None:
     """Whether it was carried out or not."""
     counting = remote()
     with service_faults(counting.store, 0, how) as counted:
@@ -178,7 +178,7 @@ def test_a_failure_at_any_request_loses_nothing(remote: MakeRemote, local: Task,
 
 @pytest.mark.slow
 def test_a_death_at_any_request_loses_nothing(
-    remote: MakeRemote, local: Task, dying: Callable[[int, Task], int]
+    remote: MakeRemote, local: StageJob, dying: Callable[[int, StageJob], int]
 ) -> None:
     """The process is gone before it."""
     assert dying(0, remote()) == 0
@@ -192,7 +192,7 @@ def test_a_death_at_any_request_loses_nothing(
     assert n > 3 * 2 + 5
 
 
-def recovered(task: Task, local: Task) -> None:
+def recovered(task: StageJob, local: StageJob) -> None:
     """What counts is whole; the same stage run again ends with the undisturbed one's bits, and all is whole."""
     assert inventory.verify(Store(task.store)).damages == ()
     run_stage(task, quiet)

@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from dualprune.stages.files.urls import checked, local
-from dualprune.stages.settings.spec import Data, Model
+from dualprune.stages.settings.data import Data
+from dualprune.stages.settings.training import Model
 
 MEANT = [
     "runs",

@@ -17,10 +17,10 @@ from dualprune.pipeline.plan import make as planning
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.base import Kind, Phase, Row, State
-from dualprune.stages.kinds.job import Task, key_material
+from dualprune.stages.kinds.constrained import check
+from dualprune.stages.kinds.job import StageJob, key_material
 from dualprune.stages.kinds.table import KINDS, parse, phases
-from dualprune.stages.settings.spec import Phase as Training
-from dualprune.stages.settings.spec import StageSpec
+from dualprune.stages.settings.training import StageSpec, Training
 from dualprune.stages.training.run import Run
 from dualprune.stages.training.stage import run_stage
 from tests.pipeline.common import extended
@@ -60,6 +60,10 @@ def test_a_kind_keeps_the_contract(name: str) -> None:
     remembered = json.loads(json.dumps(asdict(kind.state())))
     assert kind.state(**remembered) == kind.state()
     assert key_material(spec, "data", [])["method"] == kind.version
+    room = check(spec)
+    assert bool(room.kinds) == bool(kind.constraints(spec))
+    assert kind.regrows(spec) is False
+    assert not kind.prunes or room.rate > 1
     assert parse(spec.model_dump(mode="json")) == spec
 
 
@@ -170,4 +174,4 @@ def stops_after() -> Callable[[int], Callable[[], bool]]:
 
 def test_a_task_of_it_crosses_processes(noise: None, make_task: MakeTask) -> None:
     task = make_task({"kind": "noise", "sigma": 0.05, "train": {"epochs": 2, "lr": 0.01}})
-    assert Task.model_validate(json.loads(json.dumps(task.model_dump()))) == task
+    assert StageJob.model_validate(json.loads(json.dumps(task.model_dump()))) == task

@@ -26,7 +26,8 @@ from dualprune.stages.data.shards import Split, write
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.networks.build import build_model
 from dualprune.stages.networks.pretrained import WeightsError, bring, load
-from dualprune.stages.settings.spec import Data, Model
+from dualprune.stages.settings.data import Data
+from dualprune.stages.settings.training import Model
 from dualprune.stages.training.evaluate import evaluate
 from dualprune.stages.training.stage import run_stage
 from tests.stages.conftest import CLASSIFY, MakeTask

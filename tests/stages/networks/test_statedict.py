@@ -18,7 +18,7 @@ from dualprune.stages.files.folder import Folder
 from dualprune.stages.networks.build import build_model
 from dualprune.stages.networks.pretrained import Note, WeightsError, bring, load
 from dualprune.stages.networks.statedict import taken
-from dualprune.stages.settings.spec import Model
+from dualprune.stages.settings.training import Model
 from tests.stages.networks.test_pretrained import saved
 
 State = dict[str, Tensor]

@@ -21,7 +21,7 @@ import torch
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.networks.pretrained import WeightsError, bring
 from dualprune.stages.networks.weightsfile import Passed, read
-from dualprune.stages.settings.spec import Model
+from dualprune.stages.settings.training import Model
 
 STATE = {"a.weight": torch.arange(5000.0).view(50, 100), "a.bias": torch.ones(3)}
 

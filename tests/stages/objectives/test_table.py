@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dualprune.stages.kinds.train import TrainSpec
 from dualprune.stages.objectives.base import Batch, Metric, Objective
 from dualprune.stages.objectives.classify import IGNORED
 from dualprune.stages.objectives.table import OBJECTIVES
-from dualprune.stages.settings.spec import StageSpec, TrainSpec
+from dualprune.stages.settings.training import StageSpec
 from dualprune.stages.training.stage import run_stage
 from tests.stages.conftest import MakeTask
 

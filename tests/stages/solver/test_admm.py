@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.engine.engine import Engine
-from dualprune.stages.settings.spec import Optimizer
+from dualprune.stages.settings.training import Optimizer
 from dualprune.stages.solver import admm
 from tests.stages.conftest import MakeEngine, held_to
 

@@ -15,7 +15,7 @@ from dualprune.stages.constraints.combined import Combined
 from dualprune.stages.constraints.levels import Levels
 from dualprune.stages.constraints.nm import NM
 from dualprune.stages.engine.engine import Engine
-from dualprune.stages.settings.spec import Optimizer
+from dualprune.stages.settings.training import Optimizer
 from dualprune.stages.solver import snapping as quantize
 from dualprune.stages.solver.targets import Targets
 from tests.stages.conftest import MakeEngine, held_to, step

@@ -11,11 +11,14 @@ from pydantic import ValidationError
 from torch import nn
 
 from dualprune.stages.constraints.cardinality import Cardinality
+from dualprune.stages.kinds.constrained import check, targets_of
+from dualprune.stages.kinds.prune import PruneSpec
+from dualprune.stages.kinds.quantize import QuantizeSpec
+from dualprune.stages.kinds.train import TrainSpec
 from dualprune.stages.networks.build import build_model, check_pictures, weights
 from dualprune.stages.networks.builtin import MODELS, CifarBlock
 from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.spec import Model, PruneSpec, QuantizeSpec, TrainSpec
-from dualprune.stages.solver.targets import check, targets
+from dualprune.stages.settings.training import Model
 
 DATA = {"source": "digits"}
 LENET = {"0.weight": (20, 1, 5, 5), "2.weight": (50, 20, 5, 5), "5.weight": (500, 800), "7.weight": (10, 500)}
@@ -73,14 +76,14 @@ def test_a_star_is_all_weights_and_no_bias() -> None:
 
 def test_only_what_is_matched_is_constrained() -> None:
     shapes = {name: torch.Size(shape) for name, shape in LENET.items()} | {"0.bias": torch.Size([20])}
-    found = targets(prune({"tensors": "[57].weight", "count": 9}), shapes)
+    found = targets_of(prune({"tensors": "[57].weight", "count": 9}), shapes)
     assert found.sets == {
         "5.weight": Cardinality(9),
         "7.weight": Cardinality(9),
     }
     plain = {"kind": "train", "model": {"name": "lenet5"}, "data": DATA, "train": {"epochs": 1, "lr": 0.1}}
     assert found.names == ["5.weight", "7.weight"]
-    assert targets(TrainSpec.model_validate(plain), shapes).names == []
+    assert targets_of(TrainSpec.model_validate(plain), shapes).names == []
 
 
 def test_normalisation_is_never_constrained() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dualprune.stages.data.format import read_manifest
 from dualprune.stages.data.read.memory import Batches
 from dualprune.stages.data.shards import Split, write
-from dualprune.stages.settings.spec import Data
+from dualprune.stages.settings.data import Data
 from dualprune.stages.training.evaluate import Score, evaluate
 from tests.stages.conftest import CLASSIFY, random_pictures
 

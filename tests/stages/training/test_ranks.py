@@ -17,7 +17,7 @@ from dualprune.stages.data.order import epoch_order
 from dualprune.stages.data.shards import write
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.kinds.job import Task
+from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.training.stage import run_stage
 from dualprune.stages.training.step import NonFinite
@@ -32,7 +32,7 @@ SGD: dict[str, Any] = {"optimizer": {"name": "sgd"}, "batch": 79}
 def rank_main(tasks: list[str]) -> None:
     """One of two ranks: run the tasks one after another, as a lane does."""
     for task in tasks:
-        manifest = run_stage(Task.model_validate_json(task), quiet)
+        manifest = run_stage(StageJob.model_validate_json(task), quiet)
         assert manifest["world"] == 2
 
 
@@ -53,7 +53,7 @@ def test_what_fails_on_a_rank_fails_the_test() -> None:
 def test_two_ranks_do_what_one_does(make_task: MakeTask, tmp_path: Path, one_rank: None) -> None:
     """Under every ZeRO stage, with a parent's mask and duals, and going on from one rank's checkpoint."""
     child = prune(10.0, duals="carry") | SGD
-    two: list[Task] = []
+    two: list[StageJob] = []
     for store, settings in {f"zero{z}": {"zero": z} for z in range(4)}.items():
         two.append(make_task(DENSE | SGD, "dense", store=store, model="digits_cnn", **settings))
         two.append(make_task(prune() | SGD, "4x", "dense", store=store, model="digits_cnn", **settings))
@@ -86,13 +86,13 @@ def stop_main(pairs: list[tuple[str, str]]) -> None:
     rank = dist.get_rank()
     MODELS["noisy"] = noisy_net
     for whole, task in pairs:
-        run_stage(Task.model_validate_json(whole), quiet)
+        run_stage(StageJob.model_validate_json(whole), quiet)
         for steps in (8, 12):
             events: list[dict[str, Any]] = []
             stopping = iter([False, True] if rank == 1 else [False, False]).__next__
-            assert run_stage(Task.model_validate_json(task), events.append, stopping) is None
+            assert run_stage(StageJob.model_validate_json(task), events.append, stopping) is None
             assert rank == 1 or events[-1] == {"event": "stopped", "steps": steps}
-        assert run_stage(Task.model_validate_json(task), quiet)["world"] == 2
+        assert run_stage(StageJob.model_validate_json(task), quiet)["world"] == 2
 
 
 @pytest.mark.slow
@@ -117,14 +117,14 @@ def spike_main(tasks: list[str]) -> None:
     MODELS["spiky"] = spiky_net
     for task in tasks:
         with pytest.raises(NonFinite, match=r"at step 4 \(epoch 1\): 1.weight, 1.bias$"):
-            run_stage(Task.model_validate_json(task), quiet)
+            run_stage(StageJob.model_validate_json(task), quiet)
     forward = Engine.forward
     if dist.get_rank() == 1:
         Engine.forward = lambda engine, pictures: forward(engine, pictures) * math.nan  # type: ignore[method-assign]
     loss = r"^the loss is nan at step 1 \(epoch 1, rank 1\): the inputs are finite"
     for task in tasks:
         with pytest.raises(NonFinite, match=loss):
-            run_stage(Task.model_validate_json(task), quiet)
+            run_stage(StageJob.model_validate_json(task), quiet)
 
 
 @pytest.mark.slow
@@ -137,13 +137,13 @@ def test_all_ranks_say_what_is_not_finite_on_one(make_task: MakeTask) -> None:
 def bad_main(fine: str, task: str) -> None:
     """One of two ranks, which meet bad samples: fewer than are allowed, and each fewer than are allowed."""
     events: list[dict[str, Any]] = []
-    manifest = run_stage(Task.model_validate_json(fine), events.append)
+    manifest = run_stage(StageJob.model_validate_json(fine), events.append)
     assert manifest is not None
     assert {split: len(reasons) for split, reasons in manifest["left_out"].items()} == dict.fromkeys(SPLITS, 4)
     epochs = [event for event in events if event["event"] == "epoch"]
     assert dist.get_rank() or [(row["bad"], len(row.get("left_out", ()))) for row in epochs] == [(4, 6), (4, 0)]
     with pytest.raises(DataError, match=r"4 of 64 samples are bad, more than data\.bad \(0\.05\) allows"):
-        run_stage(Task.model_validate_json(task), quiet)
+        run_stage(StageJob.model_validate_json(task), quiet)
 
 
 @pytest.mark.slow

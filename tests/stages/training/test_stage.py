@@ -22,10 +22,11 @@ from dualprune.stages.data.format import DataError
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.files.folder import Folder, canonical, sha256
 from dualprune.stages.kinds.base import Phase, learning_rate
-from dualprune.stages.kinds.job import Parent, Task
+from dualprune.stages.kinds.job import Parent, StageJob
+from dualprune.stages.kinds.prune import PruneSpec
 from dualprune.stages.kinds.table import phases
 from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.spec import PruneSpec, Rate
+from dualprune.stages.settings.training import Rate
 from dualprune.stages.training.measure import measure
 from dualprune.stages.training.stage import run_stage
 from dualprune.stages.training.step import NonFinite
@@ -56,13 +57,13 @@ def quiet(event: dict[str, Any]) -> None:
     """A log that nobody reads."""
 
 
-def run(task: Task) -> artefact.Artefact:
+def run(task: StageJob) -> artefact.Artefact:
     """Run a stage and read what it left."""
     run_stage(task, quiet)
     return artefact.load(Folder(task.store) / task.key)
 
 
-def made(task: Task) -> artefact.Artefact:
+def made(task: StageJob) -> artefact.Artefact:
     """The same; a copy where a test has made this stage of these parents already. That stages run twice end with the
     same bytes has tests of its own."""
     parents = [read(Folder(task.store) / parent.key)["sha256"] for parent in task.parents]
@@ -82,7 +83,7 @@ def _kept() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory()
 
 
-def stopped(task: Task, epoch: int) -> None:
+def stopped(task: StageJob, epoch: int) -> None:
     """Run a stage until its log says that `epoch` is over; its checkpoints are on disk after that."""
 
     def log(event: dict[str, Any]) -> None:
@@ -97,7 +98,7 @@ def stopped(task: Task, epoch: int) -> None:
     assert not (Path(task.store) / task.key / "manifest.json").exists()
 
 
-def resumed(task: Task) -> int:
+def resumed(task: StageJob) -> int:
     """Run a stage to its end; the number of steps that it went on from."""
     first: list[dict[str, Any]] = []
     run_stage(task, first.append)
@@ -105,7 +106,7 @@ def resumed(task: Task) -> int:
     return first[0]["steps"]
 
 
-def same_bytes(one: Task, other: Task) -> None:
+def same_bytes(one: StageJob, other: StageJob) -> None:
     """Both artefacts are the same to the byte, but for the manifest's times."""
     for name in FILES:
         a, b = (Path(task.store, task.key, name).read_bytes() for task in (one, other))
@@ -217,7 +218,7 @@ def test_a_prune_leaves_exactly_k_in_every_tensor(make_task: MakeTask) -> None:
     assert not torch.equal(loaded.network["1.bias"], dense.network["1.bias"])
 
 
-def _rows(task: Task) -> list[str]:
+def _rows(task: StageJob) -> list[str]:
     return Path(task.store, task.key, "metrics.jsonl").read_text().splitlines()
 
 

@@ -1,0 +1,40 @@
+"""What a stage constrains, whatever its kind: its settings meet its network. Torch is imported by who asks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dualprune.stages.kinds.table import KINDS
+from dualprune.stages.settings.base import SpecError
+from dualprune.stages.settings.training import StageSpec
+
+if TYPE_CHECKING:
+    from dualprune.stages.solver.bounds import Room
+    from dualprune.stages.solver.targets import Shapes, Targets
+
+
+def targets_of(spec: StageSpec, shapes: Shapes) -> Targets:
+    """What each constrained tensor is held to, in a network whose parameters have these shapes.
+
+    Raises SpecError with all that is wrong.
+    """
+    from dualprune.stages.solver.targets import targets
+
+    kind = KINDS[spec.kind]
+    found, problems = targets(kind.constraints(spec), shapes, spec.model.name)
+    problems = [*problems, *kind.check(spec, found, shapes)]
+    if problems:
+        raise SpecError(problems)
+    return found
+
+
+def check(spec: StageSpec) -> Room:
+    """Everything that can be said of a stage's settings without data, and what may stay. Raises SpecError.
+
+    The network is built without memory for its weights, once for all stages that have it.
+    """
+    from dualprune.stages.networks.build import parameter_shapes
+    from dualprune.stages.solver.bounds import room
+
+    shapes = parameter_shapes(spec.model)
+    return room(targets_of(spec, shapes), shapes)

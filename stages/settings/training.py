@@ -1,0 +1,176 @@
+"""Settings that kinds of stages share: network, optimizer, epochs and rates, ADMM, distillation, mixing.
+
+A stage's specification is what can change its result, and so what its key is made of (a stage is a function of its
+specification and its parents). A kind's own, a subclass of `StageSpec`, are beside its hooks in `stages.kinds`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+from typing_extensions import Self
+
+from dualprune.stages.files import urls
+from dualprune.stages.settings.base import Settings
+from dualprune.stages.settings.data import Data
+
+
+def _weights(given: str) -> str:
+    """Where weights come from; torchvision's are named, not placed."""
+    return given if given.partition(":")[0] == "torchvision" else urls.checked(given)
+
+
+class Model(Settings):
+    """Which network is built."""
+
+    name: str
+    """A name from `stages.networks.builtin.MODELS`."""
+    classes: int = Field(default=10, ge=2)
+    """Number of outputs."""
+    weights: Annotated[str, AfterValidator(_weights)] | None = None
+    """What a stage without a parent starts from: a state dict (.pth, .th, .safetensors) by path or URL, or
+    `torchvision` for that library's default weights, `torchvision:NAME` for others of it."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Of the weights' file. A plan finds it out, so that another file is another stage; a given one is insisted on."""
+
+    @property
+    def file(self) -> str | None:
+        """Path or URL of the weights, if they are not torchvision's."""
+        return None if self.weights is None or self.weights.partition(":")[0] == "torchvision" else self.weights
+
+    @property
+    def network(self) -> tuple[str, int]:
+        """What is built, whatever it starts from."""
+        return self.name, self.classes
+
+    @model_validator(mode="after")
+    def _hashed(self) -> Model:
+        if self.sha256 is not None and self.weights is None:
+            raise ValueError("`sha256` is of `weights`, and there are none")
+        return self
+
+
+class Optimizer(Settings):
+    """The inner optimizer; its state starts anew with each phase of a stage."""
+
+    name: Literal["sgd", "adam", "adamw"] = "adam"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of `sgd`."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Applied to tensors of two or more dimensions; biases and normalisation are left alone."""
+    clip: float = Field(default=0.0, ge=0)
+    """Largest norm of the loss's gradient (the ADMM penalty is not part of it, pruned weights are); 0 does not clip."""
+
+    @model_validator(mode="after")
+    def _of_sgd(self) -> Optimizer:
+        if self.name != "sgd" and self.momentum != Optimizer.model_fields["momentum"].default:
+            raise ValueError(f"`momentum` belongs to `name: sgd`, and this is {self.name}; leave one of them out")
+        return self
+
+
+class Rate(Settings):
+    """A learning rate, and how it goes on."""
+
+    lr: float = Field(gt=0)
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    """`cosine` falls from `lr` to 0, step by step; `step` falls by `factor` each `every` epochs (torch's StepLR)."""
+    every: float | None = Field(default=None, gt=0)
+    """Of `step`: epochs, whole or not."""
+    factor: float = Field(default=0.1, gt=0, le=1)
+    """Of `step`."""
+
+    @model_validator(mode="after")
+    def _steps(self) -> Self:
+        if (self.schedule == "step") != (self.every is not None):
+            raise ValueError("`every` belongs to `schedule: step`, which needs it")
+        if self.schedule != "step" and self.factor != Rate.model_fields["factor"].default:
+            raise ValueError(f"`factor` belongs to `schedule: step`, and this is {self.schedule}; leave it out")
+        return self
+
+
+class Training(Rate):
+    """A phase of plain training."""
+
+    epochs: int = Field(ge=0)
+
+
+class Admm(Rate):
+    """The ADMM phase (Zhang et al. 2018, section 4): `updates` times, train, then update Z and U."""
+
+    updates: int = Field(ge=1)
+    """How often at most: `epochs` of training, then an update of Z and U (K)."""
+    epochs: int = Field(default=1, ge=1)
+    """Epochs of training before each update (E)."""
+    interval: int | None = Field(default=None, ge=1)
+    """Z and U are updated within these epochs too, every so many optimizer steps; rho stays what it is there."""
+    schedule: Literal["cosine", "constant", "step"] = "constant"
+    lr_restart: bool = True
+    """Whether the schedule starts anew with each update, or runs once over all of them."""
+    rho: float = Field(gt=0)
+    """Weight of the penalty rho/2 |W - Z + U|^2 before the first update."""
+    rho_growth: float = Field(default=1.0, ge=1)
+    """Factor on rho after each update; U is divided by it, so that the unscaled dual rho U stays."""
+    rho_balance: bool = False
+    """Instead of `rho_growth`: double rho while |W - Z| > 10 |Z - Z before|, halve it in the opposite case (after Boyd
+    2011, 3.4.1)."""
+    tolerance: float = Field(default=0.0, ge=0)
+    """End ADMM early once |W - Z| and |Z - Z before| are both at most so many times |W|."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Admm:
+        if self.rho_balance and self.rho_growth != 1.0:
+            raise ValueError("`rho_balance` and `rho_growth` both set rho: use one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _one_fall(self) -> Admm:
+        if not self.lr_restart and self.schedule == "constant":
+            raise ValueError(
+                "`lr_restart: false` is for rates that fall, and `schedule: constant` does not: change one"
+            )
+        return self
+
+
+class Distill(Settings):
+    """Learn from another stage's outputs too, the parent's if no teacher is named (Hinton et al. 2015)."""
+
+    weight: float = Field(gt=0, le=1)
+    """Share of the distillation loss; the labels have the rest."""
+    temperature: float = Field(default=2.0, gt=0)
+
+
+class Mix(Settings):
+    """Training pictures mixed in pairs, and their labels with them; of two ways one is drawn for each micro-batch."""
+
+    mixup: float = Field(default=0.0, ge=0)
+    """Pictures are added; alpha of the Beta distribution that shares are drawn from (Zhang et al. 2018). 0: not."""
+    cutmix: float = Field(default=0.0, ge=0)
+    """A box of one is pasted into the other; alpha likewise, of the area's share (Yun et al. 2019). 0: not."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Mix:
+        if not self.mixup and not self.cutmix:
+            raise ValueError("give `mixup` or `cutmix`, or both: an alpha above 0")
+        return self
+
+
+class StageSpec(Settings):
+    """What every kind of stage has."""
+
+    kind: str
+    model: Model
+    data: Data
+    objective: str = "classify"
+    """What it is trained for: a name from `stages.objectives.table.OBJECTIVES`."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Of initial weights, sample order, augmentation and dropout."""
+    batch: int = Field(default=64, ge=1)
+    """Samples per optimizer step, over all ranks. An epoch's last incomplete batch is left out."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of forward and backward; weights, Z and U are kept in fp32 in any case."""
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Of labels: this share of each is spread evenly over all classes in training (Szegedy et al. 2016, section 7)."""
+    mix: Mix | None = None
+    """Mixing of training pictures."""
+    optimizer: Optimizer = Optimizer()

@@ -1,0 +1,41 @@
+"""How work is carried out: ZeRO stages, offloading, compiling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from dualprune.stages.settings.engine import Engine
+
+
+def test_what_zero_3_gathers_can_not_be_compiled() -> None:
+    assert Engine(compile=True, zero=2).compile
+    with pytest.raises(ValidationError, match="`compile` can't follow weights that ZeRO 3 gathers"):
+        Engine(compile=True, zero=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "alone", "together"),
+    [({}, 0, 1), ({"offload": True}, 1, 1), ({"zero": 0}, 0, 0), ({"zero": 1}, 1, 1), ({"zero": 3}, 3, 3)],
+)
+def test_one_worker_shards_nothing_unless_it_is_told(settings: dict[str, Any], alone: int, together: int) -> None:
+    engine = Engine.model_validate(settings)
+    assert [engine.stage(ranks) for ranks in (1, 2, 8)] == [alone, together, together]
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_only_what_is_sharded_can_be_offloaded(zero: int) -> None:
+    assert Engine.model_validate({"zero": zero}).offload is False
+    if zero:
+        assert Engine.model_validate({"zero": zero, "offload": True}).offload is True
+        return
+    with pytest.raises(ValidationError, match="`offload` moves what ZeRO shards: it needs `zero` 1, 2 or 3"):
+        Engine.model_validate({"zero": zero, "offload": True})
+
+
+@pytest.mark.parametrize("zero", [True, 1.0, "1", 4, -1])
+def test_a_zero_stage_is_a_number(zero: Any) -> None:
+    with pytest.raises(ValidationError):
+        Engine(zero=zero)

@@ -1,0 +1,51 @@
+"""Rates, ADMM and models: what contradicts itself, or would change nothing, is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from dualprune.stages.settings.base import Settings
+from dualprune.stages.settings.training import Admm, Model, Optimizer, Training
+
+
+@pytest.mark.parametrize("kind", [Training, Admm])
+@pytest.mark.parametrize("given", [{"schedule": "step"}, {"every": 3}, {"schedule": "cosine", "every": 3}])
+def test_every_and_steps_belong_together(kind: type[Training | Admm], given: dict[str, Any]) -> None:
+    rest = {"epochs": 6, "lr": 0.1} | ({"updates": 2, "rho": 0.1} if kind is Admm else {})
+    assert kind.model_validate(rest | {"schedule": "step", "every": 3.5}).every == 3.5
+    with pytest.raises(ValidationError, match="`every` belongs to `schedule: step`"):
+        kind.model_validate(rest | given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (Optimizer, {"momentum": 0.5}, "`momentum` belongs to `name: sgd`, and this is adam"),
+        (Optimizer, {"name": "adamw", "momentum": 0.0}, "and this is adamw"),
+        (Training, {"factor": 0.5}, "`factor` belongs to `schedule: step`, and this is cosine"),
+        (Admm, {"factor": 0.5}, "`factor` belongs to `schedule: step`, and this is constant"),
+        (Admm, {"lr_restart": False}, "`lr_restart: false` is for rates that fall"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(kind: type[Settings], given: dict[str, Any], message: str) -> None:
+    """Its default is not: settings are dumped in full and read again."""
+    rest = {Optimizer: {}, Training: {"epochs": 1, "lr": 0.1}, Admm: {"updates": 2, "lr": 0.1, "rho": 0.1}}[kind]
+    with pytest.raises(ValidationError, match=message):
+        kind.model_validate(rest | given)
+    used = {
+        "momentum": {"name": "sgd"},
+        "factor": {"schedule": "step", "every": 3},
+        "lr_restart": {"schedule": "cosine"},
+    }
+    for one in (kind.model_validate(rest), kind.model_validate(rest | given | used[[*given][-1]])):
+        assert kind.model_validate_json(one.model_dump_json()) == one
+
+
+def test_a_hash_is_of_weights() -> None:
+    with pytest.raises(ValidationError, match="`sha256` is of `weights`, and there are none"):
+        Model(name="lenet5", sha256="a" * 64)
+    given = (None, "torchvision", "torchvision:V2", "s3://x")
+    assert [Model(name="lenet5", weights=one).file for one in given] == [None, None, None, "s3://x"]
