@@ -215,7 +215,7 @@ class _Run:
         self._discard(node)
         self.board.starts(node)
         self.store.note_failure(node.key, None)
-        self.lanes.submit(node.name, self._task(node).model_dump())
+        self.lanes.submit(node.name, self._job(node).model_dump())
         self.report.submitted(node, self.config.top.name)
 
     def _choose(self, node: Node) -> None:
@@ -295,7 +295,7 @@ class _Run:
             text = f"its trial {trial.name} failed"
             self._fail(choice, f"{text}: {reason}", text)
 
-    def _task(self, node: Node) -> StageJob:
+    def _job(self, node: Node) -> StageJob:
         assert isinstance(node.spec, StageSpec)
         return StageJob(
             name=node.name,
@@ -327,7 +327,7 @@ class _Run:
         decision = decide(self.failures[name], self.policy)
         self.report.lost(name, failure, decision.reason, decision.retry)
         if decision.retry:
-            self.lanes.submit(name, self._task(self.board.nodes[name]).model_dump())
+            self.lanes.submit(name, self._job(self.board.nodes[name]).model_dump())
             return
         node = self.board.nodes[name]
         self._fail(node, decision.reason)  # noted while the stage is still this run's

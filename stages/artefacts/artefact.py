@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from dualprune.stages.artefacts.manifest import ASIDE, MANIFEST, content, own_hash, read
 from dualprune.stages.files.folder import Folder, sha256
 from dualprune.stages.networks.build import build_model
+from dualprune.stages.networks.structure import Structure
+from dualprune.stages.networks.structure import load as remade
 from dualprune.stages.settings.training import Model
 
 Tensors = dict[str, Tensor]
@@ -74,8 +76,12 @@ def load(folder: Folder) -> Artefact:
 def network(artefact: Artefact) -> nn.Module:
     """The finished network, built from its artefact alone."""
     model = build_model(Model(**artefact.manifest["spec"]["model"]))
-    model.load_state_dict(artefact.network)
-    return model.eval()
+    return remade(model, structure(artefact), artefact.network).eval()
+
+
+def structure(artefact: Artefact) -> Structure:
+    """What was changed about its network's shape. Raises ValueError for edits that are not known here."""
+    return Structure.model_validate(artefact.manifest.get("structure", {}))
 
 
 def _pack(masks: Tensors) -> bytes:

@@ -71,7 +71,7 @@ class _Clock:
 
 def _epoch(run: Run[Any], phase: Phase, clock: _Clock) -> bool:
     """Train what is left of an epoch; False if it was stopped, and saved, within it."""
-    progress, every = run.progress, run.task.engine.checkpoint_steps
+    progress, every = run.progress, run.job.engine.checkpoint_steps
     epoch = sum(one.epochs for one in run.phases[: progress.phase]) + progress.epoch
     run.kind.enter(run, phase)
     for _ in steps(run, phase, epoch):
@@ -109,7 +109,7 @@ def _ended(run: Run[Any], phase: Phase) -> dict[str, Any]:
 
 def _looked(run: Run[Any], told: set[str]) -> dict[str, Any]:
     """Validation after an epoch, and what bad samples were met; `told` are those that rows have named."""
-    size = run.task.engine.evaluated(run.spec.batch, run.world)
+    size = run.job.engine.evaluated(run.spec.batch, run.world)
     data, validation = run.splits["train"], run.splits["val"]
     run.engine.module.eval()
     score = evaluate(run.engine.forward, run.objective, validation, run.rank, run.world, size)

@@ -42,7 +42,7 @@ def committed(run: Run[Any], folder: Folder) -> dict[str, Any]:
 
 
 def _scores(run: Run[Any]) -> dict[str, Score]:
-    size = run.task.engine.evaluated(run.spec.batch, run.world)
+    size = run.job.engine.evaluated(run.spec.batch, run.world)
     run.engine.module.eval()
     scores = {
         split: evaluate(run.engine.forward, run.objective, run.splits[split], run.rank, run.world, size)
@@ -84,7 +84,7 @@ def _masks(run: Run[Any], holds: Mapping[str, Tensor], network: Mapping[str, Ten
 
 
 def _manifest(run: Run[Any], network: Mapping[str, Tensor], scores: Mapping[str, Score]) -> dict[str, Any]:
-    task, progress = run.task, run.progress
+    job, progress = run.job, run.progress
     counted = sorted(run.targets.names) or sorted(weights({name: tensor.shape for name, tensor in network.items()}))
     tensors: dict[str, dict[str, Any]] = {
         name: {
@@ -98,15 +98,17 @@ def _manifest(run: Run[Any], network: Mapping[str, Tensor], scores: Mapping[str,
     size, nonzeros = (sum(t[what] for t in tensors.values()) for what in ("size", "nonzeros"))
     kinds = {**run.fixed, **run.targets.kinds}
     facts = run.kind.facts(run)
+    structure = {"structure": run.structure.model_dump(mode="json")} if run.structure.edits else {}
     left_out = {split: sorted(data.bad.values()) for split, data in run.splits.items() if data.bad}
     return {
-        "name": task.name,
+        "name": job.name,
         "kind": run.spec.kind,
-        "key": task.key,
+        "key": job.key,
         "spec": run.spec.model_dump(mode="json"),
-        "data": task.data_digest,
-        "parents": [parent.model_dump() for parent in task.parents],
+        "data": job.data_digest,
+        "parents": [parent.model_dump() for parent in job.parents],
         "tensors": tensors,
+        **structure,
         **NO_FACTS,
         **facts,
         "metrics": {
@@ -124,7 +126,7 @@ def _manifest(run: Run[Any], network: Mapping[str, Tensor], scores: Mapping[str,
         "storage": snapping.storage(network, kinds) if kinds else None,
         "left_out": left_out,
         "world": run.world,
-        "engine": task.engine.model_dump(),
+        "engine": job.engine.model_dump(),
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in ("torch", "deepspeed", "webdataset")},

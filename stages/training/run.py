@@ -16,6 +16,7 @@ from dualprune.stages.data.read.stream import Stream
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.kinds.base import Kind, Phase, S
 from dualprune.stages.kinds.job import StageJob
+from dualprune.stages.networks.structure import Structure
 from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.solver.targets import Targets
 
@@ -31,13 +32,15 @@ Split = Batches | Stream
 class Run(Generic[S]):
     """One stage at work."""
 
-    task: StageJob
+    job: StageJob
     spec: S
     kind: Kind[S]
     objective: Objective
     phases: list[Phase]
     splits: Mapping[str, Split]
     """`train`, `val` and `test`."""
+    structure: Structure
+    """What is changed about the network's shape."""
     targets: Targets
     """What each constrained tensor is held to."""
     fixed: Mapping[str, tuple[str, ...]]

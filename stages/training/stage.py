@@ -18,8 +18,8 @@ from dualprune.stages.training.start import assembled
 _log = logging.getLogger(__name__)
 
 
-def run_stage(task: StageJob, log: Log, stopping: Stopping = lambda: False) -> dict[str, Any] | None:
-    """Run `task` on all ranks of this process group together (or on this process alone), and commit it.
+def run_stage(job: StageJob, log: Log, stopping: Stopping = lambda: False) -> dict[str, Any] | None:
+    """Run `job` on all ranks of this process group together (or on this process alone), and commit it.
 
     Goes on from the stage's newest checkpoint where there is one. Returns the artefact's manifest;
     `log` is called on rank 0. When `stopping` says so on any rank, all save where they are, within an
@@ -28,20 +28,20 @@ def run_stage(task: StageJob, log: Log, stopping: Stopping = lambda: False) -> d
     stages.networks.pretrained.WeightsError, stages.artefacts.checkpoint.OtherVersion,
     stages.training.step.NonFinite, and stages.files.outage.StoreError and StoreAway.
     """
-    place = rank, _, _ = join(task.engine.threads)
+    place = rank, _, _ = join(job.engine.threads)
     log = log if rank == 0 else _silent
-    store = Folder(task.store).established()
-    finished: dict[str, Any] | None = agreed(_finished(store / task.key) if rank == 0 else None)
+    store = Folder(job.store).established()
+    finished: dict[str, Any] | None = agreed(_finished(store / job.key) if rank == 0 else None)
     if finished is not None:
         return finished
-    run = assembled(task, store, log, stopping, place)
+    run = assembled(job, store, log, stopping, place)
     try:
-        manifest = _carried_out(run, store / task.key)
+        manifest = _carried_out(run, store / job.key)
     except BaseException:
         try:
             _let_go(run)
         except Exception as error:  # noqa: BLE001 - what went wrong first is what is told
-            _log.info("%s: after its failure, its engine can't be closed: %s", task.name, error)
+            _log.info("%s: after its failure, its engine can't be closed: %s", job.name, error)
         raise
     _let_go(run)
     return manifest
@@ -72,7 +72,7 @@ def _clean(run: Run[Any]) -> None:
     try:
         run.checkpoints.folder.remove("")
     except OSError as error:  # the stage is done all the same
-        _log.warning("%s: its checkpoints can't be removed: %s", run.task.name, error)
+        _log.warning("%s: its checkpoints can't be removed: %s", run.job.name, error)
 
 
 def _finished(folder: Folder) -> dict[str, Any] | None:

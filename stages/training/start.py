@@ -22,6 +22,7 @@ from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.kinds.table import KINDS, phases
 from dualprune.stages.networks import pretrained
 from dualprune.stages.networks.build import build_model
+from dualprune.stages.networks.structure import Structure, load
 from dualprune.stages.objectives.base import Batch
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.training import StageSpec
@@ -35,27 +36,29 @@ Place = tuple[int, int, torch.device]
 """Rank, world size, and this rank's device."""
 
 
-def assembled(task: StageJob, store: Folder, log: Log, stopping: Stopping, place: Place) -> Run[Any]:
+def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place: Place) -> Run[Any]:
     """Everything that a stage needs to begin, or to go on from its newest checkpoint.
 
     Raises SpecError, DataError, Damaged, WeightsError and stages.artefacts.checkpoint.OtherVersion.
     """
-    spec, (rank, world, device) = task.spec, place
-    splits = _splits(task, device)
-    parent = _loaded(store, task.parents[0].key) if task.parents else None
-    network = _network(spec, store, parent)
-    teacher = _teacher(task, store, parent, device)
+    spec, (rank, world, device) = job.spec, place
+    splits = _splits(job, device)
+    parent = _loaded(store, job.parents[0].key) if job.parents else None
+    structure = artefact.structure(parent) if parent is not None else Structure()
+    network = _network(spec, store, parent, structure)
+    teacher = _teacher(job, store, parent, device)
     aims = _with_ranks(targets_of(spec, {name: p.shape for name, p in network.named_parameters()}), network)
     masks = _inherited(spec, aims.names, parent.holds if parent else {})
     fixed = _fixed(parent, aims)
     holds = masks | {name: torch.zeros_like(network.get_parameter(name)) for name in fixed}
     run: Run[Any] = Run(
-        task=task,
+        job=job,
         spec=spec,
         kind=KINDS[spec.kind],
         objective=objective(spec),
         phases=phases(spec),
         splits=splits,
+        structure=structure,
         targets=aims,
         fixed=fixed,
         masks=holds,
@@ -63,8 +66,8 @@ def assembled(task: StageJob, store: Folder, log: Log, stopping: Stopping, place
         masked=bool(holds),
         parent=parent,
         teacher=teacher,
-        engine=Engine(network, set(aims.names), set(holds), spec.optimizer, spec.precision, task.engine),
-        checkpoints=Checkpoints(store / task.key, rank, world),
+        engine=Engine(network, set(aims.names), set(holds), spec.optimizer, spec.precision, job.engine),
+        checkpoints=Checkpoints(store / job.key, rank, world),
         progress=Progress(),
         log=log,
         stopping=stopping,
@@ -90,24 +93,24 @@ def _begun(run: Run[Any]) -> None:
     run.resumed = newest is not None
 
 
-def _splits(task: StageJob, device: torch.device) -> dict[str, Split]:
-    spec = task.spec
+def _splits(job: StageJob, device: torch.device) -> dict[str, Split]:
+    spec = job.spec
     found = {
-        split: open_split(task.shards, split, task.data_digest, spec.data, spec.seed, device, spec.model.classes)
+        split: open_split(job.shards, split, job.data_digest, spec.data, spec.seed, device, spec.model.classes)
         for split in SPLITS
     }
     if len(found["train"]) < spec.batch:
         text = f"a batch of {spec.batch} is larger than the {len(found['train'])} training samples"
-        raise ValueError(f"{task.name}: {text}")
+        raise ValueError(f"{job.name}: {text}")
     return found
 
 
-def _network(spec: StageSpec, store: Folder, parent: artefact.Artefact | None) -> nn.Module:
-    """The network with its parent's weights, or trained ones from elsewhere, or those of its own beginning."""
+def _network(spec: StageSpec, store: Folder, parent: artefact.Artefact | None, structure: Structure) -> nn.Module:
+    """The network as its parent left it, or with trained weights from elsewhere, or with those of its own beginning."""
     torch.manual_seed(spec.seed)
     network = build_model(spec.model)
     if parent is not None:
-        network.load_state_dict(parent.network)
+        load(network, structure, parent.network)
     elif spec.model.weights is not None:
         pretrained.load(spec.model, store, network)
     return network
@@ -150,19 +153,19 @@ def _fixed(parent: artefact.Artefact | None, aims: Targets) -> dict[str, tuple[s
     return {name: tuple(sets) for name, sets in there.items() if name not in aims.kinds}
 
 
-def _teacher(task: StageJob, store: Folder, parent: artefact.Artefact | None, device: torch.device) -> Teacher | None:
+def _teacher(job: StageJob, store: Folder, parent: artefact.Artefact | None, device: torch.device) -> Teacher | None:
     """The network that the stage learns from, if it does: its second parent's, or its only one's, `parent`.
 
     It answers in the stage's precision, and is compiled if the stage's own network is.
     """
-    if getattr(task.spec, "distill", None) is None or not task.parents:
+    if getattr(job.spec, "distill", None) is None or not job.parents:
         return None
-    key = task.parents[-1].key
-    of = parent if parent is not None and key == task.parents[0].key else _loaded(store, key)
+    key = job.parents[-1].key
+    of = parent if parent is not None and key == job.parents[0].key else _loaded(store, key)
     network = artefact.network(of).to(device)
-    if task.engine.compile:
+    if job.engine.compile:
         network.compile()
-    wanted, bf16 = objective(task.spec), task.spec.precision == "bf16"
+    wanted, bf16 = objective(job.spec), job.spec.precision == "bf16"
 
     @torch.no_grad()
     def teacher(batch: Batch) -> Any:

@@ -40,6 +40,7 @@ from dualprune.stages.kinds.table import KINDS, phases
 from dualprune.stages.kinds.train import TrainSpec
 from dualprune.stages.networks.build import build_model
 from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.networks.structure import Structure
 from dualprune.stages.objectives.classify import channels_last
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.data import Data
@@ -84,7 +85,7 @@ class Ours:
             split: Batches(Split(str(folder), splits[split]), spec.data, spec.seed, device)
             for split in ("train", "val")
         }
-        self.task = StageJob(name="x", key="x", store=".", spec=spec, parents=[], shards=str(folder), data_digest="")
+        self.job = StageJob(name="x", key="x", store=".", spec=spec, parents=[], shards=str(folder), data_digest="")
         self.checkpoints = Checkpoints(Folder(str(folder / "none")), dist.get_rank(), world)
 
     def epoch(self) -> None:
@@ -92,12 +93,13 @@ class Ours:
         rows: list[dict[str, Any]] = []
         kind = KINDS[self.spec.kind]
         run = Run(
-            task=self.task,
+            job=self.job,
             spec=self.spec,
             kind=kind,
             objective=objective(self.spec),
             phases=phases(self.spec),
             splits=self.splits,
+            structure=Structure(),
             targets=self.aims,
             fixed={},
             masks={},

@@ -1,0 +1,68 @@
+"""What was changed about a network's shape after it was built: edits, which make the same network of a new one.
+
+A network is remade as `load(build_model(model), structure, weights)`. An edit is data with a line in `EDITS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import BeforeValidator, Field, SerializeAsAny
+from torch import Tensor, nn
+
+from dualprune.stages.settings.base import Settings
+
+
+class Edit(Settings):
+    """One change of one module; what else it needs to know, each kind of edit adds."""
+
+    edit: str
+    """Its kind: a name from `EDITS`."""
+    module: str
+    """The module's path within the network."""
+
+
+E = TypeVar("E", bound=Edit)
+
+
+@dataclass(frozen=True)
+class EditKind(Generic[E]):
+    """A kind of edit."""
+
+    settings: type[E]
+    apply: Callable[[E, nn.Module], None]
+    """Changes a network in place, on the device `meta` too. Raises ValueError for one that it does not fit."""
+
+
+EDITS: dict[str, EditKind[Any]] = {}
+"""The table of edits. No kind of stage changes a network's shape yet."""
+
+
+def _parsed(edit: Any) -> Any:
+    if isinstance(edit, Edit):
+        return edit
+    name = edit.get("edit") if isinstance(edit, dict) else None
+    if name not in EDITS:
+        raise ValueError(f"there is no edit {name!r}; known are {', '.join(EDITS) or 'none'}")
+    return EDITS[name].settings.model_validate(edit)
+
+
+class Structure(Settings):
+    """Changes of a network's shape; as JSON they are a manifest's `structure`, which is absent where there are none."""
+
+    edits: list[Annotated[SerializeAsAny[Edit], BeforeValidator(_parsed)]] = Field(default=[])
+    """In the order in which they are made."""
+
+    def apply(self, network: nn.Module) -> nn.Module:
+        """The network, changed in place. Raises ValueError for one that an edit does not fit."""
+        for edit in self.edits:
+            EDITS[edit.edit].apply(edit, network)
+        return network
+
+
+def load(network: nn.Module, structure: Structure, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A network as it was built, changed in place to have this structure and these weights."""
+    structure.apply(network).load_state_dict(weights)
+    return network
