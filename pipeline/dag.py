@@ -21,6 +21,8 @@ class _Stage(Protocol):
     def parents(self) -> tuple[str, ...]: ...
     @property
     def spec(self) -> Work: ...
+    @property
+    def teacher(self) -> str | None: ...
 
 
 def cycle(parents: Mapping[str, tuple[str, ...]]) -> list[str]:
@@ -64,7 +66,7 @@ def build(stages: Iterable[_Stage], data: Callable[[StageSpec], tuple[str, str]]
         spec = trained(work)
         where = (parents[0].shards, parents[0].data_digest) if spec is None else data(spec)
         material = _material(work, where[1], [parent.key for parent in parents])
-        nodes[name] = keyed(name, work, parents, material, where)
+        nodes[name] = keyed(name, work, parents, material, where, by_name[name].teacher)
     return list(nodes.values())
 
 

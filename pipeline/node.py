@@ -32,12 +32,21 @@ class Node:
     shards: str
     """URL of its data."""
     data_digest: str
+    teacher: str | None = None
+    """Of the parents the one that it learns from, if that is not the one that it starts from."""
 
 
-def keyed(name: str, work: Work, parents: Sequence[Node], material: Mapping[str, Any], data: tuple[str, str]) -> Node:
+def keyed(
+    name: str,
+    work: Work,
+    parents: Sequence[Node],
+    material: Mapping[str, Any],
+    data: tuple[str, str],
+    teacher: str | None = None,
+) -> Node:
     """A node whose key is the hash of `material`; `data` has its shards and their digest."""
     key = sha256(canonical(material))[:KEY_LENGTH]
-    return Node(name, tuple(parent.name for parent in parents), work, key, material, *data)
+    return Node(name, tuple(parent.name for parent in parents), work, key, material, *data, teacher)
 
 
 def trial(choice: Node, label: str, spec: StageSpec, parents: Sequence[Node]) -> Node:
@@ -46,4 +55,5 @@ def trial(choice: Node, label: str, spec: StageSpec, parents: Sequence[Node]) ->
     No stage of a file can have its name: those have no `@`.
     """
     material = key_material(spec, choice.data_digest, [parent.key for parent in parents])
-    return keyed(f"{choice.name}@{label}", spec, parents, material, (choice.shards, choice.data_digest))
+    data = (choice.shards, choice.data_digest)
+    return keyed(f"{choice.name}@{label}", spec, parents, material, data, choice.teacher)

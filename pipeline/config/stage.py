@@ -29,7 +29,7 @@ class Stage:
     own: frozenset[str]
     """What its entry says itself."""
     teacher: str | None = None
-    """Of the parents the one that it learns from, if it names one."""
+    """Of the parents the one that it learns from, if it names one; otherwise that is the first."""
 
     def place(self, *path: str | int) -> Path:
         """Where one of its settings was given: by its entry, or for all stages."""

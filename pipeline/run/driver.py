@@ -297,12 +297,14 @@ class _Run:
 
     def _job(self, node: Node) -> StageJob:
         assert isinstance(node.spec, StageSpec)
+        before = {parent.name: Parent(name=parent.name, key=parent.key) for parent in self.board.parents(node)}
         return StageJob(
             name=node.name,
             key=node.key,
             store=self.store.folder.absolute,
             spec=node.spec,
-            parents=[Parent(name=parent.name, key=parent.key) for parent in self.board.parents(node)],
+            parent=before[node.parents[0]] if node.parents else None,
+            teacher=before[node.teacher] if node.teacher else None,
             shards=Folder(node.shards).absolute,
             data_digest=node.data_digest,
             engine=self.config.top.engine,

@@ -28,12 +28,19 @@ class StageJob(Settings):
     store: str
     """fsspec URL under which artefacts lie by key."""
     spec: Annotated[SerializeAsAny[StageSpec], BeforeValidator(parse)]
-    parents: list[Parent]
-    """The stage to start from and, if it is another one, the stage to learn from."""
+    parent: Parent | None = None
+    """The stage to start from."""
+    teacher: Parent | None = None
+    """The stage to learn from, if that is not the parent."""
     shards: str
     """fsspec URL of the data that `spec.data` resolved to."""
     data_digest: str
     engine: Engine = Engine()
+
+    @property
+    def parents(self) -> list[Parent]:
+        """All stages before it, in the order in which keys and manifests have them."""
+        return [one for one in (self.parent, self.teacher) if one is not None]
 
 
 def key_material(spec: StageSpec, data_digest: str, parents: list[str]) -> dict[str, Any]:

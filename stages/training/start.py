@@ -43,7 +43,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     """
     spec, (rank, world, device) = job.spec, place
     splits = _splits(job, device)
-    parent = _loaded(store, job.parents[0].key) if job.parents else None
+    parent = _loaded(store, job.parent.key) if job.parent else None
     structure = artefact.structure(parent) if parent is not None else Structure()
     network = _network(spec, store, parent, structure)
     teacher = _teacher(job, store, parent, device)
@@ -154,14 +154,14 @@ def _fixed(parent: artefact.Artefact | None, aims: Targets) -> dict[str, tuple[s
 
 
 def _teacher(job: StageJob, store: Folder, parent: artefact.Artefact | None, device: torch.device) -> Teacher | None:
-    """The network that the stage learns from, if it does: its second parent's, or its only one's, `parent`.
+    """The network that the stage learns from, if it does: its teacher's, or its `parent`'s.
 
     It answers in the stage's precision, and is compiled if the stage's own network is.
     """
-    if getattr(job.spec, "distill", None) is None or not job.parents:
+    if getattr(job.spec, "distill", None) is None or job.parent is None:
         return None
-    key = job.parents[-1].key
-    of = parent if parent is not None and key == job.parents[0].key else _loaded(store, key)
+    key = (job.teacher or job.parent).key
+    of = parent if parent is not None and key == job.parent.key else _loaded(store, key)
     network = artefact.network(of).to(device)
     if job.engine.compile:
         network.compile()

@@ -113,7 +113,7 @@ class Bench:
             key=name,
             store=self.store.folder.absolute,
             spec=spec,
-            parents=[] if parent is None else [Parent(name=parent, key=parent)],
+            parent=None if parent is None else Parent(name=parent, key=parent),
             shards=Folder(self.node.shards).absolute,
             data_digest=self.node.data_digest,
             engine=self.config.top.engine,

@@ -85,7 +85,7 @@ class Ours:
             split: Batches(Split(str(folder), splits[split]), spec.data, spec.seed, device)
             for split in ("train", "val")
         }
-        self.job = StageJob(name="x", key="x", store=".", spec=spec, parents=[], shards=str(folder), data_digest="")
+        self.job = StageJob(name="x", key="x", store=".", spec=spec, shards=str(folder), data_digest="")
         self.checkpoints = Checkpoints(Folder(str(folder / "none")), dist.get_rank(), world)
 
     def epoch(self) -> None:

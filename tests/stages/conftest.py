@@ -189,7 +189,7 @@ def make_task(shards: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Ma
                 "key": key,
                 "store": str(tmp_path / store),
                 "spec": common | spec,
-                "parents": [{"name": parent, "key": parent}] if parent else [],
+                "parent": {"name": parent, "key": parent} if parent else None,
                 "shards": shards,
                 "data_digest": data_digest,
                 "engine": {"threads": 1} | engine,

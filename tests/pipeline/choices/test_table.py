@@ -31,7 +31,7 @@ class Given:
     """A stage as `dag.build` takes it."""
 
     def __init__(self, name: str, spec: Any, *parents: str) -> None:
-        self.name, self.spec, self.parents = name, spec, parents
+        self.name, self.spec, self.parents, self.teacher = name, spec, parents, None
 
 
 def settings(kind: str) -> ChoiceSettings:

@@ -25,7 +25,7 @@ def test_a_job_survives_json() -> None:
             "key": "k",
             "store": "s",
             "spec": PRUNE,
-            "parents": [{"name": "p", "key": "q"}],
+            "parent": {"name": "p", "key": "q"},
             "shards": "x",
             "data_digest": "d",
             "engine": {"zero": 3},

@@ -189,7 +189,8 @@ def test_a_parent_that_teaches_is_read_once(make_task: MakeTask, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "read", noted)
         run_stage(task, quiet)
-    key = task.parents[0].key
+    assert task.parent is not None
+    key = task.parent.key
     of_parent = [path.split("/")[-1] for path in found if f"/{key}/" in path]
     assert sorted(of_parent) == ["duals.safetensors", "holds.safetensors", "manifest.json", "model.safetensors"]
 
@@ -473,9 +474,9 @@ def test_a_teacher_may_be_another_network(make_task: MakeTask) -> None:
     run(make_task(DENSE | {"train": {"epochs": 1, "lr": 0.01}}, "big"))
     run(make_task(DENSE | {"train": {"epochs": 1, "lr": 0.01}}, "parent", model="digits_cnn"))
     found = []
-    for teachers in ([], [Parent(name="big", key="big")]):
-        task = make_task(prune(distill={"weight": 0.9}), f"child{len(teachers)}", "parent", model="digits_cnn")
-        found.append(run(task.model_copy(update={"parents": task.parents + teachers})))
+    for teacher in (None, Parent(name="big", key="big")):
+        task = make_task(prune(distill={"weight": 0.9}), f"child-{teacher is not None}", "parent", model="digits_cnn")
+        found.append(run(task.model_copy(update={"teacher": teacher})))
     assert found[0].network.keys() == found[1].network.keys()
     assert not torch.equal(found[0].network["2.weight"], found[1].network["2.weight"])
 
