@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from dualprune.pipeline import dag
@@ -21,7 +22,7 @@ class Given:
     """A stage as `dag.build` takes it."""
 
     def __init__(self, name: str, spec: Any, *parents: str) -> None:
-        self.name, self.spec, self.parents = name, spec, parents
+        self.name, self.spec, self.parents, self.teacher = name, spec, parents, None
 
 
 def nodes(tolerance: float = 1.0, trials: int = 4) -> tuple[Node, Node]:
@@ -152,7 +153,9 @@ def test_a_teacher_stays_the_teacher() -> None:
     one = Trials({})
     teacher = Node("big", (), one.dense.spec, "key", {}, "shards", "digest")
     known = {"dense": manifest(val_accuracy=97.0), "big": manifest()}
-    first = next_of(bisect(one.search, [one.dense, teacher], known, one.store.get))
+    search = replace(one.search, teacher="big")
+    first = next_of(bisect(search, [one.dense, teacher], known, one.store.get))
     one.store[first.key] = manifest(val_accuracy=97)
-    second = next_of(bisect(one.search, [one.dense, teacher], known, one.store.get))
+    second = next_of(bisect(search, [one.dense, teacher], known, one.store.get))
+    assert (first.teacher, second.teacher) == ("big", "big")
     assert (first.parents, second.parents) == (("dense", "big"), ("small@1", "big"))
