@@ -12,8 +12,8 @@ OURS = "dualprune"
 MODELS = f"{OURS}.stages.networks.builtin"
 
 _INSTALLED = tuple({f"{path}/" for name, path in sysconfig.get_paths().items() if name.endswith(("stdlib", "lib"))})
-_SENT = re.compile(r".*/_ray_pkg_[0-9a-f]+/")
-"""Where Ray unpacks what was sent to a machine."""
+_SENT = re.compile(r".*/(_ray_pkg_[0-9a-f]+|dualprune-code-[^/]+)/")
+"""Where Ray, and stages.files.source, put what was sent to a machine."""
 
 
 def origin(error: BaseException) -> str | None:

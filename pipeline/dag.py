@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from dualprune.pipeline.choices.base import ChoiceSettings
 from dualprune.pipeline.choices.table import CHOICES, trials
 from dualprune.pipeline.node import Node, Work, keyed
+from dualprune.stages.files import source
 from dualprune.stages.kinds.job import key_material
 from dualprune.stages.settings.training import StageSpec
 
@@ -54,6 +55,16 @@ def trained(work: Work) -> StageSpec | None:
         return work
     found = trials(work)
     return None if found is None else found.stage(work)
+
+
+def code(works: Iterable[Work]) -> dict[str, bytes]:
+    """The files of the user's own modules that some work names, as far as other machines can't have them, by path.
+
+    Raises stages.files.source.SourceError.
+    """
+    specs = (trained(work) for work in works)
+    modules = {module for spec in specs if spec is not None for module in spec.own}
+    return {path: data for module in sorted(modules) for path, data in source.travelling(module).items()}
 
 
 def build(stages: Iterable[_Stage], data: Callable[[StageSpec], tuple[str, str]]) -> list[Node]:

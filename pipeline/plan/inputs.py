@@ -13,6 +13,7 @@ from dualprune.pipeline.config.schema import Top
 from dualprune.pipeline.config.stage import Stage
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.data.format import DataError, check_settings, digest, read_manifest
+from dualprune.stages.networks import code
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.data import Data
 from dualprune.stages.settings.training import Model, StageSpec
@@ -125,29 +126,42 @@ def _resolved(data: Data, there: Store | None) -> Shards:
     return Shards(url, read_manifest(url))
 
 
-def weights(config: Config, there: Store, problems: Problems) -> tuple[list[Stage], dict[str, list[str]]]:
-    """The stages, with the hashes of the weights that they start from, and what is to be told of these by stage.
+def models(config: Config, there: Store, problems: Problems) -> tuple[list[Stage], dict[str, list[str]]]:
+    """The stages, their networks by content: the hashes of the code that they are built by and of the weights that they
+    start from, and what is to be told of these by stage.
 
     The weights are in the store after this.
     """
-    found: dict[Model, Model] = {}
-    told: dict[Model, list[Note]] = {}
+    found: dict[Model, tuple[Model, list[Note]]] = {}
     notes: dict[str, list[str]] = {}
     stages = []
     for stage in config.stages:
         spec = dag.trained(stage.spec)
-        if spec is not None and spec.model.weights is not None:
-            from dualprune.stages.networks.pretrained import WeightsError, bring
-
+        if spec is not None:
             try:
                 if spec.model not in found:
-                    told[spec.model] = []
-                    found[spec.model] = bring(spec.model, there.folder, told[spec.model].append)
-            except WeightsError as error:
-                problems.add(stage.place("model", "weights"), str(error))
+                    found[spec.model] = _by_content(spec.model, there)
+            except SpecError as error:
+                for path, text in error.problems:
+                    problems.add(stage.place(*path), text)
                 continue
-            notes[stage.name] = [note.text for note in told[spec.model] if note.kind in (None, spec.kind)]
-            own = spec.model_copy(update={"model": found[spec.model]})
-            stage = replace(stage, spec=with_training(stage.spec, own))
+            model, told = found[spec.model]
+            notes[stage.name] = [note.text for note in told if note.kind in (None, spec.kind)]
+            stage = replace(stage, spec=with_training(stage.spec, spec.model_copy(update={"model": model})))
         stages.append(stage)
     return stages, notes
+
+
+def _by_content(model: Model, there: Store) -> tuple[Model, list[Note]]:
+    """A network's settings with the hashes of all that they name, and notes on its weights. Raises SpecError."""
+    model = code.written_out(model)
+    model = model.model_copy(update={"source": code.source_of(model)})
+    if model.weights is None:
+        return model, []
+    from dualprune.stages.networks.pretrained import WeightsError, bring
+
+    told: list[Note] = []
+    try:
+        return bring(model, there.folder, told.append), told
+    except WeightsError as error:
+        raise SpecError([(("model", "weights"), str(error))]) from None

@@ -22,7 +22,7 @@ def why(node: Node, before: Mapping[str, Any] | None, plan: Mapping[str, Planned
     if before is None:
         return "not run yet"
     reasons = dag.differences(before.get("spec", {}), _settings(node))
-    reasons = [f"changed {reason}" for reason in reasons]
+    reasons = [_told(reason) for reason in reasons]
     if before.get("data") != node.data_digest:
         reasons.append("its data changed")
     if before.get("method") != node.material["method"]:
@@ -34,6 +34,11 @@ def why(node: Node, before: Mapping[str, Any] | None, plan: Mapping[str, Planned
     elif before.get("parents") != node.material["parents"]:
         reasons.append(f"its parent {', '.join(node.parents)} is another one than before")
     return "; ".join(reasons) or UNFINISHED
+
+
+def _told(difference: str) -> str:
+    path = difference.partition(":")[0]
+    return "the code of its network changed" if path.endswith("model.source") else f"changed {difference}"
 
 
 def record(run: str, store: Store, plan: Sequence[Planned]) -> None:

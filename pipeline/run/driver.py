@@ -15,6 +15,7 @@ from dualprune.cluster.failures import Failure, Policy, decide
 from dualprune.cluster.lane import Event
 from dualprune.cluster.lanes import Lanes
 from dualprune.cluster.monitor import Monitor
+from dualprune.pipeline import dag
 from dualprune.pipeline.blame import note
 from dualprune.pipeline.choices.base import Refuse, Take
 from dualprune.pipeline.choices.table import CHOICES
@@ -121,6 +122,7 @@ class _Run:
         force: Collection[str],
     ) -> None:
         self.config, self.board, self.store, self.locks = config, board, store, locks
+        self.code = dag.code(node.spec for node in board.nodes.values())
         self.force = set(force)
         """Keys whose artefacts have to go before they are made anew."""
         self.copying: dict[Future[dict[str, Any]], tuple[Node, Node]] = {}
@@ -308,6 +310,7 @@ class _Run:
             shards=Folder(node.shards).absolute,
             data_digest=node.data_digest,
             engine=self.config.top.engine,
+            code=self.code,
         )
 
     def _react(self, event: Event) -> None:

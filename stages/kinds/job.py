@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from dualprune.stages.kinds.table import KINDS, parse
 from dualprune.stages.settings.base import Settings
@@ -36,6 +36,8 @@ class StageJob(Settings):
     """fsspec URL of the data that `spec.data` resolved to."""
     data_digest: str
     engine: Engine = Engine()
+    code: dict[str, bytes] = Field(default={})
+    """Files of the user's own modules that the stages of its run name, by path (stages.files.source)."""
 
     @property
     def parents(self) -> list[Parent]:

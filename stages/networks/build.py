@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Size, nn
 
-from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.networks.zoo import maker
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import Model
 
@@ -17,13 +17,11 @@ FEW = 50_000_000
 
 
 def build_model(settings: Model, device: str = "cpu") -> nn.Module:
-    """The network that the settings name. Raises SpecError for one that is not in the table, or can't be built."""
-    if settings.name not in MODELS:
-        known = ", ".join(sorted(MODELS))
-        raise SpecError([(("model", "name"), f"there is no model {settings.name!r}; there are {known}")])
+    """The network that the settings name. Raises SpecError for one that there is not, or that can't be built."""
+    make = maker(settings)
     try:
         with torch.device(device):
-            return MODELS[settings.name](settings.classes)
+            return make()
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]  # torch adds where in its sources it was raised
         text = f"{settings.name} can't be built: {type(error).__name__}: {reason}"

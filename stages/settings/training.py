@@ -6,14 +6,18 @@ specification and its parents). A kind's own, a subclass of `StageSpec`, are bes
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 from typing_extensions import Self
 
 from dualprune.stages.files import urls
 from dualprune.stages.settings.base import Settings
 from dualprune.stages.settings.data import Data
+
+LIBRARIES = ("torchvision", "timm", "transformers")
+"""Whose networks are named `LIBRARY:NAME`."""
 
 
 def _weights(given: str) -> str:
@@ -25,14 +29,20 @@ class Model(Settings):
     """Which network is built."""
 
     name: str
-    """A name from `stages.networks.builtin.MODELS`."""
+    """A built-in network (`stages.networks.builtin.MODELS`), `torchvision:NAME`, `timm:NAME`, `transformers:CLASS`, or
+    `package.module:function` of a user's own, whose folder is that of the configuration or on PYTHONPATH."""
+    args: dict[str, JsonValue] = Field(default={})
+    """What the function is given by name; of transformers its configuration's settings, and `config`, a folder with a
+    config.json that these are laid over."""
     classes: int = Field(default=10, ge=2)
-    """Number of outputs."""
+    """Number of outputs; a network of a user's own has as many as its `args` say."""
     weights: Annotated[str, AfterValidator(_weights)] | None = None
     """What a stage without a parent starts from: a state dict (.pth, .th, .safetensors) by path or URL, or
     `torchvision` for that library's default weights, `torchvision:NAME` for others of it."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """Of the weights' file. A plan finds it out, so that another file is another stage; a given one is insisted on."""
+    source: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """sha256 of the code of the network, if that is a user's own, or was changed. A plan finds it out."""
 
     @property
     def file(self) -> str | None:
@@ -40,9 +50,18 @@ class Model(Settings):
         return None if self.weights is None or self.weights.partition(":")[0] == "torchvision" else self.weights
 
     @property
-    def network(self) -> tuple[str, int]:
+    def network(self) -> tuple[str, int, str]:
         """What is built, whatever it starts from."""
-        return self.name, self.classes
+        return self.name, self.classes, json.dumps(self.args, sort_keys=True)
+
+    @property
+    def own(self) -> str | None:
+        """The user's own module that builds it, if one does."""
+        module, _, _ = self.name.rpartition(":")
+        return module if module and module not in LIBRARIES else None
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
 
     @model_validator(mode="after")
     def _hashed(self) -> Model:
@@ -174,3 +193,8 @@ class StageSpec(Settings):
     mix: Mix | None = None
     """Mixing of training pictures."""
     optimizer: Optimizer = Optimizer()
+
+    @property
+    def own(self) -> list[str]:
+        """The user's own modules that it names."""
+        return [module for module in (self.model.own,) if module is not None]

@@ -8,6 +8,7 @@ from typing import Any
 from dualprune.stages.artefacts.manifest import Damaged, check
 from dualprune.stages.engine.engine import emulates_bf16, join
 from dualprune.stages.engine.ranks import agreed
+from dualprune.stages.files import source
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.training.loop import train
@@ -28,6 +29,7 @@ def run_stage(job: StageJob, log: Log, stopping: Stopping = lambda: False) -> di
     stages.networks.pretrained.WeightsError, stages.artefacts.checkpoint.OtherVersion,
     stages.training.step.NonFinite, and stages.files.outage.StoreError and StoreAway.
     """
+    source.place(job.code)
     place = rank, _, _ = join(job.engine.threads)
     log = log if rank == 0 else _silent
     store = Folder(job.store).established()

@@ -22,6 +22,7 @@ from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.kinds.table import KINDS, phases
 from dualprune.stages.networks import pretrained
 from dualprune.stages.networks.build import build_model
+from dualprune.stages.networks.code import unchanged
 from dualprune.stages.networks.structure import Structure, load
 from dualprune.stages.objectives.base import Batch
 from dualprune.stages.objectives.table import objective
@@ -107,6 +108,7 @@ def _splits(job: StageJob, device: torch.device) -> dict[str, Split]:
 
 def _network(spec: StageSpec, store: Folder, parent: artefact.Artefact | None, structure: Structure) -> nn.Module:
     """The network as its parent left it, or with trained weights from elsewhere, or with those of its own beginning."""
+    unchanged(spec.model)
     torch.manual_seed(spec.seed)
     network = build_model(spec.model)
     if parent is not None:
