@@ -1,4 +1,4 @@
-"""Constraint sets: each a frozen dataclass with `project`, `contains`, `hold` and `most`.
+"""Constraint sets: each a frozen dataclass with `project`, `contains`, `mask` and `most`.
 
 To add one: a file here with such a class, its settings in `stages/settings/sets.py`, and a line in `SETS`.
 """
@@ -36,7 +36,7 @@ class Constraint(Protocol):
         """Whether z lies in S."""
         ...
 
-    def hold(self, z: Tensor) -> Tensor:
+    def mask(self, z: Tensor) -> Tensor:
         """1 where an entry of z, a point of S, may move without leaving S; 0 where it may not. z's shape."""
         ...
 

@@ -67,7 +67,7 @@ class Groups:
         seen, within = self._view(z)
         return int(seen.count_nonzero(dim=within).count_nonzero()) <= self.k
 
-    def hold(self, z: Tensor) -> Tensor:
+    def mask(self, z: Tensor) -> Tensor:
         """1 in the kept groups, 0 elsewhere."""
         return self._kept(z).to(z.dtype)
 

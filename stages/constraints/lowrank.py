@@ -54,7 +54,7 @@ class LowRank:
         sigma = torch.linalg.svdvals(self._matrix(z.detach().double()))
         return _numerical_rank(sigma, z.dtype) <= self.rank
 
-    def hold(self, z: Tensor) -> Tensor:
+    def mask(self, z: Tensor) -> Tensor:
         """0 everywhere: moving single entries would leave the set."""
         return torch.zeros_like(z)
 
