@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dualprune.cluster.private import lacking
+from dualprune.cluster.names import lacking
 from dualprune.cluster.spared import spared
 from dualprune.cluster.surroundings import give_home, writable
 
