@@ -91,21 +91,22 @@ class ProximalOptimizer(torch.optim.Optimizer):
         params = [p for p in group["params"] if p.grad is not None]
         if self.tied and group["penalised"]:
             self._tie(params)  # also without parameters: it is a collective
-            return
-        pulled = self.rho and group["penalised"]
-        if not params or not (pulled or self.masking):
-            return
-        decay = group["weight_decay"] if self.masking else 0.0
-        if decay:
-            group["weight_decay"] = 0.0
-        grads = [p.grad for p in params]
+        elif params and (self.masking or (self.rho and group["penalised"])):
+            decay = group["weight_decay"] if self.masking else 0.0
+            if decay:
+                group["weight_decay"] = 0.0
+            self._pull(params, self.rho if group["penalised"] else 0.0, decay, group["lr"])
+
+    def _pull(self, params: list[Tensor], rho: float, decay: float, lr: float) -> None:
+        """Add to the gradients what the penalty and weight decay do, and set those of frozen entries to 0."""
+        grads = [p.grad for p in params if p.grad is not None]
         targets, masks = ([self.state[p][name] for p in params] for name in ("target", "mask"))
         for grad, param, target, mask in _portions(grads, params, targets, masks):
-            if pulled:
-                torch._foreach_add_(grad, param, alpha=self.rho)
-                torch._foreach_sub_(grad, target, alpha=self.rho)
+            if rho:
+                torch._foreach_add_(grad, param, alpha=rho)
+                torch._foreach_sub_(grad, target, alpha=rho)
             if decay and isinstance(self.inner, torch.optim.AdamW):
-                _shrink(param, mask, group["lr"] * decay)
+                _shrink(param, mask, lr * decay)
             elif decay:
                 torch._foreach_add_(grad, param, alpha=decay)
             if self.masking:
