@@ -162,6 +162,7 @@ class Choice:
 
 def choose(wanted: Mode | Literal["auto"]) -> Choice:
     """What is wanted, or for `auto` what wandb itself would do here; online only with a key."""
+    # One decision after the other, each of which ends it: their order is what there is to read.
     if wanted == "disabled":
         return Choice("disabled", "as monitor.wandb says")
     if wanted == "auto" and os.environ.get("WANDB_DISABLED", "").lower() in OFF:

@@ -41,7 +41,7 @@ class Constraint(Protocol):
         ...
 
     def most(self, shape: Shape) -> int:
-        """The most entries that a point of S of that shape has beside zero."""
+        """The most non-zero entries that a point of S of that shape can have."""
         ...
 
 
@@ -110,7 +110,7 @@ class SetKind:
     place: int | None = None
     """Where it comes among several sets on one tensor: structure, then entries, then values; None: it stands alone."""
     fixes: bool = False
-    """Whether it is more than a support: what it made of a tensor, only training that leaves it alone keeps."""
+    """Whether a mask is not enough to stay in the set: a later stage has to freeze the tensor."""
 
 
 STRUCTURE, ENTRIES, VALUES = range(3)

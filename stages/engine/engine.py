@@ -1,4 +1,4 @@
-"""An engine that trains on DeepSpeed, and gives and takes whole fp32 tensors by name.
+"""Training with DeepSpeed, and access to whole fp32 tensors by name.
 
 The same engine runs on one plain process and on many ranks, under ZeRO 0 to 3. All that the rest of
 `stages` knows of sharding is `get` and `set`, which every rank has to call in the same order.
@@ -31,7 +31,7 @@ def make_optimizer(settings: OptimizerSettings) -> Callable[[list], torch.optim.
 def parameter_groups(
     model: nn.Module, penalised: set[str], masked: set[str], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Groups by what is done to them: penalised, masked only, other weights, and what is not decayed."""
+    """Parameter groups: penalised, masked only, other weights, and parameters without weight decay."""
     groups: dict[str, dict[str, Any]] = {
         "penalised": {"params": [], "weight_decay": weight_decay, "penalised": True, "masked": True},
         "masked": {"params": [], "weight_decay": weight_decay, "penalised": False, "masked": True},
@@ -48,7 +48,7 @@ def parameter_groups(
 
 
 def emulates_bf16(device: torch.device) -> bool:
-    """Whether bf16 is computed there by other means, so that fp32 is faster (LeNet-5 on a core with AVX2: 5 times)."""
+    """Whether a device lacks bf16 arithmetic, so that fp32 is faster (LeNet-5 on a core with AVX2: 5 times)."""
     return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
@@ -108,7 +108,7 @@ class Engine:
         if settings.compile:
             self.module.compile()
         self.parameters = dict(self.module.named_parameters())
-        kept = self.module.state_dict().keys()  # not those that a module makes anew
+        kept = self.module.state_dict().keys()  # without non-persistent ones, which a module computes itself
         self.buffers = {name: b for name, b in self.module.named_buffers() if name in kept}
         zero.settle(self.engine, self.optimizer)
 
@@ -132,7 +132,7 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         if self.zero == 0 and self.engine.is_gradient_accumulation_boundary():
-            # Without ZeRO nobody looks; gradients are the same on all ranks already.
+            # Without ZeRO, DeepSpeed does not check. Gradients are averaged already: all ranks find the same.
             norms = torch._foreach_norm([p.grad for p in self.parameters.values() if p.grad is not None])
             if not bool(torch.isfinite(torch.stack(norms).sum())):
                 return False
@@ -157,7 +157,7 @@ class Engine:
         zero.put(self.parameters[name], state, value, self._own(name, state))
 
     def _own(self, name: str, state: str | None) -> Tensor:
-        """What this rank itself has of a parameter or of its state: all of it, where ZeRO is off."""
+        """This rank's local tensor of a parameter or of its state: the whole one, where ZeRO is off."""
         parameter: Tensor = self.parameters[name]
         own: dict[str | None, Tensor] = self.optimizer.state.get(parameter, {})
         return own.get(state, parameter)
@@ -207,7 +207,7 @@ class Engine:
             buffer.copy_(tensors[name])
 
     def close(self) -> None:
-        """Let go of hooks and memory, so that another stage can follow in this process."""
+        """Remove hooks and free memory, so that another stage can run in this process."""
         self.engine.destroy()
 
     def shape(self, name: str) -> torch.Size:

@@ -26,7 +26,7 @@ quantised. While values are tied, it has the number of each entry's cluster inst
 """
 
 PORTION = 1 << 18
-"""Entries of a tensor that a CPU handles together: few enough that they stay in its cache meanwhile."""
+"""Entries of a tensor that a CPU works on at a time: few enough to stay in its cache."""
 
 
 def _portions(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
@@ -67,7 +67,7 @@ class ProximalOptimizer(torch.optim.Optimizer):
         self.masking = False
         self.tied = 0
         self.device = torch.device("cpu")
-        """Where collectives run: offloaded parameters are not there."""
+        """Where collectives run; offloaded parameters are elsewhere."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -113,7 +113,7 @@ class ProximalOptimizer(torch.optim.Optimizer):
                 torch._foreach_mul_(grad, mask)
 
     def _tie(self, params: list[Tensor]) -> None:
-        """Replace each gradient by its cluster's mean over all ranks: the projection onto what may move.
+        """Replace each gradient by its cluster's mean over all ranks, so that tied weights stay equal.
 
         In fp64: adding ones in fp32 ends at 2^24 members.
         """

@@ -27,7 +27,7 @@ from dualprune.stages.solver.targets import Targets
 
 @dataclass(frozen=True)
 class Residual:
-    """How far from done: |W - Z| / |W| of each tensor and of all, and |Z - Z before| / |W| of all."""
+    """Convergence: |W - Z| / |W| of each tensor and of all, and |Z - Z before| / |W| of all."""
 
     tensors: dict[str, float]
     total: float
@@ -42,7 +42,7 @@ class Update:
     kept: dict[str, int]
     """Entries that a global budget gave to each of its tensors."""
     peak_bytes: int
-    """Memory that sharing out global budgets took on this rank, at most."""
+    """Peak memory of allocating global budgets on this rank."""
 
 
 def start(engine: Engine, targets: Targets, duals: Mapping[str, Tensor]) -> None:

@@ -20,7 +20,7 @@ BINS = 1 << 16
 COUNTER_BYTES = 8 * BINS * 8
 """Of the two histograms, and of those that are being added to them."""
 PIECE_BYTES = 32
-"""Of all that is made of an entry of a piece at a time: magnitudes, bits, comparisons, places."""
+"""Temporary memory for each entry of a piece: magnitudes, bits, comparisons, places."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Allocation:
-    """How many entries each tensor keeps, and what finding out took."""
+    """How many entries each tensor keeps, and the memory that computing it took."""
 
     kept: dict[str, int]
     peak_bytes: int
@@ -48,7 +48,7 @@ class Allocation:
 
 
 def allocate(budget: Budget, value: Callable[[str], Tensor]) -> Allocation:
-    """Share out a budget over the tensors that `value` gives by name. Equal magnitudes: earlier tensors first.
+    """Divide a budget among the tensors that `value` gives by name. Equal magnitudes: earlier tensors first.
 
     `value` may be a collective that all ranks call in the same order; every rank finds the same numbers.
     """
@@ -90,7 +90,7 @@ def _threshold(budget: Budget, counter: _Counter) -> tuple[int, int]:
 
 
 class _Counter:
-    """Counts entries of tensors, one tensor at a time, and notes what that takes."""
+    """Counts entries of tensors, one tensor at a time, and records sizes and peak memory."""
 
     def __init__(self, value: Callable[[str], Tensor], scale: str) -> None:
         self._value, self._scale = value, scale

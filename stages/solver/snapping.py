@@ -1,4 +1,4 @@
-"""After ADMM, weights take their shared values: a share of them at a time, or all at once with means that train on.
+"""After ADMM, weights take their shared values: some of them at a time, or all at once with means that train on.
 
 Iterative quantise-and-retrain and centroid training of Ye et al. 2018b, Algs. 2 and 3.
 """
@@ -39,7 +39,7 @@ def fit(engine: Engine, targets: Targets) -> Values:
 
 
 def snap(engine: Engine, values: Mapping[str, list[float]], share: float | None) -> None:
-    """Move the given share of each level's free weights onto it, the nearest first, and freeze them; None: all."""
+    """Set the given fraction of each level's free weights to the level, nearest first, and freeze them; None: all."""
     for name, levels in values.items():
         w, mask = engine.get(name), engine.get(name, "mask")
         if not levels:  # all of it is zero, and stays so
