@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,7 @@ from rich.console import Console
 
 import dualprune
 from dualprune.pipeline import dag, output
+from dualprune.pipeline.cli.arguments import configured, run_options
 from dualprune.pipeline.config import checks
 from dualprune.pipeline.config.load import find, read
 from dualprune.pipeline.config.problems import ConfigError, Problems, argued
@@ -36,11 +37,11 @@ HERE = ["cluster.address=auto"]
 """Settings of a run that a cluster's head starts: the cluster is the one that it is on."""
 
 
-def add(verbs: Any, as_run: Iterable[Callable[[argparse.ArgumentParser], None]]) -> None:
-    """Add the verbs to a parser's; `as_run` add the arguments of `run`, which are those of `submit` too."""
+def add(verbs: Any) -> None:
+    """Add the verbs to a parser's. `submit` has all the arguments of `run`."""
     submit = _verb(verbs, "submit", _submit, "run a configuration on a Ray cluster, as a job of it")
-    for arguments in as_run:
-        arguments(submit)
+    run_options(submit)
+    configured(submit)
     _reached(submit)
     submit.add_argument("--follow", action="store_true", help="print what the job prints, and end as it ends")
     logs = _verb(verbs, "logs", _logs, "print what a submitted job has printed")

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -150,33 +150,44 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
 def _gc(options: argparse.Namespace, console: Console) -> int:
     store = opened(options.store, "--store")
     names, needed = _needed(store, options.configs, options.set)
-    for name, key in sorted((names[key], key) for key in inventory.keys(store) if key in names):
-        say(console, f"  {key}  {name}: stays")
-    for name in sorted(needed.data):
-        say(console, f"  data/{name}: stays")
     alive = living(store.folder)
-    for lock, holder in alive.items():
-        say(console, f"  {lock} is held by {holder}: what it works on stays")
+    for line in _staying(store, names, needed, alive):
+        say(console, f"  {line}")
     waste = _waste(store, needed, alive)
     for one in waste:
         say(console, f"  {one.path}  {_size(one.bytes)}  {one.why}")
     total = _size(sum(one.bytes for one in waste))
     say(console, f"{len(waste)} things can go, {total}" if waste else "nothing can go")
     agreed = bool(waste) and (options.yes or _agreed(console, total))
-    left: list[str] = []
-    if agreed:
-        # What was found some time ago may have come into use while somebody thought about it.
-        still = {one.path for one in _waste(store, needed, living(store.folder))}
-        left = [one.path for one in waste if one.path not in still]
-        left += garbage.remove(store, [one for one in waste if one.path in still])
-        say(console, f"removed {len(waste) - len(left)} things")
-        for path in left:
-            say(console, f"  {path} stayed: a run has begun to use it")
+    left = _removed(store, needed, waste, console) if agreed else []
     if options.json:
         goes = [asdict(one) for one in waste]
         stays = sorted(needed.keys)
         answer({"store": store.url, "stays": stays, "goes": goes, "removed": agreed, "left": left})
     return DONE
+
+
+def _staying(
+    store: Store, names: Mapping[str, str], needed: garbage.Needed, alive: Mapping[str, Holder]
+) -> Iterator[str]:
+    """Lines on what is not removed, and why. `names` are those of the stages that are needed, by key."""
+    for name, key in sorted((names[key], key) for key in inventory.keys(store) if key in names):
+        yield f"{key}  {name}: stays"
+    for name in sorted(needed.data):
+        yield f"data/{name}: stays"
+    for lock, holder in alive.items():
+        yield f"{lock} is held by {holder}: what it works on stays"
+
+
+def _removed(store: Store, needed: garbage.Needed, waste: list[garbage.Waste], console: Console) -> list[str]:
+    """Remove it, but for what has come into use while somebody thought about it; the paths that are left."""
+    still = {one.path for one in _waste(store, needed, living(store.folder))}
+    left = [one.path for one in waste if one.path not in still]
+    left += garbage.remove(store, [one for one in waste if one.path in still])
+    say(console, f"removed {len(waste) - len(left)} things")
+    for path in left:
+        say(console, f"  {path} stayed: a run has begun to use it")
+    return left
 
 
 def _needed(store: Store, configs: Iterable[str], settings: Sequence[str]) -> tuple[dict[str, str], garbage.Needed]:

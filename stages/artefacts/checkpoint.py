@@ -27,6 +27,8 @@ from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.base import State
 
 KEPT = 2
+ON_DISK = {"mask": "hold"}
+"""Optimizer state that has another name in checkpoints."""
 FORMAT = 2
 """Of what a checkpoint says of where the stage stands; those from before formats had numbers are of format 1."""
 TYPES = {
@@ -139,7 +141,7 @@ class Checkpoints:
         engine.load({**_under("network/", tensors), **_under("buffer/", own)})
         for key, names in _state_names(engine):
             for name in names:
-                engine.set(name, tensors[f"{key}/{name}"], key)
+                engine.set(name, tensors[f"{ON_DISK.get(key, key)}/{name}"], key)
         engine.set_inner_steps(facts.pop("inner_steps"))
         return Progress(**{**facts, "state": state(**facts["state"])})
 
@@ -182,7 +184,7 @@ def _state_names(engine: Engine) -> Iterator[tuple[str, list[str]]]:
     for key in engine.inner_states():
         yield key, list(engine.parameters)
     for key in STATE:
-        yield key, [name for name in engine.parameters if name in engine.held]
+        yield key, [name for name in engine.parameters if name in engine.masked]
 
 
 def _state(engine: Engine) -> Iterator[tuple[str, Tensor]]:
@@ -190,7 +192,7 @@ def _state(engine: Engine) -> Iterator[tuple[str, Tensor]]:
         yield f"network/{name}", engine.get(name)
     for key, names in _state_names(engine):
         for name in names:
-            yield f"{key}/{name}", engine.get(name, key)
+            yield f"{ON_DISK.get(key, key)}/{name}", engine.get(name, key)
 
 
 def _serialized(tensors: dict[str, Tensor]) -> bytearray:

@@ -1,4 +1,4 @@
-"""DeepSpeed's one door, and all that is used of it beyond its documentation.
+"""The only import of DeepSpeed, and all that is used of it beyond its documentation.
 
 ZeRO shards parameters, gradients and optimizer state. DeepSpeed documents how whole tensors are read and written
 (`safe_get_full_*`, `safe_set_*`); what else is needed here, its attributes and hooks, may be called otherwise in a
@@ -111,7 +111,7 @@ def shape(parameter: Any) -> torch.Size:
 
 
 def sharded(parameter: Any) -> bool:
-    """Whether ZeRO 3 has taken a parameter apart."""
+    """Whether a parameter is sharded, by ZeRO 3."""
     return hasattr(parameter, "ds_id")
 
 
@@ -124,7 +124,7 @@ def gradients(parameters: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
 
 
 def get(parameter: Any, state: str | None, otherwise: Tensor) -> Tensor:
-    """A whole fp32 parameter, or its optimizer state `state`; `otherwise` where ZeRO has neither, being off."""
+    """A whole fp32 parameter, or its optimizer state `state`; `otherwise` where ZeRO is off."""
     utils = deepspeed().utils
     if state is None:
         value = utils.safe_get_full_fp32_param(parameter)

@@ -95,7 +95,7 @@ def _start(run: Run[QuantizeSpec]) -> None:
 
 def _enter(run: Run[QuantizeSpec], phase: Phase) -> None:
     proximal.enter(run, phase)
-    run.engine.optimizer.sharing = run.state.tied if phase.name == CENTROIDS else 0
+    run.engine.optimizer.tied = run.state.tied if phase.name == CENTROIDS else 0
 
 
 def _leave(run: Run[QuantizeSpec], phase: Phase) -> Row:
@@ -125,7 +125,7 @@ def _fit(run: Run[QuantizeSpec]) -> None:
     spec = run.spec
     run.state.values = snapping.fit(run.engine, run.targets)
     if spec.centroids is not None and spec.centroids.epochs:
-        run.state.tied = snapping.share_values(run.engine, run.state.values)
+        run.state.tied = snapping.tie_values(run.engine, run.state.values)
     else:
         snapping.snap(run.engine, run.state.values, spec.snap.share if spec.snap else None)
 

@@ -61,7 +61,7 @@ class Model(Settings):
         return module if module and module not in LIBRARIES else None
 
     def __hash__(self) -> int:
-        return hash(self.model_dump_json())
+        return hash((self.name, self.classes))  # args can't be hashed; equality tells the rest apart
 
     @model_validator(mode="after")
     def _hashed(self) -> Model:

@@ -27,7 +27,7 @@ from dualprune.stages.solver.targets import Targets
 
 @dataclass(frozen=True)
 class Residual:
-    """How far from done: |W - Z| / |W| of each tensor and of all, and |Z - Z before| / |W| of all."""
+    """Convergence: |W - Z| / |W| of each tensor and of all, and |Z - Z before| / |W| of all."""
 
     tensors: dict[str, float]
     total: float
@@ -42,7 +42,7 @@ class Update:
     kept: dict[str, int]
     """Entries that a global budget gave to each of its tensors."""
     peak_bytes: int
-    """Memory that sharing out global budgets took on this rank, at most."""
+    """Peak memory of allocating global budgets on this rank."""
 
 
 def start(engine: Engine, targets: Targets, duals: Mapping[str, Tensor]) -> None:
@@ -93,7 +93,7 @@ def balance(residual: Residual) -> float:
 
 
 def project(engine: Engine, targets: Targets) -> Update:
-    """The one final projection: W = Proj(W), and its hold. Says how far W was from it.
+    """The one final projection: W = Proj(W), and its mask. Says how far W was from it.
 
     Masks come from |W|, not from |W + U| (Zhang et al. 2018, section 4.3), and lie within masks
     that are in force already.
@@ -104,7 +104,7 @@ def project(engine: Engine, targets: Targets) -> Update:
         w = engine.get(name)
         z = constraint.project(w)
         engine.set(name, z)
-        engine.set(name, constraint.hold(z) * engine.get(name, "hold"), "hold")
+        engine.set(name, constraint.mask(z) * engine.get(name, "mask"), "mask")
         sums[name] = (_square(w - z), _square(w), 0.0)
     return Update(_residual(sums), kept, peak)
 

@@ -34,11 +34,11 @@ def committed(run: Run[Any], folder: Folder) -> dict[str, Any]:
     scores = _scores(run)
     network = _kept(run.engine.tensors(), run.rank)
     duals = _kept(((name, run.engine.get(name, "dual")) for name in run.targets.names), run.rank)
-    holds = _kept(((name, run.engine.get(name, "hold")) for name in sorted(run.engine.held)), run.rank)
+    masks = _kept(((name, run.engine.get(name, "mask")) for name in sorted(run.engine.masked)), run.rank)
     if run.rank != 0:
         return {}
     manifest = _manifest(run, network, scores)
-    return artefact.commit(folder, manifest, network, _masks(run, holds, network), duals)
+    return artefact.commit(folder, manifest, network, _masks(run, masks, network), duals)
 
 
 def _scores(run: Run[Any]) -> dict[str, Score]:
@@ -66,18 +66,18 @@ def _kept(tensors: Iterable[tuple[str, Tensor]], rank: int) -> dict[str, Tensor]
     return {name: tensor.cpu() for name, tensor in tensors if rank == 0}
 
 
-def _masks(run: Run[Any], holds: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _masks(run: Run[Any], trained: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Masks of what may be non-zero, for the stages after this one.
 
-    A prune's are its holds. Quantising holds weights on their values, not at zero: what was pruned before it is
-    what is zero after it. Of a low-rank tensor every entry may be non-zero.
+    A prune's are those that it has `trained` under. Quantising freezes weights on their values, not at zero: what was
+    pruned before it is what is zero after it. Of a low-rank tensor every entry may be non-zero.
     """
     masks = {}
-    for name, hold in holds.items():
+    for name, mask in trained.items():
         sets = run.targets.kinds.get(name) or run.fixed.get(name, ())
         last = SETS[sets[-1]] if sets else None
         if last is None or not last.fixes:
-            masks[name] = hold
+            masks[name] = mask
         elif last.place is not None and (name in run.inherited or len(sets) > 1):
             masks[name] = (network[name] != 0).float()
     return masks

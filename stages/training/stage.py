@@ -6,8 +6,8 @@ import logging
 from typing import Any
 
 from dualprune.stages.artefacts.manifest import Damaged, check
-from dualprune.stages.engine.engine import emulates_bf16, join
-from dualprune.stages.engine.ranks import agreed
+from dualprune.stages.engine.engine import emulates_bf16
+from dualprune.stages.engine.ranks import agreed, join
 from dualprune.stages.files import source
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import StageJob

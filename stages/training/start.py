@@ -49,9 +49,9 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     network = _network(spec, store, parent, structure)
     teacher = _teacher(job, store, parent, device)
     aims = _with_ranks(targets_of(spec, {name: p.shape for name, p in network.named_parameters()}), network)
-    masks = _inherited(spec, aims.names, parent.holds if parent else {})
+    inherited = _inherited(spec, aims.names, parent.holds if parent else {})
     fixed = _fixed(parent, aims)
-    holds = masks | {name: torch.zeros_like(network.get_parameter(name)) for name in fixed}
+    masks = inherited | {name: torch.zeros_like(network.get_parameter(name)) for name in fixed}
     run: Run[Any] = Run(
         job=job,
         spec=spec,
@@ -62,12 +62,12 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         structure=structure,
         targets=aims,
         fixed=fixed,
-        masks=holds,
-        inherited=frozenset(masks),
-        masked=bool(holds),
+        masks=masks,
+        inherited=frozenset(inherited),
+        masked=bool(masks),
         parent=parent,
         teacher=teacher,
-        engine=Engine(network, set(aims.names), set(holds), spec.optimizer, spec.precision, job.engine),
+        engine=Engine(network, set(aims.names), set(masks), spec.optimizer, spec.precision, job.engine),
         checkpoints=Checkpoints(store / job.key, rank, world),
         progress=Progress(),
         log=log,
@@ -87,8 +87,8 @@ def _begun(run: Run[Any]) -> None:
         run.progress = run.checkpoints.load(newest, run.engine, run.kind.state)
     else:
         engine = run.engine
-        for name in engine.held:
-            engine.set(name, run.masks.get(name, torch.ones(engine.shape(name))), "hold")
+        for name in engine.masked:
+            engine.set(name, run.masks.get(name, torch.ones(engine.shape(name))), "mask")
         run.progress.state = run.kind.state()
         run.kind.start(run)
     run.resumed = newest is not None
@@ -139,11 +139,11 @@ def _with_ranks(aims: Targets, network: nn.Module) -> Targets:
     return replace(aims, sets={**aims.sets, **found})
 
 
-def _inherited(spec: StageSpec, constrained: list[str], holds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _inherited(spec: StageSpec, constrained: list[str], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parent's masks that stay in force: all, but for constrained tensors whose weights may come back."""
     if KINDS[spec.kind].regrows(spec):
-        return {name: mask for name, mask in holds.items() if name not in constrained}
-    return dict(holds)
+        return {name: mask for name, mask in masks.items() if name not in constrained}
+    return dict(masks)
 
 
 def _fixed(parent: artefact.Artefact | None, aims: Targets) -> dict[str, tuple[str, ...]]:

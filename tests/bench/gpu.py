@@ -29,7 +29,8 @@ from torch.nn import functional as F
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.data.make.index import index
 from dualprune.stages.data.read.stream import AHEAD, Shards, Stream
-from dualprune.stages.engine.engine import Engine, join
+from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.ranks import join
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.objectives.classify import channels_last
 from dualprune.stages.settings.data import Data

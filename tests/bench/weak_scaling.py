@@ -31,7 +31,8 @@ from dualprune.stages.data.format import read_manifest
 from dualprune.stages.data.order import epoch_order, global_batch, share
 from dualprune.stages.data.read.memory import Batches
 from dualprune.stages.data.shards import Split, write
-from dualprune.stages.engine.engine import Engine, join
+from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.ranks import join
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.constrained import targets_of
 from dualprune.stages.kinds.job import StageJob

@@ -21,7 +21,8 @@ from dualprune.stages.constraints import Constraint
 from dualprune.stages.data.format import digest, read_manifest
 from dualprune.stages.data.make.builtin import digits
 from dualprune.stages.data.shards import write
-from dualprune.stages.engine.engine import Engine, join
+from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.ranks import join
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.kinds.train import TrainSpec
@@ -130,7 +131,7 @@ def make_engine(one_rank: None) -> Iterator[MakeEngine]:
     def make(
         model: nn.Module | None = None,
         penalised: set[str] | None = None,
-        held: set[str] | None = None,
+        masked: set[str] | None = None,
         optimizer: Optimizer | None = None,
         precision: str = "fp32",
         **settings: Any,
@@ -140,7 +141,7 @@ def make_engine(one_rank: None) -> Iterator[MakeEngine]:
             Engine(
                 model or small_net(),
                 names,
-                held or set(),
+                masked or set(),
                 optimizer or Optimizer(),
                 precision,
                 EngineSettings.model_validate(settings),

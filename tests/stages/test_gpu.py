@@ -19,7 +19,8 @@ from dualprune.stages.constraints import Constraint
 from dualprune.stages.data.format import digest, read_manifest
 from dualprune.stages.data.read.memory import open_split
 from dualprune.stages.data.read.stream import IGNORED, Stream
-from dualprune.stages.engine.engine import Engine, join
+from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.ranks import join
 from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer
 from dualprune.stages.solver.budget import Budget, allocate
@@ -64,7 +65,7 @@ def test_a_set_projects_as_on_a_cpu(name: str) -> None:
         # Of equally near points a fit may take another one.
         near = float((z.cpu() - w).norm()) - float((expected - w).norm())
         assert close(z.cpu(), expected) or abs(near) <= 1e-5 * float(w.norm())
-        assert constraint.hold(z).device == GPU
+        assert constraint.mask(z).device == GPU
 
     holds()
 

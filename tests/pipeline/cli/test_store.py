@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 
+from dualprune.pipeline import output
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.config.load import load
 from dualprune.pipeline.plan import make as planning
@@ -72,7 +73,7 @@ def store(tmp_path: Path) -> str:
     return url
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = cli.DONE) -> tuple[str, str]:
+def told(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = output.DONE) -> tuple[str, str]:
     """Run the command line; what it printed on stdout and stderr."""
     assert cli.main(["store", *arguments]) == code
     printed = capsys.readouterr()
@@ -128,7 +129,7 @@ def test_an_empty_store_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert told(capsys, "ls", "--store", str(tmp_path))[0] == f"{tmp_path}: 0 stages, 0 B\n"
     for arguments in (["ls"], ["show", "a"], ["verify"], ["gc", str(config(tmp_path))]):
         url = str(tmp_path / "nowhere")
-        assert url in told(capsys, *arguments, "--store", url, code=cli.BAD_INPUT)[1]
+        assert url in told(capsys, *arguments, "--store", url, code=output.BAD_INPUT)[1]
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -160,7 +161,7 @@ def test_an_unfinished_stage_is_shown(store: str, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(("prefix", "text"), [("a", "is the beginning of 2 keys"), ("0", "no stage whose key begins")])
 def test_a_key_that_names_no_one_stage(store: str, capsys: pytest.CaptureFixture[str], prefix: str, text: str) -> None:
     """Is bad input."""
-    assert text in told(capsys, "show", prefix, "--store", store, code=cli.BAD_INPUT)[1]
+    assert text in told(capsys, "show", prefix, "--store", store, code=output.BAD_INPUT)[1]
 
 
 def test_a_whole_store_verifies(store: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,7 +268,7 @@ def test_settings_that_runs_were_given_count(tmp_path: Path, capsys: pytest.Capt
     settings, problems = loaded(tmp_path, overrides=["seed=3"])
     finished(url, planning.make(settings, problems)[1][0].node.key, "dense")
     path = str(config(tmp_path))
-    assert "dense: stays" not in told(capsys, "gc", path, "--store", url, code=cli.BAD_INPUT)[0]
+    assert "dense: stays" not in told(capsys, "gc", path, "--store", url, code=output.BAD_INPUT)[0]
     printed = told(capsys, "gc", path, "--store", url, "--yes", "--set", "seed=3")[0]
     assert "dense: stays" in printed
     assert "nothing can go" in printed
@@ -355,7 +356,7 @@ def test_without_a_terminal_it_must_be_told(store: str, tmp_path: Path, capsys: 
     """What would go is listed, and nothing goes."""
     planned(tmp_path)
     before = left(store)
-    out, err = told(capsys, "gc", str(config(tmp_path)), "--store", store, code=cli.BAD_INPUT)
+    out, err = told(capsys, "gc", str(config(tmp_path)), "--store", store, code=output.BAD_INPUT)
     assert HALF in out
     assert "--yes" in err
     assert left(store) == before
@@ -384,7 +385,7 @@ def test_a_run_that_is_just_beginning_stops_it(store: str, tmp_path: Path, capsy
         with Locks(Folder(store), run) as locks:
             locks.take(run_lock(run))
             aged(Path(store) / "plans/tiny.json")
-            err = told(capsys, "gc", str(config(tmp_path)), "--store", store, "--yes", code=cli.BAD_INPUT)[1]
+            err = told(capsys, "gc", str(config(tmp_path)), "--store", store, "--yes", code=output.BAD_INPUT)[1]
             assert f"the run {run} of " in err
     assert left(store) == before
 
@@ -433,7 +434,7 @@ def test_what_was_removed_between_plan_and_lock_is_noticed(
         before(self, name, wait)
 
     monkeypatch.setattr(Locks, "take", late)
-    assert cli.main(["run", str(path)]) == cli.FAILED
+    assert cli.main(["run", str(path)]) == output.FAILED
     err = capsys.readouterr().err
     assert f"{gone}" in err
     assert "the same command plans anew" in err

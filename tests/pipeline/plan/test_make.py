@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from dualprune.pipeline import output
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.config.load import load, read
 from dualprune.pipeline.config.problems import ConfigError
@@ -149,7 +150,7 @@ def test_small_pictures_under_the_default_scale_get_a_word(tmp_path: Path, capsy
     )
     for fine in (("data.scale=[0.5,1]",), ("data.shift=4", "data.crop=32", "data.resize=32"), ("data.crop=31",)):
         assert notes(*fine) == {"dense": (), "more": ()}
-    assert cli.main(["plan", str(file), *(part for one in data for part in ("--set", one))]) == cli.DONE
+    assert cli.main(["plan", str(file), *(part for one in data for part in ("--set", one))]) == output.DONE
     assert "dense: training pictures are small" in " ".join(capsys.readouterr().out.split())
 
 

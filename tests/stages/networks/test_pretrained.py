@@ -184,7 +184,7 @@ def test_a_stage_of_no_epochs_is_the_pretrained_network(make_task: MakeTask, tmp
     manifest = run_stage(make_task(spec), lambda event: None)
     assert manifest is not None
     assert manifest["metrics"]["steps"] == 0
-    assert manifest["spec"]["model"] == {"name": "digits_cnn", "classes": 10} | {
+    assert manifest["spec"]["model"] == {"name": "digits_cnn", "args": {}, "classes": 10, "source": None} | {
         "weights": str(tmp_path / "w.pth"),
         "sha256": hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest(),
     }

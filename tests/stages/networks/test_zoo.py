@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_the_tables_agree() -> None:
         ("transformers:BertForSequenceClassification", BERT, "classifier.weight"),
     ],
 )
-def test_a_librarys_network_has_as_many_outputs_as_asked_for(name: str, args: dict[str, object], layer: str) -> None:
+def test_a_librarys_network_has_as_many_outputs_as_asked_for(name: str, args: dict[str, Any], layer: str) -> None:
     """And what else it is given."""
     pytest.importorskip(name.partition(":")[0])
     assert parameter_shapes(Model(name=name, args=args, classes=7))[layer][0] == 7
