@@ -23,6 +23,7 @@ from dualprune.stages.data.format import (
     DataError,
     check_settings,
     digest,
+    has_fields,
     labels,
     picture_shape,
     read_manifest,
@@ -125,7 +126,8 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
                 found[origin] = _resolve(spec.data, store)
             url, manifest = found[origin]
             check_settings(url, manifest, spec.data)
-            check_pictures(spec.model, picture_shape(manifest, spec.data), labels(manifest))
+            if not has_fields(manifest):
+                check_pictures(spec.model, picture_shape(manifest, spec.data), labels(manifest))
         except SpecError as error:
             for path, text in error.problems:
                 problems.add(stage.place(*path), text)
