@@ -319,16 +319,13 @@ def test_evaluation_counts_each_good_sample_once(
 def test_a_stand_in_adds_nothing_to_the_loss() -> None:
     batch = {"image": torch.zeros(1, 3), "label": torch.tensor([1])}
     weight = torch.zeros((), requires_grad=True)
-    run: Any = SimpleNamespace(
-        objective=CLASSIFY,
-        engine=SimpleNamespace(forward=lambda x: x + weight * torch.tensor([3.0, 1.0, 0.0])),
-        teacher=None,
-    )
-    assert float(batch_loss(run, batch)) > 1
+    engine = SimpleNamespace(forward=lambda x: x + weight * torch.tensor([3.0, 1.0, 0.0]))
+    run: Any = SimpleNamespace(objective=CLASSIFY, engine=engine, teacher=None)
+    assert batch_loss(run, batch).item() > 1
     loss = batch_loss(run, StandIn(batch))
     loss.backward()
     assert weight.grad is not None
-    assert (float(loss), float(weight.grad)) == (0, 0)
+    assert (loss.item(), weight.grad.item()) == (0, 0)
 
 
 def weights(store: str, key: str) -> bytes:
