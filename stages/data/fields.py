@@ -173,8 +173,9 @@ def is_picture(name: str, value: Any) -> bool:
 class Seen:
     """What all values of a field have in common, as they come in."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, padded: bool = False) -> None:
+        """`padded` says that it is, even if all are of one length."""
+        self.kind, self.padded = kind, padded or FIELDS[kind].padded
         self.dtypes: set[str] = set()
         self.shapes: dict[tuple[int, ...] | None, tuple[int, ...]] = {}
         """One shape for each that the axes but the first have; None stands for no axis."""
@@ -195,7 +196,7 @@ class Seen:
         if len(dtypes) > 1:
             raise DataError(f"the field {name} is {dtypes[0]} in some samples and {dtypes[1]} in others; use one")
         found: dict[str, Any] = {"kind": self.kind, "dtype": dtypes[0]}
-        if len(shapes) == 1 and len(self.lengths) < 2 and not FIELDS[self.kind].padded:
+        if len(shapes) == 1 and len(self.lengths) < 2 and not self.padded:
             return {**found, "shape": list(shapes[0])}
         if self.kind in PICTURES:
             return found

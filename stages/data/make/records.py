@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -34,11 +34,24 @@ def write_records(
 
     The same samples give the same bytes. Raises DataError.
     """
+    manifest = records_manifest(url, name, splits, shard_bytes)
+    Folder(url).write_json(MANIFEST, manifest)
+    return manifest
+
+
+def records_manifest(
+    url: str,
+    name: str,
+    splits: Mapping[str, Iterable[Record]],
+    shard_bytes: int = 64 << 20,
+    padded: Collection[str] = (),
+) -> dict[str, Any]:
+    """The same, with the manifest still to be written. Fields `padded` are that even if all are of one length."""
     folder, seen = Folder(url), dict[str, Seen]()
     manifest: dict[str, Any] = {"name": name, "splits": {}}
     most = -1
     for split, records in splits.items():
-        encoder = _Encoder(f"{name}: {split}", seen)
+        encoder = _Encoder(f"{name}: {split}", seen, padded)
         files: list[dict[str, Any]] = []
         rows: list[Indices] = []
         for data in packed(encoder.members(records), shard_bytes):
@@ -61,15 +74,14 @@ def write_records(
         entry["fields"] = fields
     if most >= 0:
         manifest["labels"] = 1 + most
-    folder.write_json(MANIFEST, manifest)
     return manifest
 
 
 class _Encoder:
     """Samples as shards have them; what their fields are is noted in `seen`."""
 
-    def __init__(self, where: str, seen: dict[str, Seen]) -> None:
-        self.where, self.seen = where, seen
+    def __init__(self, where: str, seen: dict[str, Seen], padded: Collection[str]) -> None:
+        self.where, self.seen, self.padded = where, seen, padded
         self.fields: list[Member] = []
         """By name, once a sample was met."""
         self.most = -1
@@ -101,7 +113,7 @@ class _Encoder:
             dtype, shape = measured(kind, data, grey or getattr(value, "mode", "") == "L")
         except (TypeError, ValueError, OSError) as error:
             raise DataError(f"{where}: {name} ({type(value).__name__}) can't be written: {error}") from None
-        known = self.seen.setdefault(name, Seen(kind))
+        known = self.seen.setdefault(name, Seen(kind, name in self.padded))
         if known.kind != kind and {known.kind, kind} <= set(PICTURES):
             suffix, kind = f"{name}.{known.kind}", known.kind  # decoders look at the bytes
         if known.kind != kind:
