@@ -76,6 +76,8 @@ def add(verbs: Any) -> None:
     shards.add_argument("--processes", metavar="N", type=_whole, help="at work at a time (default: one a core)")
     text = "for mnist and cifar10: where their files are (default: download them)"
     shards.add_argument("--folder", metavar="PATH", type=argued(urls.local), help=text)
+    text = "what of a sample to read, if not a picture and a label: how its files end, as in jpg,points.npy"
+    index.add_argument("--fields", metavar="END,...", type=_listed, help=text)
     verify = verbs.add_parser("verify", help=VERIFY, description=VERIFY)
     text = "the folder that `shards` or `index` wrote, or its URL"
     verify.add_argument("shards", metavar="SHARDS", type=_place, help=text)
@@ -90,11 +92,15 @@ def _add_cut_and_tables(shards: argparse.ArgumentParser) -> None:
     shards.add_argument("--label", metavar="COLUMN", help=text)
     shards.add_argument("--target", metavar="COLUMN", help="of a table: the column of numbers that are to be predicted")
     text = "of a table: the other columns to take; numbers become one array, text stays text (default: all)"
-    shards.add_argument("--columns", metavar="COLUMN,...", type=lambda given: tuple(given.split(",")), help=text)
+    shards.add_argument("--columns", metavar="COLUMN,...", type=_listed, help=text)
     text = "of a table: make text tokens, by a tokenizer.json or a BERT's vocab.txt (needs dualprune[text])"
     shards.add_argument("--tokenizer", metavar="FILE", type=_place, help=text)
     text = "of a table: tokens of a text at most (default: 128)"
     shards.add_argument("--length", metavar="N", type=_whole, help=text)
+
+
+def _listed(given: str) -> tuple[str, ...]:
+    return tuple(given.split(","))
 
 
 def _cut(given: str) -> tuple[float, float]:
@@ -243,6 +249,7 @@ def _of_one_shape(options: argparse.Namespace) -> dict[str, Any]:
 
 def _index(options: argparse.Namespace, console: Console) -> int:
     from dualprune.stages.data.make.index import index, noted
+    from dualprune.stages.data.make.records import index_records
 
     try:
         found = places(options.source, dict(options.split), bool(options.held))
@@ -255,9 +262,13 @@ def _index(options: argparse.Namespace, console: Console) -> int:
             raise DataError(f"{options.dest} holds shards with a manifest of their own; give another folder")
         _make(options.dest)
         kept = {"bad": options.bad} if options.bad is not None else {}
-        manifest = index(
-            options.dest, _name(options), found, options.held or 0, label_field=options.label_field, **kept
-        )
+        target, held = (options.dest, _name(options), found), options.held or 0
+        if options.fields is None:
+            manifest = index(*target, held, label_field=options.label_field, **kept)
+        elif options.label_field is not None:
+            raise DataError("--label-field is for pictures with a label each: leave it or --fields out")
+        else:
+            manifest = index_records(*target, options.fields, held, **kept)
     except (DataError, ImportError) as error:
         raise ConfigError("index", [str(error)]) from None
     return _told(manifest, options, console)

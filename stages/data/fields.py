@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dualprune.stages.data.format import DataError
 from dualprune.stages.data.read.decoding import BadPicture, decode, look
+from dualprune.stages.data.read.decoding import check as whole
 from dualprune.stages.data.read.exif import PNG
 
 Value = NDArray[Any]
@@ -187,6 +188,12 @@ class Seen:
         self.shapes.setdefault(shape[1:] if shape else None, shape)
         self.lengths.update(shape[:1])
 
+    def merge(self, other: Seen) -> None:
+        """Take in all that another has."""
+        self.dtypes |= other.dtypes
+        self.shapes = other.shapes | self.shapes
+        self.lengths |= other.lengths
+
     def entry(self, name: str) -> dict[str, Any]:
         """Of a manifest: kind, dtype and shape. A padded field has `longest`, and its shape is that of the other axes.
 
@@ -206,11 +213,13 @@ class Seen:
         return {**found, "shape": list(shapes[0][1:]), "longest": max(self.lengths)}
 
 
-def measured(kind: str, data: bytes, grey: bool = False) -> tuple[str, tuple[int, ...]]:
-    """The dtype and shape of a member's value; of a picture from its header. Raises BadValue."""
+def measured(kind: str, data: bytes, grey: bool = False, check: bool = False) -> tuple[str, tuple[int, ...]]:
+    """The dtype and shape of a member's value; of a picture from its header, decoded to `check` it. Raises BadValue."""
     try:
         if kind in PICTURES:
             header = look(data, LARGEST)
+            if check:
+                whole(data, header)
             return "uint8", (1 if grey else 3, header.height, header.width)
         value = FIELDS[kind].decode(data)
     except (ValueError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Shards of samples with any fields: written with a manifest, and scanned.
+"""Shards of samples with any fields: written with a manifest, or described where they lie.
 
 A split's `format` is `fields`; its `fields` say what each is (`fields.Seen.entry`). The index of such a split has for
 each sample its shard and, for each field by its name's order, offset and size of its member: int64 [samples, 1 + 2k].
@@ -10,13 +10,14 @@ import io
 import re
 import tarfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
 
-from dualprune.stages.data.fields import PICTURES, Member, Seen, measured, member, written
+from dualprune.stages.data.fields import FIELDS, PICTURES, BadValue, Member, Seen, measured, member, written
 from dualprune.stages.data.format import MANIFEST, DataError
-from dualprune.stages.data.make.index import write_index
+from dualprune.stages.data.make.index import described, matching, write_index
 from dualprune.stages.data.make.samples import check_end
 from dualprune.stages.data.order import Indices
 from dualprune.stages.data.shards import packed
@@ -161,3 +162,57 @@ def scan_records(file: IO[bytes], number: int, fields: Sequence[Member]) -> tupl
         if key not in bad
     ]
     return np.array(rows, dtype=np.int64).reshape(-1, 1 + 2 * len(fields)), bad
+
+
+def index_records(
+    url: str, name: str, shards: Mapping[str, str], suffixes: Sequence[str], held: int = 0, bad: float = 0.001
+) -> dict[str, Any]:
+    """Describe WebDataset shards that are there already, by pattern as `index.index` does; a sample has these members.
+
+    A suffix is what follows a key: `jpg`, `tokens.npy`. All members are decoded once; samples with one that can't be
+    are left out and counted, up to a share `bad`. Writes to `url`. Returns the manifest. Raises DataError.
+    """
+    if held and "val" in shards:
+        raise DataError("samples are `held` out of train to become val, but val has shards: give one of the two")
+    found = {suffix: member(suffix) for suffix in suffixes}
+    strange = next((suffix for suffix, field in found.items() if field is None), None)
+    if strange is not None:
+        raise DataError(f"nothing here reads members {strange}; there are {', '.join(FIELDS)}, as in tokens.npy")
+    fields = sorted(field for field in found.values() if field is not None)
+    twice = next((field.name for n, field in enumerate(fields[1:]) if field.name == fields[n].name), None)
+    if twice is not None:
+        raise DataError(f"two of {', '.join(suffixes)} are called {twice}")
+    look = partial(_looked, fields=fields)
+    seen = {pattern: matching(pattern, None, look) for pattern in dict.fromkeys(shards.values())}
+    manifest = described(url, name, shards, seen, held, bad, ", ".join(suffixes))
+    common = {field.name: Seen(field.kind) for field in fields}
+    for shard in (shard for every in seen.values() for shard in every):
+        for field, one in shard.facts.items():
+            common[field].merge(one)
+    entries = {field: one.entry(field) for field, one in common.items()}
+    for entry in manifest["splits"].values():
+        entry |= {"format": "fields", "fields": entries}
+    Folder(url).write_json(MANIFEST, manifest)
+    return manifest
+
+
+def _looked(file: IO[bytes], number: int, fields: Sequence[Member]) -> tuple[Indices, dict[str, str], dict[str, Seen]]:
+    """The index rows of a tar file whose members can be read, why which keys are bad, and what each field has."""
+    rows, bad = scan_records(file, number, fields)
+    seen = {field.name: Seen(field.kind) for field in fields}
+    good = []
+    for row in rows.tolist():
+        try:
+            values = []
+            for field, offset, size in zip(fields, row[1::2], row[2::2], strict=True):
+                file.seek(offset)
+                values.append(measured(field.kind, file.read(size), check=True))
+        except BadValue as error:
+            file.seek(row[1] - 512)
+            key = tarfile.TarInfo.frombuf(file.read(512), "utf-8", "replace").name.removesuffix(f".{fields[0].suffix}")
+            bad[key] = f"{field.name}: {error}"
+            continue
+        good.append(row)
+        for field, (dtype, shape) in zip(fields, values, strict=True):
+            seen[field.name].add(dtype, shape)
+    return np.array(good, dtype=np.int64).reshape(-1, rows.shape[1]), bad, seen

@@ -352,6 +352,15 @@ def rows(folder: Path, *names: str, count: int = 10) -> None:
         (folder / name).write_text("x,y\n" + "".join(f"{n / 2},{'ab'[n % 2]}\n" for n in range(count)))
 
 
+def test_an_index_of_other_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain(tmp_path / "tars", "train-0.tar", "test-0.tar")
+    command = ("index", tmp_path / "tars", tmp_path / "out", "--held", 2, "--fields", "jpg")
+    lines, _ = told(capsys, *command)
+    assert lines[0].startswith("train: 7 samples")
+    assert list(read_manifest(str(tmp_path / "out"))["splits"]["val"]["fields"]) == ["image"]
+    assert "leave it or --fields out" in told(capsys, *command, "--label-field", "x", code=cli.BAD_INPUT)[1]
+
+
 def test_one_table_is_cut_into_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows(tmp_path, "all.csv")
     command = ("shards", tmp_path / "all.csv", tmp_path / "out", "--label", "y", "--cut", "0.2,0.3", "--json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import uuid
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from dualprune.stages.data import format as form
 from dualprune.stages.data.format import DataError, digest, read_manifest
 from dualprune.stages.data.make.builtin import digits
 from dualprune.stages.data.make.index import read_index
-from dualprune.stages.data.make.records import write_records
+from dualprune.stages.data.make.records import index_records, write_records
 from dualprune.stages.data.order import global_batch, micro_batches, share
 from dualprune.stages.data.read.memory import Batches, load_split, open_split
 from dualprune.stages.data.read.records import RecordStream, load_records
@@ -344,3 +345,57 @@ def test_a_stage_trains_on_fields_to_the_bits_of_the_same_pictures(tmp_path: Pat
     for one in (task, other):
         run_stage(one, lambda row: None)
     assert weights(task.store, "key") == weights(task.store, "other")
+
+
+def foreign(folder: Path, *changes: tuple[str, bytes]) -> dict[str, str]:
+    """Shards as others write them, with files that nobody asked for, and their pattern for each split."""
+    folder.mkdir()
+    with webdataset.TarWriter(str(folder / "a-0.tar"), mtime=0) as writer:
+        for n, (picture, _) in enumerate(jpegs(20)):
+            points = np.full((3, 2), n, np.float64)
+            writer.write(
+                {"__key__": f"{n:03d}", "jpg": picture, "points.npy": points, "json": {"n": n}, "note.txt": "a"}
+            )
+        for name, data in changes:
+            writer.write({"__key__": name, "jpg": jpegs(1)[0][0], "points.npy": data})
+    return dict.fromkeys(SPLITS, f"{folder}/*.tar")
+
+
+def test_shards_of_others_are_indexed_by_their_fields(tmp_path: Path, how: dict[str, int]) -> None:
+    where = foreign(tmp_path / "there")
+    manifest = index_records(str(tmp_path / "index"), "it", where, ["jpg", "points.npy"])
+    assert manifest["splits"]["train"]["fields"] == {
+        "image": {"kind": "jpg", "dtype": "uint8"},
+        "points": {"kind": "npy", "dtype": "float32", "shape": [3, 2]},
+    }
+    (batch,) = opened(str(tmp_path / "index"), crop=16, resize=20, **how).evaluation([np.arange(20)])
+    assert batch["image"].shape == (20, 3, 16, 16)
+    assert batch["points"][:, 2, 1].tolist() == list(range(20))
+
+
+def test_what_is_no_sample_of_others_is_left_out_and_counted(tmp_path: Path) -> None:
+    shorter = io.BytesIO()
+    np.save(shorter, np.zeros((2, 2)))
+    where = foreign(tmp_path / "there", ("bad", b"no array"), ("shorter", shorter.getvalue()))
+    manifest = index_records(str(tmp_path / "index"), "it", where, ["points.npy", "jpg"], bad=0.1)
+    (skipped,) = manifest["splits"]["val"]["skipped"].values()
+    assert list(skipped) == ["bad"]
+    assert skipped["bad"].startswith("points: it can't be read as npy: ")
+    assert manifest["splits"]["val"]["samples"] == 21
+    assert manifest["splits"]["val"]["fields"]["points"]["longest"] == 3
+    with pytest.raises(DataError, match=r"1 of 22 samples are bad, such as bad in .*points: it can't be read as npy"):
+        index_records(str(tmp_path / "index"), "it", where, ["points.npy", "jpg"], bad=0)
+    with pytest.raises(DataError, match=r"22 of 22 samples are bad, such as 000 in .*: it has no x.npy"):
+        index_records(str(tmp_path / "index"), "it", where, ["x.npy"])
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "said"),
+    [
+        (["points.zip"], "nothing here reads members points.zip; there are jpg"),
+        (["jpg", "png"], "two of jpg, png are called image"),
+    ],
+)
+def test_fields_that_make_no_sense_are_refused(tmp_path: Path, suffixes: list[str], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        index_records(str(tmp_path / "index"), "it", foreign(tmp_path / "there"), suffixes)
