@@ -142,15 +142,10 @@ def scan_records(file: IO[bytes], number: int, fields: Sequence[Member]) -> tupl
             named = re.fullmatch(r"((?:.*/)?[^./]+)\.([^/]+)", found.name)
             key, suffix = (named[1], named[2]) if named else (found.name, "")
             own = places.setdefault(key, {})
-            if suffix not in wanted:
-                continue
-            if found.name.startswith("/") or ".." in found.name.split("/"):
-                bad[key] = "its path leads out of the folder"
-            elif not found.isreg():
-                bad[key] = f"{found.name} is no plain file"
-            elif suffix in own:
-                bad[key] = "it is there more than once"
-            own[suffix] = (found.offset_data, found.size)
+            if suffix in wanted:
+                why = "it is there more than once" if suffix in own else _wrong(found)
+                bad |= {key: why} if why else {}
+                own[suffix] = (found.offset_data, found.size)
         check_end(file, tar.offset)
     for key, own in places.items():
         lacking = [field.suffix for field in fields if field.suffix not in own]
@@ -164,6 +159,13 @@ def scan_records(file: IO[bytes], number: int, fields: Sequence[Member]) -> tupl
     return np.array(rows, dtype=np.int64).reshape(-1, 1 + 2 * len(fields)), bad
 
 
+def _wrong(found: tarfile.TarInfo) -> str | None:
+    """Why a member is not to be read."""
+    if found.name.startswith("/") or ".." in found.name.split("/"):
+        return "its path leads out of the folder"
+    return None if found.isreg() else f"{found.name} is no plain file"
+
+
 def index_records(
     url: str, name: str, shards: Mapping[str, str], suffixes: Sequence[str], held: int = 0, bad: float = 0.001
 ) -> dict[str, Any]:
@@ -174,14 +176,7 @@ def index_records(
     """
     if held and "val" in shards:
         raise DataError("samples are `held` out of train to become val, but val has shards: give one of the two")
-    found = {suffix: member(suffix) for suffix in suffixes}
-    strange = next((suffix for suffix, field in found.items() if field is None), None)
-    if strange is not None:
-        raise DataError(f"nothing here reads members {strange}; there are {', '.join(FIELDS)}, as in tokens.npy")
-    fields = sorted(field for field in found.values() if field is not None)
-    twice = next((field.name for n, field in enumerate(fields[1:]) if field.name == fields[n].name), None)
-    if twice is not None:
-        raise DataError(f"two of {', '.join(suffixes)} are called {twice}")
+    fields = _members(suffixes)
     look = partial(_looked, fields=fields)
     seen = {pattern: matching(pattern, None, look) for pattern in dict.fromkeys(shards.values())}
     manifest = described(url, name, shards, seen, held, bad, ", ".join(suffixes))
@@ -194,6 +189,19 @@ def index_records(
         entry |= {"format": "fields", "fields": entries}
     Folder(url).write_json(MANIFEST, manifest)
     return manifest
+
+
+def _members(suffixes: Sequence[str]) -> list[Member]:
+    """The fields that members with these ends hold, by their names. Raises DataError."""
+    found = {suffix: member(suffix) for suffix in suffixes}
+    strange = next((suffix for suffix, field in found.items() if field is None), None)
+    if strange is not None:
+        raise DataError(f"nothing here reads members {strange}; there are {', '.join(FIELDS)}, as in tokens.npy")
+    fields = sorted(field for field in found.values() if field is not None)
+    twice = next((field.name for n, field in enumerate(fields[1:]) if field.name == fields[n].name), None)
+    if twice is not None:
+        raise DataError(f"two of {', '.join(suffixes)} are called {twice}")
+    return fields
 
 
 def _looked(file: IO[bytes], number: int, fields: Sequence[Member]) -> tuple[Indices, dict[str, str], dict[str, Seen]]:
