@@ -23,9 +23,8 @@ from dualprune.stages.data.format import (
     DataError,
     check_settings,
     digest,
-    has_fields,
     labels,
-    picture_shape,
+    pictures,
     read_manifest,
     too_small,
 )
@@ -126,8 +125,9 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
                 found[origin] = _resolve(spec.data, store)
             url, manifest = found[origin]
             check_settings(url, manifest, spec.data)
-            if not has_fields(manifest):
-                check_pictures(spec.model, picture_shape(manifest, spec.data), labels(manifest))
+            shape = pictures(manifest, spec.data).get("image")
+            if shape is not None:
+                check_pictures(spec.model, shape, labels(manifest))
         except SpecError as error:
             for path, text in error.problems:
                 problems.add(stage.place(*path), text)

@@ -105,17 +105,12 @@ def has_fields(manifest: Mapping[str, Any]) -> bool:
 
 def pictures(manifest: Mapping[str, Any], data: Data) -> dict[str, tuple[int, ...]]:
     """Shapes of the fields that are pictures, as a network sees them: channels, height, width."""
+    split = manifest["splits"]["train"]
     if not has_fields(manifest):
-        return {"image": picture_shape(manifest, data)}
-    fields = manifest["splits"]["train"]["fields"].items()
+        return {"image": (3, data.crop, data.crop) if split.get("format") == "jpeg" else tuple(split["shape"])}
+    fields = split["fields"].items()
     found = {name: entry for name, entry in fields if entry["kind"] in ("jpg", "jpeg", "png")}
     return {name: tuple(entry.get("shape", (3, data.crop, data.crop))) for name, entry in found.items()}
-
-
-def picture_shape(manifest: Mapping[str, Any], data: Data) -> tuple[int, ...]:
-    """Of the pictures that a network sees, of shards of pictures and labels: channels, height, width."""
-    split = manifest["splits"]["train"]
-    return (3, data.crop, data.crop) if split.get("format") == "jpeg" else tuple(split["shape"])
 
 
 def labels(manifest: Mapping[str, Any]) -> int | None:

@@ -454,6 +454,15 @@ def test_a_data_set_of_ones_own_is_written_once_and_again_when_it_changes(
     assert keys[0] == keys[1] == keys[2] != keys[3]
 
 
+def test_pictures_among_other_fields_must_suit_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "import numpy as np\ndef rows(): return [{'image': np.zeros((8, 8, 3), np.uint8), 'x': 1}] * 99"
+    (tmp_path / "own_rows.py").write_text(text)
+    sys.modules.pop("own_rows", None)
+    found = refused(tmp_path, (f"{{shards: {tmp_path / 'shards'}}}", "{source: own_rows:rows}"))
+    assert "digits_cnn can't take pictures of 3 x 8 x 8" in found[0], found
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
