@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -377,36 +377,11 @@ def _resolve(data: Data, store: Store | None) -> tuple[str, dict[str, Any]]:
     """URL and manifest of the shards; a built-in data set is written first if it is not there. Raises DataError."""
     if data.shards is not None:
         return data.shards, read_manifest(data.shards)
-    assert data.source is not None
     assert store is not None
-    name, write = _own(data) if data.own else _built_in(data)
+    from dualprune.stages.data.make.sources import resolved
+
+    name, write = resolved(data)
     url = f"{store.url}/data/{name}"
     if not store.folder.exists(f"data/{name}/manifest.json"):
         write(url)
     return url, read_manifest(url)
-
-
-Writer = Callable[[str], Any]
-"""Writes shards into the folder that it is told."""
-
-
-def _built_in(data: Data) -> tuple[str, Writer]:
-    """The name of the shards of a data set that comes along, and what writes them. Raises DataError."""
-    from dualprune.stages.data.make.builtin import SOURCES
-    from dualprune.stages.data.make.builtin import digest as digest_of
-    from dualprune.stages.data.shards import write
-
-    name = str(data.source)
-    # Other files are other shards.
-    folder = f"-{digest_of(name, data.folder)[:12]}" if data.folder is not None else ""
-    return name + folder, lambda url: write(url, name, SOURCES[name](data.folder))
-
-
-def _own(data: Data) -> tuple[str, Writer]:
-    """The same of a data set of the user's own."""
-    from dualprune.stages.data.make.sources import name_of, opened, write_source
-
-    source = str(data.source)
-    return name_of(source, data.args, data.cut), lambda url: write_source(
-        url, source, opened(source, data.args, data.cut)
-    )

@@ -1,8 +1,9 @@
-"""Data sets of a user's own: `source: package.module:function` in a configuration, written into shards once.
+"""Data sets that are written into shards once: those that come along (`builtin.SOURCES`), and a user's own.
 
-The function is called with `args`. It returns a data set for each split, by name (`train`, and `val` and `test` unless
-they are to be cut out of it), or the training data alone. A data set has `__len__` and, by number, samples: mappings
-from names to values (`fields.kind_of`). torch's data sets and plain lists are such.
+`source: package.module:function` in a configuration names one of a user's own. The function is called with `args`. It
+returns a data set for each split, by name (`train`, and `val` and `test` unless they are to be cut out of it), or the
+training data alone. A data set has `__len__` and, by number, samples: mappings from names to values
+(`fields.kind_of`). torch's data sets and plain lists are such.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import numpy as np
 
 from dualprune.stages.data.fields import FIELDS, is_picture
 from dualprune.stages.data.format import SPLITS, DataError
+from dualprune.stages.data.make.builtin import SOURCES, digest
 from dualprune.stages.data.make.records import Record, write_records
 from dualprune.stages.data.order import Indices, epoch_order
 from dualprune.stages.data.shards import Sample, write
 from dualprune.stages.files.folder import canonical, sha256
 from dualprune.stages.files.source import SourceError, described, load, source_digest
-from dualprune.stages.settings.spec import Cut
+from dualprune.stages.settings.spec import Cut, Data
 
 
 @runtime_checkable
@@ -50,6 +52,21 @@ class Part:
         for number in self.numbers.tolist():
             with_number = f"{self.where}: sample {number}"
             yield _asked(with_number, lambda number=number: self.source[number])  # type: ignore[misc]
+
+
+Writer = Callable[[str], Any]
+"""Writes shards into the folder that it is told."""
+
+
+def resolved(data: Data) -> tuple[str, Writer]:
+    """A folder's name for the shards of a configured source, and what writes them. Raises DataError, as that does."""
+    source = str(data.source)
+    if data.own:
+        args, cut = data.args, data.cut
+        return name_of(source, args, cut), lambda url: write_source(url, source, opened(source, args, cut))
+    # Other files are other shards.
+    folder = f"-{digest(source, data.folder)[:12]}" if data.folder is not None else ""
+    return source + folder, lambda url: write(url, source, SOURCES[source](data.folder))
 
 
 def name_of(source: str, args: Mapping[str, Any], cut: Cut) -> str:
