@@ -216,7 +216,7 @@ def _data(wide: Any, own: dict[str, Any]) -> dict[str, Any]:
     """A stage's `data` laid over that of all stages, setting by setting; other origins are not mixed."""
     if not isinstance(own.get("data"), dict) or not isinstance(wide, dict):
         return {}
-    other = {"source", "folder", "shards"} if {"source", "shards"} & set(own["data"]) else set()
+    other = {"source", "args", "cut", "folder", "shards"} if {"source", "shards"} & set(own["data"]) else set()
     return {"data": {**{key: value for key, value in wide.items() if key not in other}, **own["data"]}}
 
 

@@ -111,18 +111,13 @@ def _resolved(data: Data, there: Store | None) -> Shards:
     """The shards of an origin; a built-in data set is written first if it is not there. Raises DataError."""
     if data.shards is not None:
         return Shards(data.shards, read_manifest(data.shards))
-    assert data.source is not None
     assert there is not None
-    from dualprune.stages.data.make import builtin
+    from dualprune.stages.data.make.sources import resolved
 
-    name: str = data.source
-    if data.folder is not None:
-        name += f"-{builtin.digest(data.source, data.folder)[:12]}"  # other files are other shards
+    name, write = resolved(data)
     url = f"{there.url}/data/{name}"
     if not there.folder.exists(f"data/{name}/manifest.json"):
-        from dualprune.stages.data.shards import write
-
-        write(url, data.source, builtin.SOURCES[data.source](data.folder))
+        write(url)
     return Shards(url, read_manifest(url))
 
 

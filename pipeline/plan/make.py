@@ -22,7 +22,7 @@ from dualprune.pipeline.plan.state import Planned, Size
 from dualprune.pipeline.plan.why import why
 from dualprune.pipeline.store import progress
 from dualprune.pipeline.store.store import LOOKS, Store
-from dualprune.stages.data.format import labels, picture_shape, too_small
+from dualprune.stages.data.format import labels, pictures, too_small
 from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.table import KINDS, phases
 from dualprune.stages.settings.base import SpecError
@@ -76,7 +76,9 @@ def _pictures(stages: Collection[Stage], data: Mapping[Origin, Shards], problems
             continue
         manifest = data[spec.data.origin].manifest
         try:
-            check_pictures(spec.model, picture_shape(manifest, spec.data), labels(manifest))
+            shape = pictures(manifest, spec.data).get("image")
+            if shape is not None:
+                check_pictures(spec.model, shape, labels(manifest))
         except SpecError as error:
             for path, text in error.problems:
                 problems.add(stage.place(*path), text)

@@ -13,6 +13,10 @@ Batch = Mapping[str, "Tensor"]
 """Tensors by name, samples along the first axis of each."""
 
 
+class StandIn(dict[str, "Tensor"]):
+    """A batch in the place of one that has no good sample: networks are run on it, and it counts nowhere."""
+
+
 class Metric(NamedTuple):
     """Something that is measured over a split, from sums over its samples: so it is the same on any number of ranks."""
 

@@ -197,4 +197,4 @@ class StageSpec(Settings):
     @property
     def own(self) -> list[str]:
         """The user's own modules that it names."""
-        return [module for module in (self.model.own,) if module is not None]
+        return [module for module in (self.model.own, self.data.own) if module is not None]

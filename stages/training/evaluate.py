@@ -12,9 +12,8 @@ import torch
 import torch.distributed as dist
 
 from dualprune.stages.data.order import share
-from dualprune.stages.data.read.memory import Batches, named
-from dualprune.stages.data.read.stream import Stream
-from dualprune.stages.objectives.base import Objective
+from dualprune.stages.data.read.reading import Reader
+from dualprune.stages.objectives.base import Objective, StandIn
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Score:
 def evaluate(
     network: Callable[..., Any],
     objective: Objective,
-    split: Batches | Stream,
+    split: Reader,
     rank: int = 0,
     world: int = 1,
     size: int = 256,
@@ -47,10 +46,10 @@ def evaluate(
     first = np.zeros(1, dtype=np.int64)
     metrics = list(objective.metrics.values())
     totals = torch.zeros(1 + len(metrics), dtype=torch.float64, device=split.device)
-    read = named(split.evaluation(part if len(part) else first for part in parts))
+    read = split.evaluation(part if len(part) else first for part in parts)
     for part, batch in zip(parts, read, strict=True):
         outputs = objective.call(network, batch)
-        if len(part):
+        if len(part) and not isinstance(batch, StandIn):
             totals += torch.stack([objective.good(batch), *(one.sums(outputs, batch) for one in metrics)]).double()
     if world > 1:
         dist.all_reduce(totals)

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dualprune.stages.data.read.stream import Stream
+from dualprune.stages.data.read.reading import Reader
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.kinds.base import Phase, learning_rate
 from dualprune.stages.training.evaluate import evaluate
-from dualprune.stages.training.run import Run, Split
+from dualprune.stages.training.run import Run
 from dualprune.stages.training.step import steps
 
 AGREEING = 4
@@ -131,9 +131,9 @@ def first_of(reasons: Sequence[str]) -> list[str]:
     return [*reasons[:NAMED], *([f"and {more} more"] if more > 0 else [])]
 
 
-def share_bad(split: Split) -> None:
+def share_bad(split: Reader) -> None:
     """Let every rank know which of a split's samples others have met as bad. Raises DataError for too many of them."""
-    if dist.get_world_size() > 1 and isinstance(split, Stream):
+    if dist.get_world_size() > 1:
         every: list[dict[int, str]] = [{}] * dist.get_world_size()
         dist.all_gather_object(every, split.bad)
         for bad in every:

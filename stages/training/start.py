@@ -14,6 +14,7 @@ from dualprune.stages.artefacts.checkpoint import Checkpoints, Progress
 from dualprune.stages.artefacts.manifest import ASIDE, Damaged, set_aside
 from dualprune.stages.constraints.lowrank import LowRank
 from dualprune.stages.data.read.memory import open_split
+from dualprune.stages.data.read.reading import Reader
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.engine.ranks import agreed
 from dualprune.stages.files.folder import Folder
@@ -28,7 +29,7 @@ from dualprune.stages.objectives.base import Batch
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.training import StageSpec
 from dualprune.stages.solver.targets import Targets
-from dualprune.stages.training.run import Log, Run, Split, Stopping, Teacher
+from dualprune.stages.training.run import Log, Run, Stopping, Teacher
 
 SPLITS = ("train", "val", "test")
 
@@ -94,7 +95,7 @@ def _begun(run: Run[Any]) -> None:
     run.resumed = newest is not None
 
 
-def _splits(job: StageJob, device: torch.device) -> dict[str, Split]:
+def _splits(job: StageJob, device: torch.device) -> dict[str, Reader]:
     spec = job.spec
     found = {
         split: open_split(job.shards, split, job.data_digest, spec.data, spec.seed, device, spec.model.classes)

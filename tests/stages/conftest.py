@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.kinds.train import TrainSpec
 from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.objectives.base import Batch
 from dualprune.stages.objectives.classify import classify
 from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer
@@ -75,6 +76,11 @@ class Spike(nn.Module):
 def spiky_net(classes: int) -> nn.Module:
     """For 8 x 8 pictures, with a gradient of its first layer that is not finite although the loss is."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), Spike(), nn.ReLU(), nn.Linear(24, classes))
+
+
+def pairs(batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The pictures and labels of batches."""
+    return ((batch["image"], batch["label"]) for batch in batches)
 
 
 CLASSIFY = classify(TrainSpec.model_construct(smoothing=0.0, mix=None))

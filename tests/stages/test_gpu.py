@@ -24,7 +24,7 @@ from dualprune.stages.engine.ranks import join
 from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer
 from dualprune.stages.solver.budget import Budget, allocate
-from tests.stages.conftest import PLACES, MakeEngine, jpeg, jpegs
+from tests.stages.conftest import PLACES, MakeEngine, jpeg, jpegs, pairs
 from tests.stages.constraints.test_constraints import EVERY, cases_with_weights, close, few
 from tests.stages.data.test_stream import settings, written
 from tests.stages.engine.test_zero import (
@@ -144,9 +144,9 @@ def test_jpegs_decoded_on_the_gpu_are_those_of_the_cpu(tmp_path: Path, workers: 
         assert isinstance(stream, Stream)
         streams.append(stream)
     halves = [np.arange(22), np.arange(22, len(samples))]
-    for (x, labels), (y, same_labels) in zip(*(stream.epoch(halves, 1) for stream in streams), strict=True):
+    for (x, labels), (y, same_labels) in zip(*(pairs(stream.epoch(halves, 1)) for stream in streams), strict=True):
         assert x.device == y.device == GPU
         assert torch.equal(labels, same_labels)
         assert float((x - y).abs().mean()) <= 5 / 255
     assert set(streams[0].bad) == set(streams[1].bad) == {7}
-    assert IGNORED in next(iter(streams[1].epoch(halves, 1)))[1]
+    assert IGNORED in next(iter(pairs(streams[1].epoch(halves, 1))))[1]

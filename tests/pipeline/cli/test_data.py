@@ -322,8 +322,80 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "a folder below a file": (["shards", "tree", "tree/a/x", "--held", "2"], ["the folder tree/a/x can't be made"]),
     "digits below a file": (["shards", "digits", "tree/a/x"], ["the folder tree/a/x can't be made"]),
     "another one's folder": (["shards", "digits", "tree"], ["tree holds a and more; give an empty folder"]),
+    "a table without a label": (["shards", "tables", "out"], ["--label COLUMN (classes) or --target COLUMN"]),
+    "a table alone": (["shards", "tables/train.csv", "out", "--label", "y"], ["is one table: `--cut 0.1,0.1`"]),
+    "a resized table": (["shards", "tables", "out", "--label", "y", "--resize", "9"], ["--resize is for pictures"]),
+    "a label of a tree": (
+        ["shards", "tree", "out", "--held", "3", "--label", "y"],
+        ["--label is for tables (.csv, .tsv, .jsonl), and tree is none"],
+    ),
+    "two tables of a split": (["shards", "twice", "out", "--label", "y"], ["twice/dev.csv or val.csv may be of val"]),
+    "a table beside a tree": (
+        ["shards", "tables", "out", "--label", "y", "--split", "val=../tree/val"],
+        ["tables/../tree/val is no table (.csv, .tsv, .jsonl), and others are"],
+    ),
+    "cut and held": (["shards", "tree", "out", "--cut", "0.1,0.1", "--held", "3"], ["--held and --cut both"]),
+    "cut with splits": (["shards", "tree", "out", "--cut", "0.1,0.1"], ["tree has train and val already"]),
+    "cut and a test": (
+        ["shards", "tree", "out", "--cut", "0.1,0.1", "--split", "test=val"],
+        ["--cut makes val and test of samples of train: leave out test="],
+    ),
+    "a cut of nothing": (["shards", "nowhere", "out", "--cut", "0.1,0.1"], ["there is no nowhere"]),
+    "cut digits": (["shards", "digits", "out", "--cut", "0.1,0.1"], ["--cut is for trees and shards"]),
     "what was begun": (["shards", "digits", "begun"], ["begun holds what was begun with another source"]),
 }
+
+
+def rows(folder: Path, *names: str, count: int = 10) -> None:
+    """Tables with a column of numbers and one of classes."""
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_text("x,y\n" + "".join(f"{n / 2},{'ab'[n % 2]}\n" for n in range(count)))
+
+
+def test_an_index_of_other_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain(tmp_path / "tars", "train-0.tar", "test-0.tar")
+    command = ("index", tmp_path / "tars", tmp_path / "out", "--held", 2, "--fields", "jpg")
+    lines, _ = told(capsys, *command)
+    assert lines[0].startswith("train: 7 samples")
+    assert list(read_manifest(str(tmp_path / "out"))["splits"]["val"]["fields"]) == ["image"]
+    assert "leave it or --fields out" in told(capsys, *command, "--label-field", "x", code=cli.BAD_INPUT)[1]
+
+
+def test_one_table_is_cut_into_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows(tmp_path, "all.csv")
+    command = ("shards", tmp_path / "all.csv", tmp_path / "out", "--label", "y", "--cut", "0.2,0.3", "--json")
+    for _ in range(2):
+        lines, _ = told(capsys, *command)
+        assert json.loads(lines[-1])["samples"] == {"train": 5, "val": 2, "test": 3}
+    manifest = read_manifest(str(tmp_path / "out"))
+    assert manifest["classes"] == ["a", "b"]
+
+
+def test_tables_of_three_splits_are_found_by_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows(tmp_path / "in", "train.csv", "dev.csv", "my-test.csv")
+    (tmp_path / "in" / "train.csv").write_text((tmp_path / "in" / "train.csv").read_text() + "1,2,3\n")
+    lines, _ = told(capsys, "shards", tmp_path / "in", tmp_path / "out", "--label", "2", "--bad", "0.1")
+    assert f"train: left out {tmp_path}/in/train.csv, line 12: it has 3 columns, and the first line 2" in lines[0]
+    assert [line for line in lines if "samples" in line][2].startswith("test: 10 samples")
+
+
+@pytest.mark.usefixtures("in_one_process")
+def test_one_tree_is_cut_into_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each picture is in one split, and the same command again has nothing to do."""
+    pictures(tmp_path, "all", 30)
+    command = ("shards", tmp_path / "all", tmp_path / "out", "--cut", "0.1,0.2", "--processes", 1, "--json")
+    for _ in range(2):
+        lines, _ = told(capsys, *command)
+        assert json.loads(lines[-1])["samples"] == {"train": 21, "val": 3, "test": 6}
+    keys = []
+    for file in sorted((tmp_path / "out").glob("*.tar")):
+        with tarfile.open(file) as tar:
+            keys += [name.partition("-")[2] for name in tar.getnames() if name.endswith(".jpg")]
+    assert sorted(keys) == sorted(f"{n}.jpg" for n in range(30))
+    assert read_manifest(str(tmp_path / "out"))["classes"] == ["n0", "n1", "n2"]
+    command = ("shards", tmp_path / "all", tmp_path / "other", "--cut", "0.5,0.49", "--processes", 1)
+    assert "15 and 15 samples can't be cut out of 30" in told(capsys, *command, code=cli.BAD_INPUT)[1]
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -336,6 +408,8 @@ def test_what_is_refused(
     pictures(tmp_path / "tree", "val")
     plain(tmp_path / "tars", "train-0.tar", "test-0.tar")
     plain(tmp_path / "mixed", "train-or-val.tar", "val-0.tar", "test-0.tar")
+    rows(tmp_path / "tables", "train.csv", "val.csv", "test.csv")
+    rows(tmp_path / "twice", "train.csv", "val.csv", "dev.csv", "test.csv")
     (tmp_path / "tree" / "a").write_text("a file")
     (tmp_path / "bare").mkdir()
     (tmp_path / "begun" / "parts").mkdir(parents=True)

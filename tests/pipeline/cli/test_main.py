@@ -65,7 +65,9 @@ def test_the_flags_are_these() -> None:
     configured |= {"run": ["-h --help", *run, *given], "submit": ["-h --help", *run, *given, *there]}
     places = ["-h --help", "source", "dest", "--split", "--held", "--bad", "--label-field", "--json"]
     made = ["--resize", "--quality", "--size", "--seed", "--max-pixels", "--no-check", "--processes", "--folder"]
-    of_shards = {"index": places, "shards": [*places, *made], "verify": ["-h --help", "shards", "--json"]}
+    tables = ["--cut", "--label", "--target", "--columns", "--tokenizer", "--length"]
+    whole = {"index": [*places, "--fields"], "shards": [*places, *tables, *made]}
+    of_shards = whole | {"verify": ["-h --help", "shards", "--json"]}
     assert flags == configured | of_jobs | of_shards
 
 

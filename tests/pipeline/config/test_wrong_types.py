@@ -41,6 +41,8 @@ monitor: {wandb: disabled, project: mine}
 model: {name: digits_cnn, args: {}, classes: 10, weights: w.pt, sha256: null}
 data:
   source: mnist
+  args: {}
+  cut: {val: 0.1, test: 0.1, seed: 0}
   folder: ./mnist
   shards: null
   mean: [0.3]

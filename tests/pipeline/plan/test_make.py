@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -449,6 +451,59 @@ def test_a_built_in_data_set_is_written_once(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "store" / "data" / "digits" / "manifest.json").is_file()
     assert before[0].node.shards == str(tmp_path / "store" / "data" / "digits")
     assert [p.node.key for p in before] == [p.node.key for p in after]
+
+
+OWN = """
+def rows(n):
+    print("made", n)
+    return [{"image": [[i / n] * 8] * 8, "label": i % 3} for i in range(n)]
+"""
+
+
+def test_a_data_set_of_ones_own_is_written_once_and_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its source and its arguments; what was written decides what is run again."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "own_rows.py"
+    settings = "{source: own_rows:rows, args: {n: 300}}"
+    keys = []
+    for text in (OWN, OWN, OWN + "# a comment", OWN.replace("% 3", "% 5")):
+        file.write_text(text)
+        sys.modules.pop("own_rows", None)
+        importlib.invalidate_caches()
+        config, problems = loaded(tmp_path, (f"{{shards: {tmp_path / 'shards'}}}", settings))
+        keys.append(planning.make(config, problems)[1][0].node.key)
+    assert capsys.readouterr().out.count("made 300") == 3
+    assert keys[0] == keys[1] == keys[2] != keys[3]
+
+
+def test_pictures_among_other_fields_must_suit_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "import numpy as np\ndef rows(): return [{'image': np.zeros((8, 8, 3), np.uint8), 'x': 1}] * 99"
+    (tmp_path / "own_rows.py").write_text(text)
+    sys.modules.pop("own_rows", None)
+    found = refused(tmp_path, (f"{{shards: {tmp_path / 'shards'}}}", "{source: own_rows:rows}"))
+    assert "digits_cnn can't take pictures of 3 x 8 x 8" in found[0], found
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def rows(): return [][3]", r"own_rows:rows raised IndexError: .* \(at .*own_rows.py:1: def rows"),
+        ("def rows(): return [1] * 9", "sample 0 is int: a sample is a mapping"),
+        ("import nothing_there", r"importing own_rows raised ModuleNotFoundError: .* \(at .*own_rows.py:1"),
+    ],
+)
+def test_errors_of_a_data_set_of_ones_own_are_told_with_their_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_rows.py").write_text(text)
+    sys.modules.pop("own_rows", None)
+    (found,) = refused(tmp_path, (f"{{shards: {tmp_path / 'shards'}}}", "{source: own_rows:rows}"))
+    assert re.search(said, found), found
+    assert ": data: " in found
 
 
 def idx(folder: Path, label: int) -> Path:

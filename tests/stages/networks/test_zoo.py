@@ -72,7 +72,6 @@ def test_arguments_reach_the_network(own: Path) -> None:
     """And make it another one: settings with other arguments are not the same."""
     narrow, wide = (Model(name="zoo_net:small", args={"width": width}) for width in (4, 6))
     assert narrow != wide
-    assert hash(narrow) != hash(wide)
     assert parameter_shapes(narrow)["0.weight"] == (4, 3)
     assert parameter_shapes(wide)["0.weight"] == (6, 3)
 
