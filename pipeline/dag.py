@@ -11,6 +11,7 @@ from dualprune.pipeline.choices.base import ChoiceSettings
 from dualprune.pipeline.choices.table import CHOICES, trials
 from dualprune.pipeline.node import Node, Work, keyed
 from dualprune.stages.kinds.job import key_material
+from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.spec import StageSpec
 
 
@@ -64,7 +65,8 @@ def build(stages: Iterable[_Stage], data: Callable[[StageSpec], tuple[str, str]]
         spec = trained(work)
         where = (parents[0].shards, parents[0].data_digest) if spec is None else data(spec)
         material = _material(work, where[1], [parent.key for parent in parents])
-        nodes[name] = keyed(name, work, parents, material, where)
+        measures = parents[0].measures if spec is None else objective(spec).measures
+        nodes[name] = keyed(name, work, parents, material, where, measures)
     return list(nodes.values())
 
 

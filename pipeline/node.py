@@ -9,6 +9,8 @@ from typing import Any
 from dualprune.pipeline.choices.base import ChoiceSettings
 from dualprune.stages.files.folder import canonical, sha256
 from dualprune.stages.kinds.job import key_material
+from dualprune.stages.objectives.measures import CLASSIFY, Measures
+from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.spec import StageSpec
 
 KEY_LENGTH = 16
@@ -32,12 +34,21 @@ class Node:
     shards: str
     """URL of its data."""
     data_digest: str
+    measures: Measures = CLASSIFY
+    """What it is measured by; a choice by what its parents are."""
 
 
-def keyed(name: str, work: Work, parents: Sequence[Node], material: Mapping[str, Any], data: tuple[str, str]) -> Node:
+def keyed(
+    name: str,
+    work: Work,
+    parents: Sequence[Node],
+    material: Mapping[str, Any],
+    data: tuple[str, str],
+    measures: Measures,
+) -> Node:
     """A node whose key is the hash of `material`; `data` has its shards and their digest."""
     key = sha256(canonical(material))[:KEY_LENGTH]
-    return Node(name, tuple(parent.name for parent in parents), work, key, material, *data)
+    return Node(name, tuple(parent.name for parent in parents), work, key, material, *data, measures)
 
 
 def trial(choice: Node, label: str, spec: StageSpec, parents: Sequence[Node]) -> Node:
@@ -46,4 +57,5 @@ def trial(choice: Node, label: str, spec: StageSpec, parents: Sequence[Node]) ->
     No stage of a file can have its name: those have no `@`.
     """
     material = key_material(spec, choice.data_digest, [parent.key for parent in parents])
-    return keyed(f"{choice.name}@{label}", spec, parents, material, (choice.shards, choice.data_digest))
+    data, measures = (choice.shards, choice.data_digest), objective(spec).measures
+    return keyed(f"{choice.name}@{label}", spec, parents, material, data, measures)

@@ -27,6 +27,7 @@ from dualprune.pipeline.config.overrides import spread
 from dualprune.pipeline.config.problems import ConfigError, Problems
 from dualprune.pipeline.config.smoke import smoke
 from dualprune.pipeline.config.yamlfile import Path as Place
+from dualprune.pipeline.measured import number
 from dualprune.pipeline.output import (
     BAD_INPUT,
     DONE,
@@ -50,6 +51,7 @@ from dualprune.pipeline.run.watch import watch
 from dualprune.pipeline.store.locks import Held, Lost
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.files.outage import StoreAway, StoreError
+from dualprune.stages.objectives.measures import measures
 from dualprune.stages.settings.spec import Data
 
 TOLD = "as told above"
@@ -316,7 +318,8 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
             damaged = True
             continue
         rows.append({"name": planned.node.name, "key": planned.node.key, **scores})
-        shown = "  ".join(f"{name} {value:.2f} %" for name, value in scores.items())
+        unit = measures(planned.manifest).unit
+        shown = "  ".join(f"{name} {number(value, unit)} {unit}".rstrip() for name, value in scores.items())
         say(console, f"{planned.node.name}: {shown}")
     if options.json:
         answer({"run": config.top.name, "stages": rows})

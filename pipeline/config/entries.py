@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from dualprune.pipeline.blame import origin
 from dualprune.pipeline.choices.table import CHOICES, among_parents, searches, trials
+from dualprune.pipeline.config.metrics import measured
 from dualprune.pipeline.config.problems import Problems, brief, explained, like
 from dualprune.pipeline.config.recipes import expand
 from dualprune.pipeline.config.yamlfile import Path
@@ -119,6 +120,7 @@ def stages(raw: dict[str, Any], problems: Problems) -> list[Stage]:
         _targets(stage, problems)
     if not problems.found:
         _networks(found, problems)
+        found = measured(found, problems)
     if not problems.found:
         _shrinking(found, problems)
     return found

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dualprune.stages.objectives.measures import Measure, Measures
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -47,3 +49,8 @@ class Objective:
     """How far outputs are from a teacher's at a temperature: the sum over the good samples."""
     augment: Callable[[Batch], Batch] = as_it_is
     """What training makes of a batch before the network sees it. Its randomness is torch's own generator's."""
+
+    @property
+    def measures(self) -> Measures:
+        """What stages are measured by, as facts."""
+        return Measures(self.best, {name: Measure(one.unit, one.higher) for name, one in self.metrics.items()})

@@ -27,7 +27,7 @@ from dualprune.stages.kinds.job import Task
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.objectives.classify import classify
 from dualprune.stages.settings.spec import Engine as EngineSettings
-from dualprune.stages.settings.spec import Optimizer, TrainSpec
+from dualprune.stages.settings.spec import Model, Optimizer, TrainSpec
 from dualprune.stages.solver.targets import Targets
 from tests.processes import PATH, ROOT
 
@@ -75,8 +75,8 @@ def spiky_net(classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), Spike(), nn.ReLU(), nn.Linear(24, classes))
 
 
-CLASSIFY = classify(TrainSpec.model_construct(smoothing=0.0, mix=None))
-"""The objective without smoothed labels and mixed pictures."""
+CLASSIFY = classify(TrainSpec.model_construct(model=Model(name="any", classes=3), smoothing=0.0, mix=None))
+"""The objective of three classes, without smoothed labels and mixed pictures."""
 
 
 def held_to(sets: Mapping[str, Constraint]) -> Targets:
