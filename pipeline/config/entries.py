@@ -23,7 +23,7 @@ from dualprune.pipeline.config.yamlfile import Path
 from dualprune.pipeline.dag import cycle, in_order, trained
 from dualprune.pipeline.node import Work
 from dualprune.stages.kinds.table import KINDS, parse
-from dualprune.stages.objectives.table import OBJECTIVES
+from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.base import Settings, SpecError
 from dualprune.stages.settings.spec import Model, PruneSpec, StageSpec
 
@@ -254,9 +254,11 @@ def _spec(settings: dict[str, Any], own: set[str], number: int, problems: Proble
         for inner, text in explained(error, KINDS[kind].settings, also=_own()):
             problems.add((*at, *inner) if text == "is missing" or not inner else _place(number, own, inner), text)
         return None
-    if spec.objective not in OBJECTIVES:
-        text = f"must be one of {', '.join(OBJECTIVES)}, not {brief(repr(spec.objective))}"
-        problems.add(_place(number, own, ("objective",)), text)
+    try:
+        objective(spec)
+    except SpecError as error:
+        for path, text in _found(error):
+            problems.add(_place(number, own, path), text)
         return None
     return spec
 

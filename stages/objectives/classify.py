@@ -11,7 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dualprune.stages.objectives.base import Batch, Metric, Objective, as_it_is
+from dualprune.stages.objectives.base import Batch, Metric, Objective, arguments, as_it_is
+from dualprune.stages.settings.base import Settings, SpecError
 from dualprune.stages.settings.spec import StageSpec
 
 if TYPE_CHECKING:
@@ -26,7 +27,13 @@ FEW = 5
 
 
 def classify(spec: StageSpec) -> Objective:
-    """The objective as a stage's settings have it: with smoothed labels, and pictures mixed in pairs."""
+    """The objective as a stage's settings have it: with smoothed labels, and pictures mixed in pairs.
+
+    Raises SpecError.
+    """
+    arguments(Settings, spec.objective)
+    if spec.model.classes < 2:
+        raise SpecError([(("model", "classes"), f"must be 2 or more to classify, not {spec.model.classes}")])
     metrics = {
         "accuracy": Metric(_correct, lambda sums, samples: 100 * sums / samples),
         "loss": Metric(partial(_loss, smoothing=0.0), lambda sums, samples: sums / samples, higher=False, unit=""),

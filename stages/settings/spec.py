@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from dualprune.stages.files import urls
 from dualprune.stages.settings.base import Local, Settings, Url
+from dualprune.stages.settings.objective import Aim, Named
 from dualprune.stages.settings.sets import AnySet, Support
 
 
@@ -27,7 +28,7 @@ class Model(Settings):
 
     name: str
     """A name from `stages.networks.builtin.MODELS`."""
-    classes: int = Field(default=10, ge=2)
+    classes: int = Field(default=10, ge=1)
     """Number of outputs."""
     weights: Annotated[str, AfterValidator(_weights)] | None = None
     """What a stage without a parent starts from: a state dict (.pth, .th, .safetensors) by path or URL, or
@@ -269,8 +270,8 @@ class StageSpec(Settings):
     kind: str
     model: Model
     data: Data
-    objective: str = "classify"
-    """What it is trained for: a name from `stages.objectives.table.OBJECTIVES`."""
+    objective: Aim = Named(name="classify")
+    """What it is trained for: a name, or `{name, args}`."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of initial weights, sample order, augmentation and dropout."""
     batch: int = Field(default=64, ge=1)

@@ -13,6 +13,7 @@ from dualprune.pipeline.choices.bisect import SEARCH, bisect
 from dualprune.pipeline.choices.search import Search, next_factor
 from dualprune.pipeline.node import Node
 from dualprune.stages.objectives.table import OBJECTIVES
+from dualprune.stages.settings.objective import Named
 from dualprune.stages.settings.spec import PruneSpec, StageSpec, TrainSpec
 from tests.pipeline.choices.common import stage
 from tests.pipeline.common import manifest, scored, scores
@@ -189,7 +190,7 @@ def test_a_search_in_small_holds_whatever_a_metric_loses(monkeypatch: pytest.Mon
     monkeypatch.setitem(OBJECTIVES, "scores", scores)
     _, search = nodes()
     assert isinstance(search.spec, Search)
-    other = search.spec.model_copy(update={"stage": stage().model_copy(update={"objective": "scores"})})
+    other = search.spec.model_copy(update={"stage": stage().model_copy(update={"objective": Named(name="scores")})})
     small, large = SEARCH.small(search.spec), SEARCH.small(other)
     assert next_factor(small, 100.0, [(1.0, 0.0)]) == 16.0
     assert next_factor(large, -1.0, [(1.0, -1e30)]) == 16.0

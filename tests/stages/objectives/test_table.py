@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from typing import Any
@@ -26,29 +27,72 @@ from tests.stages.conftest import MakeTask
 def outputs_and_batch(name: str, n: int, seed: int) -> tuple[Any, Batch]:
     """What a network may give for a batch of an objective, one sample of which is bad. A new objective needs a line."""
     generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(n, *shape, generator=generator)
+
     label = torch.randint(0, 10, (n,), generator=generator)
-    label[0] = IGNORED
+    labels = (normal(4) > 0).float()
+    numbers, points = normal(3), normal(5, 2)
+    label[0], labels[0], numbers[0], points[0] = IGNORED, IGNORED, torch.nan, torch.nan
     return {
-        "classify": (
-            torch.randn(n, 10, generator=generator),
-            {"image": torch.randn(n, 3, 4, 4, generator=generator), "label": label},
-        )
-    }[name]
+        "classify": lambda: (normal(10), {"image": normal(3, 4, 4), "label": label}),
+        "multilabel": lambda: (normal(4), {"x": normal(7), "target": labels}),
+        "regress": lambda: (normal(3), {"x": normal(7), "target": numbers}),
+        "tokens": lambda: (normal(10), {"input_ids": label[:, None].expand(n, 6).abs(), "label": label}),
+        "landmarks": lambda: (normal(10), {"image": normal(3, 4, 4), "target": points}),
+    }[name]()
+
+
+def made(name: str) -> Objective:
+    """A line of the table with no arguments."""
+    return OBJECTIVES[name](TrainSpec.model_construct(model=Model(name="any"), smoothing=0.0, mix=None))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_objective_keeps_the_contract(name: str) -> None:
     """Losses and metrics are sums over good samples: of two batches together, what each has added up."""
-    objective = OBJECTIVES[name](TrainSpec.model_construct(model=Model(name="any"), smoothing=0.0, mix=None))
+    objective = made(name)
     assert objective.best in objective.metrics
     one, other = outputs_and_batch(name, 6, 1), outputs_and_batch(name, 5, 2)
     both = (torch.cat([one[0], other[0]]), {key: torch.cat([one[1][key], other[1][key]]) for key in one[1]})
     assert [int(objective.good(batch)) for _, batch in (one, other, both)] == [5, 4, 9]
     for what in (objective.loss, *(metric.sums for metric in objective.metrics.values())):
-        assert float(what(*one) + what(*other)) == pytest.approx(float(what(*both)), rel=1e-5)
+        assert torch.allclose(what(*one).double() + what(*other).double(), what(*both).double(), rtol=1e-5)
     if objective.distil is not None:
         assert float(objective.distil(one[0], one[0], one[1], 2.0)) == pytest.approx(0, abs=1e-6)
         assert float(objective.distil(one[0], one[0].flip(0), one[1], 2.0)) > 0
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_is_bad_counts_nowhere(name: str) -> None:
+    """Whatever the network gives for it: nothing of it is in a loss, a metric or a gradient."""
+    objective = made(name)
+    outputs, batch = outputs_and_batch(name, 6, 1)
+    other = outputs.clone()
+    other[0] = 1e3
+    asked = [objective.loss, *(metric.sums for metric in objective.metrics.values())]
+    if objective.distil is not None:
+        asked.append(lambda given, batch: objective.distil(given, outputs.flip(1), batch, 1.0))
+    for what in asked:
+        assert torch.equal(what(outputs, batch), what(other, batch))
+    outputs.requires_grad_()
+    objective.loss(outputs, batch).backward()
+    assert not outputs.grad[0].any()
+    assert outputs.grad[1:].any(1).all()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_metric_has_a_value_and_facts(name: str) -> None:
+    """A finite number of the sums in fp64, as evaluation gives them; unit and direction as the manifest has them."""
+    objective = made(name)
+    outputs, batch = outputs_and_batch(name, 6, 1)
+    for one in objective.metrics.values():
+        sums = one.sums(outputs, batch).double()
+        value = one.value(sums if sums.ndim else float(sums), 5)
+        assert isinstance(value, float)
+        assert math.isfinite(value)
+    assert measures({"objective": json.loads(json.dumps(objective.measures.said()))}) == objective.measures
 
 
 def brier(spec: StageSpec) -> Objective:

@@ -1,0 +1,34 @@
+"""Which objective a stage is trained for: a name, or a name with arguments."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
+
+from dualprune.stages.settings.base import Settings
+
+
+class Named(Settings):
+    """An objective's name, and what it is told."""
+
+    name: str
+    """One from `stages.objectives.table.OBJECTIVES`, or `package.module:NAME` of one's own: an `Objective`, or a
+    function that makes one of `args`."""
+    args: dict[str, JsonValue] = Field(default={})
+
+    @model_serializer(mode="wrap")
+    def _short(self, handler: SerializerFunctionWrapHandler) -> Any:
+        """The name alone where there are no arguments: so it is in manifests and keys."""
+        return handler(self) if self.args else self.name
+
+
+def _named(given: Any) -> Any:
+    if isinstance(given, str):
+        return {"name": given}
+    if not (isinstance(given, Named) or (isinstance(given, dict) and "name" in given)):
+        raise ValueError(f"a name is needed, or a mapping with `name` and `args`, not {given!r}")
+    return given
+
+
+Aim = Annotated[Named, BeforeValidator(_named)]
