@@ -54,7 +54,7 @@ def evaluate(
             sums = [sums.double() for sums in (objective.good(batch), *(one.sums(outputs, batch) for one in metrics))]
             totals = totals or [torch.zeros_like(one) for one in sums]
             if len(part):
-                torch._foreach_add_(totals, sums)
+                totals = [total + one for total, one in zip(totals, sums, strict=True)]
     if not totals:
         return Score(dict.fromkeys(objective.metrics, math.nan), 0)
     good, *whole = _over_ranks(totals, world)

@@ -165,6 +165,7 @@ def test_a_stage_is_trained_for_one(make_task: MakeTask, shards: str, one_rank: 
     assert measured == {name: pytest.approx(manifest["metrics"][name]) for name in ("val_margin", "test_margin")}
 
 
+@pytest.mark.parametrize("zero", [0, 3])
 @pytest.mark.parametrize(
     ("args", "text", "line"),
     [
@@ -173,11 +174,11 @@ def test_a_stage_is_trained_for_one(make_task: MakeTask, shards: str, one_rank: 
     ],
 )
 def test_a_mean_is_noticed_before_training(
-    make_task: MakeTask, one_rank: None, mine: str, args: dict[str, Any], text: str, line: int
+    make_task: MakeTask, one_rank: None, mine: str, args: dict[str, Any], text: str, line: int, zero: int
 ) -> None:
     """With the line where it is computed; no epoch was trained."""
     events: list[dict[str, Any]] = []
-    task = make_task({**TRAIN, "objective": {"name": "mytask:margin", "args": args}})
+    task = make_task({**TRAIN, "objective": {"name": "mytask:margin", "args": args}}, zero=zero)
     with pytest.raises(SpecError) as caught:
         run_stage(task, events.append)
     told = [one for _, one in caught.value.problems if text in one]
