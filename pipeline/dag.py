@@ -12,6 +12,7 @@ from dualprune.pipeline.choices.table import CHOICES, trials
 from dualprune.pipeline.node import Node, Work, keyed
 from dualprune.stages.files import source
 from dualprune.stages.kinds.job import key_material
+from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.training import StageSpec
 
 
@@ -77,7 +78,8 @@ def build(stages: Iterable[_Stage], data: Callable[[StageSpec], tuple[str, str]]
         spec = trained(work)
         where = (parents[0].shards, parents[0].data_digest) if spec is None else data(spec)
         material = _material(work, where[1], [parent.key for parent in parents])
-        nodes[name] = keyed(name, work, parents, material, where, by_name[name].teacher)
+        measures = parents[0].measures if spec is None else objective(spec).measures
+        nodes[name] = keyed(name, work, parents, material, where, measures, by_name[name].teacher)
     return list(nodes.values())
 
 

@@ -11,6 +11,7 @@ from dualprune.pipeline.cli import arguments
 from dualprune.pipeline.cli.store import opened
 from dualprune.pipeline.config.load import Config, read
 from dualprune.pipeline.config.problems import ConfigError
+from dualprune.pipeline.measured import number
 from dualprune.pipeline.output import DONE, FAILED, answer, need_reader, say, show
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.plan.state import Planned
@@ -18,6 +19,7 @@ from dualprune.pipeline.run.results import Result, as_json, as_table, status
 from dualprune.pipeline.run.standing import scene
 from dualprune.pipeline.run.watch import watch
 from dualprune.pipeline.store.store import Store
+from dualprune.stages.objectives.measures import measures
 
 
 def add(verbs: Any) -> None:
@@ -74,7 +76,8 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
             damaged = True
             continue
         rows.append({"name": planned.node.name, "key": planned.node.key, **scores})
-        shown = "  ".join(f"{name} {value:.2f} %" for name, value in scores.items())
+        unit = measures(planned.manifest).unit
+        shown = "  ".join(f"{name} {number(value, unit)} {unit}".rstrip() for name, value in scores.items())
         say(console, f"{planned.node.name}: {shown}")
     if options.json:
         answer({"run": config.top.name, "stages": rows})

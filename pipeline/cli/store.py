@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dualprune.pipeline import dag
+from dualprune.pipeline import dag, measured
 from dualprune.pipeline.config import load as config
 from dualprune.pipeline.config.problems import ConfigError, argued
 from dualprune.pipeline.output import DONE, FAILED, answer, complain, say, show
@@ -26,9 +26,10 @@ from dualprune.pipeline.store.locks import Holder, living
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import Damaged, read
 from dualprune.stages.files import urls
+from dualprune.stages.objectives.measures import measures
 
-NUMBERS = ("val %", "test %", "size", "weights", "left", "share", "residual", "bytes")
-"""Titles of columns that are set to the right, beside those of rates."""
+NUMBERS = ("size", "weights", "left", "share", "residual", "bytes")
+"""Titles of columns that are set to the right, beside those of rates and of what was measured."""
 
 
 def add(verbs: Any) -> None:
@@ -79,7 +80,7 @@ def _ls(options: argparse.Namespace, console: Console) -> int:
         show(console, _table(found))
     say(console, f"{store.url}: {len(found)} stages, {_size(sum(entry.bytes for entry in found))}")
     if options.json:
-        answer({"store": store.url, "stages": [asdict(entry) for entry in found]})
+        answer({"store": store.url, "stages": [measured.as_json(entry, entry.measures) for entry in found]})
     return DONE
 
 
@@ -97,7 +98,7 @@ def _show(options: argparse.Namespace, console: Console) -> int:
     elif entry.why:
         say(console, entry.why)
     if options.json:
-        answer(found if found is not None else asdict(entry))
+        answer(found if found is not None else measured.as_json(entry, entry.measures))
     return DONE
 
 
@@ -108,7 +109,8 @@ def _facts(store: Store, found: Mapping[str, Any], console: Console) -> None:
         if above.manifest is not None:
             metrics = above.manifest["metrics"]
             network = f" (network {_rate(metrics['network_rate'])})" if metrics.get("network_rate") else ""
-            shown = f"{_rate(metrics.get('rate'))}{network}, {inventory.validated(metrics)}"
+            of = measures(above.manifest)
+            shown = f"{_rate(metrics.get('rate'))}{network}, {measured.validated(metrics, of.best, of.unit)}"
         say(console, f"{'  ' * above.depth}{above.name}  {above.key}  {shown}")
     if not found.get("parents"):
         say(console, "  none")
@@ -222,8 +224,9 @@ def _agreed(console: Console, total: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _table(found: Iterable[Entry]) -> Table:
-    table = _rows("key", "name", "kind", "rate", "network rate", "val %", "test %", "size", "finished", "state")
+def _table(found: Sequence[Entry]) -> Table:
+    titles = measured.titles(entry.measures for entry in found if entry.val is not None)
+    table = _rows("key", "name", "kind", "rate", "network rate", *titles, "size", "finished", "state")
     for entry in found:
         state = f"{entry.state}, checkpoint at step {entry.checkpoint}" if entry.checkpoint is not None else entry.state
         table.add_row(
@@ -232,7 +235,7 @@ def _table(found: Iterable[Entry]) -> Table:
             entry.kind or "-",
             _rate(entry.rate),
             _rate(entry.network_rate),
-            *("-" if value is None else f"{value:.2f}" for value in (entry.val_accuracy, entry.test_accuracy)),
+            *map(measured.cell, (entry.val, entry.test), (entry.measures, entry.measures), titles),
             _size(entry.bytes),
             "-" if entry.finished is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.finished)),
             state,
@@ -243,7 +246,8 @@ def _table(found: Iterable[Entry]) -> Table:
 def _rows(*titles: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in titles:
-        numbers = title.endswith("rate") or title in NUMBERS
+        last = title.splitlines()[-1]
+        numbers = title.endswith("rate") or last in NUMBERS or last.split()[0] in measured.SPLITS
         table.add_column(title, justify="right" if numbers else "left", no_wrap=True)
     return table
 

@@ -47,7 +47,7 @@ def _targets(stage: Stage, problems: Problems) -> None:
             if one is not None:
                 check(one)
         except SpecError as error:
-            for path, text in _found(error):
+            for path, text in problems_of(error):
                 problems.add(stage.place(*path), f"{text} {where}".rstrip())
             return
 
@@ -68,12 +68,12 @@ def unsound(number: int, settings: dict[str, Any], own: Collection[str], problem
         patterns = {n: pattern for n, pattern in tensors.items() if isinstance(pattern, str)}
         found = check_patterns(patterns, parameter_shapes(model), model.name)
     except SpecError as error:
-        found = _found(error)
+        found = problems_of(error)
     for path, text in found:
         problems.add(place(number, own, path), text)
 
 
-def _found(error: SpecError) -> list[tuple[Path, str]]:
+def problems_of(error: SpecError) -> list[tuple[Path, str]]:
     """An error's problems; where a model of the user's own raised it, with the line."""
     where = origin(error)
     return [(path, text if where is None else f"{text}, at {where}") for path, text in error.problems]

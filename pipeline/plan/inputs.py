@@ -13,9 +13,11 @@ from dualprune.pipeline.config.schema import Top
 from dualprune.pipeline.config.stage import Stage
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.data.format import DataError, check_settings, digest, read_manifest
+from dualprune.stages.files import source
 from dualprune.stages.networks import code
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.data import Data
+from dualprune.stages.settings.objective import Named
 from dualprune.stages.settings.training import Model, StageSpec
 
 if TYPE_CHECKING:
@@ -121,33 +123,42 @@ def _resolved(data: Data, there: Store | None) -> Shards:
     return Shards(url, read_manifest(url))
 
 
-def models(config: Config, there: Store, problems: Problems) -> tuple[list[Stage], dict[str, list[str]]]:
-    """The stages, their networks by content: the hashes of the code that they are built by and of the weights that they
-    start from, and what is to be told of these by stage.
+def by_content(config: Config, there: Store, problems: Problems) -> tuple[list[Stage], dict[str, list[str]]]:
+    """The stages with the hashes of the code and the weights that they name, and what is to be told of these by stage.
 
     The weights are in the store after this.
     """
-    found: dict[Model, tuple[Model, list[Note]]] = {}
+    models: dict[Model, tuple[Model, list[Note]]] = {}
     notes: dict[str, list[str]] = {}
     stages = []
     for stage in config.stages:
         spec = dag.trained(stage.spec)
         if spec is not None:
             try:
-                if spec.model not in found:
-                    found[spec.model] = _by_content(spec.model, there)
+                if spec.model not in models:
+                    models[spec.model] = _model(spec.model, there)
+                changes = {"model": models[spec.model][0], "objective": _objective(spec.objective)}
             except SpecError as error:
                 for path, text in error.problems:
                     problems.add(stage.place(*path), text)
                 continue
-            model, told = found[spec.model]
+            told = models[spec.model][1]
             notes[stage.name] = [note.text for note in told if note.kind in (None, spec.kind)]
-            stage = replace(stage, spec=with_training(stage.spec, spec.model_copy(update={"model": model})))
+            stage = replace(stage, spec=with_training(stage.spec, spec.model_copy(update=changes)))
         stages.append(stage)
     return stages, notes
 
 
-def _by_content(model: Model, there: Store) -> tuple[Model, list[Note]]:
+def _objective(objective: Named) -> Named:
+    if objective.own is None:
+        return objective
+    try:
+        return objective.model_copy(update={"source": source.source_digest(objective.own)})
+    except source.SourceError as error:
+        raise SpecError([(("objective",), str(error))]) from error
+
+
+def _model(model: Model, there: Store) -> tuple[Model, list[Note]]:
     """A network's settings with the hashes of all that they name, and notes on its weights. Raises SpecError."""
     model = code.written_out(model)
     model = model.model_copy(update={"source": code.source_of(model)})

@@ -42,7 +42,7 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     """
     store = inputs.store(config.top, problems)
     data = inputs.data(config, store, problems)
-    stages, notes = ([], {}) if store is None else inputs.models(config, store, problems)
+    stages, notes = ([], {}) if store is None else inputs.by_content(config, store, problems)
     if problems.found:
         checks.patterns(config.stages, problems)
         _pictures(config.stages, data, problems)

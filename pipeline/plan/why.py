@@ -38,7 +38,10 @@ def why(node: Node, before: Mapping[str, Any] | None, plan: Mapping[str, Planned
 
 def _told(difference: str) -> str:
     path = difference.partition(":")[0]
-    return "the code of its network changed" if path.endswith("model.source") else f"changed {difference}"
+    for of, what in (("model.source", "network"), ("objective.source", "objective")):
+        if path.endswith(of):
+            return f"the code of its {what} changed"
+    return f"changed {difference}"
 
 
 def record(run: str, store: Store, plan: Sequence[Planned]) -> None:

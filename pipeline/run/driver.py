@@ -20,6 +20,7 @@ from dualprune.pipeline.blame import note
 from dualprune.pipeline.choices.base import Refuse, Take
 from dualprune.pipeline.choices.table import CHOICES
 from dualprune.pipeline.config.load import Config
+from dualprune.pipeline.measured import validated
 from dualprune.pipeline.node import Node
 from dualprune.pipeline.plan.selection import hold
 from dualprune.pipeline.plan.state import Planned
@@ -28,13 +29,13 @@ from dualprune.pipeline.run.board import Board
 from dualprune.pipeline.run.report import Report
 from dualprune.pipeline.run.results import Result, result
 from dualprune.pipeline.run.view import View
-from dualprune.pipeline.store.inventory import validated
 from dualprune.pipeline.store.locks import Locks, Lost, run_lock, stage_lock
 from dualprune.pipeline.store.progress import Progress
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import Damaged, take
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import Parent, StageJob
+from dualprune.stages.objectives.measures import measures
 from dualprune.stages.settings.training import StageSpec
 
 _log = logging.getLogger(__name__)
@@ -262,7 +263,8 @@ class _Run:
         except (Damaged, OSError) as error:
             self._fail(node, str(error))
             return
-        self.report.note(f"{node.name}: takes {chosen.name}, {validated(manifest['metrics'])}")
+        of = measures(manifest)
+        self.report.note(f"{node.name}: takes {chosen.name}, {validated(manifest['metrics'], of.best, of.unit)}")
         self._end(node, manifest)
 
     def _stored(self, key: str) -> Mapping[str, Any] | None:

@@ -112,10 +112,10 @@ class Engine:
         self.buffers = {name: b for name, b in self.module.named_buffers() if name in kept}
         zero.settle(self.engine, self.optimizer)
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         """The network's outputs."""
         try:
-            return self.engine(*inputs)
+            return self.engine(*inputs, **named)
         except Exception as error:
             note_layer(error, self.module)
             raise

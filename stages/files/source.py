@@ -78,6 +78,13 @@ def source_digest(module: str) -> str:
     return sha256(canonical(sorted((path, sha256(data)) for path, data in files(module).items())))
 
 
+def unchanged(name: str, digest: str | None) -> None:
+    """Raise SourceError where the code of `package.module:name` here is not that of a digest."""
+    if source_digest(name.partition(":")[0]) != digest:
+        text = f"the code of {name} here is not the code that its stage was planned with"
+        raise SourceError(f"{text}: it changed meanwhile, or another module of that name is found")
+
+
 def files(module: str) -> dict[str, bytes]:
     """A module's file and the files beside it that it imports, directly or through others, by path.
 

@@ -58,9 +58,14 @@ def source_of(settings: Model) -> str | None:
 
 def unchanged(settings: Model) -> None:
     """Raise SpecError for a network whose code here is not the one that its stage was planned with."""
-    if source_of(settings) != settings.source:
-        text = f"the code of {settings.name} here is not the code that its stage was planned with"
-        raise SpecError([(("model", "name"), f"{text}: it changed meanwhile, or another module of that name is found")])
+    if settings.own is None:
+        if source_of(settings) != settings.source:
+            raise SpecError([(("model", "name"), f"{settings.name} is built otherwise here than where it was planned")])
+        return
+    try:
+        source.unchanged(settings.name, settings.source)
+    except source.SourceError as error:
+        raise SpecError([(("model", "name"), str(error))]) from error
 
 
 @cache

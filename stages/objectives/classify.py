@@ -1,4 +1,6 @@
-"""Classification of pictures: cross entropy and top-1. A batch has `image` [n, c, h, w] and `label` [n].
+"""Classification of pictures: cross entropy, top-1 and, of more than five classes, top-5.
+
+A batch has `image` [n, c, h, w] and `label` [n].
 
 A sample that can't be read is labelled `IGNORED`, and counts nowhere.
 """
@@ -9,7 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dualprune.stages.objectives.base import Batch, Metric, Objective, as_it_is
+from dualprune.stages.objectives.base import Batch, Metric, Objective, arguments, as_it_is
+from dualprune.stages.settings.base import Settings, SpecError
 from dualprune.stages.settings.training import StageSpec
 
 if TYPE_CHECKING:
@@ -19,16 +22,29 @@ IGNORED = -100
 """Label of what stands in a bad sample's place: `cross_entropy`'s `ignore_index`."""
 
 
+FEW = 5
+"""Of so many classes the right one is always among the first five."""
+
+
 def classify(spec: StageSpec) -> Objective:
-    """The objective as a stage's settings have it: with smoothed labels, and pictures mixed in pairs."""
+    """The objective as a stage's settings have it: with smoothed labels, and pictures mixed in pairs.
+
+    Raises SpecError.
+    """
+    arguments(Settings, spec.objective)
+    if spec.model.classes < 2:
+        raise SpecError([(("model", "classes"), f"must be 2 or more to classify, not {spec.model.classes}")])
+    metrics = {
+        "accuracy": Metric(_correct, lambda sums, samples: 100 * sums / samples),
+        "loss": Metric(partial(_loss, smoothing=0.0), lambda sums, samples: sums / samples, higher=False, unit=""),
+    }
+    if spec.model.classes > FEW:
+        metrics["top5"] = Metric(_among_five, lambda sums, samples: 100 * sums / samples)
     return Objective(
         call=_call,
         loss=partial(_loss, smoothing=spec.smoothing),
         good=lambda batch: (batch["label"] != IGNORED).sum(),
-        metrics={
-            "accuracy": Metric(_correct, lambda sums, samples: 100 * sums / samples),
-            "loss": Metric(partial(_loss, smoothing=0.0), lambda sums, samples: sums / samples, higher=False, unit=""),
-        },
+        metrics=metrics,
         best="accuracy",
         distil=_apart,
         augment=as_it_is if spec.mix is None else partial(_mixed, settings=spec.mix),
@@ -68,6 +84,10 @@ def _loss(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
 
 def _correct(logits: Tensor, batch: Batch) -> Tensor:
     return (logits.argmax(1) == batch["label"]).sum()
+
+
+def _among_five(logits: Tensor, batch: Batch) -> Tensor:
+    return (logits.topk(FEW, dim=1).indices == batch["label"][:, None]).any(1).sum()
 
 
 def _apart(given: Tensor, wanted: Tensor, batch: Batch, temperature: float) -> Tensor:

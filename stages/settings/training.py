@@ -15,6 +15,7 @@ from typing_extensions import Self
 from dualprune.stages.files import urls
 from dualprune.stages.settings.base import Settings
 from dualprune.stages.settings.data import Data
+from dualprune.stages.settings.objective import Aim, Named
 
 LIBRARIES = ("torchvision", "timm", "transformers")
 """Whose networks are named `LIBRARY:NAME`."""
@@ -34,7 +35,7 @@ class Model(Settings):
     args: dict[str, JsonValue] = Field(default={})
     """What the function is given by name; of transformers its configuration's settings, and `config`, a folder with a
     config.json that these are laid over."""
-    classes: int = Field(default=10, ge=2)
+    classes: int = Field(default=10, ge=1)
     """Number of outputs; a network of a user's own has as many as its `args` say."""
     weights: Annotated[str, AfterValidator(_weights)] | None = None
     """What a stage without a parent starts from: a state dict (.pth, .th, .safetensors) by path or URL, or
@@ -180,8 +181,8 @@ class StageSpec(Settings):
     kind: str
     model: Model
     data: Data
-    objective: str = "classify"
-    """What it is trained for: a name from `stages.objectives.table.OBJECTIVES`."""
+    objective: Aim = Named(name="classify")
+    """What it is trained for: a name, or `{name, args}`."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of initial weights, sample order, augmentation and dropout."""
     batch: int = Field(default=64, ge=1)
@@ -197,4 +198,4 @@ class StageSpec(Settings):
     @property
     def own(self) -> list[str]:
         """The user's own modules that it names."""
-        return [module for module in (self.model.own, self.data.own) if module is not None]
+        return [module for module in (self.model.own, self.objective.own, self.data.own) if module is not None]

@@ -11,6 +11,7 @@ from dualprune.stages.engine.ranks import agreed, join
 from dualprune.stages.files import source
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import StageJob
+from dualprune.stages.training.dry import tried
 from dualprune.stages.training.loop import train
 from dualprune.stages.training.outcome import committed
 from dualprune.stages.training.run import Log, Run, Stopping
@@ -54,6 +55,8 @@ def _carried_out(run: Run[Any], folder: Folder) -> dict[str, Any] | None:
     if run.spec.precision == "bf16" and emulates_bf16(run.engine.engine.device):
         begun["emulates_bf16"] = True
     run.log(begun)
+    if run.spec.objective.name != "classify" and not run.resumed:
+        tried(run)
     if not train(run):
         return None
     manifest = committed(run, folder)

@@ -30,7 +30,7 @@ from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.objectives.base import Batch
 from dualprune.stages.objectives.classify import classify
 from dualprune.stages.settings.engine import Engine as EngineSettings
-from dualprune.stages.settings.training import Optimizer
+from dualprune.stages.settings.training import Model, Optimizer
 from dualprune.stages.solver.targets import Targets
 from tests.processes import PATH, ROOT
 
@@ -83,8 +83,8 @@ def pairs(batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
     return ((batch["image"], batch["label"]) for batch in batches)
 
 
-CLASSIFY = classify(TrainSpec.model_construct(smoothing=0.0, mix=None))
-"""The objective without smoothed labels and mixed pictures."""
+CLASSIFY = classify(TrainSpec.model_construct(model=Model(name="any", classes=3), smoothing=0.0, mix=None))
+"""The objective of three classes, without smoothed labels and mixed pictures."""
 
 
 def held_to(sets: Mapping[str, Constraint]) -> Targets:

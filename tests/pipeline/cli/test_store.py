@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,24 @@ from dualprune.stages.artefacts.manifest import own_hash
 from dualprune.stages.files.folder import Folder, canonical, sha256
 from dualprune.stages.files.outage import StoreError
 from dualprune.stages.networks.build import build_model
+from dualprune.stages.objectives.measures import Measure, Measures
 from dualprune.stages.settings.training import Model
 from tests.pipeline.common import config, loaded
 from tests.pipeline.store.test_locks import elsewhere
 
 DENSE, HALF, QUARTER = "a" * 16, "ab" * 8, "c" * 16
+SCORED = {
+    "objective": Measures("score", {"score": Measure("", higher=False)}).said(),
+    "metrics": {"rate": None, "val_score": 0.125, "test_score": 0.25},
+}
+"""What the manifest of a stage says that was trained for something else than classifying."""
 HOUR_AGO = time.time() - 2 * 3600
 
 
-def finished(store: str, key: str, name: str, parent: tuple[str, str] | None = None) -> None:
-    """Put a finished stage into a store, with all that a manifest has."""
+def finished(
+    store: str, key: str, name: str, parent: tuple[str, str] | None = None, own: Mapping[str, Any] | None = None
+) -> None:
+    """Put a finished stage into a store, with all that a manifest has, or with some facts of its `own`."""
     folder = Folder(store) / key
     data = {name: f"{key}/{name}".encode() for name in ("model.safetensors", "holds.safetensors", "metrics.jsonl")}
     for file, content in data.items():
@@ -47,6 +56,7 @@ def finished(store: str, key: str, name: str, parent: tuple[str, str] | None = N
         "residuals": {"0.weight": 0.125} if parent else {},
         "metrics": {"rate": 2.0 if parent else None, "val_accuracy": 97.5, "test_accuracy": 96.25, "nonzeros": 36},
         "files": {file: {"sha256": sha256(content), "bytes": len(content)} for file, content in data.items()},
+        **(own or {}),
     }
     folder.write_json("manifest.json", whole | {"sha256": own_hash(whole)})
 
@@ -461,8 +471,28 @@ def test_data_stays_once_a_run_has_begun(
     assert Folder(store).exists(f"weights/{'0' * 64}")
 
 
-def test_what_was_validated_is_told_whatever_it_is() -> None:
-    """Accuracy in percent, another objective's metric by its name."""
-    assert inventory.validated({"val_loss": 0.1, "val_accuracy": 97.5}) == "val 97.50 %"
-    assert inventory.validated({"loss": 1.0, "val_score": 0.12345}) == "val score 0.1235"
-    assert inventory.validated({}) == "not validated"
+def test_other_metrics_go_by_their_names(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside accuracies, alone, and for programs; of an objective that only a plan names nothing is known."""
+    scored, late, best = "e" * 16, "1" * 16, "2" * 16
+    plan = {"late": {"key": late, "spec": {"kind": "train", "model": {}, "objective": "scores"}}}
+    plan["best"] = {"key": best, "spec": {"kind": "select"}, "parents": [late]}
+    Store(store).note_plan("other", plan)
+    Store(store).note_failure(late, "broke")
+    Store(store).note_failure(best, "broke")
+    alone = str(tmp_path / "alone")
+    for url in (store, alone):
+        finished(url, scored, "scored", own=SCORED)
+    last, table = told(capsys, "ls", "--store", store, "--json")
+    by_key = {line.split()[0]: " ".join(line.split()) for line in table.splitlines()}
+    assert " train - - score 0.125 score 0.25 " in by_key[scored]
+    assert " 97.50 % 96.25 % " in by_key[HALF]
+    found = {stage["key"]: stage for stage in json.loads(last)["stages"]}
+    assert (found[scored]["val_score"], found[scored]["test_score"]) == (0.125, 0.25)
+    assert (found[HALF]["val_accuracy"], found[HALF]["test_accuracy"]) == (97.5, 96.25)
+    assert found[QUARTER]["val_accuracy"] is None
+    for key in (scored, late, best):
+        assert not [name for name in found[key] if "accuracy" in name or name in ("val", "test", "measures")]
+    above, titles, row, *_ = told(capsys, "ls", "--store", alone)[0].splitlines()
+    assert above.split() == ["score", "score"]
+    assert titles.split()[6:8] == ["val", "test"]
+    assert row.split()[5:7] == ["0.125", "0.25"]

@@ -65,7 +65,7 @@ seed: 1
 batch: 64
 precision: fp32
 smoothing: 0.1
-objective: classify
+objective: {name: classify, args: {}}
 mix: {mixup: 0.2, cutmix: 1}
 optimizer: {name: sgd, momentum: 0.8, weight_decay: 1e-4, clip: 1}
 stages:
