@@ -52,7 +52,7 @@ def _once(run: Run[OnceSpec]) -> None:
 
 
 def _enter(run: Run[OnceSpec], phase: Phase) -> None:
-    run.engine.optimizer.holding = True
+    run.engine.optimizer.masking = True
 
 
 def _one_tensor(spec: OnceSpec, targets: Targets, shapes: Shapes) -> list[Problem]:

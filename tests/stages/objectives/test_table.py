@@ -151,7 +151,7 @@ def test_an_objective_is_made_without_torch(name: str) -> None:
     """So a pipeline knows its metrics. Its numbers take torch, when they are computed."""
     call = (
         "import sys; from dualprune.stages.objectives.table import OBJECTIVES;"
-        "from dualprune.stages.settings.spec import Model, TrainSpec;"
+        "from dualprune.stages.kinds.train import TrainSpec; from dualprune.stages.settings.training import Model;"
         f"made = OBJECTIVES[{name!r}](TrainSpec.model_construct(model=Model(name='any'), smoothing=0.0, mix=None));"
         "print(made.measures.best, 'torch' in sys.modules)"
     )
