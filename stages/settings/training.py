@@ -6,9 +6,9 @@ specification and its parents). A kind's own, a subclass of `StageSpec`, are bes
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from typing_extensions import Self
 
 from dualprune.stages.files import urls
@@ -21,6 +21,36 @@ def _weights(given: str) -> str:
     return given if given.partition(":")[0] == "torchvision" else urls.checked(given)
 
 
+def _patterns(given: Any) -> Any:
+    return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
+
+
+class Partly(Settings):
+    """Weights of which not all are taken."""
+
+    file: Annotated[str, AfterValidator(_weights)]
+    """Where they come from."""
+    skip: Annotated[tuple[str, ...], BeforeValidator(_patterns), Field(min_length=1)]
+    """Shell patterns over the network's tensors: those stay as they were initialised, whatever the file has of them."""
+
+
+def _given(given: Any) -> Any:
+    """A file that is taken whole is said by its place alone."""
+    if isinstance(given, dict) and set(given) == {"file"}:
+        given = given["file"]
+    if isinstance(given, dict):
+        try:
+            return Partly.model_validate(given)
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            raise ValueError("; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found)) from None
+    if isinstance(given, str):
+        return _weights(given)
+    if given is not None and not isinstance(given, Partly):
+        raise ValueError(f"a path or URL is needed, or {{file: ..., skip: PATTERN}}, not {repr(given)[:80]}")
+    return given
+
+
 class Model(Settings):
     """Which network is built."""
 
@@ -28,16 +58,27 @@ class Model(Settings):
     """A name from `stages.networks.builtin.MODELS`."""
     classes: int = Field(default=10, ge=2)
     """Number of outputs."""
-    weights: Annotated[str, AfterValidator(_weights)] | None = None
-    """What a stage without a parent starts from: a state dict (.pth, .th, .safetensors) by path or URL, or
-    `torchvision` for that library's default weights, `torchvision:NAME` for others of it."""
+    weights: Annotated[str | Partly | None, BeforeValidator(_given)] = None
+    """What a stage without a parent starts from: a state dict (.pth, .th, .safetensors, the index of several, or the
+    folder that they are in) by path or URL, or `torchvision` for that library's default weights, `torchvision:NAME` for
+    others of it. `{file: ..., skip: "head.*"}` leaves tensors of the network as they were initialised."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """Of the weights' file. A plan finds it out, so that another file is another stage; a given one is insisted on."""
 
     @property
+    def origin(self) -> str | None:
+        """Where the weights come from."""
+        return self.weights.file if isinstance(self.weights, Partly) else self.weights
+
+    @property
+    def skip(self) -> tuple[str, ...]:
+        """Patterns of tensors that are not taken from there."""
+        return self.weights.skip if isinstance(self.weights, Partly) else ()
+
+    @property
     def file(self) -> str | None:
         """Path or URL of the weights, if they are not torchvision's."""
-        return None if self.weights is None or self.weights.partition(":")[0] == "torchvision" else self.weights
+        return None if self.origin is None or self.origin.partition(":")[0] == "torchvision" else self.origin
 
     @property
     def network(self) -> tuple[str, int]:
