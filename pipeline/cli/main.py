@@ -44,6 +44,7 @@ from dualprune.pipeline.plan import costs, inputs, selection
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.reports import plan as planview
+from dualprune.pipeline.reports import tensors
 from dualprune.pipeline.run.results import Result, as_json, as_table, status
 from dualprune.pipeline.run.standing import scene
 from dualprune.pipeline.run.view import View
@@ -114,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         verb.set_defaults(command=command, resumes=command is _run, works=command is _run)
         if command is _plan:
             verb.add_argument("--dot", action="store_true", help="print the graph for Graphviz")
+            verb.add_argument("--tensors", action="store_true", help="list the tensors that each constraint holds")
             text = "images that one GPU (one worker, where cluster.gpus is 0) trains in a second, to estimate hours by"
             verb.add_argument("--images-per-second", metavar="N", type=_speed, help=text)
     datacli.add(verbs)
@@ -271,9 +273,12 @@ def _plan(options: argparse.Namespace, console: Console) -> int:
     if options.dot:
         print(planview.dot(plan))
     elif options.json:
-        answer({"run": config.top.name, **planview.as_json(plan, found, device)})
+        held = {"tensors": tensors.as_json(tensors.held(plan))} if options.tensors else {}
+        answer({"run": config.top.name, **planview.as_json(plan, found, device), **held})
     else:
         show(console, planview.as_table(plan, found, device))
+        if options.tensors:
+            show(console, tensors.as_table(tensors.held(plan)))
     return DONE
 
 

@@ -11,7 +11,7 @@ from dualprune.stages.settings.training import StageSpec
 if TYPE_CHECKING:
     from dualprune.stages.networks.parameters import Parameters
     from dualprune.stages.solver.bounds import Room
-    from dualprune.stages.solver.targets import Targets
+    from dualprune.stages.solver.targets import Held, Targets
 
 
 def targets_of(spec: StageSpec, parameters: Parameters) -> Targets:
@@ -27,6 +27,16 @@ def targets_of(spec: StageSpec, parameters: Parameters) -> Targets:
     if problems:
         raise SpecError(problems)
     return found
+
+
+def constrained(spec: StageSpec) -> list[Held]:
+    """What each of a stage's constraints holds, for people. Raises SpecError."""
+    from dualprune.stages.networks.build import parameters_of
+    from dualprune.stages.solver.targets import held
+
+    parameters = parameters_of(spec.model)
+    targets_of(spec, parameters)
+    return held(KINDS[spec.kind].constraints(spec), parameters)
 
 
 def check(spec: StageSpec) -> Room:

@@ -61,6 +61,32 @@ def targets(constraints: Sequence[AnySet], parameters: Parameters, model: str) -
     return Targets(sets, tuple(budgets), kinds), problems
 
 
+@dataclass(frozen=True)
+class Held:
+    """What one constraint holds, for people."""
+
+    settings: AnySet
+    tensors: Parameters
+    most: Mapping[str, int]
+    """Entries beside zero that may stay at most, by tensor; none of those under a budget."""
+    total: int | None
+    """The same of all together, under a budget."""
+
+
+def held(constraints: Sequence[AnySet], parameters: Parameters) -> list[Held]:
+    """What each constraint holds, where nothing is wrong with them (`targets`)."""
+    found = []
+    for settings in constraints:
+        meant = matching(settings, parameters)
+        if _is_global(settings):
+            found.append(Held(settings, meant, {}, _budget(settings, meant).total))
+        else:
+            shapes = {name: tuple(one.shape) for name, one in meant.items()}
+            most = {name: _set(settings, shape, ()).most(shape) for name, shape in shapes.items()}
+            found.append(Held(settings, meant, most, None))
+    return found
+
+
 def check_patterns(patterns: Mapping[int, Pattern], parameters: Parameters, model: str) -> list[Problem]:
     """What can be said of constraints' patterns, by number, when the rest of a stage is not sound."""
     return [

@@ -212,9 +212,9 @@ def test_every_place_takes_or_refuses_everything(file: str) -> None:
             found = told(replaced(raw, at, other), lines)
             if before is None or other is None or sort(other) is sort(before):
                 continue  # such a value may be taken, and others may depend on it
-            if not found:  # a number for all targets of a ladder, or for {min, max}; a file for {file, skip}
+            if not found:  # a number for a ladder's targets, or {min, max}; a text for several, or {file, skip}
                 assert isinstance(before, list | dict), (at, kind)
-                assert sort(other) is (str if at[-1] == "weights" else float), (at, kind)
+                assert sort(other) is (str if at[-1] in ("weights", "tensors") else float), (at, kind)
             else:
                 assert any(problem.partition(": ")[2].startswith(heads) for problem in found), (at, kind, found[:3])
 
