@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -52,6 +53,8 @@ class Wanted:
     """Names that are others of them once more, and the first name of each: a file may have either, or both."""
     skip: tuple[str, ...] = ()
     """Patterns of those that are not to be taken."""
+    made: frozenset[str] = frozenset()
+    """Buffers that the network makes by itself: some files have them too."""
 
     def skips(self, name: str) -> bool:
         """Whether one is not to be taken: by its own name, or another of its names."""
@@ -78,7 +81,9 @@ class Wanted:
 def wanted(network: nn.Module, skip: tuple[str, ...] = ()) -> Wanted:
     """What a network needs of a file, but for what is to be skipped."""
     there = network.state_dict()
-    return Wanted(there, {name: first for name, first in tied(network).items() if {name, first} <= set(there)}, skip)
+    ties = {name: first for name, first in tied(network).items() if {name, first} <= set(there)}
+    made = {name for name, _ in network.named_buffers(remove_duplicate=False)} - set(there)
+    return Wanted(there, ties, skip, frozenset(made))
 
 
 def taken(found: Any, needs: Wanted, file: str, network: str) -> Taken:
@@ -159,13 +164,34 @@ def _named(tensors: Tensors, at: str, wanted: Mapping[str, Tensor], needs: Wante
     own = {name: tensor for name, tensor in needs.completed(whole).items() if not needs.skips(name)}
     if len(plain) < len(whole) or not misfits(own, wanted):  # two would have one name; or it is right as it is
         plain = {name: name for name in whole}
-    for before in sorted(_before(plain, next(iter(wanted)), needs) | {""}):
-        own = {name.removeprefix(before): whole[of] for name, of in plain.items() if name.startswith(before)}
-        own = {name: tensor for name, tensor in own.items() if name in wanted or name not in COUNTS}
-        rest = tuple(of for name, of in plain.items() if not name.startswith(before) and name not in COUNTS)
-        skipped = {name: tensor for name, tensor in own.items() if needs.skips(name)}
-        own = needs.completed({name: tensor for name, tensor in own.items() if name not in skipped})
-        yield Taken(own, ".".join(filter(None, (at, before.rstrip(".")))), rest=rest, skipped=skipped)
+    first, around = next(iter(wanted)), _around(wanted)
+    found = [_after(before, "", plain, whole, needs) for before in sorted(_before(plain, first, needs) | {""})]
+    if around and all(misfits(one.tensors, wanted) for one in found):
+        inside = sorted(_before(plain, first.removeprefix(around), needs) | {""})
+        of_inside = [_after(before, around, plain, whole, needs) for before in inside]
+        found = [one for one in of_inside if not misfits(one.tensors, wanted)] or found
+    for one in found:
+        yield replace(one, at=".".join(filter(None, (at, one.at))))
+
+
+def _after(before: str, around: str, plain: Mapping[str, str], whole: Tensors, needs: Wanted) -> Taken:
+    """Those of a mapping's tensors that have something before their names, with `around` in its place.
+
+    `plain` are the names of the `whole` ones without what was around modules.
+    """
+    names = {around + name.removeprefix(before): of for name, of in plain.items() if name.startswith(before)}
+    own = {name: whole[of] for name, of in names.items() if name in needs.tensors or name not in COUNTS}
+    skipped = {name: tensor for name, tensor in own.items() if needs.skips(name)}
+    own = {name: tensor for name, tensor in own.items() if name not in (*skipped, *needs.made)}
+    rest = tuple(of for name, of in plain.items() if not name.startswith(before) and name not in COUNTS)
+    return Taken(needs.completed(own), before.rstrip("."), rest=rest, skipped=skipped)
+
+
+def _around(names: Iterable[str]) -> str:
+    """What stands before all of a network's names, and not before those of a file that is of its inside alone."""
+    parts = [name.split(".")[:-1] for name in names]
+    alike = takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))
+    return "".join(f"{level[0]}." for level in alike)
 
 
 def _before(names: Iterable[str], first: str, needs: Wanted) -> set[str]:

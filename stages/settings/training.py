@@ -22,7 +22,10 @@ def _weights(given: str) -> str:
 
 
 def _patterns(given: Any) -> Any:
-    return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
+    several = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list | tuple) else ()
+    if not several or not all(isinstance(one, str) for one in several):
+        raise ValueError(f"a pattern is needed, or a list of them, not {repr(given)[:80]}")
+    return several
 
 
 class Partly(Settings):
@@ -30,7 +33,7 @@ class Partly(Settings):
 
     file: Annotated[str, AfterValidator(_weights)]
     """Where they come from."""
-    skip: Annotated[tuple[str, ...], BeforeValidator(_patterns), Field(min_length=1)]
+    skip: Annotated[tuple[str, ...], BeforeValidator(_patterns)]
     """Shell patterns over the network's tensors: those stay as they were initialised, whatever the file has of them."""
 
 
@@ -43,7 +46,8 @@ def _given(given: Any) -> Any:
             return Partly.model_validate(given)
         except ValidationError as error:
             found = error.errors(include_url=False)
-            raise ValueError("; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found)) from None
+            told = [f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}" for one in found]
+            raise ValueError("; ".join(told)) from None
     if isinstance(given, str):
         return _weights(given)
     if given is not None and not isinstance(given, Partly):
