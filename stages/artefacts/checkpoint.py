@@ -40,6 +40,7 @@ TYPES = {
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
+    torch.complex64: "C64",
 }
 """safetensors' names of types."""
 
@@ -188,6 +189,8 @@ def _state_names(engine: Engine) -> Iterator[tuple[str, list[str]]]:
 def _state(engine: Engine) -> Iterator[tuple[str, Tensor]]:
     for name in engine.parameters:
         yield f"network/{name}", engine.get(name)
+    for name, value in engine.left_alone():
+        yield f"network/{name}", value
     for key, names in _state_names(engine):
         for name in names:
             yield f"{key}/{name}", engine.get(name, key)

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Size, nn
+from torch import Size, Tensor, nn
 
 EMBEDDINGS = frozenset({"Embedding", "EmbeddingBag"})
 """Types of layers whose weights no wildcard constrains."""
@@ -20,7 +19,8 @@ class Parameter:
     """One parameter of a network."""
 
     shape: Size
-    dtype: torch.dtype
+    trained: bool
+    """Whether it is floating-point numbers, and a gradient is wanted of it: everything else is left alone."""
     names: tuple[str, ...]
     """All names that it has, the one that it goes by first: tied parameters have several."""
     types: tuple[tuple[str, ...], ...]
@@ -33,11 +33,11 @@ class Parameter:
 
     @property
     def constrainable(self) -> bool:
-        """Whether it is floating-point numbers of two or more dimensions, and a weight by its name: `weight`, something
+        """Whether it is trained, has two or more dimensions, and is a weight by its name: `weight`, something
         that ends so (`in_proj_weight`), or a recurrent layer's. Biases and normalisation never are, and no embeddings
         of places or classes that are parameters of their own."""
         named = any(name.endswith("weight") or RECURRENT.fullmatch(name.rpartition(".")[2]) for name in self.names)
-        return named and len(self.shape) > 1 and self.dtype.is_floating_point
+        return named and len(self.shape) > 1 and self.trained
 
     def of_types(self, names: Iterable[str]) -> bool:
         """Whether one of the layers that hold it is of one of these types, or of one derived from it."""
@@ -64,12 +64,17 @@ def parameters(network: nn.Module) -> dict[str, Parameter]:
     return {
         name: Parameter(
             parameter.shape,
-            parameter.dtype,
+            is_trained(parameter),
             (name, *(other for other in names[id(parameter)] if other != name)),
             tuple(dict.fromkeys(types[id(parameter)])),
         )
         for name, parameter in network.named_parameters()
     }
+
+
+def is_trained(parameter: Tensor) -> bool:
+    """Whether a parameter is floating-point numbers that a gradient is wanted of."""
+    return parameter.is_floating_point() and parameter.requires_grad
 
 
 def _types(layer: nn.Module) -> tuple[str, ...]:

@@ -129,7 +129,8 @@ def test_a_head_of_another_size_is_left_out(tmp_path: Path) -> None:
         )
     assert note == Note(
         f"of {tmp_path}/w.pth, as `skip` says, bn1.weight (16,) (not in the file), "
-        "linear.weight (10, 64) ((100, 64) in the file), linear.bias (10,) ((100,) in the file) are not taken, and stay as initialised"
+        "linear.weight (10, 64) ((100, 64) in the file), linear.bias (10,) ((100,) in the file) "
+        "are not taken, and stay as initialised"
     )
     with pytest.raises(WeightsError, match=r"does not fit resnet20 of 10 classes: bn1\.weight is missing$"):
         brought(given | {"skip": "linear.*"}, tmp_path / "store")

@@ -77,8 +77,7 @@ def test_a_star_is_all_weights_and_no_bias() -> None:
 
 def test_only_what_is_matched_is_constrained() -> None:
     there = {
-        name: Parameter(torch.Size(shape), torch.float32, (name,), ())
-        for name, shape in (LENET | {"0.bias": (20,)}).items()
+        name: Parameter(torch.Size(shape), True, (name,), ()) for name, shape in (LENET | {"0.bias": (20,)}).items()
     }
     found = targets_of(prune({"tensors": "[57].weight", "count": 9}), there)
     assert found.sets == {
