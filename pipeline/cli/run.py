@@ -20,6 +20,7 @@ from dualprune.pipeline.plan import costs, inputs, selection
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.reports import plan as planview
+from dualprune.pipeline.reports import tensors
 from dualprune.pipeline.run.results import Result, as_json, as_table
 from dualprune.pipeline.run.view import View
 from dualprune.pipeline.store.locks import Held, Lost
@@ -40,6 +41,7 @@ def add(verbs: Any) -> None:
     plan = verbs.add_parser("plan", help=PLAN, description=PLAN)
     arguments.configured(plan)
     plan.add_argument("--dot", action="store_true", help="print the graph for Graphviz")
+    plan.add_argument("--tensors", action="store_true", help="list the tensors that each constraint holds")
     text = "images that one GPU (one worker, where cluster.gpus is 0) trains in a second, to estimate hours by"
     plan.add_argument("--images-per-second", metavar="N", type=_speed, help=text)
     plan.set_defaults(command=_plan, smoke=False)
@@ -145,7 +147,10 @@ def _plan(options: argparse.Namespace, console: Console) -> int:
     if options.dot:
         print(planview.dot(plan))
     elif options.json:
-        answer({"run": config.top.name, **planview.as_json(plan, found, device)})
+        held = {"tensors": tensors.as_json(tensors.held(plan))} if options.tensors else {}
+        answer({"run": config.top.name, **planview.as_json(plan, found, device), **held})
     else:
         show(console, planview.as_table(plan, found, device))
+        if options.tensors:
+            show(console, tensors.as_table(tensors.held(plan)))
     return DONE

@@ -19,6 +19,7 @@ from dualprune.pipeline.dag import trained
 from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.settings.base import SpecError
+from dualprune.stages.settings.sets import Pattern
 from dualprune.stages.settings.training import Model, StageSpec
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _targets(stage: Stage, problems: Problems) -> None:
 
 def unsound(number: int, settings: dict[str, Any], own: Collection[str], problems: Problems) -> None:
     """What else is wrong with a stage whose settings are not sound: its model's name, its patterns."""
-    from dualprune.stages.networks.build import parameter_shapes
+    from dualprune.stages.networks.build import parameters_of
     from dualprune.stages.solver.targets import check_patterns
 
     try:
@@ -63,14 +64,22 @@ def unsound(number: int, settings: dict[str, Any], own: Collection[str], problem
         return
     entries = settings.get("constraints")
     entries = entries if isinstance(entries, list) else []
-    tensors = {n: entry.get("tensors") for n, entry in enumerate(entries) if isinstance(entry, dict)}
+    patterns = {n: pattern for n, entry in enumerate(entries) if (pattern := _pattern(entry)) is not None}
     try:
-        patterns = {n: pattern for n, pattern in tensors.items() if isinstance(pattern, str)}
-        found = check_patterns(patterns, parameter_shapes(model), model.name)
+        found = check_patterns(patterns, parameters_of(model), model.name)
     except SpecError as error:
         found = problems_of(error)
     for path, text in found:
         problems.add(place(number, own, path), text)
+
+
+def _pattern(entry: Any) -> Pattern | None:
+    """Which tensors a constraint is for, whatever else is wrong with it; None where that is."""
+    own = {name: entry[name] for name in Pattern.model_fields if name in entry} if isinstance(entry, dict) else {}
+    try:
+        return Pattern.model_validate(own)
+    except ValidationError:
+        return None
 
 
 def problems_of(error: SpecError) -> list[tuple[Path, str]]:

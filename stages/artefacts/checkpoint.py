@@ -42,6 +42,7 @@ TYPES = {
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
+    torch.complex64: "C64",
 }
 """safetensors' names of types."""
 
@@ -190,6 +191,8 @@ def _state_names(engine: Engine) -> Iterator[tuple[str, list[str]]]:
 def _state(engine: Engine) -> Iterator[tuple[str, Tensor]]:
     for name in engine.parameters:
         yield f"network/{name}", engine.get(name)
+    for name, value in engine.left_alone():
+        yield f"network/{name}", value
     for key, names in _state_names(engine):
         for name in names:
             yield f"{ON_DISK.get(key, key)}/{name}", engine.get(name, key)

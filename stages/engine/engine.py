@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dualprune.stages.engine import zero
 from dualprune.stages.engine.proximal import STATE, ProximalOptimizer
 from dualprune.stages.networks.layers import note_layer
+from dualprune.stages.networks.parameters import is_trained
 from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer as OptimizerSettings
 
@@ -31,7 +32,7 @@ def make_optimizer(settings: OptimizerSettings) -> Callable[[list], torch.optim.
 def parameter_groups(
     model: nn.Module, penalised: set[str], masked: set[str], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Parameter groups: penalised, masked only, other weights, and parameters without weight decay."""
+    """Those that are trained, by what is done to them: penalised, masked only, other weights, not decayed."""
     groups: dict[str, dict[str, Any]] = {
         "penalised": {"params": [], "weight_decay": weight_decay, "penalised": True, "masked": True},
         "masked": {"params": [], "weight_decay": weight_decay, "penalised": False, "masked": True},
@@ -39,6 +40,8 @@ def parameter_groups(
         "others": {"params": [], "weight_decay": 0.0, "penalised": False, "masked": False},
     }
     for name, parameter in model.named_parameters():
+        if not is_trained(parameter):
+            continue
         if name in penalised or name in masked:
             kind = "penalised" if name in penalised else "masked"
         else:
@@ -107,7 +110,8 @@ class Engine:
         self.module: nn.Module = self.engine.module
         if settings.compile:
             self.module.compile()
-        self.parameters = dict(self.module.named_parameters())
+        self.parameters = {name: p for name, p in self.module.named_parameters() if is_trained(p)}
+        self.untrained = {name: p for name, p in self.module.named_parameters() if not is_trained(p)}
         kept = self.module.state_dict().keys()  # without non-persistent ones, which a module computes itself
         self.buffers = {name: b for name, b in self.module.named_buffers() if name in kept}
         zero.settle(self.engine, self.optimizer)
@@ -193,16 +197,24 @@ class Engine:
                 buffer /= self.world
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The network's state, name by name: whole fp32 parameters, then buffers."""
+        """The network's state, name by name: whole fp32 parameters, then those that are not trained, then buffers."""
         for name in self.parameters:
             yield name, self.get(name)
+        yield from self.left_alone()
         for name, buffer in self.buffers.items():
             yield name, buffer.detach().clone()
+
+    def left_alone(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole parameters that are not trained, as they are: of integers, for example."""
+        for name, parameter in self.untrained.items():
+            yield name, zero.whole(parameter)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `tensors` gave. Raises KeyError for a name that is missing."""
         for name in self.parameters:
             self.set(name, tensors[name])
+        for name, parameter in self.untrained.items():
+            zero.fill(parameter, tensors[name])
         for name, buffer in self.buffers.items():
             buffer.copy_(tensors[name])
 

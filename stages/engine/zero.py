@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cache
 from importlib import import_module
 from operator import attrgetter
@@ -131,6 +132,24 @@ def get(parameter: Any, state: str | None, otherwise: Tensor) -> Tensor:
     else:
         value = utils.safe_get_full_optimizer_state(parameter, state)
     return otherwise if value is None else value
+
+
+def whole(parameter: Any) -> Tensor:
+    """A whole parameter that no optimizer has, as a new tensor, on all ranks together."""
+    with _gathered(parameter):
+        found: Tensor = parameter.detach().clone()
+    return found
+
+
+@torch.no_grad()
+def fill(parameter: Any, value: Tensor) -> None:
+    """Put a whole tensor in the place of such a parameter, on all ranks together."""
+    with _gathered(parameter, modifier_rank=0):
+        parameter.copy_(value)
+
+
+def _gathered(parameter: Any, **options: Any) -> Any:
+    return deepspeed().zero.GatheredParameters([parameter], **options) if sharded(parameter) else nullcontext()
 
 
 def put(parameter: Any, state: str | None, value: Tensor, otherwise: Tensor) -> None:

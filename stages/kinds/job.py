@@ -55,4 +55,6 @@ def key_material(spec: StageSpec, data_digest: str, parents: list[str]) -> dict[
     for name in AROUND:
         settings["data"].pop(name, None)
     settings["model"].pop("weights", None)  # their hash is what counts, not where they lie
+    if spec.model.skip:
+        settings["model"]["skip"] = list(spec.model.skip)
     return {"spec": settings, "method": KINDS[spec.kind].version, "data": data_digest, "parents": parents}

@@ -17,7 +17,8 @@ from dualprune.stages.settings.sets import AnySet
 from dualprune.stages.settings.training import Admm, Distill, Rate, StageSpec, Training
 
 if TYPE_CHECKING:
-    from dualprune.stages.solver.targets import Shapes, Targets
+    from dualprune.stages.networks.parameters import Parameters
+    from dualprune.stages.solver.targets import Targets
     from dualprune.stages.training.run import Run
 
 
@@ -59,15 +60,15 @@ class _State(proximal.Solving):
     """Clusters whose members train together; 0 while none do."""
 
 
-def _check(spec: QuantizeSpec, targets: Targets, shapes: Shapes) -> list[Problem]:
+def _check(spec: QuantizeSpec, targets: Targets, parameters: Parameters) -> list[Problem]:
     """Each tensor needs values, of one sort in all, and only these are trained."""
     from dualprune.stages.constraints import SETS, VALUES
-    from dualprune.stages.solver.targets import shown
+    from dualprune.stages.solver.patterns import shown
 
     problems: list[Problem] = []
     bare = [name for name, sets in targets.kinds.items() if SETS[sets[-1]].place != VALUES]
     if bare:
-        text = f"{shown(bare, shapes)}: a quantize stage needs `levels` or `clusters` on each of its tensors"
+        text = f"{shown(bare, parameters)}: a quantize stage needs `levels` or `clusters` on each of its tensors"
         problems.append((("constraints",), text))
     first = {sets[-1]: name for name, sets in reversed(list(targets.kinds.items()))}
     if {"levels", "clusters"} <= set(first):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 from torch.func import functional_call
 
+from dualprune.stages.networks.parameters import Parameters, parameters
 from dualprune.stages.networks.zoo import maker
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import Model
@@ -30,17 +30,9 @@ def build_model(settings: Model, device: str = "cpu") -> nn.Module:
 
 
 @cache
-def parameter_shapes(settings: Model) -> Mapping[str, Size]:
-    """Of a network's parameters, by name, found without memory for them. Raises SpecError."""
-    return {name: parameter.shape for name, parameter in build_model(settings, device="meta").named_parameters()}
-
-
-def weights(shapes: Mapping[str, Size]) -> dict[str, Size]:
-    """What can be constrained: tensors of two or more dimensions that are named `weight`, or end so (`in_proj_weight`).
-
-    Biases and normalisation never are, and no embeddings of places or classes that are parameters of their own.
-    """
-    return {name: shape for name, shape in shapes.items() if len(shape) > 1 and name.endswith("weight")}
+def parameters_of(settings: Model) -> Parameters:
+    """What a network's parameters are, found without memory for them. Raises SpecError."""
+    return parameters(build_model(settings, device="meta"))
 
 
 @cache

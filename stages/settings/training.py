@@ -7,9 +7,9 @@ specification and its parents). A kind's own, a subclass of `StageSpec`, are bes
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationError, model_validator
 from typing_extensions import Self
 
 from dualprune.stages.files import urls
@@ -26,6 +26,40 @@ def _weights(given: str) -> str:
     return given if given.partition(":")[0] == "torchvision" else urls.checked(given)
 
 
+def _patterns(given: Any) -> Any:
+    several = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list | tuple) else ()
+    if not several or not all(isinstance(one, str) for one in several):
+        raise ValueError(f"a pattern is needed, or a list of them, not {repr(given)[:80]}")
+    return several
+
+
+class Partly(Settings):
+    """Weights of which not all are taken."""
+
+    file: Annotated[str, AfterValidator(_weights)]
+    """Where they come from."""
+    skip: Annotated[tuple[str, ...], BeforeValidator(_patterns)]
+    """Shell patterns over the network's tensors: those stay as they were initialised, whatever the file has of them."""
+
+
+def _given(given: Any) -> Any:
+    """A file that is taken whole is said by its place alone."""
+    if isinstance(given, dict) and set(given) == {"file"}:
+        given = given["file"]
+    if isinstance(given, dict):
+        try:
+            return Partly.model_validate(given)
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            told = [f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}" for one in found]
+            raise ValueError("; ".join(told)) from None
+    if isinstance(given, str):
+        return _weights(given)
+    if given is not None and not isinstance(given, Partly):
+        raise ValueError(f"a path or URL is needed, or {{file: ..., skip: PATTERN}}, not {repr(given)[:80]}")
+    return given
+
+
 class Model(Settings):
     """Which network is built."""
 
@@ -37,18 +71,29 @@ class Model(Settings):
     config.json that these are laid over."""
     classes: int = Field(default=10, ge=1)
     """Number of outputs; a network of a user's own has as many as its `args` say."""
-    weights: Annotated[str, AfterValidator(_weights)] | None = None
-    """What a stage without a parent starts from: a state dict (.pth, .th, .safetensors) by path or URL, or
-    `torchvision` for that library's default weights, `torchvision:NAME` for others of it."""
+    weights: Annotated[str | Partly | None, BeforeValidator(_given)] = None
+    """What a stage without a parent starts from: a state dict (.pth, .th, .safetensors, the index of several, or the
+    folder that they are in) by path or URL, or `torchvision` for that library's default weights, `torchvision:NAME` for
+    others of it. `{file: ..., skip: "head.*"}` leaves tensors of the network as they were initialised."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """Of the weights' file. A plan finds it out, so that another file is another stage; a given one is insisted on."""
     source: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """sha256 of the code of the network, if that is a user's own, or was changed. A plan finds it out."""
 
     @property
+    def origin(self) -> str | None:
+        """Where the weights come from."""
+        return self.weights.file if isinstance(self.weights, Partly) else self.weights
+
+    @property
+    def skip(self) -> tuple[str, ...]:
+        """Patterns of tensors that are not taken from there."""
+        return self.weights.skip if isinstance(self.weights, Partly) else ()
+
+    @property
     def file(self) -> str | None:
         """Path or URL of the weights, if they are not torchvision's."""
-        return None if self.weights is None or self.weights.partition(":")[0] == "torchvision" else self.weights
+        return None if self.origin is None or self.origin.partition(":")[0] == "torchvision" else self.origin
 
     @property
     def network(self) -> tuple[str, int, str]:

@@ -6,7 +6,7 @@ Iterative quantise-and-retrain and centroid training of Ye et al. 2018b, Algs. 2
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor
 from dualprune.stages.constraints.combined import Combined
 from dualprune.stages.constraints.values import SharedValues, nearest
 from dualprune.stages.engine.engine import Engine
-from dualprune.stages.networks.build import weights
 from dualprune.stages.solver.targets import Targets
 
 Values = dict[str, list[float]]
@@ -95,15 +94,17 @@ def storage(network: Mapping[str, Tensor], kinds: Mapping[str, Sequence[str]]) -
     }
 
 
-def whole(network: Mapping[str, Tensor], kinds: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def whole(
+    network: Mapping[str, Tensor], weights: Collection[str], kinds: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
     """A network's weights, whether a stage constrains them or not: how many there are, how many are not zero, and the
     bytes of all its tensors: weights as `storage` has them where that is less, everything else as it is.
 
-    `network` is tensors by name, buffers among them, and `kinds` the sets' names of those that are under some.
+    `network` is tensors by name, buffers among them; `weights` are those that could be constrained, and `kinds` the
+    sets' names of those that are.
     """
-    counted = weights({name: tensor.shape for name, tensor in network.items()})
-    size = sum(network[name].numel() for name in counted)
-    left = {name: int(torch.count_nonzero(network[name])) for name in counted}
+    size = sum(network[name].numel() for name in weights)
+    left = {name: int(torch.count_nonzero(network[name])) for name in weights}
     dense = {name: tensor.numel() * tensor.element_size() for name, tensor in network.items()}
     stored = dict(dense)
     for name, there in left.items():

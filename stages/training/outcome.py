@@ -14,7 +14,6 @@ from torch import Tensor
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.constraints import SETS
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.networks.build import weights
 from dualprune.stages.solver import snapping
 from dualprune.stages.training.evaluate import Score, evaluate
 from dualprune.stages.training.loop import first_of, share_bad
@@ -85,7 +84,7 @@ def _masks(run: Run[Any], trained: Mapping[str, Tensor], network: Mapping[str, T
 
 def _manifest(run: Run[Any], network: Mapping[str, Tensor], scores: Mapping[str, Score]) -> dict[str, Any]:
     job, progress = run.job, run.progress
-    counted = sorted(run.targets.names) or sorted(weights({name: tensor.shape for name, tensor in network.items()}))
+    counted = sorted(run.targets.names or run.weights)
     tensors: dict[str, dict[str, Any]] = {
         name: {
             "shape": list(network[name].shape),
@@ -116,7 +115,7 @@ def _manifest(run: Run[Any], network: Mapping[str, Tensor], scores: Mapping[str,
             "rate": size / nonzeros if nonzeros else None,
             "weights": size,
             "nonzeros": nonzeros,
-            **snapping.whole(network, kinds),
+            **snapping.whole(network, run.weights, kinds),
             **{f"{split}_{name}": value for split, score in scores.items() for name, value in score.values.items()},
             "residual": (getattr(run.state, "residual", None) or {}).get("total"),
             "steps": progress.steps,

@@ -39,6 +39,8 @@ class Run(Generic[S]):
     """`train`, `val` and `test`."""
     structure: Structure
     """What is changed about the network's shape."""
+    weights: frozenset[str]
+    """All tensors that could be constrained."""
     targets: Targets
     """What each constrained tensor is held to."""
     fixed: Mapping[str, tuple[str, ...]]

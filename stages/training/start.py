@@ -24,6 +24,7 @@ from dualprune.stages.kinds.table import KINDS, phases
 from dualprune.stages.networks import pretrained
 from dualprune.stages.networks.build import build_model
 from dualprune.stages.networks.code import unchanged
+from dualprune.stages.networks.parameters import parameters, weights
 from dualprune.stages.networks.structure import Structure, load
 from dualprune.stages.objectives.base import Batch
 from dualprune.stages.objectives.table import objective
@@ -49,7 +50,8 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     structure = artefact.structure(parent) if parent is not None else Structure()
     network = _network(spec, store, parent, structure)
     teacher = _teacher(job, store, parent, device)
-    aims = _with_ranks(targets_of(spec, {name: p.shape for name, p in network.named_parameters()}), network)
+    there = parameters(network)
+    aims = _with_ranks(targets_of(spec, there), network)
     inherited = _inherited(spec, aims.names, parent.holds if parent else {})
     fixed = _fixed(parent, aims)
     masks = inherited | {name: torch.zeros_like(network.get_parameter(name)) for name in fixed}
@@ -61,6 +63,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         phases=phases(spec),
         splits=splits,
         structure=structure,
+        weights=frozenset(weights(there)),
         targets=aims,
         fixed=fixed,
         masks=masks,

@@ -58,7 +58,7 @@ def test_the_flags_are_these() -> None:
         if verb != "store"
     }
     run, there = ["--from", "--only", "--force", "--smoke", "--keep-going", "--wait"], ["--address", "--follow"]
-    own = {"plan": ["--dot", "--images-per-second"]}
+    own = {"plan": ["--dot", "--tensors", "--images-per-second"]}
     of_jobs = {"logs": ["-h --help", "job", *there], "stop": ["-h --help", "job", "--address"]}
     given = ["config", "--set", "--json"]
     configured = {verb: ["-h --help", *given, *own.get(verb, [])] for verb in VERBS}

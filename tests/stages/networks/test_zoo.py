@@ -14,7 +14,7 @@ from torch import nn
 from dualprune.pipeline.blame import origin
 from dualprune.stages.files import source
 from dualprune.stages.networks import builtin, code
-from dualprune.stages.networks.build import build_model, parameter_shapes
+from dualprune.stages.networks.build import build_model, parameters_of
 from dualprune.stages.networks.code import source_of, unchanged, written_out
 from dualprune.stages.networks.zoo import MAKERS
 from dualprune.stages.settings.base import SpecError
@@ -65,15 +65,15 @@ def test_the_tables_agree() -> None:
 def test_a_librarys_network_has_as_many_outputs_as_asked_for(name: str, args: dict[str, Any], layer: str) -> None:
     """And what else it is given."""
     pytest.importorskip(name.partition(":")[0])
-    assert parameter_shapes(Model(name=name, args=args, classes=7))[layer][0] == 7
+    assert parameters_of(Model(name=name, args=args, classes=7))[layer].shape[0] == 7
 
 
 def test_arguments_reach_the_network(own: Path) -> None:
     """And make it another one: settings with other arguments are not the same."""
     narrow, wide = (Model(name="zoo_net:small", args={"width": width}) for width in (4, 6))
     assert narrow != wide
-    assert parameter_shapes(narrow)["0.weight"] == (4, 3)
-    assert parameter_shapes(wide)["0.weight"] == (6, 3)
+    assert parameters_of(narrow)["0.weight"].shape == (4, 3)
+    assert parameters_of(wide)["0.weight"].shape == (6, 3)
 
 
 def test_a_network_of_ones_own_has_the_bits_of_a_built_in_one(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,9 +159,9 @@ def test_a_folder_of_transformers_is_written_out(tmp_path: Path) -> None:
     settings = Model(name="transformers:BertModel", args={"config": str(tmp_path), "intermediate_size": 16})
     found = written_out(settings)
     assert found.args["config"] == {**BERT, "model_type": "bert", "vocab_size": 12}
-    shapes = parameter_shapes(found)
-    assert shapes["embeddings.word_embeddings.weight"] == (12, 8)
-    assert shapes["encoder.layer.0.intermediate.dense.weight"] == (16, 8)
+    shapes = parameters_of(found)
+    assert shapes["embeddings.word_embeddings.weight"].shape == (12, 8)
+    assert shapes["encoder.layer.0.intermediate.dense.weight"].shape == (16, 8)
     with pytest.raises(SpecError, match=r"is no folder with a config\.json"):
         written_out(Model(name="transformers:BertModel", args={"config": str(tmp_path / "none")}))
 

@@ -307,7 +307,8 @@ def test_a_whole_network_is_counted_with_what_no_stage_constrains() -> None:
     pruned.view(-1)[::4] = 1.5
     network = {"0.weight": pruned, "0.bias": torch.zeros(8), "1.weight": torch.ones(4), "2.weight": torch.ones(10, 8)}
     network |= {"1.num_batches_tracked": torch.tensor(3)}
-    found = quantize.whole(network, {"0.weight": ("cardinality",)})
+    weights = ["0.weight", "2.weight"]
+    found = quantize.whole(network, weights, {"0.weight": ("cardinality",)})
     assert found["network_weights"] == 64 + 80
     assert found["network_nonzeros"] == 16 + 80
     assert found["network_rate"] == 1.5
@@ -316,8 +317,8 @@ def test_a_whole_network_is_counted_with_what_no_stage_constrains() -> None:
     assert found["bytes"] == -(-sparse // 8) + 80 * 4 + beside
     assert 16 * 4 < -(-sparse // 8) <= 16 * 4 + 16
     assert found["dense_bytes"] == (64 + 80) * 4 + beside
-    assert quantize.whole(network, {}) == found  # zeros that an earlier stage left count as well
-    shared = quantize.whole(network, {"2.weight": ("levels",)})
+    assert quantize.whole(network, weights, {}) == found  # zeros that an earlier stage left count as well
+    shared = quantize.whole(network, weights, {"2.weight": ("levels",)})
     assert shared["bytes"] == found["bytes"] - 80 * 4 + 10  # one value, a bit each
 
 
@@ -325,7 +326,7 @@ def test_where_zeros_are_few_nothing_is_gained_by_places() -> None:
     """A tensor takes no more than it does as it is."""
     w = torch.ones(100, 100)
     w[0, 0] = 0
-    found = quantize.whole({"weight": w}, {"weight": ("cardinality",)})
+    found = quantize.whole({"weight": w}, ["weight"], {"weight": ("cardinality",)})
     assert found["bytes"] == found["dense_bytes"] == 40_000
-    empty = quantize.whole({"weight": torch.zeros(4, 4)}, {"weight": ("cardinality",)})
+    empty = quantize.whole({"weight": torch.zeros(4, 4)}, ["weight"], {"weight": ("cardinality",)})
     assert (empty["network_rate"], empty["network_nonzeros"], empty["bytes"]) == (None, 0, 0)

@@ -15,8 +15,9 @@ from dualprune.stages.kinds.constrained import check, targets_of
 from dualprune.stages.kinds.prune import PruneSpec
 from dualprune.stages.kinds.quantize import QuantizeSpec
 from dualprune.stages.kinds.train import TrainSpec
-from dualprune.stages.networks.build import build_model, check_pictures, weights
+from dualprune.stages.networks.build import build_model, check_pictures
 from dualprune.stages.networks.builtin import MODELS, CifarBlock
+from dualprune.stages.networks.parameters import Parameter, parameters, weights
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import Model
 
@@ -75,15 +76,17 @@ def test_a_star_is_all_weights_and_no_bias() -> None:
 
 
 def test_only_what_is_matched_is_constrained() -> None:
-    shapes = {name: torch.Size(shape) for name, shape in LENET.items()} | {"0.bias": torch.Size([20])}
-    found = targets_of(prune({"tensors": "[57].weight", "count": 9}), shapes)
+    there = {
+        name: Parameter(torch.Size(shape), True, (name,), ()) for name, shape in (LENET | {"0.bias": (20,)}).items()
+    }
+    found = targets_of(prune({"tensors": "[57].weight", "count": 9}), there)
     assert found.sets == {
         "5.weight": Cardinality(9),
         "7.weight": Cardinality(9),
     }
     plain = {"kind": "train", "model": {"name": "lenet5"}, "data": DATA, "train": {"epochs": 1, "lr": 0.1}}
     assert found.names == ["5.weight", "7.weight"]
-    assert targets_of(TrainSpec.model_validate(plain), shapes).names == []
+    assert targets_of(TrainSpec.model_validate(plain), there).names == []
 
 
 def test_normalisation_is_never_constrained() -> None:
@@ -164,10 +167,7 @@ def test_models_have_the_weights_they_promise(name: str) -> None:
     """And are built without memory for them."""
     ten = build_model(Model(name=name), device="meta")
     assert all(p.is_meta for p in ten.parameters())
-    assert (
-        sum(shape.numel() for shape in weights({name: p.shape for name, p in ten.named_parameters()}).values())
-        == PROMISED[name]
-    )
+    assert sum(one.shape.numel() for one in weights(parameters(ten)).values()) == PROMISED[name]
 
 
 def test_every_model_is_promised() -> None:
