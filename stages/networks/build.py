@@ -40,7 +40,8 @@ def parameters_of(settings: Model) -> Parameters:
 def check_pictures(settings: Model, shape: tuple[int, ...], labels: int | None) -> None:
     """Raise SpecError for a network that can't take pictures of a shape [channels, height, width], or all labels.
 
-    It is given one: with whatever is in the memory that its weights get, if these are few. One of more weights is given
+    It is given one: with whatever is in the memory that its weights get, if these are few, and zeros as its integers,
+    which may be indices. One of more weights is given
     one on the device `meta`, where nothing is allocated or computed (and whose imports take two seconds); that can't
     follow a network whose shapes depend on values, which is let pass.
     """
@@ -49,7 +50,11 @@ def check_pictures(settings: Model, shape: tuple[int, ...], labels: int | None) 
     pictures = f"pictures of {' x '.join(map(str, shape))} (channels, height, width)"
     try:
         with torch.no_grad(), torch.device(device):
-            network.to_empty(device=device)(torch.zeros(1, *shape))
+            network.to_empty(device=device)
+            for tensor in (*network.parameters(), *network.buffers()):
+                if not tensor.is_floating_point():
+                    tensor.zero_()
+            network(torch.zeros(1, *shape))
     except Exception as error:
         if device == "meta" and isinstance(error, NotImplementedError):
             return
