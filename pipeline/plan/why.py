@@ -57,4 +57,8 @@ def _settings(node: Node) -> dict[str, Any]:
     """All that a stage's key is made from, defaults spelt out: not where data and weights lie or how data is read."""
     where = {"data": AROUND, "model": {"weights"}}
     exclude: Any = where if isinstance(node.spec, StageSpec) else {"stage": where}
-    return node.spec.model_dump(mode="json", exclude=exclude)
+    found = node.spec.model_dump(mode="json", exclude=exclude)
+    spec = dag.trained(node.spec)
+    if spec is not None and spec.model.skip:
+        (found if isinstance(node.spec, StageSpec) else found["stage"])["model"]["skip"] = list(spec.model.skip)
+    return found

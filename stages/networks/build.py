@@ -39,9 +39,9 @@ def parameters_of(settings: Model) -> Parameters:
 def check_pictures(settings: Model, shape: tuple[int, ...], labels: int | None) -> None:
     """Raise SpecError for a network that can't take pictures of a shape [channels, height, width], or all labels.
 
-    It is given one: with whatever is in the memory that its weights get, if these are few. One of more weights is given
-    one on the device `meta`, where nothing is allocated or computed (and whose imports take two seconds); that can't
-    follow a network whose shapes depend on values, which is let pass.
+    It is given one: with whatever is in the memory that its weights get, if these are few, and zeros as its integers,
+    which may be indices. One of more weights is given one on the device `meta`, where nothing is allocated or computed
+    (and whose imports take two seconds); that can't follow a network whose shapes depend on values, which is let pass.
     """
     network = build_model(settings, device="meta").eval()
     device = "cpu" if sum(p.numel() for p in network.parameters()) <= FEW else "meta"
@@ -60,9 +60,13 @@ def check_pictures(settings: Model, shape: tuple[int, ...], labels: int | None) 
 
 
 def _empty(network: nn.Module) -> dict[str, Tensor]:
-    """Tensors to call a network with in place of its own, on the current device, whatever is in their memory.
+    """Tensors to call a network with in place of its own, on the current device: integers, which may be
+    indices, are zero, others whatever is in their memory.
 
     `network.to_empty` does the same from the device `meta`, but imports SymPy for it: a third of a second.
     """
     own = (*network.named_parameters(), *network.named_buffers())
-    return {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in own}
+    return {
+        name: (torch.empty if tensor.is_floating_point() else torch.zeros)(tensor.shape, dtype=tensor.dtype)
+        for name, tensor in own
+    }

@@ -102,6 +102,25 @@ def test_weights_are_in_the_key_by_content_and_only_of_the_first_stage(tmp_path:
     assert len(Folder(str(tmp_path / "store")).names("weights")) == 2
 
 
+def test_what_is_left_out_of_weights_is_in_the_key_and_in_a_note(tmp_path: Path) -> None:
+    """Of the stage that starts from them; and it is said when it changes."""
+    weights = pretrained(tmp_path, classes=7)
+
+    def plan(skip: str) -> tuple[Store, list[Planned]]:
+        given = f"name: digits_cnn, weights: {{file: {weights}, skip: {skip}}}"
+        return planning.make(*loaded(tmp_path, ("name: digits_cnn", given)))
+
+    store, found = plan('"8.*"')
+    dense = found[0]
+    assert dense.node.material["spec"]["model"]["skip"] == ["8.*"]
+    (note,) = dense.notes
+    assert "8.weight (10, 128) ((7, 128) in the file)" in note
+    record("tiny", store, found)
+    _, again = plan('["8.*", "0.*"]')
+    assert {p.node.key for p in again}.isdisjoint(p.node.key for p in found)
+    assert again[0].why == "changed model.skip: ['8.*'] -> ['8.*', '0.*']"
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_weights_that_do_not_fit_are_refused_with_their_line(tmp_path: Path, own: bool) -> None:
     """Before anything runs; together with what else is wrong around the file."""
