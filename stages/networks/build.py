@@ -48,7 +48,7 @@ def check_pictures(settings: Model, shape: tuple[int, ...], labels: int | None) 
     pictures = f"pictures of {' x '.join(map(str, shape))} (channels, height, width)"
     try:
         with torch.no_grad(), torch.device(device):
-            functional_call(network, _empty(network), (torch.zeros(1, *shape),))
+            functional_call(network, empty(network), (torch.zeros(1, *shape),))
     except Exception as error:
         if device == "meta" and isinstance(error, NotImplementedError):
             return
@@ -59,7 +59,7 @@ def check_pictures(settings: Model, shape: tuple[int, ...], labels: int | None) 
         raise SpecError([(("model",), text)])
 
 
-def _empty(network: nn.Module) -> dict[str, Tensor]:
+def empty(network: nn.Module) -> dict[str, Tensor]:
     """Tensors to call a network with in place of its own, on the current device: integers, which may be
     indices, are zero, others whatever is in their memory.
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from dualprune.stages.objectives.base import Batch
-from dualprune.stages.objectives.classify import channels_last
 from dualprune.stages.settings.base import Settings, SpecError
 
 if TYPE_CHECKING:
@@ -24,6 +23,20 @@ class Args(Settings):
     """Which of a network's several outputs, by name or place; left out: `logits`, or the first."""
     target: str = "target"
     """The field that outputs are compared with."""
+
+
+def channels_last(pictures: Tensor) -> Tensor:
+    """Pictures as convolutions run faster on CPU and GPU alike (LeNet-5 on one core: 1.7 times)."""
+    import torch
+
+    if pictures.ndim != 4:
+        return pictures
+    pictures = pictures.contiguous(memory_format=torch.channels_last)
+    if pictures.shape[1] == 1:
+        # Both orders are the same memory then, and torch takes it for the slow one unless the strides tell.
+        height, width = pictures.shape[2:]
+        pictures = pictures.as_strided(pictures.shape, (height * width, 1, width, 1))
+    return pictures
 
 
 def field(batch: Batch, name: str, setting: str) -> Tensor:

@@ -475,7 +475,7 @@ def test_a_built_in_data_set_is_written_once(tmp_path: Path, monkeypatch: pytest
 OWN = """
 def rows(n):
     print("made", n)
-    return [{"image": [[i / n] * 8] * 8, "label": i % 3} for i in range(n)]
+    return [{"image": [[[i / n] * 8] * 8], "label": i % 3} for i in range(n)]
 """
 
 
