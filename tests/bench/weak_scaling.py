@@ -41,6 +41,7 @@ from dualprune.stages.kinds.table import KINDS, phases
 from dualprune.stages.kinds.train import TrainSpec
 from dualprune.stages.networks.build import build_model
 from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.networks.parameters import parameters
 from dualprune.stages.networks.structure import Structure
 from dualprune.stages.objectives.classify import channels_last
 from dualprune.stages.objectives.table import objective
@@ -78,7 +79,7 @@ class Ours:
     def __init__(self, spec: TrainSpec | PruneSpec, folder: Path, world: int) -> None:
         torch.manual_seed(0)
         model = build_model(spec.model)
-        self.spec, self.aims = spec, targets_of(spec, {name: p.shape for name, p in model.named_parameters()})
+        self.spec, self.aims = spec, targets_of(spec, parameters(model))
         self.engine = Engine(model, set(self.aims.names), set(), spec.optimizer, "fp32", EngineSettings())
         admm.start(self.engine, self.aims, {})
         splits, device = read_manifest(str(folder))["splits"], self.engine.engine.device
@@ -101,6 +102,7 @@ class Ours:
             phases=phases(self.spec),
             splits=self.splits,
             structure=Structure(),
+            weights=frozenset(),
             targets=self.aims,
             fixed={},
             masks={},
