@@ -138,7 +138,7 @@ def _text(
     layers = "\n".join(_layers(parameters))
     return f"""\
 # {wanted.model} on {wanted.data}.
-# From {start} to {rates[-1]:g}x by ADMM: a beginning; rates, epochs and learning rates are yours to choose.
+# From {start} to {rates[-1]:g}x by ADMM: a beginning; rates, epochs and learning rates are yours.
 #
 # What a setting means:  dualprune explain SETTING, such as stages.admm.rho
 # Before a long run:     dualprune plan FILE; dualprune run FILE --smoke
@@ -163,7 +163,7 @@ stages:
     ladder: {list(rates)}        # a stage for each rate, from the one before: prune-{rates[0]:g}x, ...
     constraints:
       # One budget over all, magnitudes in units of their layer's; {floor} of each tensor stay anyway.
-      # For some alone: layers: TYPE, or tensors: ["*", "!NAME"]. What is held is listed by
+      # For some alone: layers: TYPE, or tensors: PATTERN. What is held is listed by
       # `dualprune plan FILE --tensors`.
       - {{set: cardinality, tensors: "*", scope: global, scale: rms, floor: {floor}}}
     # The residual that is shown should end below 0.1; where it does not, raise rho or rho_growth.
