@@ -70,10 +70,19 @@ class Jobs:
         with _explained(self.address):
             self._client = JobSubmissionClient(self.address)
 
-    def submit(self, name: str, command: str, folder: Path) -> str:
-        """Start a shell command on the head in a copy of `folder`, which its workers get too. Returns the job's id."""
+    def submit(self, name: str, command: str, folder: Path, modules: list[Path]) -> str:
+        """Start a shell command on the head in a copy of `folder`; returns the job's id.
+
+        Its workers get the folder too. `modules` are folders of packages, which can be imported. They are not part of
+        `folder`, because Ray writes that anew for each node, even where several on one machine share the copy, and so
+        under a process that reads it.
+        """
         identity = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-        environment = {"working_dir": str(folder), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOPPING)}}
+        environment = {
+            "working_dir": str(folder),
+            "py_modules": [str(module) for module in modules],
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOPPING)},
+        }
         with _explained(self.address):
             self._client.submit_job(entrypoint=command, submission_id=identity, runtime_env=environment)
         return identity

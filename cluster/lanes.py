@@ -85,6 +85,9 @@ class Lanes:
         if shape.elastic:
             os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", group.START_LIMIT)
         importing = Importing(work)
+        if address is not None:
+            # Of a job on a cluster, files that are imported may be written anew under it once Ray knows of it.
+            importing.join()
         self._ray = start(address, modules or [])
         reason = refusal(self._ray, {name: shape.least * amount for name, amount in shape.worker.items()})
         if reason is not None:

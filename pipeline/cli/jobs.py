@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from dualprune.cluster.jobs import Jobs, Listed, State
 
 T = TypeVar("T")
+PACKAGE, SENT = "dualprune", "job"
+"""Folders of what is sent to a cluster: the package, and what its command is called in."""
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"
 """The variable that Ray's own command line takes a dashboard's address from."""
@@ -99,7 +101,8 @@ def _submit(options: argparse.Namespace, console: Console) -> int:
     with tempfile.TemporaryDirectory(prefix="dualprune-") as folder:
         own = dag.code(stage.spec for stage in config.stages)
         command = package(find(options.config), _arguments(options), Path(folder), own)
-        job = _reaching(lambda: jobs.submit(config.top.name, command, Path(folder)), options)
+        modules = [Path(folder) / PACKAGE]
+        job = _reaching(lambda: jobs.submit(config.top.name, command, Path(folder) / SENT, modules), options)
     again = shlex.join(["dualprune", "status", options.config, *(p for o in options.set for p in ("--set", o))])
     say(console, f"{job}: submitted to {jobs.address}, {len(config.stages)} stages; what is done is not run again")
     say(console, f"  its log:    {_typed('logs', job, options)} --follow")
@@ -201,14 +204,14 @@ def _arguments(options: argparse.Namespace) -> list[str]:
 
 
 def package(file: Path, arguments: list[str], folder: Path, code: Mapping[str, bytes]) -> str:
-    """Fill a folder with all that a run needs on another machine; returns the shell command that starts it there.
+    """Fill a folder with all that a run needs on another machine; returns the shell command that starts it in SENT.
 
     The package and the configuration go, with the user's own modules that it names beside it, and nothing else that
     lies there: no data, no runs, no environment.
     """
-    shutil.copytree(dualprune.__path__[0], folder / "dualprune", ignore=shutil.ignore_patterns("__pycache__", "*.md"))
-    target = folder / "configs" / file.name
-    target.parent.mkdir()
+    shutil.copytree(dualprune.__path__[0], folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__", "*.md"))
+    target = folder / SENT / "configs" / file.name
+    target.parent.mkdir(parents=True)
     shutil.copyfile(file, target)
     source.place_in(target.parent, code)
     run = shlex.join(["-m", "dualprune", "run", f"configs/{file.name}", *arguments])

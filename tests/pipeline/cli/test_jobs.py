@@ -15,7 +15,7 @@ import pytest
 from dualprune.cluster.errors import ClusterError
 from dualprune.cluster.jobs import Listed, State
 from dualprune.pipeline.cli import main as cli
-from dualprune.pipeline.cli.jobs import exit_code, package, told
+from dualprune.pipeline.cli.jobs import PACKAGE, SENT, exit_code, package, told
 from dualprune.pipeline.output import BAD_INPUT, DONE, FAILED, STOPPED
 from dualprune.pipeline.store.store import Store
 from tests.pipeline.common import config
@@ -52,8 +52,9 @@ class Scripted:
         self.address = address
         return self
 
-    def submit(self, name: str, command: str, folder: Path) -> str:
+    def submit(self, name: str, command: str, folder: Path, modules: list[Path]) -> str:
         """Note what is sent."""
+        assert all((module / "__init__.py").exists() for module in modules)
         files = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
         self.sent = {"name": name, "command": command, "files": files}
         return f"{name}-1"
@@ -298,22 +299,23 @@ def test_a_package_is_all_that_a_run_needs(tmp_path: Path) -> None:
     A network of the user's own goes with it.
     """
     odd = config(tmp_path, ("{name: digits_cnn}", '{name: "sent_net:make"}')).rename(tmp_path / "odd name.yaml")
-    (tmp_path / "sent").mkdir()
     own = {
         "sent_net.py": b"from dualprune.stages.networks.builtin import digits_cnn\ndef make(): return digits_cnn(10)\n"
     }
     command = package(odd, ["--set", f"store={tmp_path}/a store"], tmp_path / "sent", own)
     files = [str(file.relative_to(tmp_path / "sent")) for file in (tmp_path / "sent").rglob("*") if file.is_file()]
     assert not [file for file in files if not file.endswith((".py", ".yaml", "py.typed"))]
-    assert {file.split("/")[0] for file in files} == {"dualprune", "configs"}
+    assert {file.split("/")[0] for file in files} == {PACKAGE, SENT}
+    assert {file for file in files if file.startswith(SENT)} == {"job/configs/odd name.yaml", "job/configs/sent_net.py"}
     # As a cluster's head does it, with `python` found on its path.
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
     site = str(Path(pytest.__file__).parent.parent)
-    environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "PYTHONPATH": site, "HOME": str(tmp_path)}
+    path = f"{tmp_path / 'sent'}:{site}"
+    environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "PYTHONPATH": path, "HOME": str(tmp_path)}
     done = subprocess.run(
         ["/bin/sh", "-c", command.replace("dualprune run", "dualprune plan")],
-        cwd=tmp_path / "sent",
+        cwd=tmp_path / "sent" / SENT,
         env=environment,
         capture_output=True,
         text=True,
