@@ -26,6 +26,9 @@ level if it was quantised. While values are shared, holds number the clusters in
 """
 
 
+MODES = ("rho", "holding", "sharing")
+"""What the wrapper does, apart from what its state holds."""
+
 PORTION = 1 << 18
 """Entries of a tensor that a CPU handles together: few enough that they stay in its cache meanwhile."""
 
@@ -43,6 +46,35 @@ def _portions(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
         rows = max(1, PORTION * len(first) // max(1, first.numel()))
         for portion in zip(*(tensor.split(rows) for tensor in tensors), strict=True):
             yield tuple([part] for part in portion)
+
+
+def adjust(
+    grads: list[Tensor],
+    params: list[Tensor],
+    targets: list[Tensor],
+    holds: list[Tensor],
+    *,
+    rho: float,
+    holding: bool,
+    decay: float = 0.0,
+    shrink: float = 1.0,
+) -> None:
+    """Add rho (W - target) to gradients, and where holds are in force, take out what is held.
+
+    What the inner optimizer would do to held entries too is done here to the others, while holds are in force: `decay`
+    of the weights is added to their gradients, or the weights are multiplied by `shrink`.
+    """
+    for grad, param, target, hold in _portions(grads, params, targets, holds):
+        if rho:
+            torch._foreach_add_(grad, param, alpha=rho)
+            torch._foreach_sub_(grad, target, alpha=rho)
+        if shrink != 1.0:
+            for p, free in zip(param, hold, strict=True):
+                torch.where(free != 0, p * shrink, p, out=p)
+        if decay:
+            torch._foreach_add_(grad, param, alpha=decay)
+        if holding:
+            torch._foreach_mul_(grad, hold)
 
 
 class ProximalOptimizer(torch.optim.Optimizer):
@@ -77,25 +109,17 @@ class ProximalOptimizer(torch.optim.Optimizer):
             if self.sharing and group["penalised"]:
                 self._share(params)
                 continue
-            pulled = self.rho and group["penalised"]
-            if not params or not (pulled or self.holding):
+            rho = self.rho if group["penalised"] else 0.0
+            if not params or not (rho or self.holding):
                 continue
             decay = group["weight_decay"] if self.holding else 0.0  # the inner one would move held entries
             if decay:
                 group["weight_decay"] = 0.0
-            decoupled = isinstance(self.inner, torch.optim.AdamW)
+            shrink = 1.0
+            if isinstance(self.inner, torch.optim.AdamW):
+                shrink, decay = 1 - group["lr"] * decay, 0.0
             targets, holds = ([self.state[p][name] for p in params] for name in ("target", "hold"))
-            for grad, param, target, hold in _portions(grads, params, targets, holds):
-                if pulled:
-                    torch._foreach_add_(grad, param, alpha=self.rho)
-                    torch._foreach_sub_(grad, target, alpha=self.rho)
-                if decay and decoupled:
-                    for p, free in zip(param, hold, strict=True):
-                        torch.where(free != 0, p * (1 - group["lr"] * decay), p, out=p)
-                elif decay:
-                    torch._foreach_add_(grad, param, alpha=decay)
-                if self.holding:
-                    torch._foreach_mul_(grad, hold)
+            adjust(grads, params, targets, holds, rho=rho, holding=self.holding, decay=decay, shrink=shrink)
         self.inner.param_groups = self.param_groups
         self.inner.step()
         for group, decay in zip(self.param_groups, decays, strict=True):
@@ -158,9 +182,14 @@ class ProximalOptimizer(torch.optim.Optimizer):
         self.inner.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's."""
-        return self.inner.state_dict()
+        """As torch's, with `rho`, `holding` and `sharing` beside its state and groups."""
+        return self.inner.state_dict() | {name: getattr(self, name) for name in MODES}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's."""
+        """Put back what `state_dict` gave. Raises KeyError for what it lacks, and as torch's."""
+        modes = {name: state_dict[name] for name in MODES}
         self.inner.load_state_dict(state_dict)
+        # The inner one has new groups and a new state now, and only it knows of them.
+        self.param_groups, self.state = self.inner.param_groups, self.inner.state
+        for name, value in modes.items():
+            setattr(self, name, value)
