@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TypeGuard
 
-from torch import Size
+from torch import Size, Tensor
 
 from dualprune.stages.constraints import SETS, Constraint, refusal
 from dualprune.stages.constraints.combined import Combined
+from dualprune.stages.constraints.lowrank import LowRank
+from dualprune.stages.engine.ranks import agreed
 from dualprune.stages.networks.build import weights
 from dualprune.stages.settings.base import Problem
 from dualprune.stages.settings.sets import AnySet, Cardinality, Clusters
@@ -67,6 +69,16 @@ def targets(constraints: Sequence[AnySet], shapes: Shapes, model: str) -> tuple[
             problems += [(at, text) for text in _overspent(budgets[-1], matching)]
     sets = {name: one[0] if len(one) == 1 else Combined(one) for name, one in made.items()}
     return Targets(sets, tuple(budgets), kinds), problems
+
+
+def ranked(aims: Targets, value: Callable[[str], Tensor]) -> Targets:
+    """The same with the ranks that `energy` gives of the weights that are started from: they hold to the end.
+
+    Rank 0's, on every rank: they come of floating-point numbers.
+    """
+    lowrank = {name: one for name, one in aims.sets.items() if isinstance(one, LowRank)}
+    found: dict[str, LowRank] = agreed({name: one.of(value(name)) for name, one in lowrank.items()})
+    return replace(aims, sets={**aims.sets, **found})
 
 
 def check_patterns(patterns: Mapping[int, str], shapes: Shapes, model: str) -> list[Problem]:
