@@ -7,7 +7,6 @@ import logging
 import platform
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -25,8 +24,6 @@ from dualprune.pipeline.cli.terminable import terminable
 from dualprune.pipeline.config.load import Config, read
 from dualprune.pipeline.config.overrides import spread
 from dualprune.pipeline.config.problems import ConfigError, Problems
-from dualprune.pipeline.config.schema import Top
-from dualprune.pipeline.config.smoke import smoke
 from dualprune.pipeline.output import (
     BAD_INPUT,
     DONE,
@@ -40,10 +37,11 @@ from dualprune.pipeline.output import (
     say,
     show,
 )
-from dualprune.pipeline.plan import costs, inputs, selection
+from dualprune.pipeline.plan import costs, selection
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.reports import plan as planview
+from dualprune.pipeline.run import here
 from dualprune.pipeline.run.results import Result, as_json, as_table, status
 from dualprune.pipeline.run.standing import scene
 from dualprune.pipeline.run.view import View
@@ -194,30 +192,7 @@ def _prepared(options: argparse.Namespace) -> tuple[Config, Problems, Store, lis
 
 def _prepared_here(options: argparse.Namespace) -> tuple[Config, Problems, Store, list[Planned]]:
     """The same for a run that this machine starts."""
-    draft = read(options.config, options.set)
-    problems = draft.problems
-    if problems.found:
-        inputs.around(draft)
-        if draft.top is not None:
-            _room(draft.top, problems)
-    config = draft.sound()
-    if getattr(options, "smoke", False):
-        config = smoke(config)
-    _room(config.top, problems)
-    store, plan = planning.make(config, problems)
-    return config, problems, store, plan
-
-
-def _room(top: Top, problems: Problems) -> None:
-    """Refuse what a local Ray can never hold; what another cluster holds, it knows itself."""
-    from dualprune.cluster.session import cpus
-
-    settings = top.cluster
-    workers = settings.workers.min
-    wanted, there = workers * settings.cpus, cpus()
-    if settings.address is None and wanted > there:
-        text = f"{workers} workers of {settings.cpus:g} CPUs need {wanted:g}, but this machine has {there}"
-        problems.add(("cluster", "workers"), f"{text}; use fewer workers, or give `cluster.address`")
+    return here.prepared(read(options.config, options.set), getattr(options, "smoke", False))
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
@@ -232,7 +207,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     waiting = [planned for planned in plan if planned.state != "cached" and planned.node.name in wanted]
     results: list[Result]
     with View(console) as view:
-        logs = _logs(config, store)
+        logs = here.logs(config, store)
         if waiting:
             _log_to(logs, view.note)
         rest = "" if waiting else "; nothing to run"
@@ -328,12 +303,6 @@ def _show(config: Config, results: list[Result], options: argparse.Namespace, co
     show(console, as_table(results))
     if options.json:
         answer(as_json(config.top.name, results))
-
-
-def _logs(config: Config, store: Store) -> Path:
-    """A new folder for this run's logs: in the store where that is local, beside us otherwise."""
-    base = Path(store.folder.root) / "logs" if store.folder.local else Path.cwd() / "dualprune-logs"
-    return base / config.top.name / time.strftime("%Y%m%d-%H%M%S")
 
 
 class _Log(logging.FileHandler):

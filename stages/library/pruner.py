@@ -86,6 +86,10 @@ class Pruner:
         self._begin()
         return optimizer
 
+    def unwrap(self) -> None:
+        """Let the optimizers be what they were: steps know of no penalty and no masks any more."""
+        self._steps.detach()
+
     def update(self) -> Residual:
         """Z = Proj(W + U), U = U + W - Z; then rho grows as the settings say. How far W is from Z, and Z from before.
 

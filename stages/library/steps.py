@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from dualprune.stages.engine.proximal import adjust
 from dualprune.stages.library.tensors import Parameters, local
@@ -34,6 +35,7 @@ class Steps:
         self.optimizers: list[torch.optim.Optimizer] = []
         self.names: set[str] = set()
         """Of the tensors that these train."""
+        self._hooks: list[RemovableHandle] = []
         self._before: dict[str, Tensor] = {}
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
@@ -50,8 +52,14 @@ class Steps:
             raise ValueError(f"{', '.join(sorted(again))}: trained by an optimizer that was wrapped before")
         self.optimizers.append(optimizer)
         self.names |= set(names)
-        optimizer.register_step_pre_hook(partial(self._pre, names))
-        optimizer.register_step_post_hook(partial(self._post, names))
+        self._hooks.append(optimizer.register_step_pre_hook(partial(self._pre, names)))
+        self._hooks.append(optimizer.register_step_post_hook(partial(self._post, names)))
+
+    def detach(self) -> None:
+        """Take the hooks away: the optimizers are as they were."""
+        for hook in self._hooks:
+            hook.remove()
+        self.optimizers, self.names, self._hooks = [], set(), []
 
     def forget(self) -> None:
         """Let the optimizers make their state anew: momentum is of before."""

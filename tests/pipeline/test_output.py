@@ -169,7 +169,7 @@ def test_a_run_that_can_write_nothing_at_all(
 ) -> None:
     """Its log is on the full disk too, and each loss would be told by way of the other."""
     (tmp_path / "driver.log").symlink_to("/dev/full")
-    monkeypatch.setattr(cli, "_logs", lambda *_: tmp_path)
+    monkeypatch.setattr(cli.here, "logs", lambda *_: tmp_path)
     assert run.onto(full, full) == cli.DONE
 
 

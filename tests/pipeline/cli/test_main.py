@@ -244,7 +244,7 @@ def test_a_log_that_cannot_be_written(
 ) -> None:
     """Its disk may be full for a while: told once, without a traceback, and the run goes on."""
     (tmp_path / "driver.log").symlink_to("/dev/full")
-    monkeypatch.setattr(cli, "_logs", lambda *_: tmp_path)
+    monkeypatch.setattr(cli.here, "logs", lambda *_: tmp_path)
     scripted(monkeypatch, {"half": [Failure("error", "ValueError Exception", "broke", "Traceback of it")]})
     assert cli.main(["run", str(config(tmp_path))]) == cli.FAILED
     printed = capsys.readouterr()
