@@ -129,5 +129,5 @@ def test_a_configuration(tmp_path: Path) -> None:
         network = dualprune.load(str(tmp_path / "runs"), stage="half")
         assert lines[-3].split()[0] == state
         assert dualprune.load(str(tmp_path / lines[-3].split()[2])).state_dict().keys() == network.state_dict().keys()
-        assert sum(int(p.count_nonzero()) for n, p in network.named_parameters() if "weight" in n) == 71568 // 2 - 1
+        assert sum(int(p.count_nonzero()) for n, p in network.named_parameters() if "weight" in n) == 71568 // 2
         assert lines[-2:] == ["torch.Size([1, 10])", state]
