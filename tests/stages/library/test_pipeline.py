@@ -33,6 +33,15 @@ CASES: dict[str, tuple[dict[str, Any], list[Pattern], dict[str, Any]]] = {
         [dualprune.filter("2.weight", keep=0.5), dualprune.nm("[268].weight", n=2, m=4)],
         {"rho_balance": True},
     ),
+    "shared values": (
+        {"name": "adam"},
+        [
+            dualprune.cardinality("6.weight", rate=2),
+            dualprune.levels("6.weight", levels="power", bits=3),
+            dualprune.levels("[08].weight", levels="equidistant", bits=3),
+        ],
+        {"rho_growth": 2.0},
+    ),
 }
 OPTIMIZERS = {
     "adam": lambda groups: torch.optim.Adam(groups, lr=0.004),
@@ -69,7 +78,7 @@ def test_a_loop_ends_as_a_stage_does(make_task: MakeTask, case: str) -> None:
     settings, constraints, growth = CASES[case]
     rate = {"lr": 0.004, "schedule": "constant"}
     spec = {
-        "kind": "prune",
+        "kind": "quantize" if case == "shared values" else "prune",
         "constraints": [one.model_dump(exclude_defaults=True) for one in constraints],
         "admm": {"updates": 2, "epochs": 2, "lr": 0.004, "rho": 0.05, **growth},
         "retrain": {"epochs": 2, **rate},
@@ -85,9 +94,9 @@ def test_a_loop_ends_as_a_stage_does(make_task: MakeTask, case: str) -> None:
     groups = [{"params": decayed, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
     pruner = Pruner(network, constraints, rho=0.05, **growth)
     in_a_loop(network, pruner, OPTIMIZERS[settings["name"]](groups), [list(batches(task, epoch)) for epoch in range(6)])
-    assert set(pruner.masks) == set(expected.holds)
+    assert set(pruner.masks) >= set(expected.holds)
     for name, mask in pruner.masks.items():
-        assert torch.equal(mask.float(), expected.holds[name]), name
+        assert torch.equal(mask.float(), expected.holds.get(name, torch.ones_like(mask).float())), name
         torch.testing.assert_close(pruner.state_dict()["tensors"][name]["dual"], expected.duals[name])
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, expected.network[name], rtol=1e-4, atol=1e-5)
