@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,16 @@ def test_a_configuration(tmp_path: Path) -> None:
         assert dualprune.load(str(tmp_path / lines[-3].split()[2])).state_dict().keys() == network.state_dict().keys()
         assert sum(int(p.count_nonzero()) for n, p in network.named_parameters() if "weight" in n) == 71568 // 2
         assert lines[-2:] == ["torch.Size([1, 10])", state]
+
+
+@pytest.mark.parametrize(
+    ("package", "module", "name"),
+    [("transformers", "huggingface", "TransformersCallback"), ("lightning", "lightning", "LightningCallback")],
+)
+def test_what_is_not_installed_is_told(package: str, module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With how to get it."""
+    for missing in (package, "pytorch_lightning"):
+        monkeypatch.setitem(sys.modules, missing, None)  # type: ignore[arg-type]
+    monkeypatch.delitem(sys.modules, f"dualprune.stages.library.{module}", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=rf"not installed: pip install 'dualprune\[{package}\]'$"):
+        getattr(dualprune, name)
