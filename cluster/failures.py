@@ -83,6 +83,7 @@ def _peer_gone(error: BaseException) -> bool:
 
 def decide(failures: list[Failure], policy: Policy) -> Decision:
     """What to do after the last of `failures`, all of one task, oldest first."""
+    # A branch for each kind of failure: apart, they would say less than as the one list of rules that they are.
     last = failures[-1]
     most: int | None
     if last.kind == "lost":

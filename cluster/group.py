@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
+import threading
+import time
+from collections.abc import Collection
 from typing import Any
 
 from dualprune.cluster.capacity import Shape
 from dualprune.cluster.mailbox import Told
-from dualprune.cluster.private import cause
+from dualprune.cluster.private import LEADER, cause, end_actors, kill
 from dualprune.cluster.serve import serve
 from dualprune.cluster.session import trainer
 
@@ -15,6 +19,13 @@ RESTARTS = 3
 """How often Ray Train starts a group again whose ranks died; then it ends."""
 START_LIMIT = "20"
 """Seconds after which a group that finds no room is given up, to be opened again at the size that there is room for."""
+
+ENDING = 20.0
+"""Seconds at most that worker groups take to end that are not asked but made to."""
+ANSWERING = 5.0
+"""Seconds that Ray gets for an answer when all is to end."""
+
+_log = logging.getLogger(__name__)
 
 
 def teller(mailbox: Any, lane: str) -> Any:
@@ -66,3 +77,24 @@ def run(name: str, size: int, shape: Shape, config: dict[str, Any], local: bool)
                 failure_config=tries if shape.elastic else FailureConfig(max_failures=RESTARTS),
             ),
         ).fit()
+
+
+def end(ray: Any, threads: Collection[threading.Thread]) -> None:
+    """End the worker groups that are left, and so the threads that wait for them, each in `run`.
+
+    Ray takes this whole process down, and leaves some of its own behind, if it is shut down while a thread waits.
+    """
+    limit = time.monotonic() + ENDING
+    while any(thread.is_alive() for thread in threads):
+        if time.monotonic() > limit:
+            _log.warning("worker groups are left that did not end in %s s", ENDING)
+            return
+        # Ray's call waits a minute for a head that is no more, and then takes this process down.
+        asking = threading.Thread(target=end_actors, args=(ray, LEADER), name="end", daemon=True)
+        asking.start()
+        asking.join(ANSWERING)
+        if asking.is_alive():
+            _log.warning("Ray does not answer: what is left of it on this machine is killed")
+            kill()
+            return
+        time.sleep(0.1)

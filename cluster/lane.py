@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
 Why = Literal["idle", "growing", "preempted"]
 """Why a lane is asked to leave: nothing waits for it, it could be larger, or a machine under it is taken away."""
-Move = Literal["stuck", "ready", "given", "done", "stopped", "failed"] | Why
+Ending = Literal["done", "stopped", "failed"]
+"""How a task on it ends."""
+Move = Literal["stuck", "ready", "given"] | Ending | Why
 """What happens to a lane: its leader is killed, its workers ask for work, they are given a task, the task ends in one
 of three ways, or it is asked to leave."""
 
@@ -112,3 +115,23 @@ class Lane:
     def move(self, move: Move) -> None:
         """Go to the next state. Raises ValueError where that can't be."""
         self.state = after(self.state, move)
+
+    def come_up(self, attempt: str, nodes: Iterable[str]) -> None:
+        """Its workers, on these machines, ask for work. Raises ValueError as `move` does, as do the next two."""
+        self.move("ready")
+        self.attempt, self.nodes, self.since = attempt, frozenset(nodes), time.monotonic()
+
+    def begin(self, task: str, payload: Any) -> None:
+        """It is given a task."""
+        self.move("given")
+        self.task, self.payload, self.since = task, payload, time.monotonic()
+
+    def end(self, how: Ending) -> tuple[str, Any]:
+        """Its task has ended; returns that, and its payload. After a failure there are no workers that ask for more."""
+        self.move(how)
+        assert self.task is not None
+        task, payload = self.task, self.payload
+        self.task, self.payload, self.since = None, None, time.monotonic()
+        if how == "failed":
+            self.attempt = None
+        return task, payload

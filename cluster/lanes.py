@@ -30,13 +30,16 @@ from typing import Any, Literal
 
 from dualprune.cluster import group
 from dualprune.cluster.capacity import Node, Shape, fits, shares
-from dualprune.cluster.errors import ClusterError, ClusterGone
+from dualprune.cluster.errors import ClusterError
 from dualprune.cluster.failures import Failure
-from dualprune.cluster.lane import Event, Lane, State, Why
+from dualprune.cluster.head import Head
+from dualprune.cluster.importing import Importing
+from dualprune.cluster.lane import Ending, Event, Lane, State, Why
+from dualprune.cluster.machines import nodes, refusal
 from dualprune.cluster.mailbox import Mailbox
-from dualprune.cluster.private import LEADER, STARTING, TRAIN, check, end_actors, end_left, kill, no_room, raylet, whole
+from dualprune.cluster.private import LEADER, STARTING, end_actors, end_left, no_room, raylet, whole
 from dualprune.cluster.serve import Work
-from dualprune.cluster.session import head, near, nodes, reach, refusal, settings, start
+from dualprune.cluster.session import head, near, settings, start
 from dualprune.cluster.surroundings import give_home
 
 SAVING = 15.0
@@ -45,12 +48,8 @@ CLOSING = 3.0
 """Seconds that idle lanes get to end in order."""
 IDLE = 30.0
 """Seconds that a lane is kept for which nothing waits."""
-ENDING = 20.0
-"""Seconds at most that worker groups take to end that are not asked but made to."""
 LEFT = 5.0
 """Seconds that processes of a local Ray get to end after it."""
-ANSWERING = 5.0
-"""Seconds that Ray gets for an answer when all is to end."""
 GROWING = 60.0
 """Seconds that a lane works at its size before it is opened again with more workers."""
 STUCK = 300.0
@@ -60,47 +59,8 @@ LOOKING = 2.0
 """Seconds between two looks at the cluster's machines."""
 TOLD = 300
 """Characters of Ray's own account of an end that are told; the log has all of them."""
-AWAY = 30.0
-"""Seconds that a cluster's head may be away, to be started anew. After a minute Ray would end this process."""
 
 _log = logging.getLogger(__name__)
-
-
-def _imported(work: Callable[[], Work]) -> Work:
-    """The work, and with it all modules that lanes need on this side. Raises ClusterError if Ray Train lacks some."""
-    import ray.train.torch  # noqa: F401
-
-    check(TRAIN)
-    return work()
-
-
-class _Importing:
-    """The import of the work, in a thread beside Ray's start: each takes about as long as the other."""
-
-    def __init__(self, work: Callable[[], Work]) -> None:
-        self._work = work
-        self._found: list[Work] = []
-        self._thread = threading.Thread(target=self._try, name="import")
-        self._thread.start()
-
-    def _try(self) -> None:
-        with contextlib.suppress(Exception):  # of a real one more in `result`, where the same is done again
-            self._found.append(_imported(self._work))
-
-    def join(self) -> None:
-        """Wait for its end."""
-        self._thread.join()
-
-    def result(self) -> Work:
-        """The work. Raises ClusterError."""
-        self.join()
-        try:
-            # Two threads that import one package at once can find it half there: alone, it is whole.
-            return self._found[0] if self._found else _imported(self._work)
-        except ClusterError:
-            raise
-        except Exception as error:
-            raise ClusterError(f"the work that lanes are to do can't be imported: {error!r}") from error
 
 
 class Lanes:
@@ -124,7 +84,7 @@ class Lanes:
             os.environ.setdefault(name, value)
         if shape.elastic:
             os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", group.START_LIMIT)
-        importing = _Importing(work)
+        importing = Importing(work)
         self._ray = start(address, modules or [])
         reason = refusal(self._ray, {name: shape.least * amount for name, amount in shape.worker.items()})
         if reason is not None:
@@ -142,8 +102,8 @@ class Lanes:
         self._wary = False
         self._seen = 0
         self._taken: frozenset[str] = frozenset()
-        self._looked = self._heard = time.monotonic()
-        self._head = head(self._ray)
+        self._looked = time.monotonic()
+        self._head = Head(head(self._ray), local=address is None)
         try:
             self._work = importing.result()
         except ClusterError:
@@ -162,9 +122,9 @@ class Lanes:
             events += self._closed(*self._ended.get())
         if time.monotonic() >= self._looked + LOOKING:
             self._looked = time.monotonic()
-            if self._there():
+            if self._head.there():
                 self._tend(self._nodes(), self._looked)
-        if self._heard >= self._looked:
+        if self._head.heard >= self._looked:
             self._assign()
         return events
 
@@ -178,7 +138,7 @@ class Lanes:
         with contextlib.suppress(ClusterError):  # then nobody is left who could save anything
             while any(lane.task for lane in self._lanes.values()):
                 # A Ray that was told to end together with this process has few words left.
-                if time.monotonic() - began > (SAVING if whole() else ANSWERING):
+                if time.monotonic() - began > (SAVING if whole() else group.ANSWERING):
                     break
                 events += self._received(0.5, 1.0)
         return events
@@ -195,52 +155,12 @@ class Lanes:
                     lane.thread.join(max(0.0, limit - time.monotonic()))
         finally:
             try:
-                self._end()
+                threads = [lane.thread for lane in self._lanes.values() if lane.thread is not None]
+                group.end(self._ray, threads)
             finally:
                 self._ray.shutdown()
                 if self._raylet is not None:
                     end_left(self._raylet, LEFT)
-
-    def _end(self) -> None:
-        """End the worker groups that are left, and so the threads that wait for them.
-
-        Ray takes this whole process down, and leaves some of its own behind, if it is shut down while a thread waits.
-        """
-        limit = time.monotonic() + ENDING
-        while any(lane.thread is not None and lane.thread.is_alive() for lane in self._lanes.values()):
-            if time.monotonic() > limit:
-                _log.warning("worker groups are left that did not end in %s s", ENDING)
-                return
-            # Ray's call waits a minute for a head that is no more, and then takes this process down.
-            asking = threading.Thread(target=end_actors, args=(self._ray, LEADER), name="end", daemon=True)
-            asking.start()
-            asking.join(ANSWERING)
-            if asking.is_alive():
-                _log.warning("Ray does not answer: what is left of it on this machine is killed")
-                kill()
-                return
-            time.sleep(0.1)
-
-    def _there(self) -> bool:
-        """Whether the cluster's head answers; asked anything while it does not, Ray blocks. Raises ClusterGone."""
-        try:
-            reach(self._head)
-        except ClusterError as error:
-            if time.monotonic() > self._heard + AWAY:
-                raise self._gone(str(error), answers=False) from error
-            return False
-        self._heard = time.monotonic()
-        return True
-
-    def _gone(self, why: str, answers: bool) -> ClusterGone:
-        """What to tell of a Ray that is of no more use, whose head answers or doesn't."""
-        if answers:
-            text = f"the actor that lanes report to, on this machine, has ended ({why}); the same command goes on"
-        elif self._local:
-            text = f"the Ray that this run started has ended ({why}); the same command goes on"
-        else:
-            text = f"the Ray cluster went away ({why}); once it is back, the same command goes on"
-        return ClusterGone(text)
 
     def _received(self, timeout: float, limit: float | None = None) -> list[Event]:
         """Events that come within `timeout` seconds; none if Ray itself takes longer than `limit` to say so."""
@@ -250,45 +170,48 @@ class Lanes:
             return []
         except self._ray.exceptions.RayError as error:
             _log.warning("the mailbox is gone: %s", error)
-            try:
-                reach(self._head)
-            except ClusterError as away:
-                raise self._gone(str(away), answers=False) from error
-            raise self._gone(textwrap.shorten(str(error), TOLD), answers=True) from error
+            raise self._head.gone(textwrap.shorten(str(error), TOLD)) from error
         self._seen += len(raw)
         return [event for entry in raw for event in self._handle(*entry)]
 
     def _handle(self, kind: str, name: str, attempt: str, task: str, data: Any) -> list[Event]:
+        """What a message from a lane means; nothing, of a lane or a task that has ended already."""
         if kind == "memory":
             return [Event("memory", "", data)]
         lane = self._lanes.get(name)
         if lane is None:
-            return []  # it has ended
+            return []
         if kind == "ready":
-            lost = self._lost(lane, "a worker process or its machine died")
-            lane.move("ready")
-            lane.attempt, lane.nodes = attempt, frozenset(data)
-            lane.since, self._stillborn, self._wary = time.monotonic(), 0, False
-            return lost
-        if lane.task != task or lane.attempt != attempt:
-            return []  # an echo of a failure that was told
+            return self._up(lane, attempt, data)
+        if (lane.task, lane.attempt) != (task, attempt):
+            return []
         if kind == "log":
             return [Event("log", task, data)]
-        lane.move(kind)  # type: ignore[arg-type]
-        payload, lane.task, lane.payload, lane.since = lane.payload, None, None, time.monotonic()
-        if kind == "failed":
+        return self._over(lane, kind, data)  # type: ignore[arg-type]
+
+    def _up(self, lane: Lane, attempt: str, nodes: list[str]) -> list[Event]:
+        """A lane's workers ask for work, for the first time or after they were started anew."""
+        lost = self._lost(lane, "a worker process or its machine died")
+        lane.come_up(attempt, nodes)
+        self._stillborn, self._wary = 0, False
+        return lost
+
+    def _over(self, lane: Lane, how: Ending, data: Any) -> list[Event]:
+        """A lane's task has ended."""
+        attempt = lane.attempt
+        task, payload = lane.end(how)
+        if how == "failed":
             # The group is coming down; it will be ready again with another attempt, or another in its place.
-            lane.attempt = None
-            if data.kind == "lost" and self._preempted(lane):
-                data = replace(data, kind="preempted")
-        elif lane.state.leaving:
+            lost = data.kind == "lost" and self._preempted(lane)
+            return [Event("failed", task, replace(data, kind="preempted") if lost else data)]
+        if lane.state.leaving:
             self._mailbox.give.remote(attempt, None)
-        if kind == "stopped":
-            if lane.state is State.PREEMPTED:
-                return [Event("failed", task, Failure("preempted", "", "a machine under it is to be taken away"))]
-            self._waiting.appendleft((task, payload))
-            return []
-        return [Event(kind, task, data)]  # type: ignore[arg-type]
+        if how == "done":
+            return [Event("done", task, data)]
+        if lane.state is State.PREEMPTED:
+            return [Event("failed", task, Failure("preempted", "", "a machine under it is to be taken away"))]
+        self._waiting.appendleft((task, payload))
+        return []
 
     def _lost(self, lane: Lane, text: str) -> list[Event]:
         """What is to be told of a lane whose ranks are gone."""
@@ -299,10 +222,11 @@ class Lanes:
         return [Event("failed", task, Failure(kind, "", text))]
 
     def _preempted(self, lane: Lane) -> bool:
-        there = self._nodes() if self._there() else []
+        there = self._nodes() if self._head.there() else []
         return bool(lane.nodes & (self._taken | {node.identity for node in there if node.leaving}))
 
     def _closed(self, name: str, error: BaseException | None) -> list[Event]:
+        """A lane's thread has ended, with an error or without."""
         lane = self._lanes.pop(name)
         if error is not None:
             _log.warning("%s ended: %s", name, error)
@@ -311,28 +235,30 @@ class Lanes:
         text = f"its lane ended: {last}"
         events = self._lost(lane, text)
         if error is not None and not lane.state.came_up:
-            if no_room(error):
-                self._wary = True
-                return events
-            self._stillborn += 1
-            tries = group.RESTARTS if self.shape.elastic or lane.state is State.STUCK else 0
-            if self._waiting and not self._lanes and self._stillborn > tries:
-                # No lane comes up at all: the tasks that wait for one must hear of it, and more lanes won't help.
-                waiting, self._waiting = list(self._waiting), deque()
-                events += [Event("failed", task, Failure("error", "ClusterError", text)) for task, _ in waiting]
+            events += self._never_up(lane, error, text)
         return events
+
+    def _never_up(self, lane: Lane, error: BaseException, text: str) -> list[Event]:
+        """A lane ended before it came up. If none does, the tasks that wait must hear of it: more lanes won't help."""
+        if no_room(error):
+            self._wary = True
+            return []
+        self._stillborn += 1
+        tries = group.RESTARTS if self.shape.elastic or lane.state is State.STUCK else 0
+        if self._lanes or self._stillborn <= tries:
+            return []
+        waiting, self._waiting = list(self._waiting), deque()
+        return [Event("failed", task, Failure("error", "ClusterError", text)) for task, _ in waiting]
 
     def _assign(self) -> None:
         for lane in self._lanes.values():
             if self._waiting and lane.state is State.FREE:
-                lane.move("given")
-                lane.task, lane.payload = self._waiting.popleft()
-                lane.since = time.monotonic()
+                lane.begin(*self._waiting.popleft())
                 self._mailbox.give.remote(lane.attempt, (lane.task, lane.payload))
         waiting = len(self._waiting) - sum(lane.state.coming for lane in self._lanes.values())
         if self._most is not None:
             waiting = min(waiting, self._most - len(self._lanes))
-        if waiting > 0 and self._there():
+        if waiting > 0 and self._head.there():
             for size in self._sizes(waiting):
                 self._open(size)
 
@@ -350,11 +276,7 @@ class Lanes:
     def _tend(self, there: list[Node], now: float) -> None:
         """Ask lanes to leave that lose a machine, that have nothing to do, or that could be larger."""
         self._taken |= {node.identity for node in there if node.leaving}
-        starting = [lane for lane in self._lanes.values() if not lane.state.came_up]
-        if starting and all(now - lane.since > STUCK for lane in starting) and self._end_stuck():
-            _log.warning("a lane did not come up in %s s, and is started anew", STUCK)
-            for lane in starting:
-                lane.move("stuck")
+        self._restart_stuck(now)
         for lane in self._lanes.values():
             if not lane.state.serving:
                 continue
@@ -362,8 +284,19 @@ class Lanes:
                 self._leave(lane, "preempted")
             elif lane.state is State.FREE and now - lane.since > IDLE:
                 self._leave(lane, "idle")
-        if self._waiting or any(lane.state.coming or lane.state.leaving for lane in self._lanes.values()):
-            return  # room is not what it will be in a moment
+        if not self._waiting and not any(lane.state.coming or lane.state.leaving for lane in self._lanes.values()):
+            self._grow(there, now)  # else room is not what it will be in a moment
+
+    def _restart_stuck(self, now: float) -> None:
+        """Kill the leaders of lanes that don't come up, once none that starts is young."""
+        starting = [lane for lane in self._lanes.values() if not lane.state.came_up]
+        if starting and all(now - lane.since > STUCK for lane in starting) and self._end_stuck():
+            _log.warning("a lane did not come up in %s s, and is started anew", STUCK)
+            for lane in starting:
+                lane.move("stuck")
+
+    def _grow(self, there: list[Node], now: float) -> None:
+        """Ask the smallest lane that could be larger to leave, if there is room for one more worker."""
         small = [lane for lane in self._lanes.values() if lane.state is State.BUSY and lane.size < self.shape.most]
         if small and fits((node.free for node in there if not node.leaving), self.shape.worker):
             smallest = min(small, key=lambda lane: lane.size)

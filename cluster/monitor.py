@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dualprune.cluster.private import lacking
+from dualprune.cluster.names import lacking
 from dualprune.cluster.spared import spared
 from dualprune.cluster.surroundings import give_home, writable
 
@@ -162,6 +162,7 @@ class Choice:
 
 def choose(wanted: Mode | Literal["auto"]) -> Choice:
     """What is wanted, or for `auto` what wandb itself would do here; online only with a key."""
+    # One decision after the other, each of which ends it: their order is what there is to read.
     if wanted == "disabled":
         return Choice("disabled", "as monitor.wandb says")
     if wanted == "auto" and os.environ.get("WANDB_DISABLED", "").lower() in OFF:

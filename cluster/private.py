@@ -6,7 +6,6 @@ ours, and `check` looks for each name at the start.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import signal
@@ -14,16 +13,11 @@ import time
 import traceback
 from collections.abc import Collection
 from contextlib import suppress
-from functools import reduce
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from dualprune.cluster.errors import ClusterError
-
-Names = tuple[tuple[str, str], ...]
-"""Modules, and what is in them: names with dots. The last one may also be an attribute that a class's `__init__` or a
-function sets, or an entry of a list."""
+from dualprune.cluster.names import Names, lacking
 
 LEADER = "TrainController"
 """Class of the actor that leads a worker group. When it ends, so do the ranks, and `fit` raises."""
@@ -78,31 +72,6 @@ def check(used: Names = USED) -> None:
     problem = lacking("Ray", ray.__version__, used)
     if problem is not None:
         raise ClusterError(problem)
-
-
-def lacking(library: str, version: str, used: Names) -> str | None:
-    """What a version of a library lacks of the names that are used of it, in a sentence; None if it has them all."""
-    missing = [f"{module}.{name}" for module, name in used if not _found(module, name)]
-    if not missing:
-        return None
-    return (
-        f"{library} {version} lacks {', '.join(missing)}, which dualprune uses: install one of the versions that"
-        " dualprune's pyproject.toml names"
-    )
-
-
-def _found(module: str, name: str) -> bool:
-    *path, last = name.split(".")
-    owner: Any
-    try:
-        owner = reduce(getattr, path, import_module(module))
-    except (ImportError, AttributeError):
-        return False
-    if isinstance(owner, list):
-        return last in owner
-    function = owner.__init__ if isinstance(owner, type) else owner  # type: ignore[misc]
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    return hasattr(owner, last) or (code is not None and last in code.co_names)
 
 
 def most_resources() -> dict[str, float]:

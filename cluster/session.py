@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from dualprune.cluster import private
-from dualprune.cluster.capacity import Node
 from dualprune.cluster.errors import ClusterError, NotStarted
 from dualprune.cluster.spared import spared
 from dualprune.cluster.surroundings import drop_launchers, drop_long_temporary, ray_folder
@@ -76,9 +75,7 @@ def start(address: str | None, modules: list[Path]) -> Any:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
-            # Workers on this machine import the same packages from the same places.
-            paths = [str(module.parent) for module in modules] + os.environ.get("PYTHONPATH", "").split(os.pathsep)
-            os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
+            _import_from(modules)
             _start_here(ray, options)
         else:
             reach(address)
@@ -92,13 +89,22 @@ def start(address: str | None, modules: list[Path]) -> Any:
             handler(signal.SIGTERM, None)
         raise
     except Exception as error:
-        way = f"; {WAY_IN}" if "token" in str(error).lower() or "auth" in type(error).__name__.lower() else ""
-        text = f"no Ray cluster lets us in at {address}: {error}{way}"
-        raise ClusterError(text) from error
+        raise ClusterError(f"no Ray cluster lets us in at {address}: {error}{_way_in(error)}") from error
     finally:
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray put its own in its place, which leaves at once
     return ray
+
+
+def _import_from(modules: list[Path]) -> None:
+    """Let workers on this machine import the same packages from the same places."""
+    paths = [str(module.parent) for module in modules] + os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
+
+
+def _way_in(error: Exception) -> str:
+    """What to do about an error, if it is about a token."""
+    return f"; {WAY_IN}" if "token" in str(error).lower() or "auth" in type(error).__name__.lower() else ""
 
 
 def _start_here(ray: Any, options: dict[str, Any]) -> None:
@@ -169,30 +175,6 @@ def _muted() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def refusal(ray: Any, needed: dict[str, float]) -> str | None:
-    """Why a cluster can never hold what is needed all at once, or None if it can, or may grow to."""
-    there, grown = ray.cluster_resources(), private.most_resources()
-    for name, amount in needed.items():
-        most = max(there.get(name, 0.0), grown.get(name, 0.0))
-        if amount > most:
-            instead = "train on CPUs with `cluster.gpus: 0`" if name == "GPU" and not most else "use fewer workers"
-            return f"a stage's workers need {amount:g} {name}s at once, and the cluster has {most:g}; {instead}"
-    return None
-
-
-def nodes(ray: Any) -> list[Node]:
-    """The cluster's machines: those that are there, and those that were taken away."""
-    free, draining = private.free_resources(), private.draining()
-    found = []
-    for entry in ray.nodes():
-        identity = entry["NodeID"]
-        if entry["Alive"]:
-            found.append(Node(identity, entry["Resources"], free.get(identity, {}), identity in draining))
-        elif private.preempted(entry):
-            found.append(Node(identity, {}, {}, leaving=True))
-    return found
 
 
 def near(ray: Any, kind: type) -> Any:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import sysconfig
 import traceback
-from pathlib import Path
+
+from dualprune.stages.files.source import installed
 
 OURS = "dualprune"
 """Our package. Of it, users write in one module:"""
 MODELS = f"{OURS}.stages.networks.builtin"
 
-_INSTALLED = tuple({f"{path}/" for name, path in sysconfig.get_paths().items() if name.endswith(("stdlib", "lib"))})
-_SENT = re.compile(r".*/_ray_pkg_[0-9a-f]+/")
-"""Where Ray unpacks what was sent to a machine."""
+_SENT = re.compile(r".*/(_ray_pkg_[0-9a-f]+|dualprune-code-[^/]+)/")
+"""Where Ray, and stages.files.source, put what was sent to a machine."""
 
 
 def origin(error: BaseException) -> str | None:
@@ -59,6 +58,4 @@ def _ours(module: str) -> bool:
 
 def _known(module: str, file: str) -> bool:
     """Whether a line is ours or an installed library's."""
-    parts = Path(file).parts
-    installed = file.startswith(("<", *_INSTALLED)) or "site-packages" in parts or "dist-packages" in parts
-    return installed or _ours(module)
+    return installed(file) or _ours(module)

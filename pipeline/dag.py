@@ -10,7 +10,9 @@ from typing import Any, Protocol
 from dualprune.pipeline.choices.base import ChoiceSettings
 from dualprune.pipeline.choices.table import CHOICES, trials
 from dualprune.pipeline.node import Node, Work, keyed
+from dualprune.stages.files import source
 from dualprune.stages.kinds.job import key_material
+from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.training import StageSpec
 
 
@@ -56,6 +58,16 @@ def trained(work: Work) -> StageSpec | None:
     return None if found is None else found.stage(work)
 
 
+def code(works: Iterable[Work]) -> dict[str, bytes]:
+    """The files of the user's own modules that some work names, as far as other machines can't have them, by path.
+
+    Raises stages.files.source.SourceError.
+    """
+    specs = (trained(work) for work in works)
+    modules = {module for spec in specs if spec is not None for module in spec.own}
+    return {path: data for module in sorted(modules) for path, data in source.travelling(module).items()}
+
+
 def build(stages: Iterable[_Stage], data: Callable[[StageSpec], tuple[str, str]]) -> list[Node]:
     """Nodes, parents before children. `data` gives a specification's shards and their digest."""
     by_name = {stage.name: stage for stage in stages}
@@ -66,7 +78,8 @@ def build(stages: Iterable[_Stage], data: Callable[[StageSpec], tuple[str, str]]
         spec = trained(work)
         where = (parents[0].shards, parents[0].data_digest) if spec is None else data(spec)
         material = _material(work, where[1], [parent.key for parent in parents])
-        nodes[name] = keyed(name, work, parents, material, where, by_name[name].teacher)
+        measures = parents[0].measures if spec is None else objective(spec).measures
+        nodes[name] = keyed(name, work, parents, material, where, measures, by_name[name].teacher)
     return list(nodes.values())
 
 

@@ -65,7 +65,7 @@ def run(
     wanted = selection.wanted(plan, start, only, again)
     console = Console(quiet=True) if quiet else output.console()
     with View(console) as view:
-        logs = here.logs(sound, store)
+        logs = here.logs(sound.top.name, store)
         if any(planned.state != "cached" and planned.node.name in wanted for planned in plan):
             logs.mkdir(parents=True, exist_ok=True)
             view.note(f"logs: {logs}")

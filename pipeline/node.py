@@ -9,6 +9,8 @@ from typing import Any
 from dualprune.pipeline.choices.base import ChoiceSettings
 from dualprune.stages.files.folder import canonical, sha256
 from dualprune.stages.kinds.job import key_material
+from dualprune.stages.objectives.measures import CLASSIFY, Measures
+from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.training import StageSpec
 
 KEY_LENGTH = 16
@@ -32,6 +34,8 @@ class Node:
     shards: str
     """URL of its data."""
     data_digest: str
+    measures: Measures = CLASSIFY
+    """What it is measured by; a choice by what its parents are."""
     teacher: str | None = None
     """Of the parents the one that it learns from, if that is not the one that it starts from."""
 
@@ -42,11 +46,12 @@ def keyed(
     parents: Sequence[Node],
     material: Mapping[str, Any],
     data: tuple[str, str],
+    measures: Measures,
     teacher: str | None = None,
 ) -> Node:
     """A node whose key is the hash of `material`; `data` has its shards and their digest."""
     key = sha256(canonical(material))[:KEY_LENGTH]
-    return Node(name, tuple(parent.name for parent in parents), work, key, material, *data, teacher)
+    return Node(name, tuple(parent.name for parent in parents), work, key, material, *data, measures, teacher)
 
 
 def trial(choice: Node, label: str, spec: StageSpec, parents: Sequence[Node]) -> Node:
@@ -55,5 +60,5 @@ def trial(choice: Node, label: str, spec: StageSpec, parents: Sequence[Node]) ->
     No stage of a file can have its name: those have no `@`.
     """
     material = key_material(spec, choice.data_digest, [parent.key for parent in parents])
-    data = (choice.shards, choice.data_digest)
-    return keyed(f"{choice.name}@{label}", spec, parents, material, data, choice.teacher)
+    data, measures = (choice.shards, choice.data_digest), objective(spec).measures
+    return keyed(f"{choice.name}@{label}", spec, parents, material, data, measures, choice.teacher)

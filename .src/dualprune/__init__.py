@@ -7,6 +7,7 @@ function gets onto machines. Importing this one loads nothing heavy: what is nam
     cardinality, nm, filter, ...              its constraints: a function for each set
     TransformersCallback, LightningCallback   the same, for those who leave the loop to a trainer
     run, load                                 a configuration run from Python; a finished network
+    Objective, Metric                         what a module of your own makes, to train a network for something else
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from dualprune.stages.library.huggingface import TransformersCallback as TransformersCallback
     from dualprune.stages.library.lightning import LightningCallback as LightningCallback
     from dualprune.stages.library.pruner import Pruner as Pruner
+    from dualprune.stages.objectives.base import Metric as Metric
+    from dualprune.stages.objectives.base import Objective as Objective
     from dualprune.stages.settings.base import SpecError as SpecError
 
 __version__ = "0.1.0"
@@ -29,6 +32,8 @@ _PLACES = {
     "Pruner": "dualprune.stages.library.pruner",
     "TransformersCallback": "dualprune.stages.library.huggingface",
     "LightningCallback": "dualprune.stages.library.lightning",
+    "Objective": "dualprune.stages.objectives.base",
+    "Metric": "dualprune.stages.objectives.base",
     "SpecError": "dualprune.stages.settings.base",
     "load": "dualprune.stages.library.finished",
     "run": "dualprune.pipeline.library",

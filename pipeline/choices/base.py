@@ -1,15 +1,19 @@
 """What a choice is: a stage that trains nothing itself, and decides by value. Pure.
 
-A choice takes what one of its parents, or a trial of its own, has left. None ever sees a test accuracy.
+A choice takes what one of its parents, or a trial of its own, has left. None ever sees what was measured on test.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
+from pydantic import AfterValidator
+
+from dualprune.stages.objectives.measures import CLASSIFY, Measures, measures
 from dualprune.stages.settings.base import Settings
 from dualprune.stages.settings.training import StageSpec
 
@@ -17,9 +21,25 @@ if TYPE_CHECKING:
     from dualprune.pipeline.node import Node
 
 Manifest = Mapping[str, Any]
-Metric = Literal["val_accuracy", "rate", "val_loss", "nonzeros", "total_bits"]
-HIGHER: tuple[Metric, ...] = ("val_accuracy", "rate")
-"""Metrics of which more is better; of the others less is."""
+SIZES = {"rate": True, "nonzeros": False, "total_bits": False}
+"""What may be chosen by, whatever the objective, and whether more of it is better."""
+VALIDATED = "val_"
+"""What the names of an objective's metrics begin with on the split that is chosen on."""
+
+
+def _known(metric: str) -> str:
+    if metric not in SIZES and not re.fullmatch(f"{VALIDATED}.+", metric):
+        raise ValueError(f"must be {', '.join(SIZES)}, or `{VALIDATED}` and a metric of the objective, not {metric!r}")
+    return metric
+
+
+Metric = Annotated[str, AfterValidator(_known)]
+"""What is chosen by."""
+
+
+def choosable(of: Measures) -> dict[str, bool]:
+    """All that may be chosen by among stages that were measured so, and whether more of it is better."""
+    return {f"{VALIDATED}{name}": one.higher for name, one in of.metrics.items()} | SIZES
 
 
 class ChoiceError(ValueError):
@@ -40,20 +60,21 @@ class Option:
     name: str
     metrics: Mapping[str, Any]
     """Of its artefact; `total_bits` of its storage is among them."""
+    measures: Measures = CLASSIFY
 
 
 def option(name: str, manifest: Manifest) -> Option:
     """What there is to know of a finished stage for a choice."""
     bits = (manifest.get("storage") or {}).get("total_bits")
-    return Option(name, {**manifest["metrics"], "total_bits": bits})
+    return Option(name, {**manifest["metrics"], "total_bits": bits}, measures(manifest))
 
 
-def worth(metric: Metric, one: Option) -> float:
+def worth(metric: str, one: Option) -> float:
     """More is better, whatever the metric; an option that has no such number comes last."""
-    value = one.metrics[metric]
+    value = one.metrics.get(metric)
     if value is None:
         return -math.inf
-    return float(value) if metric in HIGHER else -float(value)
+    return float(value) if choosable(one.measures)[metric] else -float(value)
 
 
 @dataclass(frozen=True)

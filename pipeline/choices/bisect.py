@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from dualprune.pipeline.choices.base import (
@@ -14,10 +15,14 @@ from dualprune.pipeline.choices.base import (
     Trials,
     Tried,
     Try,
+    option,
+    worth,
 )
 from dualprune.pipeline.choices.search import Search, best_factor, next_factor, shrunk
 from dualprune.pipeline.node import Node, trial
 from dualprune.stages.kinds.prune import PruneSpec
+from dualprune.stages.objectives.measures import measures
+from dualprune.stages.objectives.table import objective
 
 
 def bisect(
@@ -29,18 +34,20 @@ def bisect(
     """
     spec = search.spec
     assert isinstance(spec, Search)
-    reference = manifests[parents[0].name]["metrics"]["val_accuracy"]
+    of = measures(manifests[parents[0].name])
+    metric, unit = of.of("val"), "points" if of.unit == "%" else f"of {of.of('val')}"
+    reference = worth(metric, option("", manifests[parents[0].name]))
     done: list[Tried] = []
     factors: list[tuple[float, float]] = []
     try:
-        while (factor := next_factor(spec, reference, factors)) is not None:
+        while (factor := next_factor(spec, reference, factors, unit)) is not None:
             start = done[best_factor(spec, reference, factors)].node if done else parents[0]
             node = trial(search, f"{factor:.4g}", shrunk(spec.stage, factor), [start, *parents[1:]])
             manifest = manifests.get(node.name) or stored(node.key)
             if manifest is None:
                 return Try((node,), tuple(done))
             done.append(Tried(node, manifest))
-            factors.append((factor, manifest["metrics"]["val_accuracy"]))
+            factors.append((factor, worth(metric, option("", manifest))))
     except ChoiceError as error:
         return Refuse(str(error))
     return Take(done[best_factor(spec, reference, factors)].node.name, tuple(done))
@@ -60,7 +67,8 @@ def _harshest(search: Search) -> tuple[PruneSpec, str]:
 
 def _small(search: Search) -> Search:
     """Whatever a trial loses, it holds: two of them show all that can go wrong."""
-    return search.model_copy(update={"tolerance": 100.0, "trials": 2})
+    everything = 100.0 if objective(search.stage).measures.unit == "%" else sys.float_info.max
+    return search.model_copy(update={"tolerance": everything, "trials": 2})
 
 
 SEARCH = Choice(

@@ -1,4 +1,4 @@
-"""A search: prune harder and harder, by bisection, for as long as validation accuracy holds. Pure."""
+"""A search: prune harder and harder, by bisection, for as long as what is validated holds. Pure."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ CLOSE = 1.02
 
 
 class Search(ChoiceSettings):
-    """Rates by bisection: all amounts shrink in proportion while accuracy holds (Zhang et al. 2018, section 6.2)."""
+    """Rates by bisection: all amounts shrink in proportion while validation holds (Zhang et al. 2018, section 6.2)."""
 
     kind: Literal["search"]
     stage: PruneSpec
     """What is tried; its amounts are those of factor 1."""
-    tolerance: float = Field(ge=0, le=100)
-    """How far validation accuracy may fall below the parent's, in points."""
+    tolerance: float = Field(ge=0)
+    """How much worse than the parent's the objective's best metric may get on `val`: of `classify`, by how many points
+    accuracy may fall; of a metric of which less is better, by how much it may rise."""
     trials: int = Field(ge=2)
     """Most stages that are run."""
     most: float = Field(gt=1)
@@ -37,20 +38,23 @@ class Search(ChoiceSettings):
         return stage
 
 
-def next_factor(search: Search, reference: float, tried: Sequence[tuple[float, float]]) -> float | None:
+def next_factor(
+    search: Search, reference: float, tried: Sequence[tuple[float, float]], unit: str = "points"
+) -> float | None:
     """The factor that a search tries next, or None when it is over.
 
-    `reference` is the parent's validation accuracy, `tried` factors and the accuracies that they gave. A factor that
-    makes of a stage (of few filters, say) what another one made of it is not tried: it counts as that one did.
-    Raises ChoiceError if the settings as given lose too much already.
+    `reference` is what the parent is worth on validation, `tried` factors and what came of them is worth: more is
+    better, in the `unit` that messages name. A factor that makes of a stage (of few filters, say) what another one made
+    of it is not tried: it counts as that one did. Raises ChoiceError if the settings as given lose too much already.
     """
     if not tried:
         return 1.0
-    held = [factor for factor, accuracy in tried if _holds(search, reference, accuracy)]
-    fell = [factor for factor, accuracy in tried if not _holds(search, reference, accuracy)]
+    held = [factor for factor, worth in tried if _holds(search, reference, worth)]
+    fell = [factor for factor, worth in tried if not _holds(search, reference, worth)]
     if not held:
         lost = reference - tried[0][1]
-        text = f"its rates as given lose {lost:.2f} points already, and {search.tolerance:g} are allowed"
+        shown = f"{lost:.2f}" if unit == "points" else f"{lost:.4g}"
+        text = f"its rates as given lose {shown} {unit} already, and {search.tolerance:g} are allowed"
         raise ChoiceError(f"{text}; start from lower rates, or allow more")
     if search.most in held or len(tried) >= search.trials:
         return None
@@ -73,13 +77,13 @@ def next_factor(search: Search, reference: float, tried: Sequence[tuple[float, f
 
 def best_factor(search: Search, reference: float, tried: Sequence[tuple[float, float]]) -> int:
     """Number of the trial with the largest factor that held."""
-    held = [number for number, (_, accuracy) in enumerate(tried) if _holds(search, reference, accuracy)]
+    held = [number for number, (_, worth) in enumerate(tried) if _holds(search, reference, worth)]
     return max(held, key=lambda number: tried[number][0])
 
 
-def _holds(search: Search, reference: float, accuracy: float) -> bool:
+def _holds(search: Search, reference: float, worth: float) -> bool:
     """Whether no more than the tolerance is lost; what is lost exactly is no more, however it is rounded."""
-    return reference - accuracy <= search.tolerance + 1e-9
+    return reference - worth <= search.tolerance + 1e-11 * max(abs(reference), abs(worth))
 
 
 def shrunk(stage: PruneSpec, factor: float) -> PruneSpec:

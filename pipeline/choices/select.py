@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dualprune.pipeline.choices.base import (
-    HIGHER,
+    SIZES,
     Choice,
     ChoiceError,
     ChoiceSettings,
@@ -21,6 +21,7 @@ from dualprune.pipeline.choices.base import (
     Option,
     Refuse,
     Take,
+    choosable,
     option,
     worth,
 )
@@ -28,26 +29,25 @@ from dualprune.pipeline.choices.base import (
 if TYPE_CHECKING:
     from dualprune.pipeline.node import Node
 
-BY_TRAINING = ("val_accuracy", "val_loss")
-"""Metrics that a few steps can't reach."""
-
 
 class Select(ChoiceSettings):
     """The best of several parents."""
 
     kind: Literal["select"]
     metric: Metric = "val_accuracy"
-    """By what; among equals the first parent is taken."""
+    """By what; among equals the first parent is taken. Left out, it is the best of the parents' objective, on `val`:
+    accuracy of `classify`."""
     budget: dict[Metric, float] = Field(default={})
-    """Parents beyond one of these are out: at least so much `val_accuracy` or `rate`, at most so many of the others.
-    `rate` and `nonzeros` are over each parent's own constrained tensors."""
+    """Parents beyond one of these are out: at least so much of `rate` and of metrics of which more is better, at most
+    so much of the others. `rate` and `nonzeros` are over each parent's own constrained tensors."""
 
 
 class Replace(ChoiceSettings):
     """A place in a beam's pool after a round. Its parents: what it held, then the round's candidates."""
 
     kind: Literal["replace"]
-    metric: Metric
+    metric: Metric | None = None
+    """Left out, it is the best of the parents' objective."""
     candidate: int = Field(ge=0)
     """Which of the candidates came from this place."""
 
@@ -56,22 +56,27 @@ def select(choice: Select, options: Sequence[Option]) -> int:
     """Number of the option that a select takes. Raises ChoiceError if none is within the budget."""
     allowed = [number for number, one in enumerate(options) if _within(choice.budget, one)]
     if not allowed:
-        wanted = ", ".join(f"{m} {'at least' if m in HIGHER else 'at most'} {v:g}" for m, v in choice.budget.items())
-        there = "; ".join(f"{one.name}: {', '.join(f'{m} {one.metrics[m]}' for m in choice.budget)}" for one in options)
+        higher = choosable(options[0].measures)
+        wanted = ", ".join(f"{m} {'at least' if higher[m] else 'at most'} {v:g}" for m, v in choice.budget.items())
+        there = "; ".join(
+            f"{one.name}: {', '.join(f'{m} {one.metrics.get(m)}' for m in choice.budget)}" for one in options
+        )
         raise ChoiceError(f"no parent is within the budget ({wanted}): {there}")
     return max(allowed, key=lambda number: (worth(choice.metric, options[number]), -number))
 
 
 def replace(choice: Replace, options: Sequence[Option]) -> int:
     """Number of the option (0 is what the place held) that a place in a pool goes on with."""
-    best = select(Select(kind="select", metric=choice.metric), options[1:])
+    metric = choice.metric or options[0].measures.of("val")
+    best = select(Select(kind="select", metric=metric), options[1:])
     return 1 + best if best == choice.candidate else 0
 
 
-def _within(budget: Mapping[Metric, float], one: Option) -> bool:
+def _within(budget: Mapping[str, float], one: Option) -> bool:
+    higher = choosable(one.measures)
     for metric, limit in budget.items():
-        value = one.metrics[metric]
-        if value is None or (value < limit if metric in HIGHER else value > limit):
+        value = one.metrics.get(metric)
+        if value is None or (value < limit if higher[metric] else value > limit):
             return False
     return True
 
@@ -96,7 +101,8 @@ def _replaced(
 
 
 def _small(choice: Select) -> Select:
-    budget = {metric: limit for metric, limit in choice.budget.items() if metric not in BY_TRAINING}
+    """Without limits that a few steps can't reach."""
+    budget = {metric: limit for metric, limit in choice.budget.items() if metric in SIZES}
     return choice.model_copy(update={"budget": budget})
 
 

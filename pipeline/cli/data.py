@@ -1,15 +1,13 @@
-"""`dualprune shards`, `index` and `verify`: pictures made ready for training, once, before any run."""
+"""`dualprune shards`, `index` and `verify`: data made ready for training, once, before any run."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import posixpath
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
-from fnmatch import fnmatch
 from multiprocessing.resource_tracker import ensure_running
 from typing import TYPE_CHECKING, Any
 
@@ -20,33 +18,24 @@ from dualprune.cluster.spared import spared
 from dualprune.pipeline.config.problems import ConfigError, argued
 from dualprune.pipeline.output import DONE, FAILED, answer, complain, redraws, say
 from dualprune.stages.data.format import MANIFEST, SPLITS, DataError
-from dualprune.stages.data.make.names import is_systems
+from dualprune.stages.data.make.layout import TABLES as ENDINGS
+from dualprune.stages.data.make.layout import is_table, places, whole
 from dualprune.stages.files import urls
 from dualprune.stages.files.folder import Folder
 
 if TYPE_CHECKING:
     from dualprune.stages.data.make.convert import Options
 
-SHARDS = "write shards: of a tree of pictures (ImageNet's), of other shards, or of mnist, cifar10 and digits"
+SHARDS = "write shards: of a tree of pictures (ImageNet's), of other shards, of tables, or of mnist, cifar10 and digits"
 INDEX = "index shards of pictures that are there already, so that they can be read; copies nothing"
 VERIFY = "read every shard of a folder, and say which are not what was written or indexed"
-WORDS = {"train": "train(ing)?", "val": "val(idation)?", "test": "test(ing)?"}
-"""What says in a shard's name which split it is of, with no letter before or after it."""
 SHOWN = 5
 """Samples that were left out, and kinds of files that were passed over, that are told each."""
-ENCODED = (
-    "split",
-    "held",
-    "seed",
-    "resize",
-    "quality",
-    "size",
-    "bad",
-    "max_pixels",
-    "no_check",
-    "label_field",
-    "processes",
-)
+PICTURES = ("resize", "quality", "max_pixels", "no_check", "label_field", "processes", "size", "held", "seed")
+"""Options that mean nothing to a table."""
+TABLES = ("label", "target", "columns", "tokenizer", "length")
+"""Options that mean nothing to anything else."""
+ENCODED = ("split", "bad", "cut", *PICTURES, *TABLES)
 """Options that mean nothing to a data set of pictures of one shape."""
 
 
@@ -55,7 +44,7 @@ def add(verbs: Any) -> None:
     shards, index = (
         verbs.add_parser(name, help=text, description=text) for name, text in (("shards", SHARDS), ("index", INDEX))
     )
-    text = "a folder or its URL with train, val and test in it; or mnist, cifar10, digits"
+    text = "a folder or its URL with train, val and test in it, or all in one (--cut); or mnist, cifar10, digits"
     shards.add_argument("source", metavar="SOURCE", type=_place, help=text)
     index.add_argument("source", metavar="SOURCE", type=_place, help="a folder of shards, or its URL")
     for verb, command in ((shards, _shards), (index, _index)):
@@ -72,6 +61,7 @@ def add(verbs: Any) -> None:
         verb.add_argument("--label-field", metavar="FIELD", help=text)
         verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
         verb.set_defaults(command=command, resumes=command is _shards, works=True)
+    _add_cut_and_tables(shards)
     text = "shrink pictures whose short side is longer to P pixels (default: leave them as they are)"
     shards.add_argument("--resize", metavar="P", type=_whole, help=text)
     text = "encode all pictures as JPEG of this quality, 1 to 100 (default: 90 for those that are resized)"
@@ -86,11 +76,41 @@ def add(verbs: Any) -> None:
     shards.add_argument("--processes", metavar="N", type=_whole, help="at work at a time (default: one a core)")
     text = "for mnist and cifar10: where their files are (default: download them)"
     shards.add_argument("--folder", metavar="PATH", type=argued(urls.local), help=text)
+    text = "what of a sample to read, if not a picture and a label: how its files end, as in jpg,points.npy"
+    index.add_argument("--fields", metavar="END,...", type=_listed, help=text)
     verify = verbs.add_parser("verify", help=VERIFY, description=VERIFY)
     text = "the folder that `shards` or `index` wrote, or its URL"
     verify.add_argument("shards", metavar="SHARDS", type=_place, help=text)
     verify.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
     verify.set_defaults(command=_verify)
+
+
+def _add_cut_and_tables(shards: argparse.ArgumentParser) -> None:
+    text = "make val and test of shares of train, as in 0.1,0.1, where SOURCE is one tree or table with no splits"
+    shards.add_argument("--cut", metavar="VAL,TEST", type=_cut, help=text)
+    text = "of a table (.csv, .tsv, .jsonl): the column of the classes, numbers or names, by its name or number"
+    shards.add_argument("--label", metavar="COLUMN", help=text)
+    shards.add_argument("--target", metavar="COLUMN", help="of a table: the column of numbers that are to be predicted")
+    text = "of a table: the other columns to take; numbers become one array, text stays text (default: all)"
+    shards.add_argument("--columns", metavar="COLUMN,...", type=_listed, help=text)
+    text = "of a table: make text tokens, by a tokenizer.json or a BERT's vocab.txt (needs dualprune[text])"
+    shards.add_argument("--tokenizer", metavar="FILE", type=_place, help=text)
+    text = "of a table: tokens of a text at most (default: 128)"
+    shards.add_argument("--length", metavar="N", type=_whole, help=text)
+
+
+def _listed(given: str) -> tuple[str, ...]:
+    return tuple(given.split(","))
+
+
+def _cut(given: str) -> tuple[float, float]:
+    try:
+        val, test = (float(share) for share in given.split(","))
+    except ValueError:
+        val = test = 0.0
+    if min(val, test) <= 0 or val + test >= 1:
+        raise argparse.ArgumentTypeError(f"two shares of train are needed, as in 0.1,0.1, not {given!r}")
+    return val, test
 
 
 def _number(low: float, high: float, convert: Callable[[str], float], wanted: str) -> Callable[[str], Any]:
@@ -124,7 +144,6 @@ def _split(given: str) -> tuple[str, str]:
 
 def _shards(options: argparse.Namespace, console: Console) -> int:
     from dualprune.stages.data.make.builtin import SOURCES
-    from dualprune.stages.data.make.convert import convert
 
     try:
         from_files = [name for name in SOURCES if name != "digits"]
@@ -134,26 +153,67 @@ def _shards(options: argparse.Namespace, console: Console) -> int:
         if options.source in SOURCES:
             manifest = _of_one_shape(options)
         else:
-            wanted, found = _options(options), _places(options)
-            if options.label_field is not None and not any(place.endswith(".tar") for place in found.values()):
-                raise DataError(
-                    f"--label-field is for shards; {options.source} is a tree, whose folders are the labels"
-                )
-            _make(options.dest)
-            with _bar(console) as bar:
-                task = bar.add_task("samples", total=None)
-
-                def show(done: int, samples: int) -> None:
-                    bar.update(task, completed=done, total=samples)
-
-                with spared():  # of the pool's processes, Python's own would end of a warning, and say so
-                    ensure_running()
-                manifest = convert(
-                    options.dest, _name(options), found, wanted, options.processes, show, options.label_field
-                )
+            found = _found(options)
+            tables = [place for place in found.values() if is_table(place)]
+            manifest = _of_tables(options, found) if tables else _of_pictures(options, found, console)
     except (DataError, ImportError) as error:
         raise ConfigError("shards", [str(error)]) from None
     return _told(manifest, options, console)
+
+
+def _found(options: argparse.Namespace) -> dict[str, str]:
+    """Where the splits lie. Raises DataError."""
+    if options.cut is not None:
+        if options.held:
+            raise DataError("--held and --cut both take samples of train: leave one out")
+        return whole(options.source, dict(options.split))
+    if is_table(options.source) and not dict(options.split):
+        raise DataError(f"{options.source} is one table: `--cut 0.1,0.1` makes val and test of some of its rows")
+    return places(options.source, dict(options.split), bool(options.held))
+
+
+def _refuse(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Raise DataError for the first of these options that is given."""
+    given = [name.replace("_", "-") for name in names if getattr(options, name) not in (None, [])]
+    if given:
+        raise DataError(f"--{given[0]} {why}")
+
+
+def _of_pictures(options: argparse.Namespace, found: dict[str, str], console: Console) -> dict[str, Any]:
+    """The manifest of shards that are made of trees and other shards."""
+    from dualprune.stages.data.make.convert import convert
+
+    _refuse(options, TABLES, f"is for tables ({', '.join(ENDINGS)}), and {options.source} is none")
+    wanted = _options(options)
+    if options.label_field is not None and not any(place.endswith(".tar") for place in found.values()):
+        raise DataError(f"--label-field is for shards; {options.source} is a tree, whose folders are the labels")
+    _make(options.dest)
+    with _bar(console) as bar:
+        task = bar.add_task("samples", total=None)
+
+        def show(done: int, samples: int) -> None:
+            bar.update(task, completed=done, total=samples)
+
+        with spared():  # of the pool's processes, Python's own would end of a warning, and say so
+            ensure_running()
+        return convert(options.dest, _name(options), found, wanted, options.processes, show, options.label_field)
+
+
+def _of_tables(options: argparse.Namespace, found: dict[str, str]) -> dict[str, Any]:
+    """The manifest of shards that are made of tables."""
+    from dualprune.stages.data.make.tables import Wanted, convert_tables
+    from dualprune.stages.settings.data import Cut
+
+    _refuse(options, PICTURES, "is for pictures, and not for tables")
+    other = next((place for place in found.values() if not is_table(place)), None)
+    if other is not None:
+        raise DataError(f"{other} is no table ({', '.join(ENDINGS)}), and others are: give --split NAME=PLACE")
+    if options.label is None and options.target is None:
+        raise DataError("say which column is to be learnt: --label COLUMN (classes) or --target COLUMN (a number)")
+    given = {name: getattr(options, name) for name in (*TABLES, "bad") if getattr(options, name) is not None}
+    cut = Cut(val=options.cut[0], test=options.cut[1]) if options.cut is not None else None
+    _make(options.dest)
+    return convert_tables(options.dest, _name(options), found, Wanted(**given), cut)
 
 
 def _of_one_shape(options: argparse.Namespace) -> dict[str, Any]:
@@ -164,9 +224,7 @@ def _of_one_shape(options: argparse.Namespace) -> dict[str, Any]:
     from dualprune.stages.data.make.index import noted
     from dualprune.stages.data.shards import write
 
-    given = [name.replace("_", "-") for name in ENCODED if getattr(options, name) not in (None, [])]
-    if given:
-        raise DataError(f"--{given[0]} is for trees and shards; {options.source} has splits and a shape of its own")
+    _refuse(options, ENCODED, f"is for trees and shards; {options.source} has splits and a shape of its own")
     dest, plan = Folder(options.dest), {"name": options.source}
     names = dest.names()
     begun = noted(dest, PLAN)
@@ -191,9 +249,10 @@ def _of_one_shape(options: argparse.Namespace) -> dict[str, Any]:
 
 def _index(options: argparse.Namespace, console: Console) -> int:
     from dualprune.stages.data.make.index import index, noted
+    from dualprune.stages.data.make.records import index_records
 
     try:
-        found = _places(options)
+        found = places(options.source, dict(options.split), bool(options.held))
         trees = [place for place in found.values() if not place.endswith(".tar")]
         if trees:
             raise DataError(f"{trees[0]} is no pattern of shards (*.tar); `dualprune shards` makes shards of pictures")
@@ -203,9 +262,13 @@ def _index(options: argparse.Namespace, console: Console) -> int:
             raise DataError(f"{options.dest} holds shards with a manifest of their own; give another folder")
         _make(options.dest)
         kept = {"bad": options.bad} if options.bad is not None else {}
-        manifest = index(
-            options.dest, _name(options), found, options.held or 0, label_field=options.label_field, **kept
-        )
+        target, held = (options.dest, _name(options), found), options.held or 0
+        if options.fields is None:
+            manifest = index(*target, held, label_field=options.label_field, **kept)
+        elif options.label_field is not None:
+            raise DataError("--label-field is for pictures with a label each: leave it or --fields out")
+        else:
+            manifest = index_records(*target, options.fields, held, **kept)
     except (DataError, ImportError) as error:
         raise ConfigError("index", [str(error)]) from None
     return _told(manifest, options, console)
@@ -227,90 +290,6 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
     if options.json:
         answer({"shards": Folder(options.shards).absolute, "files": files, "damages": damages})
     return FAILED if damages else DONE
-
-
-def _places(options: argparse.Namespace) -> dict[str, str]:
-    """Where the splits lie: folders of class folders, or patterns of shards.
-
-    What is not given is looked for by its name: the folder `train` of class folders or of shards, or shards with the
-    word `train` in their names. Raises DataError.
-    """
-    source, given = options.source.rstrip("/"), dict(options.split)
-    folder = Folder(source)
-    if folder.local and os.path.isfile(folder.path()):
-        raise DataError(f"{source} is a file; give the folder that it is in")
-    names = folder.names()
-    found: dict[str, str] = {}
-    shards: dict[str, str] = {}
-    for split in SPLITS:
-        if split in given:
-            absolute = "://" in given[split] or given[split].startswith("/")
-            found[split] = given[split] if absolute else f"{source}/{given[split]}"
-        elif split == "val" and options.held and "test" in given:
-            continue  # what is called val there is not asked for, or is what was given for the test
-        elif split in names:
-            tars = any(name.endswith(".tar") for name in (folder / split).names())
-            if tars and (inner := _folders(folder / split)):
-                ways = f"`--split {split}={split}` takes the folders, `--split '{split}={split}/*.tar'` the others"
-                raise DataError(f"{source}/{split} holds shards (*.tar) and folders, such as {inner[0]}; {ways}")
-            found[split] = f"{source}/{split}/*.tar" if tars else f"{source}/{split}"
-        elif own := [name for name in names if name.endswith(".tar") and _word(split, name)]:
-            twice = next((name for name in own if name in shards), None)
-            if twice is not None:
-                raise DataError(_unclear(f"{source}/{twice}", f"{shards[twice]} or {split}"))
-            shards |= dict.fromkeys(own, split)
-            found[split] = f"{source}/{_pattern(split, own, names, source)}"
-    if options.held and "val" in found:
-        if "test" in found:
-            ways = "leave out --held, or say with `--split test=PLACE` what is to be test"
-            raise DataError(f"{source} has val and test already; {ways}")
-        found["test"] = found.pop("val")
-    lacking = [split for split in SPLITS if split not in found and not (split == "val" and options.held)]
-    if lacking:
-        if not names and not folder.exists():
-            raise DataError(f"there is no folder {source}")
-        there = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
-        hints = [f"`--split {lacking[0]}=PLACE` says where it is"]
-        if lacking == ["test"]:
-            hints.append("`--held N` makes N samples of train val, and what is called val there test")
-        elif lacking == ["val"]:
-            hints.append("`--held N` makes N samples of train val")
-        raise DataError(f"{source} has nothing for {' and '.join(lacking)}: it holds {there}. {'; '.join(hints)}")
-    return found
-
-
-def _folders(folder: Folder) -> list[str]:
-    """Names of the folders in a folder, but for hidden ones and systems'."""
-    found = [
-        entry["name"].rstrip("/")
-        for entry in folder.fs.ls(folder.root, detail=True)
-        if entry["type"] == "directory" or (folder.local and os.path.isdir(entry["name"]))
-    ]
-    names = [posixpath.basename(path) for path in found if path != folder.root]  # object stores may list that too
-    return sorted(name for name in names if not is_systems(name))
-
-
-def _word(split: str, name: str) -> re.Match[str] | None:
-    return re.search(f"(?<![a-z]){WORDS[split]}(?![a-z])", name, re.IGNORECASE)
-
-
-def _pattern(split: str, own: list[str], names: list[str], source: str) -> str:
-    """A pattern that matches a split's shards and no other file. Raises DataError if no plain one does."""
-    word = _word(split, own[0])
-    assert word is not None
-    text = word[0][: len(split)]
-    others: list[str] = []
-    for before in ("*", "", "*[!a-zA-Z]"):
-        for after in ("*.tar", "[!a-zA-Z]*.tar"):
-            matched = [name for name in names if fnmatch(name, f"{before}{text}{after}")]
-            if matched == own:
-                return f"{before}{text}{after}"
-            others = others or sorted(set(matched) ^ set(own))
-    raise DataError(_unclear(f"{source}/{others[0]}", f"{split} or not"))
-
-
-def _unclear(file: str, choice: str) -> str:
-    return f"{file} may be of {choice}, by its name; say which shards are whose with `--split NAME=PATTERN`"
 
 
 def _make(dest: str) -> None:

@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,12 +16,14 @@ from rich.console import Console
 
 import dualprune
 from dualprune.pipeline import dag, output
+from dualprune.pipeline.cli.arguments import configured, run_options
 from dualprune.pipeline.config import checks
 from dualprune.pipeline.config.load import find, read
 from dualprune.pipeline.config.problems import ConfigError, Problems, argued
 from dualprune.pipeline.config.schema import Top
 from dualprune.pipeline.config.yamlfile import Path as Place
 from dualprune.pipeline.output import DONE, FAILED, STOPPED, answer, need_reader, say
+from dualprune.stages.files import source
 from dualprune.stages.settings.data import Data
 
 if TYPE_CHECKING:
@@ -35,11 +37,11 @@ HERE = ["cluster.address=auto"]
 """Settings of a run that a cluster's head starts: the cluster is the one that it is on."""
 
 
-def add(verbs: Any, as_run: Iterable[Callable[[argparse.ArgumentParser], None]]) -> None:
-    """Add the verbs to a parser's; `as_run` add the arguments of `run`, which are those of `submit` too."""
+def add(verbs: Any) -> None:
+    """Add the verbs to a parser's. `submit` has all the arguments of `run`."""
     submit = _verb(verbs, "submit", _submit, "run a configuration on a Ray cluster, as a job of it")
-    for arguments in as_run:
-        arguments(submit)
+    run_options(submit)
+    configured(submit)
     _reached(submit)
     submit.add_argument("--follow", action="store_true", help="print what the job prints, and end as it ends")
     logs = _verb(verbs, "logs", _logs, "print what a submitted job has printed")
@@ -86,7 +88,8 @@ def _submit(options: argparse.Namespace, console: Console) -> int:
     config = draft.sound()
     jobs = _jobs(options)
     with tempfile.TemporaryDirectory(prefix="dualprune-") as folder:
-        command = package(find(options.config), _arguments(options), Path(folder))
+        own = dag.code(stage.spec for stage in config.stages)
+        command = package(find(options.config), _arguments(options), Path(folder), own)
         job = _reaching(lambda: jobs.submit(config.top.name, command, Path(folder)), options)
     again = shlex.join(["dualprune", "status", options.config, *(p for o in options.set for p in ("--set", o))])
     say(console, f"{job}: submitted to {jobs.address}, {len(config.stages)} stages; what is done is not run again")
@@ -148,16 +151,17 @@ def _arguments(options: argparse.Namespace) -> list[str]:
     return [p for name, given in values for value in given for p in (name, value)] + [name for name, on in alone if on]
 
 
-def package(file: Path, arguments: list[str], folder: Path) -> str:
+def package(file: Path, arguments: list[str], folder: Path, code: Mapping[str, bytes]) -> str:
     """Fill a folder with all that a run needs on another machine; returns the shell command that starts it there.
 
-    The package and the configuration go, and nothing that lies beside them: no data, no runs, no environment.
+    The package and the configuration go, with the user's own modules that it names beside it, and nothing else that
+    lies there: no data, no runs, no environment.
     """
-    source = dualprune.__path__[0]
-    shutil.copytree(source, folder / "dualprune", ignore=shutil.ignore_patterns("__pycache__", "*.md"))
+    shutil.copytree(dualprune.__path__[0], folder / "dualprune", ignore=shutil.ignore_patterns("__pycache__", "*.md"))
     target = folder / "configs" / file.name
     target.parent.mkdir()
     shutil.copyfile(file, target)
+    source.place_in(target.parent, code)
     run = shlex.join(["-m", "dualprune", "run", f"configs/{file.name}", *arguments])
     return f'exec "$(command -v python || command -v python3)" {run}'
 

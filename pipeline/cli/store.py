@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dualprune.pipeline import dag
+from dualprune.pipeline import dag, measured
 from dualprune.pipeline.config import load as config
 from dualprune.pipeline.config.problems import ConfigError, argued
 from dualprune.pipeline.output import DONE, FAILED, answer, complain, say, show
@@ -26,9 +26,10 @@ from dualprune.pipeline.store.locks import Holder, living
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import Damaged, read
 from dualprune.stages.files import urls
+from dualprune.stages.objectives.measures import measures
 
-NUMBERS = ("val %", "test %", "size", "weights", "left", "share", "residual", "bytes")
-"""Titles of columns that are set to the right, beside those of rates."""
+NUMBERS = ("size", "weights", "left", "share", "residual", "bytes")
+"""Titles of columns that are set to the right, beside those of rates and of what was measured."""
 
 
 def add(verbs: Any) -> None:
@@ -79,7 +80,7 @@ def _ls(options: argparse.Namespace, console: Console) -> int:
         show(console, _table(found))
     say(console, f"{store.url}: {len(found)} stages, {_size(sum(entry.bytes for entry in found))}")
     if options.json:
-        answer({"store": store.url, "stages": [asdict(entry) for entry in found]})
+        answer({"store": store.url, "stages": [measured.as_json(entry, entry.measures) for entry in found]})
     return DONE
 
 
@@ -97,7 +98,7 @@ def _show(options: argparse.Namespace, console: Console) -> int:
     elif entry.why:
         say(console, entry.why)
     if options.json:
-        answer(found if found is not None else asdict(entry))
+        answer(found if found is not None else measured.as_json(entry, entry.measures))
     return DONE
 
 
@@ -108,7 +109,8 @@ def _facts(store: Store, found: Mapping[str, Any], console: Console) -> None:
         if above.manifest is not None:
             metrics = above.manifest["metrics"]
             network = f" (network {_rate(metrics['network_rate'])})" if metrics.get("network_rate") else ""
-            shown = f"{_rate(metrics.get('rate'))}{network}, {inventory.validated(metrics)}"
+            of = measures(above.manifest)
+            shown = f"{_rate(metrics.get('rate'))}{network}, {measured.validated(metrics, of.best, of.unit)}"
         say(console, f"{'  ' * above.depth}{above.name}  {above.key}  {shown}")
     if not found.get("parents"):
         say(console, "  none")
@@ -150,33 +152,44 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
 def _gc(options: argparse.Namespace, console: Console) -> int:
     store = opened(options.store, "--store")
     names, needed = _needed(store, options.configs, options.set)
-    for name, key in sorted((names[key], key) for key in inventory.keys(store) if key in names):
-        say(console, f"  {key}  {name}: stays")
-    for name in sorted(needed.data):
-        say(console, f"  data/{name}: stays")
     alive = living(store.folder)
-    for lock, holder in alive.items():
-        say(console, f"  {lock} is held by {holder}: what it works on stays")
+    for line in _staying(store, names, needed, alive):
+        say(console, f"  {line}")
     waste = _waste(store, needed, alive)
     for one in waste:
         say(console, f"  {one.path}  {_size(one.bytes)}  {one.why}")
     total = _size(sum(one.bytes for one in waste))
     say(console, f"{len(waste)} things can go, {total}" if waste else "nothing can go")
     agreed = bool(waste) and (options.yes or _agreed(console, total))
-    left: list[str] = []
-    if agreed:
-        # What was found some time ago may have come into use while somebody thought about it.
-        still = {one.path for one in _waste(store, needed, living(store.folder))}
-        left = [one.path for one in waste if one.path not in still]
-        left += garbage.remove(store, [one for one in waste if one.path in still])
-        say(console, f"removed {len(waste) - len(left)} things")
-        for path in left:
-            say(console, f"  {path} stayed: a run has begun to use it")
+    left = _removed(store, needed, waste, console) if agreed else []
     if options.json:
         goes = [asdict(one) for one in waste]
         stays = sorted(needed.keys)
         answer({"store": store.url, "stays": stays, "goes": goes, "removed": agreed, "left": left})
     return DONE
+
+
+def _staying(
+    store: Store, names: Mapping[str, str], needed: garbage.Needed, alive: Mapping[str, Holder]
+) -> Iterator[str]:
+    """Lines on what is not removed, and why. `names` are those of the stages that are needed, by key."""
+    for name, key in sorted((names[key], key) for key in inventory.keys(store) if key in names):
+        yield f"{key}  {name}: stays"
+    for name in sorted(needed.data):
+        yield f"data/{name}: stays"
+    for lock, holder in alive.items():
+        yield f"{lock} is held by {holder}: what it works on stays"
+
+
+def _removed(store: Store, needed: garbage.Needed, waste: list[garbage.Waste], console: Console) -> list[str]:
+    """Remove it, but for what has come into use while somebody thought about it; the paths that are left."""
+    still = {one.path for one in _waste(store, needed, living(store.folder))}
+    left = [one.path for one in waste if one.path not in still]
+    left += garbage.remove(store, [one for one in waste if one.path in still])
+    say(console, f"removed {len(waste) - len(left)} things")
+    for path in left:
+        say(console, f"  {path} stayed: a run has begun to use it")
+    return left
 
 
 def _needed(store: Store, configs: Iterable[str], settings: Sequence[str]) -> tuple[dict[str, str], garbage.Needed]:
@@ -211,8 +224,9 @@ def _agreed(console: Console, total: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _table(found: Iterable[Entry]) -> Table:
-    table = _rows("key", "name", "kind", "rate", "network rate", "val %", "test %", "size", "finished", "state")
+def _table(found: Sequence[Entry]) -> Table:
+    titles = measured.titles(entry.measures for entry in found if entry.val is not None)
+    table = _rows("key", "name", "kind", "rate", "network rate", *titles, "size", "finished", "state")
     for entry in found:
         state = f"{entry.state}, checkpoint at step {entry.checkpoint}" if entry.checkpoint is not None else entry.state
         table.add_row(
@@ -221,7 +235,7 @@ def _table(found: Iterable[Entry]) -> Table:
             entry.kind or "-",
             _rate(entry.rate),
             _rate(entry.network_rate),
-            *("-" if value is None else f"{value:.2f}" for value in (entry.val_accuracy, entry.test_accuracy)),
+            *map(measured.cell, (entry.val, entry.test), (entry.measures, entry.measures), titles),
             _size(entry.bytes),
             "-" if entry.finished is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.finished)),
             state,
@@ -232,7 +246,8 @@ def _table(found: Iterable[Entry]) -> Table:
 def _rows(*titles: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in titles:
-        numbers = title.endswith("rate") or title in NUMBERS
+        last = title.splitlines()[-1]
+        numbers = title.endswith("rate") or last in NUMBERS or last.split()[0] in measured.SPLITS
         table.add_column(title, justify="right" if numbers else "left", no_wrap=True)
     return table
 

@@ -19,6 +19,7 @@ from dualprune.pipeline.dag import trained
 from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.settings.base import SpecError
+from dualprune.stages.settings.sets import Pattern
 from dualprune.stages.settings.training import Model, StageSpec
 
 if TYPE_CHECKING:
@@ -47,14 +48,14 @@ def _targets(stage: Stage, problems: Problems) -> None:
             if one is not None:
                 check(one)
         except SpecError as error:
-            for path, text in _found(error):
+            for path, text in problems_of(error):
                 problems.add(stage.place(*path), f"{text} {where}".rstrip())
             return
 
 
 def unsound(number: int, settings: dict[str, Any], own: Collection[str], problems: Problems) -> None:
     """What else is wrong with a stage whose settings are not sound: its model's name, its patterns."""
-    from dualprune.stages.networks.build import parameter_shapes
+    from dualprune.stages.networks.build import parameters_of
     from dualprune.stages.solver.targets import check_patterns
 
     try:
@@ -63,17 +64,25 @@ def unsound(number: int, settings: dict[str, Any], own: Collection[str], problem
         return
     entries = settings.get("constraints")
     entries = entries if isinstance(entries, list) else []
-    tensors = {n: entry.get("tensors") for n, entry in enumerate(entries) if isinstance(entry, dict)}
+    patterns = {n: pattern for n, entry in enumerate(entries) if (pattern := _pattern(entry)) is not None}
     try:
-        patterns = {n: pattern for n, pattern in tensors.items() if isinstance(pattern, str)}
-        found = check_patterns(patterns, parameter_shapes(model), model.name)
+        found = check_patterns(patterns, parameters_of(model), model.name)
     except SpecError as error:
-        found = _found(error)
+        found = problems_of(error)
     for path, text in found:
         problems.add(place(number, own, path), text)
 
 
-def _found(error: SpecError) -> list[tuple[Path, str]]:
+def _pattern(entry: Any) -> Pattern | None:
+    """Which tensors a constraint is for, whatever else is wrong with it; None where that is."""
+    own = {name: entry[name] for name in Pattern.model_fields if name in entry} if isinstance(entry, dict) else {}
+    try:
+        return Pattern.model_validate(own)
+    except ValidationError:
+        return None
+
+
+def problems_of(error: SpecError) -> list[tuple[Path, str]]:
     """An error's problems; where a model of the user's own raised it, with the line."""
     where = origin(error)
     return [(path, text if where is None else f"{text}, at {where}") for path, text in error.problems]

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from dualprune.pipeline.choices.table import CHOICES, among_parents, searches
 from dualprune.pipeline.config import checks
+from dualprune.pipeline.config.metrics import measured
 from dualprune.pipeline.config.problems import Problems, brief, explained, like
 from dualprune.pipeline.config.recipes import expand
 from dualprune.pipeline.config.stage import NAME, STAGE_WIDE, Stage, place
@@ -22,8 +23,8 @@ from dualprune.pipeline.config.yamlfile import Path
 from dualprune.pipeline.dag import cycle
 from dualprune.pipeline.node import Work
 from dualprune.stages.kinds.table import KINDS, parse
-from dualprune.stages.objectives.table import OBJECTIVES
-from dualprune.stages.settings.base import Settings
+from dualprune.stages.objectives.table import objective
+from dualprune.stages.settings.base import Settings, SpecError
 from dualprune.stages.settings.training import StageSpec
 
 
@@ -45,10 +46,11 @@ def stages(raw: dict[str, Any], problems: Problems) -> list[Stage]:
                 works[name] = work
     parents = names.resolved(problems)
     numbers, teachers = names.numbers, names.teachers
-    return [
+    found = [
         Stage(name, parents[name], work, numbers[name], frozenset(given[numbers[name]]), teachers[name])
         for name, work in works.items()
     ]
+    return found if problems.found else measured(found, problems)
 
 
 @dataclass
@@ -216,7 +218,7 @@ def _data(wide: Any, own: dict[str, Any]) -> dict[str, Any]:
     """A stage's `data` laid over that of all stages, setting by setting; other origins are not mixed."""
     if not isinstance(own.get("data"), dict) or not isinstance(wide, dict):
         return {}
-    other = {"source", "folder", "shards"} if {"source", "shards"} & set(own["data"]) else set()
+    other = {"source", "args", "cut", "folder", "shards"} if {"source", "shards"} & set(own["data"]) else set()
     return {"data": {**{key: value for key, value in wide.items() if key not in other}, **own["data"]}}
 
 
@@ -257,8 +259,10 @@ def _spec(settings: dict[str, Any], own: set[str], number: int, problems: Proble
         for inner, text in explained(error, KINDS[kind].settings, also=_own()):
             problems.add((*at, *inner) if text == "is missing" or not inner else place(number, own, inner), text)
         return None
-    if spec.objective not in OBJECTIVES:
-        text = f"must be one of {', '.join(OBJECTIVES)}, not {brief(repr(spec.objective))}"
-        problems.add(place(number, own, ("objective",)), text)
+    try:
+        objective(spec)
+    except SpecError as error:
+        for path, text in checks.problems_of(error):
+            problems.add(place(number, own, path), text)
         return None
     return spec

@@ -22,6 +22,7 @@ from dualprune.pipeline.config.problems import ConfigError, Problems, brief, exp
 from dualprune.pipeline.config.schema import Top
 from dualprune.pipeline.config.stage import STAGE_WIDE, Stage
 from dualprune.pipeline.config.yamlfile import Path, decoded, parse
+from dualprune.stages.files import source
 from dualprune.stages.settings.data import Data
 
 RECIPES = FilePath(__file__).parents[2] / "configs"
@@ -88,10 +89,13 @@ def load(name: str, sets: list[str] | None = None) -> tuple[Config, Problems]:
 def read(name: str, sets: list[str] | None = None) -> Draft:
     """The same but for networks, which take time to build: of stages that are done they need no look.
 
-    Raises ConfigError for a file that can't be read, or is no mapping.
+    What lies in the file's folder can be imported after this. Raises ConfigError for a file that can't be read, or is
+    no mapping.
     """
     _check_here(name)
     path = find(name)
+    if path.parent != RECIPES:
+        source.importable(path.parent.absolute())
     try:
         raw, lines = parse(decoded(path.read_bytes()), str(path))
     except OSError as error:

@@ -46,8 +46,8 @@ class Beam(Settings):
 
     pool: list[Target] = Field(min_length=2, max_length=26)
     targets: list[Target] = Field(min_length=1)
-    metric: Metric = "val_accuracy"
-    """What the best candidate is best by."""
+    metric: Metric | None = None
+    """What the best candidate is best by; left out, the best of the objective, on `val`."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ def _ladder(entry: dict[str, Any], rungs: list[dict[str, Any]], ladder: Ladder) 
 def _beam(entry: dict[str, Any], rungs: list[dict[str, Any]], beam: Beam) -> Expanded:
     entries = []
     places = string.ascii_lowercase[: len(beam.pool)]
+    by = {} if beam.metric is None else {"metric": beam.metric}
     pool: list[str] = []
     for target, settings in zip(beam.pool, rungs, strict=False):
         pool.append(_name(entry, target))
@@ -109,12 +110,12 @@ def _beam(entry: dict[str, Any], rungs: list[dict[str, Any]], beam: Beam) -> Exp
             {**settings, "name": candidate, "parent": member}
             for candidate, member in zip(candidates, pool, strict=True)
         ]
-        entries.append({"name": last, "kind": "select", "parents": candidates, "metric": beam.metric})
+        entries.append({"name": last, "kind": "select", "parents": candidates, **by})
         if number == len(beam.targets) - 1:
             break
         before, pool = pool, [f"{last}-pool-{place}" for place in places]
         for place, (name, held) in enumerate(zip(pool, before, strict=True)):
-            choice = {"kind": "replace", "metric": beam.metric, "candidate": place}
+            choice = {"kind": "replace", **by, "candidate": place}
             entries.append({"name": name, **choice, "parents": [held, *candidates]})
     return Expanded(entries, last)
 

@@ -13,8 +13,11 @@ from dualprune.pipeline.config.schema import Top
 from dualprune.pipeline.config.stage import Stage
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.data.format import DataError, check_settings, digest, read_manifest
+from dualprune.stages.files import source
+from dualprune.stages.networks import code
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.data import Data
+from dualprune.stages.settings.objective import Named
 from dualprune.stages.settings.training import Model, StageSpec
 
 if TYPE_CHECKING:
@@ -110,44 +113,61 @@ def _resolved(data: Data, there: Store | None) -> Shards:
     """The shards of an origin; a built-in data set is written first if it is not there. Raises DataError."""
     if data.shards is not None:
         return Shards(data.shards, read_manifest(data.shards))
-    assert data.source is not None
     assert there is not None
-    from dualprune.stages.data.make import builtin
+    from dualprune.stages.data.make.sources import resolved
 
-    name: str = data.source
-    if data.folder is not None:
-        name += f"-{builtin.digest(data.source, data.folder)[:12]}"  # other files are other shards
+    name, write = resolved(data)
     url = f"{there.url}/data/{name}"
     if not there.folder.exists(f"data/{name}/manifest.json"):
-        from dualprune.stages.data.shards import write
-
-        write(url, data.source, builtin.SOURCES[data.source](data.folder))
+        write(url)
     return Shards(url, read_manifest(url))
 
 
-def weights(config: Config, there: Store, problems: Problems) -> tuple[list[Stage], dict[str, list[str]]]:
-    """The stages, with the hashes of the weights that they start from, and what is to be told of these by stage.
+def by_content(config: Config, there: Store, problems: Problems) -> tuple[list[Stage], dict[str, list[str]]]:
+    """The stages with the hashes of the code and the weights that they name, and what is to be told of these by stage.
 
     The weights are in the store after this.
     """
-    found: dict[Model, Model] = {}
-    told: dict[Model, list[Note]] = {}
+    models: dict[Model, tuple[Model, list[Note]]] = {}
     notes: dict[str, list[str]] = {}
     stages = []
     for stage in config.stages:
         spec = dag.trained(stage.spec)
-        if spec is not None and spec.model.weights is not None:
-            from dualprune.stages.networks.pretrained import WeightsError, bring
-
+        if spec is not None:
             try:
-                if spec.model not in found:
-                    told[spec.model] = []
-                    found[spec.model] = bring(spec.model, there.folder, told[spec.model].append)
-            except WeightsError as error:
-                problems.add(stage.place("model", "weights"), str(error))
+                if spec.model not in models:
+                    models[spec.model] = _model(spec.model, there)
+                changes = {"model": models[spec.model][0], "objective": _objective(spec.objective)}
+            except SpecError as error:
+                for path, text in error.problems:
+                    problems.add(stage.place(*path), text)
                 continue
-            notes[stage.name] = [note.text for note in told[spec.model] if note.kind in (None, spec.kind)]
-            own = spec.model_copy(update={"model": found[spec.model]})
-            stage = replace(stage, spec=with_training(stage.spec, own))
+            told = models[spec.model][1]
+            notes[stage.name] = [note.text for note in told if note.kind in (None, spec.kind)]
+            stage = replace(stage, spec=with_training(stage.spec, spec.model_copy(update=changes)))
         stages.append(stage)
     return stages, notes
+
+
+def _objective(objective: Named) -> Named:
+    if objective.own is None:
+        return objective
+    try:
+        return objective.model_copy(update={"source": source.source_digest(objective.own)})
+    except source.SourceError as error:
+        raise SpecError([(("objective",), str(error))]) from error
+
+
+def _model(model: Model, there: Store) -> tuple[Model, list[Note]]:
+    """A network's settings with the hashes of all that they name, and notes on its weights. Raises SpecError."""
+    model = code.written_out(model)
+    model = model.model_copy(update={"source": code.source_of(model)})
+    if model.weights is None:
+        return model, []
+    from dualprune.stages.networks.pretrained import WeightsError, bring
+
+    told: list[Note] = []
+    try:
+        return bring(model, there.folder, told.append), told
+    except WeightsError as error:
+        raise SpecError([(("model", "weights"), str(error))]) from None

@@ -22,7 +22,7 @@ from dualprune.pipeline.plan.state import Planned, Size
 from dualprune.pipeline.plan.why import why
 from dualprune.pipeline.store import progress
 from dualprune.pipeline.store.store import LOOKS, Store
-from dualprune.stages.data.format import labels, picture_shape, too_small
+from dualprune.stages.data.format import too_small
 from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.table import KINDS, phases
 from dualprune.stages.settings.base import SpecError
@@ -42,10 +42,10 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     """
     store = inputs.store(config.top, problems)
     data = inputs.data(config, store, problems)
-    stages, notes = ([], {}) if store is None else inputs.weights(config, store, problems)
+    stages, notes = ([], {}) if store is None else inputs.by_content(config, store, problems)
     if problems.found:
         checks.patterns(config.stages, problems)
-        _pictures(config.stages, data, problems)
+        _probed(config.stages, data, problems)
     problems.stop()
     assert store is not None
     where = {origin: (shards.url, shards.digest) for origin, shards in data.items()}
@@ -55,7 +55,7 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     left = [stage for stage in stages if stage.name in waiting]
     if left:
         checks.networks(left, problems)
-        _pictures(left, data, problems)
+        _probed(left, data, problems)
         problems.stop()
     plan = _states(config.top.name, nodes, there, store)
     sizes = _sizes(nodes, {where[origin][1]: shards.samples for origin, shards in data.items()}, waiting)
@@ -66,17 +66,21 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     ]
 
 
-def _pictures(stages: Collection[Stage], data: Mapping[Origin, Shards], problems: Problems) -> None:
-    """Note where a network can't take the pictures, or has other outputs than there are classes."""
-    from dualprune.stages.networks.build import check_pictures
+def _probed(stages: Collection[Stage], data: Mapping[Origin, Shards], problems: Problems) -> None:
+    """Note where a network can't take the data, or an objective its outputs."""
+    from dualprune.stages.training.probe import probe
 
+    tried: set[tuple[Any, ...]] = set()
     for stage in stages:
         spec = dag.trained(stage.spec)
         if spec is None or spec.data.origin not in data:
             continue
-        manifest = data[spec.data.origin].manifest
+        asked = (spec.model, spec.objective.model_dump_json(), spec.data.origin, spec.data.crop, spec.smoothing)
+        if asked in tried:
+            continue
+        tried.add(asked)
         try:
-            check_pictures(spec.model, picture_shape(manifest, spec.data), labels(manifest))
+            probe(spec, data[spec.data.origin].manifest)
         except SpecError as error:
             for path, text in error.problems:
                 problems.add(stage.place(*path), text)

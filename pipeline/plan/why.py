@@ -22,7 +22,7 @@ def why(node: Node, before: Mapping[str, Any] | None, plan: Mapping[str, Planned
     if before is None:
         return "not run yet"
     reasons = dag.differences(before.get("spec", {}), _settings(node))
-    reasons = [f"changed {reason}" for reason in reasons]
+    reasons = [_told(reason) for reason in reasons]
     if before.get("data") != node.data_digest:
         reasons.append("its data changed")
     if before.get("method") != node.material["method"]:
@@ -34,6 +34,14 @@ def why(node: Node, before: Mapping[str, Any] | None, plan: Mapping[str, Planned
     elif before.get("parents") != node.material["parents"]:
         reasons.append(f"its parent {', '.join(node.parents)} is another one than before")
     return "; ".join(reasons) or UNFINISHED
+
+
+def _told(difference: str) -> str:
+    path = difference.partition(":")[0]
+    for of, what in (("model.source", "network"), ("objective.source", "objective")):
+        if path.endswith(of):
+            return f"the code of its {what} changed"
+    return f"changed {difference}"
 
 
 def record(run: str, store: Store, plan: Sequence[Planned]) -> None:
@@ -49,4 +57,8 @@ def _settings(node: Node) -> dict[str, Any]:
     """All that a stage's key is made from, defaults spelt out: not where data and weights lie or how data is read."""
     where = {"data": AROUND, "model": {"weights"}}
     exclude: Any = where if isinstance(node.spec, StageSpec) else {"stage": where}
-    return node.spec.model_dump(mode="json", exclude=exclude)
+    found = node.spec.model_dump(mode="json", exclude=exclude)
+    spec = dag.trained(node.spec)
+    if spec is not None and spec.model.skip:
+        (found if isinstance(node.spec, StageSpec) else found["stage"])["model"]["skip"] = list(spec.model.skip)
+    return found

@@ -15,10 +15,12 @@ from dualprune.cluster.failures import Failure, Policy, decide
 from dualprune.cluster.lane import Event
 from dualprune.cluster.lanes import Lanes
 from dualprune.cluster.monitor import Monitor
+from dualprune.pipeline import dag
 from dualprune.pipeline.blame import note
 from dualprune.pipeline.choices.base import Refuse, Take
 from dualprune.pipeline.choices.table import CHOICES
 from dualprune.pipeline.config.load import Config
+from dualprune.pipeline.measured import validated
 from dualprune.pipeline.node import Node
 from dualprune.pipeline.plan.selection import hold
 from dualprune.pipeline.plan.state import Planned
@@ -27,13 +29,13 @@ from dualprune.pipeline.run.board import Board
 from dualprune.pipeline.run.report import Report
 from dualprune.pipeline.run.results import Result, result
 from dualprune.pipeline.run.view import View
-from dualprune.pipeline.store.inventory import validated
 from dualprune.pipeline.store.locks import Locks, Lost, run_lock, stage_lock
 from dualprune.pipeline.store.progress import Progress
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import Damaged, take
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import Parent, StageJob
+from dualprune.stages.objectives.measures import measures
 from dualprune.stages.settings.training import StageSpec
 
 _log = logging.getLogger(__name__)
@@ -121,6 +123,7 @@ class _Run:
         force: Collection[str],
     ) -> None:
         self.config, self.board, self.store, self.locks = config, board, store, locks
+        self.code = dag.code(node.spec for node in board.nodes.values())
         self.force = set(force)
         """Keys whose artefacts have to go before they are made anew."""
         self.copying: dict[Future[dict[str, Any]], tuple[Node, Node]] = {}
@@ -260,7 +263,8 @@ class _Run:
         except (Damaged, OSError) as error:
             self._fail(node, str(error))
             return
-        self.report.note(f"{node.name}: takes {chosen.name}, {validated(manifest['metrics'])}")
+        of = measures(manifest)
+        self.report.note(f"{node.name}: takes {chosen.name}, {validated(manifest['metrics'], of.best, of.unit)}")
         self._end(node, manifest)
 
     def _stored(self, key: str) -> Mapping[str, Any] | None:
@@ -308,6 +312,7 @@ class _Run:
             shards=Folder(node.shards).absolute,
             data_digest=node.data_digest,
             engine=self.config.top.engine,
+            code=self.code,
         )
 
     def _react(self, event: Event) -> None:

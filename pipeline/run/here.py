@@ -21,22 +21,22 @@ def prepared(draft: Draft, small: bool = False) -> tuple[Config, Problems, Store
     if problems.found:
         inputs.around(draft)
         if draft.top is not None:
-            _room(draft.top, problems)
+            _check_cpus(draft.top, problems)
     config = draft.sound()
     if small:
         config = smoke(config)
-    _room(config.top, problems)
+    _check_cpus(config.top, problems)
     store, plan = planning.make(config, problems)
     return config, problems, store, plan
 
 
-def logs(config: Config, store: Store) -> Path:
-    """A new folder for this run's logs: in the store where that is local, beside us otherwise."""
+def logs(name: str, store: Store) -> Path:
+    """A new folder for the logs of a run of this name: in the store where that is local, beside us otherwise."""
     base = Path(store.folder.root) / "logs" if store.folder.local else Path.cwd() / "dualprune-logs"
-    return base / config.top.name / time.strftime("%Y%m%d-%H%M%S")
+    return base / name / time.strftime("%Y%m%d-%H%M%S")
 
 
-def _room(top: Top, problems: Problems) -> None:
+def _check_cpus(top: Top, problems: Problems) -> None:
     """Refuse what a local Ray can never hold; what another cluster holds, it knows itself."""
     from dualprune.cluster.session import cpus
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from dualprune.cluster.failures import Failure
 from dualprune.cluster.monitor import Monitor
+from dualprune.pipeline.measured import validated
 from dualprune.pipeline.node import Node
 from dualprune.pipeline.run.results import advice
 from dualprune.pipeline.run.view import View
-from dualprune.pipeline.store.inventory import validated
 from dualprune.pipeline.store.locks import Holder
+from dualprune.stages.objectives.measures import measures
 
 _log = logging.getLogger(__name__)
 
@@ -75,8 +76,9 @@ class Report:
         self._monitor.finish(name, {**metrics, "advice": said} if said else dict(metrics), failed=False)
         rate, network = metrics["rate"], metrics.get("network_rate")
         of_all = "" if network in (None, rate) else f" ({network:.2f}x of the network)"
+        of = measures(manifest)
         rates = "" if rate is None else f"{rate:.2f}x{of_all}, "
-        self._view.ended(name, f"done: {rates}{validated(metrics)} in {metrics['seconds']:.1f} s")
+        self._view.ended(name, f"done: {rates}{validated(metrics, of.best, of.unit)} in {metrics['seconds']:.1f} s")
         if said:
             self._view.note(f"{name}: {said}")
 

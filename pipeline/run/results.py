@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from rich.markup import escape
 from rich.table import Table
 
+from dualprune.pipeline import measured
 from dualprune.pipeline.node import Node
 from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.run.standing import Scene
 from dualprune.pipeline.store.store import Store
+from dualprune.stages.objectives.measures import CLASSIFY, Measures, measures
 
 AMOUNTS = (
     "rate",
@@ -30,13 +32,14 @@ LARGE = 0.1
 
 State = Literal["cached", "done", "failed", "skipped", "left out", "resume", "run", "gone", "running", "queued"]
 
-COLUMNS = ("rate", "weights\nleft", "network\nrate", "network\nleft", "bytes", "val %", "test %", "residual", "seconds")
-"""Of the table: numbers, between a stage's name and its artefact."""
+BEFORE = ("rate", "weights\nleft", "network\nrate", "network\nleft", "bytes")
+AFTER = ("residual", "seconds")
+"""Columns of the table, before and after what was measured: numbers, between a stage's name and its artefact."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One stage. Accuracies are top-1 in percent; rate, weights and residual are over the constrained tensors.
+    """One stage. Rate, weights and residual are over the constrained tensors.
 
     What older artefacts do not say of the whole network is None.
     """
@@ -56,8 +59,9 @@ class Result:
     """Of the whole network, zeros not stored: see `stages.solver.snapping.whole`."""
     dense_bytes: int | None = None
     """The same with zeros, as `model.safetensors` has it."""
-    val_accuracy: float | None = None
-    test_accuracy: float | None = None
+    val: float | None = None
+    """By what `measures` names as the best; for programs it goes by that name, such as `val_accuracy`."""
+    test: float | None = None
     residual: float | None = None
     """|W - Z| / |W| before the final projection."""
     advice: str | None = None
@@ -68,26 +72,27 @@ class Result:
     """Of a choice: the stage whose result it took."""
     why: str | None = None
     """Of a stage that failed, was skipped or is not done; of one that runs, how far it is."""
+    measures: Measures = CLASSIFY
 
 
 def result(
     node: Node, state: State, store: Store, manifest: Mapping[str, Any] | None, why: str | None = None
 ) -> Result:
     """A stage's row, from its artefact's manifest where it has one."""
-    row = Result(node.name, node.spec.kind, node.key, state, why=why)
     if manifest is None:
-        return row
-    metrics = manifest["metrics"]
-    shown = (*AMOUNTS, "val_accuracy", "test_accuracy", "residual", "seconds")
+        return Result(node.name, node.spec.kind, node.key, state, why=why, measures=node.measures)
+    metrics, of = manifest["metrics"], measures(manifest)
     return Result(
         node.name,
         node.spec.kind,
         node.key,
         state,
-        **{k: metrics.get(k) for k in shown},
+        **{k: metrics.get(k) for k in (*AMOUNTS, *AFTER)},
+        **{split: metrics.get(of.of(split)) for split in measured.SPLITS},
         advice=advice(manifest),
         artefact=f"{store.url}/{node.key}",
         chosen=manifest.get("chosen", {}).get("name"),
+        measures=of,
     )
 
 
@@ -126,20 +131,23 @@ def advice(manifest: Mapping[str, Any]) -> str | None:
 
 def as_json(run: str, results: Iterable[Result]) -> dict[str, Any]:
     """The object that `--json` prints."""
-    return {"run": run, "stages": [asdict(row) for row in results]}
+    return {"run": run, "stages": [measured.as_json(row, row.measures) for row in results]}
 
 
 def as_table(results: Iterable[Result]) -> Table:
     """The table at the end of a run; below it, how stages stand that are not done, and what to change in those whose
     residual is marked."""
     table = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left", caption_style="")
-    for title in ("stage", *COLUMNS):
+    results = list(results)
+    titles = measured.titles(row.measures for row in results)
+    columns = (*BEFORE, *titles, *AFTER)
+    for title in ("stage", *columns):
         table.add_column(title, justify="left" if title == "stage" else "right", no_wrap=True)
     table.add_column("artefact", no_wrap=True)
     said = []
     for row in results:
         if row.artefact is None:
-            table.add_row(row.name, *["-"] * len(COLUMNS), row.key)
+            table.add_row(row.name, *["-"] * len(columns), row.key)
             said.append(f"{row.name} ({row.state}: {row.why})")
             continue
         table.add_row(
@@ -149,8 +157,7 @@ def as_table(results: Iterable[Result]) -> Table:
             _number(row.network_rate, ".2f", "x"),
             _number(row.network_nonzeros, ","),
             _number(row.bytes, ","),
-            _number(row.val_accuracy, ".2f"),
-            _number(row.test_accuracy, ".2f"),
+            *map(measured.cell, (row.val, row.test), (row.measures, row.measures), titles),
             _number(row.residual, ".3f", "!" if row.advice else ""),
             _number(row.seconds, ".1f"),
             row.key,

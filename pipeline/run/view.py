@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.text import Text
 
 from dualprune.pipeline import output
+from dualprune.pipeline.measured import validated
 from dualprune.pipeline.output import complain, redraws, say
-from dualprune.pipeline.store.inventory import validated
 
 EVERY = 2.0
 """Seconds between two lines of one stage where lines can't be redrawn."""
@@ -53,7 +53,7 @@ class View:
         residual = f"  residual {self._residuals[stage]:.3f}" if stage in self._residuals else ""
         line = (
             f"{stage}: {row['phase']} epoch {row['epoch']}/{row['epochs']}  loss {row['loss']:.4f}"
-            f"  {validated(row)}{residual}  {clock(row['seconds_left'])} left"
+            f"  {validated(row, row['best'], row['unit'])}{residual}  {clock(row['seconds_left'])} left"
         )
         self._show(stage, line, last=row["epoch"] == row["epochs"])
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from dualprune.pipeline.node import KEY_LENGTH
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts import manifest, parts
+from dualprune.stages.objectives.measures import CLASSIFY, Measures, measures
 
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
 
@@ -18,7 +19,7 @@ State = Literal["finished", "unfinished", "failed", "damaged"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One stage's folder. What is not known is None; accuracies are top-1 in percent."""
+    """One stage's folder. What is not known is None."""
 
     key: str
     state: State
@@ -28,8 +29,9 @@ class Entry:
     rate: float | None = None
     network_rate: float | None = None
     """Of the whole network; None in older artefacts."""
-    val_accuracy: float | None = None
-    test_accuracy: float | None = None
+    val: float | None = None
+    """By what `measures` names as the best."""
+    test: float | None = None
     bytes: int = 0
     finished: float | None = None
     """When the manifest was written, by the store's clock, in seconds since 1970."""
@@ -37,6 +39,8 @@ class Entry:
     """Step of the newest checkpoint, of a stage that is not finished."""
     why: str | None = None
     """It failed."""
+    measures: Measures | None = CLASSIFY
+    """None of an unfinished stage that is not to classify: only its objective knows, and it may be somebody's own."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,6 @@ class Ancestor:
 
 class Unknown(LookupError):
     """A key, or the beginning of one, that does not name one stage of a store."""
-
-
-def validated(metrics: Mapping[str, Any]) -> str:
-    """What a stage does on validation, of its metrics or an epoch's row: accuracy, or its objective's own metric."""
-    name = next((name for name in ("val_accuracy", *metrics) if name in metrics and name.startswith("val_")), None)
-    if name is None:
-        return "not validated"
-    return f"val {metrics[name]:.2f} %" if name == "val_accuracy" else f"{name.replace('_', ' ')} {metrics[name]:.4g}"
 
 
 def key_of(path: str) -> str | None:
@@ -141,21 +137,21 @@ def verify(store: Store) -> Verified:
     return Verified(artefacts, found_parts, tuple(found))
 
 
-def _entry(
-    store: Store, key: str, size: int, finished: float | None, aside: bool, planned: tuple[str, str] | None
-) -> Entry:
-    name, kind = planned or (None, None)
+def _entry(store: Store, key: str, size: int, finished: float | None, aside: bool, planned: Entry | None) -> Entry:
+    known = replace(planned or Entry(key, "damaged"), bytes=size, finished=finished)
     if finished is None and aside:
-        return Entry(key, "damaged", name, kind, bytes=size)
+        return known
     if finished is None:
         why, step = store.failure(key), store.checkpoint_steps(key)
-        return Entry(key, "failed" if why else "unfinished", name, kind, bytes=size, checkpoint=step, why=why)
+        return replace(known, state="failed" if why else "unfinished", checkpoint=step, why=why)
     found = _readable(store, key)
     if found is None:
-        return Entry(key, "damaged", name, kind, bytes=size, finished=finished)
-    metrics = found["metrics"]
-    shown = {what: metrics.get(what) for what in ("rate", "network_rate", "val_accuracy", "test_accuracy")}
-    return Entry(key, "finished", found.get("name"), found.get("kind"), **shown, bytes=size, finished=finished)
+        return known
+    metrics, of = found["metrics"], measures(found)
+    shown = {what: metrics.get(what) for what in ("rate", "network_rate")}
+    shown |= {split: metrics.get(of.of(split)) for split in ("val", "test")}
+    name, kind = found.get("name"), found.get("kind")
+    return Entry(key, "finished", name, kind, **shown, bytes=size, finished=finished, measures=of)
 
 
 def _readable(store: Store, key: str) -> dict[str, Any] | None:
@@ -167,10 +163,21 @@ def _readable(store: Store, key: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and isinstance(found.get("metrics"), dict) else None
 
 
-def _planned(store: Store) -> dict[str, tuple[str, str]]:
-    """Name and kind by key, of all stages in the last plan of each run."""
+def _planned(store: Store) -> dict[str, Entry]:
+    """What the last plan of each run says of its stages, by key."""
     found = {}
     for file in store.folder.names("plans"):
-        for name, stage in store.last_plan(file.removesuffix(".json")).items():
-            found[stage["key"]] = (name, stage["spec"]["kind"])
+        plan = store.last_plan(file.removesuffix(".json"))
+        by_key = {stage["key"]: stage for stage in plan.values()}
+        for name, stage in plan.items():
+            of = CLASSIFY if _objective(stage, by_key) == "classify" else None
+            found[stage["key"]] = Entry(stage["key"], "damaged", name, stage["spec"]["kind"], measures=of)
     return found
+
+
+def _objective(stage: Mapping[str, Any], by_key: Mapping[str, Any]) -> Any:
+    """The objective of a stage in a plan: its own, that of what it tries or, of a choice, its first parent's."""
+    spec, parents = stage["spec"], stage.get("parents") or []
+    if "model" in spec.get("stage", spec) or not parents or parents[0] not in by_key:
+        return spec.get("stage", spec).get("objective", "classify")
+    return _objective(by_key[parents[0]], by_key)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dualprune.stages.artefacts.manifest import ASIDE, MANIFEST, content, own_hash, read
 from dualprune.stages.files.folder import Folder, sha256
 from dualprune.stages.networks.build import build_model
+from dualprune.stages.networks.code import unchanged
 from dualprune.stages.networks.structure import Structure
 from dualprune.stages.networks.structure import load as remade
 from dualprune.stages.settings.training import Model
@@ -74,9 +75,13 @@ def load(folder: Folder) -> Artefact:
 
 
 def network(artefact: Artefact) -> nn.Module:
-    """The finished network, built from its artefact alone."""
-    model = build_model(Model(**artefact.manifest["spec"]["model"]))
-    return remade(model, structure(artefact), artefact.network).eval()
+    """The finished network, built from its artefact and, if it is a user's own, its code here.
+
+    Raises SpecError if that code is not what the artefact was made with.
+    """
+    settings = Model(**artefact.manifest["spec"]["model"])
+    unchanged(settings)
+    return remade(build_model(settings), structure(artefact), artefact.network).eval()
 
 
 def structure(artefact: Artefact) -> Structure:

@@ -27,6 +27,8 @@ from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.base import State
 
 KEPT = 2
+ON_DISK = {"mask": "hold"}
+"""Optimizer state that has another name in checkpoints."""
 FORMAT = 2
 """Of what a checkpoint says of where the stage stands; those from before formats had numbers are of format 1."""
 TYPES = {
@@ -40,6 +42,7 @@ TYPES = {
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
+    torch.complex64: "C64",
 }
 """safetensors' names of types."""
 
@@ -139,7 +142,7 @@ class Checkpoints:
         engine.load({**_under("network/", tensors), **_under("buffer/", own)})
         for key, names in _state_names(engine):
             for name in names:
-                engine.set(name, tensors[f"{key}/{name}"], key)
+                engine.set(name, tensors[f"{ON_DISK.get(key, key)}/{name}"], key)
         engine.set_inner_steps(facts.pop("inner_steps"))
         return Progress(**{**facts, "state": state(**facts["state"])})
 
@@ -182,15 +185,17 @@ def _state_names(engine: Engine) -> Iterator[tuple[str, list[str]]]:
     for key in engine.inner_states():
         yield key, list(engine.parameters)
     for key in STATE:
-        yield key, [name for name in engine.parameters if name in engine.held]
+        yield key, [name for name in engine.parameters if name in engine.masked]
 
 
 def _state(engine: Engine) -> Iterator[tuple[str, Tensor]]:
     for name in engine.parameters:
         yield f"network/{name}", engine.get(name)
+    for name, value in engine.left_alone():
+        yield f"network/{name}", value
     for key, names in _state_names(engine):
         for name in names:
-            yield f"{key}/{name}", engine.get(name, key)
+            yield f"{ON_DISK.get(key, key)}/{name}", engine.get(name, key)
 
 
 def _serialized(tensors: dict[str, Tensor]) -> bytearray:

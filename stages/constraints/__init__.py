@@ -1,4 +1,4 @@
-"""Constraint sets: each a frozen dataclass with `project`, `contains`, `hold` and `most`.
+"""Constraint sets: each a frozen dataclass with `project`, `contains`, `mask` and `most`.
 
 To add one: a file here with such a class, its settings in `stages/settings/sets.py`, and a line in `SETS`.
 """
@@ -36,12 +36,12 @@ class Constraint(Protocol):
         """Whether z lies in S."""
         ...
 
-    def hold(self, z: Tensor) -> Tensor:
+    def mask(self, z: Tensor) -> Tensor:
         """1 where an entry of z, a point of S, may move without leaving S; 0 where it may not. z's shape."""
         ...
 
     def most(self, shape: Shape) -> int:
-        """The most entries that a point of S of that shape has beside zero."""
+        """The most non-zero entries that a point of S of that shape can have."""
         ...
 
 
@@ -110,7 +110,7 @@ class SetKind:
     place: int | None = None
     """Where it comes among several sets on one tensor: structure, then entries, then values; None: it stands alone."""
     fixes: bool = False
-    """Whether it is more than a support: what it made of a tensor, only training that leaves it alone keeps."""
+    """Whether a mask is not enough to stay in the set: a later stage has to freeze the tensor."""
 
 
 STRUCTURE, ENTRIES, VALUES = range(3)

@@ -40,7 +40,7 @@ class Cardinality:
         """Whether at most k entries of z are not zero."""
         return int(torch.count_nonzero(z)) <= self.k
 
-    def hold(self, z: Tensor) -> Tensor:
+    def mask(self, z: Tensor) -> Tensor:
         """The support's mask: 1 at exactly min(k, size) entries, z's non-zeros among them."""
         return largest(z.detach().flatten(), self.k).view(z.shape).to(z.dtype)
 

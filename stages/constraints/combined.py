@@ -31,12 +31,12 @@ class Combined:
         """Whether z lies in all of the sets."""
         return all(one.contains(z) for one in self.sets)
 
-    def hold(self, z: Tensor) -> Tensor:
+    def mask(self, z: Tensor) -> Tensor:
         """1 where all of the sets let an entry move."""
-        held = self.sets[0].hold(z)
+        mask = self.sets[0].mask(z)
         for one in self.sets[1:]:
-            held = held * one.hold(z)
-        return held
+            mask = mask * one.mask(z)
+        return mask
 
     def most(self, shape: tuple[int, ...]) -> int:
         """The least of what the sets allow."""

@@ -16,17 +16,17 @@ Layout = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def filters(shape: tuple[int, ...]) -> Layout:
-    """A group is all that makes one output: a convolution's filter, a linear layer's row."""
+    """A group is all weights of one output: a convolution's filter, a linear layer's row."""
     return (shape[0], math.prod(shape[1:])), (0,)
 
 
 def channels(shape: tuple[int, ...]) -> Layout:
-    """A group is all that reads one input: a convolution's input channel, a linear layer's column."""
+    """A group is all weights of one input: a convolution's input channel, a linear layer's column."""
     return (shape[0], shape[1], math.prod(shape[2:])), (1,)
 
 
 def columns(shape: tuple[int, ...]) -> Layout:
-    """A group is one column of the matrix that a convolution is multiplied as: one place in all filters."""
+    """A group is one column of a convolution's im2col matrix: one position in all filters."""
     return (shape[0], math.prod(shape[1:])), (1,)
 
 
@@ -67,7 +67,7 @@ class Groups:
         seen, within = self._view(z)
         return int(seen.count_nonzero(dim=within).count_nonzero()) <= self.k
 
-    def hold(self, z: Tensor) -> Tensor:
+    def mask(self, z: Tensor) -> Tensor:
         """1 in the kept groups, 0 elsewhere."""
         return self._kept(z).to(z.dtype)
 

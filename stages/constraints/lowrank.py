@@ -38,7 +38,7 @@ class LowRank:
         return self._back(nearest.T if tall else nearest, w).to(w.dtype)
 
     def of(self, w: Tensor) -> LowRank:
-        """The set of one rank: with `energy` = e, of the least that leaves out at most that share of W's energy.
+        """The set of one rank: with `energy` = e, of the least rank that drops at most that fraction of W's energy.
 
         That is the smallest k >= 1 with sum over j > k of sigma_j^2 <= e sum of sigma_j^2 (Xu et al. 2020, section 3).
         """
@@ -54,7 +54,7 @@ class LowRank:
         sigma = torch.linalg.svdvals(self._matrix(z.detach().double()))
         return _numerical_rank(sigma, z.dtype) <= self.rank
 
-    def hold(self, z: Tensor) -> Tensor:
+    def mask(self, z: Tensor) -> Tensor:
         """0 everywhere: moving single entries would leave the set."""
         return torch.zeros_like(z)
 

@@ -32,7 +32,7 @@ class NM:
         """Whether no run has more than n entries that are not zero."""
         return bool(((self._runs(z) != 0).sum(2) <= self.n).all())
 
-    def hold(self, z: Tensor) -> Tensor:
+    def mask(self, z: Tensor) -> Tensor:
         """1 at n entries of each run."""
         return self._kept(z).to(z.dtype)
 

@@ -94,7 +94,7 @@ def _partitioned(magnitudes: np.ndarray, k: int) -> tuple[float, int]:
 
 
 def pieces(values: Tensor) -> list[Tensor]:
-    """`values`, 1-D, in the parts that are worked on one after the other: on the CPU they fit its cache."""
+    """`values`, 1-D, in parts to be worked on one after the other; on the CPU they fit its cache."""
     return list(values.split(CHUNK if values.device.type == "cpu" else max(1, len(values))))
 
 

@@ -65,7 +65,7 @@ class SharedValues(ABC):
         """Whether projecting z leaves it as it is, but for rounding."""
         return bool(torch.allclose(self.project(z), z.detach(), rtol=1e-4, atol=0))
 
-    def hold(self, z: Tensor) -> Tensor:
+    def mask(self, z: Tensor) -> Tensor:
         """0 everywhere: no weight moves by itself."""
         return torch.zeros_like(z)
 

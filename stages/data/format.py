@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from dualprune.stages.files.folder import Folder, canonical, sha256
 from dualprune.stages.settings.data import Data
 
@@ -17,6 +19,9 @@ OF_ANY_SIZE = (
     *("window", "max_pixels", "bad", "workers", "cache"),
 )
 """Settings that have a meaning for encoded pictures alone."""
+
+KEPT = 1 << 30
+"""Bytes of a split with fields that are kept in memory, at most."""
 
 
 class DataError(ValueError):
@@ -93,10 +98,19 @@ def shards_folder(url: str, manifest: Mapping[str, Any], split: str) -> Folder:
     return Folder(manifest.get("at", {}).get(split, url))
 
 
-def picture_shape(manifest: Mapping[str, Any], data: Data) -> tuple[int, ...]:
-    """Of the pictures that a network sees: channels, height, width."""
+def has_fields(manifest: Mapping[str, Any]) -> bool:
+    """Whether samples have any fields, and not one picture and one label each."""
+    return bool(manifest["splits"]["train"].get("format") == "fields")
+
+
+def pictures(manifest: Mapping[str, Any], data: Data) -> dict[str, tuple[int, ...]]:
+    """Shapes of the fields that are pictures, as a network sees them: channels, height, width."""
     split = manifest["splits"]["train"]
-    return (3, data.crop, data.crop) if split.get("format") == "jpeg" else tuple(split["shape"])
+    if not has_fields(manifest):
+        return {"image": (3, data.crop, data.crop) if split.get("format") == "jpeg" else tuple(split["shape"])}
+    fields = split["fields"].items()
+    found = {name: entry for name, entry in fields if entry["kind"] in ("jpg", "jpeg", "png")}
+    return {name: tuple(entry.get("shape", (3, data.crop, data.crop))) for name, entry in found.items()}
 
 
 def labels(manifest: Mapping[str, Any]) -> int | None:
@@ -106,23 +120,54 @@ def labels(manifest: Mapping[str, Any]) -> int | None:
 
 
 def check_settings(url: str, manifest: dict[str, Any], data: Data) -> None:
-    """Raise DataError for settings that do nothing to the pictures of the folder `url`, or can't."""
-    encoded = manifest["splits"]["train"].get("format") == "jpeg"
-    channels = picture_shape(manifest, data)[0]
-    if len(data.mean) not in (1, channels):
-        have = f"data.mean and data.std have {len(data.mean)} values each"
-        raise DataError(f"{have}, and the pictures {channels} channel{'s' if channels > 1 else ''}: one value for each")
-    for name in () if encoded else OF_ANY_SIZE:
+    """Raise DataError for settings that do nothing to the samples of the folder `url`, or can't."""
+    _check_channels(manifest, data)
+    for name, why in _meaningless(manifest, data).items():
         if _given(data, name):
-            raise DataError(f"data.{name} is for pictures encoded, and those of these shards are of one shape")
+            raise DataError(f"data.{name} {why}")
     for name in ("scale", "ratio", "decode"):
         if data.shift and _given(data, name):
             what = (
                 "is done on the CPU alone" if name == "decode" else "moves pictures, and does not cut parts out of them"
             )
             raise DataError(f"data.shift {what}: leave it or data.{name} out")
-    if encoded:
+    split = manifest["splits"]["train"]
+    if "format" in split and not (has_fields(manifest) and fits_memory(split)):
         _check_cache(url, manifest, data)
+
+
+def fits_memory(split: Mapping[str, Any]) -> bool:
+    """Whether all of a split with fields can be kept in memory (`KEPT`), by its fields' shapes."""
+    fields = split["fields"].values()
+    if not all("shape" in field for field in fields):
+        return False
+    values = (math.prod([field.get("longest", 1), *field["shape"]]) for field in fields)
+    size = sum(count * np.dtype(field["dtype"]).itemsize for count, field in zip(values, fields, strict=True))
+    return bool(split["samples"] * size <= KEPT)
+
+
+def _check_channels(manifest: Mapping[str, Any], data: Data) -> None:
+    """Raise DataError for a mean and a standard deviation of more channels than pictures have."""
+    for shape in pictures(manifest, data).values():
+        if len(data.mean) not in (1, shape[0]):
+            have = f"data.mean and data.std have {len(data.mean)} values each"
+            channels = f"{shape[0]} channel{'s' if shape[0] > 1 else ''}"
+            raise DataError(f"{have}, and the pictures {channels}: one value for each")
+
+
+def _meaningless(manifest: Mapping[str, Any], data: Data) -> dict[str, str]:
+    """Settings that mean nothing for the samples of a manifest, and why."""
+    split = manifest["splits"]["train"]
+    one_shape = "is for pictures encoded, and those of these shards are of one shape"
+    if not has_fields(manifest):
+        return {} if split.get("format") == "jpeg" else dict.fromkeys(OF_ANY_SIZE, one_shape)
+    reading = ("window", "bad", "workers", "cache")
+    cutting = [name for name in OF_ANY_SIZE if name not in (*reading, "decode")]
+    found = {"decode": "is for shards of one picture and one label each, and these have other fields"}
+    if not pictures(manifest, data):
+        return found | dict.fromkeys((*cutting, "mean", "std", "shift", "flip"), "is for pictures; there are none here")
+    any_size = any("shape" not in entry for entry in split["fields"].values())
+    return found if any_size else found | dict.fromkeys(cutting, one_shape)
 
 
 def _given(data: Data, name: str) -> bool:

@@ -44,8 +44,8 @@ def write(
     for split, samples in splits.items():
         files: list[dict[str, Any]] = []
         rows: list[Indices] = []
-        shape: list[int] = []
-        for data, shape in _pack(samples, shard_bytes):  # noqa: B007 - the last one's shape is kept
+        encoded = _Encoded(samples)
+        for data in packed(encoded, shard_bytes):
             file = f"{split}-{len(files):06d}.tar"
             index, _ = scan(io.BytesIO(data), len(files))
             rows.append(index)
@@ -53,6 +53,7 @@ def write(
             files.append({"file": file, "sha256": sha256(data), "bytes": len(data), "samples": len(index)})
         if not files:
             raise DataError(f"{name}: the split {split} has no samples to write")
+        shape = encoded.shape
         if shape:
             manifest["labels"] = max([manifest.get("labels", 0), *(1 + int(index[:, 3].max()) for index in rows)])
         manifest["splits"][split] = {
@@ -111,26 +112,37 @@ def _decoder(channels: int) -> Callable[[bytes], NDArray[np.uint8]]:
     return decode
 
 
-def _pack(samples: Iterable[Sample], shard_bytes: int) -> Iterator[tuple[bytes, list[int]]]:
-    """Tar files of about `shard_bytes` each, and the shape of their pictures, none of encoded ones."""
+class _Encoded:
+    """Samples as shards have them, and the `shape` of the last one's picture, none of an encoded one."""
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self.samples = samples
+        self.shape: list[int] = []
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number, (picture, label) in enumerate(self.samples):
+            if isinstance(picture, bytes):
+                kind, data = "png" if picture.startswith(PNG) else "jpg", picture
+            else:
+                png = io.BytesIO()
+                Image.fromarray(picture).save(png, format="PNG")
+                kind, data = "png", png.getvalue()
+                self.shape = [1, *picture.shape] if picture.ndim == 2 else [picture.shape[2], *picture.shape[:2]]
+            yield _member(f"{number:08d}", kind, data, label)
+
+
+def packed(samples: Iterable[Mapping[str, Any]], shard_bytes: int) -> Iterator[bytes]:
+    """Tar files of about `shard_bytes` each, of samples with a `__key__` and the bytes of each member by its suffix."""
     buffer, writer = io.BytesIO(), None
-    shape: list[int] = []
-    for number, (picture, label) in enumerate(samples):
+    for sample in samples:
         if writer is None:
             buffer = io.BytesIO()
             writer = webdataset.TarWriter(buffer, mtime=0)
-        if isinstance(picture, bytes):
-            kind, data = "png" if picture.startswith(PNG) else "jpg", picture
-        else:
-            png = io.BytesIO()
-            Image.fromarray(picture).save(png, format="PNG")
-            kind, data = "png", png.getvalue()
-            shape = [1, *picture.shape] if picture.ndim == 2 else [picture.shape[2], *picture.shape[:2]]
-        writer.write(_member(f"{number:08d}", kind, data, label))
+        writer.write(sample)
         if buffer.tell() >= shard_bytes:
             writer.close()
             writer = None
-            yield buffer.getvalue(), shape
+            yield buffer.getvalue()
     if writer is not None:
         writer.close()
-        yield buffer.getvalue(), shape
+        yield buffer.getvalue()

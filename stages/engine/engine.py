@@ -1,4 +1,4 @@
-"""An engine that trains on DeepSpeed, and gives and takes whole fp32 tensors by name.
+"""Training with DeepSpeed, and access to whole fp32 tensors by name.
 
 The same engine runs on one plain process and on many ranks, under ZeRO 0 to 3. All that the rest of
 `stages` knows of sharding is `get` and `set`, which every rank has to call in the same order.
@@ -6,7 +6,6 @@ The same engine runs on one plain process and on many ranks, under ZeRO 0 to 3. 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,26 +16,9 @@ from torch import Tensor, nn
 from dualprune.stages.engine import zero
 from dualprune.stages.engine.proximal import STATE, ProximalOptimizer
 from dualprune.stages.networks.layers import note_layer
+from dualprune.stages.networks.parameters import is_trained
 from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer as OptimizerSettings
-
-
-def join(threads: int | None = None) -> tuple[int, int, torch.device]:
-    """Rank, world size and device of this process; one that is in no process group becomes a group of one."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    cuda = torch.cuda.is_available()
-    if not dist.is_initialized():
-        store = dist.HashStore()  # type: ignore[attr-defined]
-        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=0, world_size=1)
-    rank, world = dist.get_rank(), dist.get_world_size()
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    os.environ.setdefault("LOCAL_RANK", str(local))
-    device = torch.device("cuda", local % torch.cuda.device_count()) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)  # where NCCL sends objects from, too
-    zero.deepspeed().init_distributed(dist_init_required=False, verbose=False)
-    return rank, world, device
 
 
 def make_optimizer(settings: OptimizerSettings) -> Callable[[list], torch.optim.Optimizer]:
@@ -48,18 +30,20 @@ def make_optimizer(settings: OptimizerSettings) -> Callable[[list], torch.optim.
 
 
 def parameter_groups(
-    model: nn.Module, penalised: set[str], held: set[str], weight_decay: float
+    model: nn.Module, penalised: set[str], masked: set[str], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Groups by what is done to them: penalised, held only, other weights, and what is not decayed."""
+    """Those that are trained, by what is done to them: penalised, masked only, other weights, not decayed."""
     groups: dict[str, dict[str, Any]] = {
-        "penalised": {"params": [], "weight_decay": weight_decay, "penalised": True, "held": True},
-        "held": {"params": [], "weight_decay": weight_decay, "penalised": False, "held": True},
-        "weights": {"params": [], "weight_decay": weight_decay, "penalised": False, "held": False},
-        "others": {"params": [], "weight_decay": 0.0, "penalised": False, "held": False},
+        "penalised": {"params": [], "weight_decay": weight_decay, "penalised": True, "masked": True},
+        "masked": {"params": [], "weight_decay": weight_decay, "penalised": False, "masked": True},
+        "weights": {"params": [], "weight_decay": weight_decay, "penalised": False, "masked": False},
+        "others": {"params": [], "weight_decay": 0.0, "penalised": False, "masked": False},
     }
     for name, parameter in model.named_parameters():
-        if name in penalised or name in held:
-            kind = "penalised" if name in penalised else "held"
+        if not is_trained(parameter):
+            continue
+        if name in penalised or name in masked:
+            kind = "penalised" if name in penalised else "masked"
         else:
             kind = "weights" if parameter.ndim > 1 else "others"
         groups[kind]["params"].append(parameter)
@@ -67,67 +51,75 @@ def parameter_groups(
 
 
 def emulates_bf16(device: torch.device) -> bool:
-    """Whether bf16 is computed there by other means, so that fp32 is faster (LeNet-5 on a core with AVX2: 5 times)."""
+    """Whether a device lacks bf16 arithmetic, so that fp32 is faster (LeNet-5 on a core with AVX2: 5 times)."""
     return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+def _configuration(settings: EngineSettings, stage: int, clip: float, precision: str) -> dict[str, Any]:
+    """DeepSpeed's configuration, for a ZeRO stage."""
+    offload = {"offload_optimizer": {"device": "cpu"}} if settings.offload else {}
+    return {
+        # Ranks may get batches of unequal size (losses are sums over samples); DeepSpeed needs some number.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": settings.accumulate,
+        "zero_optimization": {"stage": stage} | offload,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "gradient_clipping": clip,
+        # DeepSpeed's own bf16 mode casts weights and breaks batch norm on the CPU; autocast keeps them in fp32.
+        # Gradients of the modules that it lists would be rounded to bf16 before they are added up over ranks.
+        "torch_autocast": {
+            "enabled": precision == "bf16",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
+        "wall_clock_breakdown": False,
+        "steps_per_print": 10**9,
+    }
 
 
 class Engine:
     """A model on its ranks, with its optimizer.
 
-    `penalised` names the parameters under the ADMM penalty, `held` those that masks may be on.
+    `penalised` names the parameters under the ADMM penalty, `masked` those that masks may be on.
     """
 
     def __init__(
         self,
         model: nn.Module,
         penalised: set[str],
-        held: set[str],
+        masked: set[str],
         optimizer: OptimizerSettings,
         precision: str,
         settings: EngineSettings,
     ) -> None:
-        groups = parameter_groups(model, penalised, held, optimizer.weight_decay)
+        groups = parameter_groups(model, penalised, masked, optimizer.weight_decay)
         self.optimizer = ProximalOptimizer(groups, make_optimizer(optimizer))
-        self.held = penalised | held
+        self.masked = penalised | masked
         self.world = dist.get_world_size()
         self.zero = settings.stage(self.world)
         self.settings = settings
         self.accumulate = settings.accumulate
-        offload = {"offload_optimizer": {"device": "cpu"}} if settings.offload else {}
-        config = {
-            # Ranks may get batches of unequal size (losses are sums over samples); DeepSpeed needs some number.
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": settings.accumulate,
-            "zero_optimization": {"stage": self.zero} | offload,
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-            "gradient_clipping": optimizer.clip,
-            # DeepSpeed's own bf16 mode casts weights and breaks batch norm on the CPU; autocast keeps them in fp32.
-            # Gradients of the modules that it lists would be rounded to bf16 before they are added up over ranks.
-            "torch_autocast": {
-                "enabled": precision == "bf16",
-                "dtype": "bfloat16",
-                "lower_precision_safe_modules": [],
-            },
-            "wall_clock_breakdown": False,
-            "steps_per_print": 10**9,
-        }
         self.engine, *_ = zero.deepspeed().initialize(
-            model=model, optimizer=self.optimizer, config=config, dist_init_required=False
+            model=model,
+            optimizer=self.optimizer,
+            config=_configuration(settings, self.zero, optimizer.clip, precision),
+            dist_init_required=False,
         )
         self.optimizer.device = self.engine.device
         self.module: nn.Module = self.engine.module
         if settings.compile:
             self.module.compile()
-        self.parameters = dict(self.module.named_parameters())
-        kept = self.module.state_dict().keys()  # not those that a module makes anew
+        self.parameters = {name: p for name, p in self.module.named_parameters() if is_trained(p)}
+        self.untrained = {name: p for name, p in self.module.named_parameters() if not is_trained(p)}
+        kept = self.module.state_dict().keys()  # without non-persistent ones, which a module computes itself
         self.buffers = {name: b for name, b in self.module.named_buffers() if name in kept}
         zero.settle(self.engine, self.optimizer)
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         """The network's outputs."""
         try:
-            return self.engine(*inputs)
+            return self.engine(*inputs, **named)
         except Exception as error:
             note_layer(error, self.module)
             raise
@@ -144,7 +136,7 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         if self.zero == 0 and self.engine.is_gradient_accumulation_boundary():
-            # Without ZeRO nobody looks; gradients are the same on all ranks already.
+            # Without ZeRO, DeepSpeed does not check. Gradients are averaged already: all ranks find the same.
             norms = torch._foreach_norm([p.grad for p in self.parameters.values() if p.grad is not None])
             if not bool(torch.isfinite(torch.stack(norms).sum())):
                 return False
@@ -169,7 +161,7 @@ class Engine:
         zero.put(self.parameters[name], state, value, self._own(name, state))
 
     def _own(self, name: str, state: str | None) -> Tensor:
-        """What this rank itself has of a parameter or of its state: all of it, where ZeRO is off."""
+        """This rank's local tensor of a parameter or of its state: the whole one, where ZeRO is off."""
         parameter: Tensor = self.parameters[name]
         own: dict[str | None, Tensor] = self.optimizer.state.get(parameter, {})
         return own.get(state, parameter)
@@ -205,21 +197,29 @@ class Engine:
                 buffer /= self.world
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The network's state, name by name: whole fp32 parameters, then buffers."""
+        """The network's state, name by name: whole fp32 parameters, then those that are not trained, then buffers."""
         for name in self.parameters:
             yield name, self.get(name)
+        yield from self.left_alone()
         for name, buffer in self.buffers.items():
             yield name, buffer.detach().clone()
+
+    def left_alone(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole parameters that are not trained, as they are: of integers, for example."""
+        for name, parameter in self.untrained.items():
+            yield name, zero.whole(parameter)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `tensors` gave. Raises KeyError for a name that is missing."""
         for name in self.parameters:
             self.set(name, tensors[name])
+        for name, parameter in self.untrained.items():
+            zero.fill(parameter, tensors[name])
         for name, buffer in self.buffers.items():
             buffer.copy_(tensors[name])
 
     def close(self) -> None:
-        """Let go of hooks and memory, so that another stage can follow in this process."""
+        """Remove hooks and free memory, so that another stage can run in this process."""
         self.engine.destroy()
 
     def shape(self, name: str) -> torch.Size:

@@ -6,7 +6,7 @@ added to the gradient in place before the inner step, and costs no autograd grap
 per optimizer step, after gradients were averaged over ranks and micro-batches and clipped.
 
 DeepSpeed hands an optimizer flat, sharded parameters, and shards, offloads and gathers whatever state
-it keeps for each. As long as `target`, `dual` and `hold` are such state, all ZeRO stages are right.
+it keeps for each. As long as `target`, `dual` and `mask` are such state, all ZeRO stages are right.
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-STATE = ("target", "dual", "hold")
-"""State of each constrained parameter: Z - U, U, and the hold.
+STATE = ("target", "dual", "mask")
+"""State of each constrained parameter: Z - U, U, and the mask.
 
-A hold is 1 where an entry may move and 0 where it stays what it is: at zero if it was pruned, on its
-level if it was quantised. While values are shared, holds number the clusters instead (from 1 on).
+A mask is 1 where an entry is trained and 0 where it is frozen: at zero if it was pruned, on its level if it was
+quantised. While values are tied, it has the number of each entry's cluster instead (from 1 on).
 """
 
-
-MODES = ("rho", "holding", "sharing")
+MODES = ("rho", "masking", "tied")
 """What the wrapper does, apart from what its state holds."""
 
 PORTION = 1 << 18
-"""Entries of a tensor that a CPU handles together: few enough that they stay in its cache meanwhile."""
+"""Entries of a tensor that a CPU works on at a time: few enough to stay in its cache."""
 
 
 def _portions(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
@@ -52,37 +51,37 @@ def adjust(
     grads: list[Tensor],
     params: list[Tensor],
     targets: list[Tensor],
-    holds: list[Tensor],
+    masks: list[Tensor],
     *,
     rho: float,
-    holding: bool,
+    masking: bool,
     decay: float = 0.0,
-    shrink: float = 1.0,
+    shrink: float = 0.0,
 ) -> None:
-    """Add rho (W - target) to gradients, and where holds are in force, take out what is held.
+    """Add rho (W - target) to gradients, and while masks are in force, set those of frozen entries to 0.
 
-    What the inner optimizer would do to held entries too is done here to the others, while holds are in force: `decay`
-    of the weights is added to their gradients, or the weights are multiplied by `shrink`.
+    Weight decay of the entries that are trained is done here too, if it is not left to the inner optimizer: `decay` of
+    the weights is added to their gradients, or, decoupled, each weight loses a share `shrink` of itself.
     """
-    for grad, param, target, hold in _portions(grads, params, targets, holds):
+    for grad, param, target, mask in _portions(grads, params, targets, masks):
         if rho:
             torch._foreach_add_(grad, param, alpha=rho)
             torch._foreach_sub_(grad, target, alpha=rho)
-        if shrink != 1.0:
-            for p, free in zip(param, hold, strict=True):
-                torch.where(free != 0, p * shrink, p, out=p)
+        if shrink:
+            for p, trained in zip(param, mask, strict=True):
+                torch.where(trained != 0, p * (1 - shrink), p, out=p)
         if decay:
             torch._foreach_add_(grad, param, alpha=decay)
-        if holding:
-            torch._foreach_mul_(grad, hold)
+        if masking:
+            torch._foreach_mul_(grad, mask)
 
 
 class ProximalOptimizer(torch.optim.Optimizer):
     """Wraps the optimizer that `make(groups)` builds.
 
-    A parameter group says whether it is `penalised` (pulled to its target with weight `rho`) and
-    whether it is `held`; each parameter of a held group has `STATE`, and a penalised group is held too.
-    `holding` puts the holds in force. `sharing`, a number of clusters, makes the members of each move together.
+    A parameter group says whether it is `penalised` (pulled to its target with weight `rho`) and whether it is
+    `masked`; each parameter of a masked group has `STATE`, and a penalised group is masked too. `masking` puts the
+    masks in force. `tied`, a number of clusters, makes the members of each cluster move together.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], make: Callable[[list], torch.optim.Optimizer]) -> None:
@@ -91,52 +90,57 @@ class ProximalOptimizer(torch.optim.Optimizer):
         self.param_groups = self.inner.param_groups
         self.state = self.inner.state
         self.rho = 0.0
-        self.holding = False
-        self.sharing = 0
+        self.masking = False
+        self.tied = 0
         self.device = torch.device("cpu")
-        """Where collectives run: offloaded parameters are not there."""
+        """Where collectives run; offloaded parameters are elsewhere."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Add the penalty's gradient, take what is held out of it, step."""
+        """Add the penalty's gradient, take frozen entries out of the gradient, step."""
         assert closure is None, "no optimizer that needs a closure can run under DeepSpeed"
         decays = [group["weight_decay"] for group in self.param_groups]
         for group in self.param_groups:
-            if not group["held"]:
-                continue
-            params = [p for p in group["params"] if p.grad is not None]
-            grads = [p.grad for p in params]
-            if self.sharing and group["penalised"]:
-                self._share(params)
-                continue
-            rho = self.rho if group["penalised"] else 0.0
-            if not params or not (rho or self.holding):
-                continue
-            decay = group["weight_decay"] if self.holding else 0.0  # the inner one would move held entries
-            if decay:
-                group["weight_decay"] = 0.0
-            shrink = 1.0
-            if isinstance(self.inner, torch.optim.AdamW):
-                shrink, decay = 1 - group["lr"] * decay, 0.0
-            targets, holds = ([self.state[p][name] for p in params] for name in ("target", "hold"))
-            adjust(grads, params, targets, holds, rho=rho, holding=self.holding, decay=decay, shrink=shrink)
+            if group["masked"]:
+                self._prepare(group)
         self.inner.param_groups = self.param_groups
         self.inner.step()
         for group, decay in zip(self.param_groups, decays, strict=True):
             group["weight_decay"] = decay
 
-    def _share(self, params: list[Tensor]) -> None:
-        """Replace each gradient by its cluster's mean over all ranks: the projection onto what may move.
+    def _prepare(self, group: dict[str, Any]) -> None:
+        """Make a masked group's gradients what the inner optimizer is to see.
+
+        While masks are in force, weight decay is done here, for the inner optimizer would move frozen entries by it;
+        the group's own is 0 till the step is over.
+        """
+        params = [p for p in group["params"] if p.grad is not None]
+        if self.tied and group["penalised"]:
+            self._tie(params)  # also without parameters: it is a collective
+        elif params and (self.masking or (self.rho and group["penalised"])):
+            decay = group["weight_decay"] if self.masking else 0.0
+            if decay:
+                group["weight_decay"] = 0.0
+            shrink = 0.0
+            if isinstance(self.inner, torch.optim.AdamW):
+                shrink, decay = group["lr"] * decay, 0.0
+            grads = [p.grad for p in params if p.grad is not None]
+            targets, masks = ([self.state[p][name] for p in params] for name in ("target", "mask"))
+            rho = self.rho if group["penalised"] else 0.0
+            adjust(grads, params, targets, masks, rho=rho, masking=self.masking, decay=decay, shrink=shrink)
+
+    def _tie(self, params: list[Tensor]) -> None:
+        """Replace each gradient by its cluster's mean over all ranks, so that tied weights stay equal.
 
         In fp64: adding ones in fp32 ends at 2^24 members.
         """
         device = params[0].device if params else self.device
-        sums = torch.zeros(2, self.sharing + 1, dtype=torch.float64, device=device)
-        codes = [self.state[p]["hold"].long() for p in params]
+        sums = torch.zeros(2, self.tied + 1, dtype=torch.float64, device=device)
+        codes = [self.state[p]["mask"].long() for p in params]
         grads = [p.grad for p in params if p.grad is not None]
         for grad, code in zip(grads, codes, strict=True):
             sums[0].index_add_(0, code.flatten(), grad.flatten().double())
-            sums[1] += torch.bincount(code.flatten(), minlength=self.sharing + 1)
+            sums[1] += torch.bincount(code.flatten(), minlength=self.tied + 1)
         if dist.is_initialized() and dist.get_world_size() > 1:
             whole = sums.to(self.device)
             dist.all_reduce(whole)
@@ -164,7 +168,7 @@ class ProximalOptimizer(torch.optim.Optimizer):
             p.grad = grad
         for group, lr in zip(self.param_groups, lrs, strict=True):
             group["lr"] = lr
-            if group["held"]:
+            if group["masked"]:
                 for p in group["params"]:
                     self.state[p].update({name: torch.zeros_like(p) for name in STATE})
         self.reset_inner()
@@ -182,7 +186,7 @@ class ProximalOptimizer(torch.optim.Optimizer):
         self.inner.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's, with `rho`, `holding` and `sharing` beside its state and groups."""
+        """As torch's, with `rho`, `masking` and `tied` beside its state and groups."""
         return self.inner.state_dict() | {name: getattr(self, name) for name in MODES}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,10 +1,32 @@
-"""Words among the ranks of a process group."""
+"""The ranks of a process group: joining it, and agreeing on a value."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import torch
 import torch.distributed as dist
+
+from dualprune.stages.engine import zero
+
+
+def join(threads: int | None = None) -> tuple[int, int, torch.device]:
+    """Rank, world size and device of this process; one that is in no process group becomes a group of one."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    cuda = torch.cuda.is_available()
+    if not dist.is_initialized():
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=0, world_size=1)
+    rank, world = dist.get_rank(), dist.get_world_size()
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    os.environ.setdefault("LOCAL_RANK", str(local))
+    device = torch.device("cuda", local % torch.cuda.device_count()) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)  # where NCCL sends objects from, too
+    zero.deepspeed().init_distributed(dist_init_required=False, verbose=False)
+    return rank, world, device
 
 
 def agreed(value: Any) -> Any:

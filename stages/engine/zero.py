@@ -1,4 +1,4 @@
-"""DeepSpeed's one door, and all that is used of it beyond its documentation.
+"""The only import of DeepSpeed, and all that is used of it beyond its documentation.
 
 ZeRO shards parameters, gradients and optimizer state. DeepSpeed documents how whole tensors are read and written
 (`safe_get_full_*`, `safe_set_*`); what else is needed here, its attributes and hooks, may be called otherwise in a
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cache
 from importlib import import_module
 from operator import attrgetter
@@ -111,7 +112,7 @@ def shape(parameter: Any) -> torch.Size:
 
 
 def sharded(parameter: Any) -> bool:
-    """Whether ZeRO 3 has taken a parameter apart."""
+    """Whether a parameter is sharded, by ZeRO 3."""
     return hasattr(parameter, "ds_id")
 
 
@@ -124,13 +125,31 @@ def gradients(parameters: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
 
 
 def get(parameter: Any, state: str | None, otherwise: Tensor) -> Tensor:
-    """A whole fp32 parameter, or its optimizer state `state`; `otherwise` where ZeRO has neither, being off."""
+    """A whole fp32 parameter, or its optimizer state `state`; `otherwise` where ZeRO is off."""
     utils = deepspeed().utils
     if state is None:
         value = utils.safe_get_full_fp32_param(parameter)
     else:
         value = utils.safe_get_full_optimizer_state(parameter, state)
     return otherwise if value is None else value
+
+
+def whole(parameter: Any) -> Tensor:
+    """A whole parameter that no optimizer has, as a new tensor, on all ranks together."""
+    with _gathered(parameter):
+        found: Tensor = parameter.detach().clone()
+    return found
+
+
+@torch.no_grad()
+def fill(parameter: Any, value: Tensor) -> None:
+    """Put a whole tensor in the place of such a parameter, on all ranks together."""
+    with _gathered(parameter, modifier_rank=0):
+        parameter.copy_(value)
+
+
+def _gathered(parameter: Any, **options: Any) -> Any:
+    return deepspeed().zero.GatheredParameters([parameter], **options) if sharded(parameter) else nullcontext()
 
 
 def put(parameter: Any, state: str | None, value: Tensor, otherwise: Tensor) -> None:

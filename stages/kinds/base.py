@@ -16,7 +16,8 @@ from dualprune.stages.settings.sets import AnySet
 from dualprune.stages.settings.training import Rate, StageSpec
 
 if TYPE_CHECKING:
-    from dualprune.stages.solver.targets import Shapes, Targets
+    from dualprune.stages.networks.parameters import Parameters
+    from dualprune.stages.solver.targets import Targets
     from dualprune.stages.training.run import Run
 
 S = TypeVar("S", bound=StageSpec)
@@ -58,7 +59,7 @@ def no_constraints(spec: Any) -> Sequence[AnySet]:
     return ()
 
 
-def no_problems(spec: Any, targets: Targets, shapes: Shapes) -> list[Problem]:
+def no_problems(spec: Any, targets: Targets, parameters: Parameters) -> list[Problem]:
     """Of a kind that asks no more of its constraints than that they fit their tensors."""
     return []
 
@@ -105,8 +106,8 @@ class Kind(Generic[S]):
     """Whether its constraints are to leave fewer weights: plans count them, and refuse more than there are."""
     regrows: Callable[[S], bool] = never
     """Whether weights of its constrained tensors that the parent pruned may come back."""
-    check: Callable[[S, Targets, Shapes], list[Problem]] = no_problems
-    """What else is wrong, given the targets and the shapes of the network's parameters; some targets may be missing."""
+    check: Callable[[S, Targets, Parameters], list[Problem]] = no_problems
+    """What else is wrong, given the targets and what the network's parameters are; some targets may be missing."""
     start: Callable[[Run[S]], None] = nothing
     """Before the first step of a stage that has no checkpoint."""
     enter: Callable[[Run[S], Phase], None] = nothing_in

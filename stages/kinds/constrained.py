@@ -9,23 +9,34 @@ from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import StageSpec
 
 if TYPE_CHECKING:
+    from dualprune.stages.networks.parameters import Parameters
     from dualprune.stages.solver.bounds import Room
-    from dualprune.stages.solver.targets import Shapes, Targets
+    from dualprune.stages.solver.targets import Held, Targets
 
 
-def targets_of(spec: StageSpec, shapes: Shapes) -> Targets:
-    """What each constrained tensor is held to, in a network whose parameters have these shapes.
+def targets_of(spec: StageSpec, parameters: Parameters) -> Targets:
+    """What each constrained tensor is held to, in a network of these parameters.
 
     Raises SpecError with all that is wrong.
     """
     from dualprune.stages.solver.targets import targets
 
     kind = KINDS[spec.kind]
-    found, problems = targets(kind.constraints(spec), shapes, spec.model.name)
-    problems = [*problems, *kind.check(spec, found, shapes)]
+    found, problems = targets(kind.constraints(spec), parameters, spec.model.name)
+    problems = [*problems, *kind.check(spec, found, parameters)]
     if problems:
         raise SpecError(problems)
     return found
+
+
+def constrained(spec: StageSpec) -> list[Held]:
+    """What each of a stage's constraints holds, for people. Raises SpecError."""
+    from dualprune.stages.networks.build import parameters_of
+    from dualprune.stages.solver.targets import held
+
+    parameters = parameters_of(spec.model)
+    targets_of(spec, parameters)
+    return held(KINDS[spec.kind].constraints(spec), parameters)
 
 
 def check(spec: StageSpec) -> Room:
@@ -33,8 +44,8 @@ def check(spec: StageSpec) -> Room:
 
     The network is built without memory for its weights, once for all stages that have it.
     """
-    from dualprune.stages.networks.build import parameter_shapes
+    from dualprune.stages.networks.build import parameters_of
     from dualprune.stages.solver.bounds import room
 
-    shapes = parameter_shapes(spec.model)
-    return room(targets_of(spec, shapes), shapes)
+    parameters = parameters_of(spec.model)
+    return room(targets_of(spec, parameters), parameters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from dualprune.stages.kinds.table import KINDS, parse
 from dualprune.stages.settings.base import Settings
@@ -36,6 +36,8 @@ class StageJob(Settings):
     """fsspec URL of the data that `spec.data` resolved to."""
     data_digest: str
     engine: Engine = Engine()
+    code: dict[str, bytes] = Field(default={})
+    """Files of the user's own modules that the stages of its run name, by path (stages.files.source)."""
 
     @property
     def parents(self) -> list[Parent]:
@@ -53,4 +55,6 @@ def key_material(spec: StageSpec, data_digest: str, parents: list[str]) -> dict[
     for name in AROUND:
         settings["data"].pop(name, None)
     settings["model"].pop("weights", None)  # their hash is what counts, not where they lie
+    if spec.model.skip:
+        settings["model"]["skip"] = list(spec.model.skip)
     return {"spec": settings, "method": KINDS[spec.kind].version, "data": data_digest, "parents": parents}

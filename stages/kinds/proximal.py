@@ -60,7 +60,7 @@ def start(run: Run[Any], settings: Admm | None, duals: Mapping[str, Tensor]) -> 
 def enter(run: Run[Any], phase: Phase) -> None:
     """The penalty is on in ADMM's phases; masks hold from the final projection on, those of parents always."""
     run.engine.optimizer.rho = run.state.rho if phase.name == ADMM else 0.0
-    run.engine.optimizer.holding = run.masked or run.state.residual is not None
+    run.engine.optimizer.masking = run.masked or run.state.residual is not None
 
 
 def stepped(run: Run[Any], phase: Phase) -> None:

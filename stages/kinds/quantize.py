@@ -17,7 +17,8 @@ from dualprune.stages.settings.sets import AnySet
 from dualprune.stages.settings.training import Admm, Distill, Rate, StageSpec, Training
 
 if TYPE_CHECKING:
-    from dualprune.stages.solver.targets import Shapes, Targets
+    from dualprune.stages.networks.parameters import Parameters
+    from dualprune.stages.solver.targets import Targets
     from dualprune.stages.training.run import Run
 
 
@@ -59,15 +60,15 @@ class _State(proximal.Solving):
     """Clusters whose members train together; 0 while none do."""
 
 
-def _check(spec: QuantizeSpec, targets: Targets, shapes: Shapes) -> list[Problem]:
+def _check(spec: QuantizeSpec, targets: Targets, parameters: Parameters) -> list[Problem]:
     """Each tensor needs values, of one sort in all, and only these are trained."""
     from dualprune.stages.constraints import SETS, VALUES
-    from dualprune.stages.solver.targets import shown
+    from dualprune.stages.solver.patterns import shown
 
     problems: list[Problem] = []
     bare = [name for name, sets in targets.kinds.items() if SETS[sets[-1]].place != VALUES]
     if bare:
-        text = f"{shown(bare, shapes)}: a quantize stage needs `levels` or `clusters` on each of its tensors"
+        text = f"{shown(bare, parameters)}: a quantize stage needs `levels` or `clusters` on each of its tensors"
         problems.append((("constraints",), text))
     first = {sets[-1]: name for name, sets in reversed(list(targets.kinds.items()))}
     if {"levels", "clusters"} <= set(first):
@@ -95,7 +96,7 @@ def _start(run: Run[QuantizeSpec]) -> None:
 
 def _enter(run: Run[QuantizeSpec], phase: Phase) -> None:
     proximal.enter(run, phase)
-    run.engine.optimizer.sharing = run.state.tied if phase.name == CENTROIDS else 0
+    run.engine.optimizer.tied = run.state.tied if phase.name == CENTROIDS else 0
 
 
 def _leave(run: Run[QuantizeSpec], phase: Phase) -> Row:
@@ -125,7 +126,7 @@ def _fit(run: Run[QuantizeSpec]) -> None:
     spec = run.spec
     run.state.values = snapping.fit(run.engine, run.targets)
     if spec.centroids is not None and spec.centroids.epochs:
-        run.state.tied = snapping.share_values(run.engine, run.state.values)
+        run.state.tied = snapping.tie_values(run.engine, run.state.values)
     else:
         snapping.snap(run.engine, run.state.values, spec.snap.share if spec.snap else None)
 

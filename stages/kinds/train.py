@@ -23,7 +23,7 @@ def _phases(spec: TrainSpec) -> list[Phase]:
 
 
 def _enter(run: Run[TrainSpec], phase: Phase) -> None:
-    run.engine.optimizer.holding = run.masked
+    run.engine.optimizer.masking = run.masked
 
 
 KIND = Kind(settings=TrainSpec, version=2, phases=_phases, enter=_enter)

@@ -12,8 +12,10 @@ from dualprune.stages.files.folder import Folder
 def load(place: str, stage: str | None = None) -> nn.Module:
     """The network of an artefact's folder, by path or URL; or of the stage of a store that has this name.
 
-    It is on the CPU and in evaluation mode. Raises FileNotFoundError where there is none, ValueError for a name that
-    several artefacts have, stages.artefacts.manifest.Damaged, and stages.files.outage.StoreError and StoreAway.
+    It is on the CPU and in evaluation mode. A network of a user's own is built by its module, which has to be where
+    Python looks for modules. Raises FileNotFoundError where there is none, ValueError for a name that several artefacts
+    have, SpecError (one too) for code that is not what the artefact was made with,
+    stages.artefacts.manifest.Damaged, and stages.files.outage.StoreError and StoreAway.
     """
     folder = Folder(str(place))
     if stage is not None:

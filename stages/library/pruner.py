@@ -23,14 +23,15 @@ from dualprune.stages.constraints.lowrank import LowRank
 from dualprune.stages.engine.proximal import STATE
 from dualprune.stages.library.sets import refused
 from dualprune.stages.library.steps import Steps
-from dualprune.stages.library.tensors import Parameters, rest
+from dualprune.stages.library.tensors import ModuleTensors, rest
 from dualprune.stages.library.wrappers import bare, plain
+from dualprune.stages.networks.parameters import Parameters, parameters
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.sets import AnySet, Pattern
 from dualprune.stages.settings.training import Penalty
 from dualprune.stages.solver import admm
 from dualprune.stages.solver.admm import Residual
-from dualprune.stages.solver.targets import Shapes, Targets, ranked, targets
+from dualprune.stages.solver.targets import Targets, ranked, targets
 
 Phase = Literal["new", "admm", "retrain"]
 """Before `wrap`, until `project`, and after it."""
@@ -66,7 +67,7 @@ class Pruner:
         rest(self.module)
         shapes = {name: p.shape for name, p in self.module.named_parameters() if p.is_floating_point()}
         self.constraints = list(constraints)
-        self.targets = _targets(self.constraints, shapes, type(self.module).__name__)
+        self.targets = _targets(self.constraints, parameters(self.module), type(self.module).__name__)
         self.rho = self.penalty.rho
         """The penalty's present weight."""
         self.phase: Phase = "new"
@@ -74,7 +75,7 @@ class Pruner:
         """How often Z and U were updated."""
         self._given = _checked(masks or {}, shapes)
         names = [*self.targets.names, *(name for name in self._given if name not in self.targets.kinds)]
-        self._tensors = Parameters(self.module, names)
+        self._tensors = ModuleTensors(self.module, names)
         self._steps = Steps(self._tensors, self.targets.names)
 
     def wrap(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -138,7 +139,7 @@ class Pruner:
         fixed, kinds = self._fixed(), self.targets.kinds
         supports = {name for name in fixed if SETS[kinds[name][-1]].place is not None}
         return {
-            name: self._tensors.get(name, None if name in fixed else "hold") != 0
+            name: self._tensors.get(name, None if name in fixed else "mask") != 0
             for name in self._tensors.parameters
             if name not in fixed or name in supports
         }
@@ -164,7 +165,7 @@ class Pruner:
         tensors = {}
         for name in [] if self.phase == "new" else self._tensors.parameters:
             values = {key: self._tensors.get(name, key).cpu() for key in STATE}
-            tensors[name] = values | {"hold": values["hold"] != 0}
+            tensors[name] = values | {"mask": values["mask"] != 0}
         return {
             "constraints": [one.model_dump() for one in self.constraints],
             "phase": self.phase,
@@ -205,7 +206,7 @@ class Pruner:
         for name in tensors.parameters:
             w = tensors.get(name)
             mask = self._given[name].to(w) if name in self._given else torch.ones_like(w)
-            tensors.set(name, mask, "hold")
+            tensors.set(name, mask, "mask")
             if name in self._given:
                 tensors.set(name, w * mask)
         self.targets = ranked(self.targets, tensors.get)
@@ -213,10 +214,10 @@ class Pruner:
         self._enter("admm")
 
     def _enter(self, phase: Phase) -> None:
-        """The penalty is on in ADMM's phase; masks hold from the projection on, given ones always."""
+        """The penalty is on in ADMM's phase; masks are in force from the projection on, given ones always."""
         self.phase = phase
         self._steps.rho = self.rho if phase == "admm" else 0.0
-        self._steps.holding = phase == "retrain" or bool(self._given)
+        self._steps.masking = phase == "retrain" or bool(self._given)
         self._steps.fixed = self._fixed() if phase == "retrain" else frozenset()
 
     def _fixed(self) -> frozenset[str]:
@@ -241,19 +242,19 @@ class Pruner:
         return {name: (int(torch.count_nonzero(w)), w.numel()) for name, w in wholes}
 
 
-def _targets(constraints: Sequence[AnySet], shapes: Shapes, model: str) -> Targets:
+def _targets(constraints: Sequence[AnySet], there: Parameters, model: str) -> Targets:
     """What each tensor is held to. Raises SpecError with all that is wrong."""
     if not constraints:
         raise SpecError([(("constraints",), "at least one is needed")])
     if wrong := [one for one in constraints if not isinstance(one, Pattern)]:
         raise SpecError([(("constraints",), f"{wrong[0]!r} is none; make them by dualprune.cardinality(...) and such")])
-    found, problems = targets(constraints, shapes, model)
+    found, problems = targets(constraints, there, model)
     if problems:
         raise SpecError(problems)
     return found
 
 
-def _checked(masks: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
+def _checked(masks: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     for name, mask in masks.items():
         if name not in shapes or mask.shape != shapes[name]:
             there = f"is of shape {tuple(shapes[name])}" if name in shapes else "is no tensor of this model"
@@ -261,12 +262,12 @@ def _checked(masks: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
     return {name: (mask != 0).float() for name, mask in masks.items()}
 
 
-def _check_state(tensors: Mapping[str, Mapping[str, Tensor]], shapes: Shapes) -> None:
+def _check_state(tensors: Mapping[str, Mapping[str, Tensor]], shapes: Mapping[str, torch.Size]) -> None:
     """Raise ValueError for a state that is not of tensors of these shapes; one without any is of before the start."""
 
     def shown(found: Iterable[tuple[str, torch.Size]]) -> str:
         return ", ".join(f"{name} {tuple(shape)}" for name, shape in found)
 
-    there = {name: values["hold"].shape for name, values in tensors.items()}
+    there = {name: values["mask"].shape for name, values in tensors.items()}
     if there and there != dict(shapes):
         raise ValueError(f"the state is of the tensors {shown(there.items())}; here are {shown(shapes.items())}")

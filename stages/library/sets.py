@@ -28,7 +28,7 @@ def refused(error: ValidationError) -> ValueError:
 
 
 def _maker(name: str, settings: type[Pattern]) -> Callable[..., Pattern]:
-    def make(tensors: str, **given: Any) -> Pattern:
+    def make(tensors: str | list[str] | None = None, **given: Any) -> Pattern:
         try:
             return settings.model_validate({"set": name, "tensors": tensors, **given})
         except ValidationError as error:
@@ -41,19 +41,16 @@ def _maker(name: str, settings: type[Pattern]) -> Callable[..., Pattern]:
 
 
 def _parameters(settings: type[BaseModel]) -> list[inspect.Parameter]:
-    first = inspect.Parameter("tensors", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="str")
+    """Its settings; the tensors first, which need no name."""
     return [
-        first,
-        *(
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty if field.is_required() else field.default,
-                annotation=field.annotation,
-            )
-            for name, field in settings.model_fields.items()
-            if name not in ("set", "tensors")
-        ),
+        inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD if name == "tensors" else inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.is_required() else field.default,
+            annotation=field.annotation,
+        )
+        for name, field in sorted(settings.model_fields.items(), key=lambda one: one[0] != "tensors")
+        if name != "set"
     ]
 
 

@@ -1,7 +1,7 @@
-"""What is done around each step of a user's own optimizer: the penalty's gradient before it, what is held after it.
+"""What is done around each step of a user's own optimizer: the penalty's gradient before it, what is frozen after it.
 
-By hooks, so that the optimizer stays what it is for schedulers, gradient scalers and checkpoints. Held entries are put
-back after the step, as nothing is known of the optimizer: it may have momentum of its own, or mix entries.
+By hooks, so that the optimizer stays what it is for schedulers, gradient scalers and checkpoints. Frozen entries are
+put back after the step, as nothing is known of the optimizer: it may have momentum of its own, or mix entries.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from dualprune.stages.engine.proximal import adjust
-from dualprune.stages.library.tensors import Parameters, local
+from dualprune.stages.library.tensors import ModuleTensors, local
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Steps:
-    """The steps of wrapped optimizers. `rho`, `holding` and `fixed` say what they do at present."""
+    """The steps of wrapped optimizers. `rho`, `masking` and `fixed` say what they do at present."""
 
-    def __init__(self, tensors: Parameters, penalised: Sequence[str]) -> None:
+    def __init__(self, tensors: ModuleTensors, penalised: Sequence[str]) -> None:
         self.tensors = tensors
         self.penalised = frozenset(penalised)
         self.rho = 0.0
         """The penalty's weight."""
-        self.holding = False
+        self.masking = False
         """Whether masks are in force."""
         self.fixed: frozenset[str] = frozenset()
-        """Tensors whose held entries stay where they are; those of all others stay zero."""
+        """Tensors whose frozen entries stay where they are; those of all others stay zero."""
         self.optimizers: list[torch.optim.Optimizer] = []
         self.names: set[str] = set()
         """Of the tensors that these train."""
@@ -96,24 +96,24 @@ class Steps:
             ([name for name in there if name in self.penalised], rho),
             ([name for name in there if name not in self.penalised], 0.0),
         ):
-            if some and (pull or self.holding):
+            if some and (pull or self.masking):
                 adjust(
                     [local(parameters[name].grad) for name in some],  # type: ignore[arg-type]
                     [local(parameters[name]) for name in some],
                     self.tensors.parts(some, "target"),
-                    self.tensors.parts(some, "hold"),
+                    self.tensors.parts(some, "mask"),
                     rho=pull,
-                    holding=self.holding,
+                    masking=self.masking,
                 )
 
     @torch.no_grad()
     def _post(self, names: list[str], optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """What is held is where it was, whatever the step did."""
-        if not self.holding:
+        """What is frozen is where it was, whatever the step did."""
+        if not self.masking:
             return
-        for name, hold in zip(names, self.tensors.parts(names, "hold"), strict=True):
+        for name, mask in zip(names, self.tensors.parts(names, "mask"), strict=True):
             p = local(self.tensors.parameters[name])
             if name in self.fixed:
-                torch.where(hold != 0, p, self._before.pop(name), out=p)
+                torch.where(mask != 0, p, self._before.pop(name), out=p)
             else:
-                p.mul_(hold)
+                p.mul_(mask)

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from dualprune.stages.engine.proximal import STATE
 
 
-class Parameters:
+class ModuleTensors:
     """The named parameters of a module with their state: the accessor that `stages.solver.admm` works on."""
 
     def __init__(self, module: nn.Module, names: Iterable[str]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 
 import torch
-from torch import Size, nn
+from torch import Tensor, nn
+from torch.func import functional_call
 
-from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.networks.parameters import Parameters, parameters
+from dualprune.stages.networks.zoo import maker
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import Model
 
@@ -17,13 +18,11 @@ FEW = 50_000_000
 
 
 def build_model(settings: Model, device: str = "cpu") -> nn.Module:
-    """The network that the settings name. Raises SpecError for one that is not in the table, or can't be built."""
-    if settings.name not in MODELS:
-        known = ", ".join(sorted(MODELS))
-        raise SpecError([(("model", "name"), f"there is no model {settings.name!r}; there are {known}")])
+    """The network that the settings name. Raises SpecError for one that there is not, or that can't be built."""
+    make = maker(settings)
     try:
         with torch.device(device):
-            return MODELS[settings.name](settings.classes)
+            return make()
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]  # torch adds where in its sources it was raised
         text = f"{settings.name} can't be built: {type(error).__name__}: {reason}"
@@ -31,33 +30,25 @@ def build_model(settings: Model, device: str = "cpu") -> nn.Module:
 
 
 @cache
-def parameter_shapes(settings: Model) -> Mapping[str, Size]:
-    """Of a network's parameters, by name, found without memory for them. Raises SpecError."""
-    return {name: parameter.shape for name, parameter in build_model(settings, device="meta").named_parameters()}
-
-
-def weights(shapes: Mapping[str, Size]) -> dict[str, Size]:
-    """What can be constrained: tensors of two or more dimensions that are named `weight`, or end so (`in_proj_weight`).
-
-    Biases and normalisation never are, and no embeddings of places or classes that are parameters of their own.
-    """
-    return {name: shape for name, shape in shapes.items() if len(shape) > 1 and name.endswith("weight")}
+def parameters_of(settings: Model) -> Parameters:
+    """What a network's parameters are, found without memory for them. Raises SpecError."""
+    return parameters(build_model(settings, device="meta"))
 
 
 @cache
 def check_pictures(settings: Model, shape: tuple[int, ...], labels: int | None) -> None:
     """Raise SpecError for a network that can't take pictures of a shape [channels, height, width], or all labels.
 
-    It is given one: with whatever is in the memory that its weights get, if these are few. One of more weights is given
-    one on the device `meta`, where nothing is allocated or computed (and whose imports take two seconds); that can't
-    follow a network whose shapes depend on values, which is let pass.
+    It is given one: with whatever is in the memory that its weights get, if these are few, and zeros as its integers,
+    which may be indices. One of more weights is given one on the device `meta`, where nothing is allocated or computed
+    (and whose imports take two seconds); that can't follow a network whose shapes depend on values, which is let pass.
     """
     network = build_model(settings, device="meta").eval()
     device = "cpu" if sum(p.numel() for p in network.parameters()) <= FEW else "meta"
     pictures = f"pictures of {' x '.join(map(str, shape))} (channels, height, width)"
     try:
         with torch.no_grad(), torch.device(device):
-            network.to_empty(device=device)(torch.zeros(1, *shape))
+            functional_call(network, empty(network), (torch.zeros(1, *shape),))
     except Exception as error:
         if device == "meta" and isinstance(error, NotImplementedError):
             return
@@ -66,3 +57,16 @@ def check_pictures(settings: Model, shape: tuple[int, ...], labels: int | None) 
     if labels is not None and labels > settings.classes:
         text = f"the data has {labels} classes, and {settings.name} {settings.classes}; set model.classes to {labels}"
         raise SpecError([(("model",), text)])
+
+
+def empty(network: nn.Module) -> dict[str, Tensor]:
+    """Tensors to call a network with in place of its own, on the current device: integers, which may be
+    indices, are zero, others whatever is in their memory.
+
+    `network.to_empty` does the same from the device `meta`, but imports SymPy for it: a third of a second.
+    """
+    own = (*network.named_parameters(), *network.named_buffers())
+    return {
+        name: (torch.empty if tensor.is_floating_point() else torch.zeros)(tensor.shape, dtype=tensor.dtype)
+        for name, tensor in own
+    }

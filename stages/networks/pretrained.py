@@ -6,21 +6,22 @@ store: they need not reach what the plan was made on, and a file that changes me
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from torch import nn
+from torch import Tensor, nn
 
 from dualprune.stages.files.folder import Folder, sha256
 from dualprune.stages.files.home import NoHome, cache_folder
-from dualprune.stages.networks.build import build_model, weights
+from dualprune.stages.networks.build import build_model
 from dualprune.stages.networks.builtin import TORCHVISION
-from dualprune.stages.networks.statedict import Taken, taken, zeros
+from dualprune.stages.networks.parameters import Parameters, parameters, weights
+from dualprune.stages.networks.statedict import Taken, Wanted, taken, wanted, zeros
 from dualprune.stages.networks.weightsfile import WeightsError, read, some
+from dualprune.stages.networks.weightsfolder import INDEX, gathered, placed
 from dualprune.stages.settings.training import Model
 
 __all__ = ["WeightsError", "bring", "load"]
@@ -47,9 +48,10 @@ def bring(settings: Model, store: Folder, tell: Callable[[Note], None] = lambda 
     data = store.read(_place(settings.sha256 or "")) if here else _fetched(settings)
     digest = sha256(data)
     if settings.sha256 not in (None, digest):
-        raise WeightsError(f"the sha256 of {settings.weights} is {digest}, and not {settings.sha256} as asked for")
-    found = _taken(data, settings, build_model(settings, device="meta"))
-    for note in _notes(found, settings):
+        raise WeightsError(f"the sha256 of {settings.origin} is {digest}, and not {settings.sha256} as asked for")
+    network = build_model(settings, device="meta")
+    needs = wanted(network, settings.skip)
+    for note in _notes(_taken(data, settings, needs), needs, parameters(network), settings):
         tell(note)
     if not store.exists(_place(digest)):
         store.write(_place(digest), data)
@@ -65,15 +67,15 @@ def load(settings: Model, store: Folder, network: nn.Module) -> None:
         data = b""
     if sha256(data) != settings.sha256:
         text = f"{store.url}/{_place(settings.sha256)} is not there, or not what was put there"
-        raise WeightsError(f"{text}: delete it, and run again, which reads {settings.weights} anew")
-    network.load_state_dict({**network.state_dict(), **_taken(data, settings, network).tensors})
+        raise WeightsError(f"{text}: delete it, and run again, which reads {settings.origin} anew")
+    network.load_state_dict({**network.state_dict(), **_taken(data, settings, wanted(network, settings.skip)).tensors})
 
 
-def _taken(data: bytes, settings: Model, network: nn.Module) -> Taken:
+def _taken(data: bytes, settings: Model, needs: Wanted) -> Taken:
     """The network's tensors out of the bytes of a file. Raises WeightsError."""
-    name = settings.weights or ""
+    name = settings.origin or ""
     of = f"{settings.name} of {settings.classes} classes"
-    return taken(read(data, f"{name}{_kept(settings)}"), network.state_dict(), name, of)
+    return taken(read(data, f"{name}{_kept(settings)}"), needs, name, of)
 
 
 def _kept(settings: Model) -> str:
@@ -85,21 +87,29 @@ def _kept(settings: Model) -> str:
     return f" (as kept in {cache_folder('weights')})" if "://" in settings.file else ""
 
 
-def _notes(found: Taken, settings: Model) -> Iterator[Note]:
+def _notes(found: Taken, needs: Wanted, there: Parameters, settings: Model) -> Iterator[Note]:
     if found.others:
         others = " and ".join(f"`{one or 'its top'}`" for one in found.others)
-        yield Note(f"of {settings.weights} the weights under `{found.at or 'its top'}` are taken, not {others}")
+        yield Note(f"of {settings.origin} the weights under `{found.at or 'its top'}` are taken, not {others}")
     elif found.rest:
-        yield Note(f"of {settings.weights} what is under `{found.at}` is taken, and not {some(found.rest)}")
-    able = weights({name: tensor.shape for name, tensor in found.tensors.items()})
-    none, size, most = zeros({name: found.tensors[name] for name in able})
+        yield Note(f"of {settings.origin} what is under `{found.at}` is taken, and not {some(found.rest)}")
+    left = [name for name in needs.tensors if needs.skips(name)]
+    if left:
+        texts = [f"{name} {tuple(needs.tensors[name].shape)} ({_there(found.skipped.get(name))})" for name in left]
+        verb = "is not taken, and stays" if len(left) == 1 else "are not taken, and stay"
+        yield Note(f"of {settings.origin}, as `skip` says, {some(texts)} {verb} as initialised")
+    none, size, most = zeros({name: found.tensors[name] for name in weights(there) if name in found.tensors})
     if most >= SPARSE:
         text = (
-            f"{none:,} of the {size:,} weights in {settings.weights} ({100 * none / size:.1f} %) are zero, and a "
+            f"{none:,} of the {size:,} weights in {settings.origin} ({100 * none / size:.1f} %) are zero, and a "
             "`train` stage does not hold them there: they train like all others. A `prune` stage in its place, with "
             "`admm: null` and constraints that leave no more weights than there are, holds them"
         )
         yield Note(text, "train")
+
+
+def _there(tensor: Tensor | None) -> str:
+    return "not in the file" if tensor is None else f"{tuple(tensor.shape)} in the file"
 
 
 def _place(digest: str) -> str:
@@ -108,27 +118,30 @@ def _place(digest: str) -> str:
 
 
 def _fetched(settings: Model) -> bytes:
-    """The bytes of the file that the settings name."""
-    assert settings.weights is not None
+    """The bytes of the file that the settings name; of several with an index, one file with all of their tensors."""
     if settings.file is None:
         return _from_torchvision(settings)
+    place = placed(settings.file)
+    data = _read(place)
+    return gathered(data, place, _read) if place.endswith(INDEX) else data
+
+
+def _read(place: str) -> bytes:
+    """The bytes of a file, by path or URL. Raises WeightsError."""
     try:
-        filesystem, path = fsspec.core.url_to_fs(settings.file)
+        filesystem, path = fsspec.core.url_to_fs(place)
         if isinstance(filesystem, LocalFileSystem):
             return Path(path).read_bytes()
         # Downloaded once; again where the service tells that it is another file.
         kept = {"cache_storage": str(cache_folder("weights")), "check_files": True}
-        with fsspec.open(f"filecache::{settings.file}", "rb", filecache=kept) as file:
+        with fsspec.open(f"filecache::{place}", "rb", filecache=kept) as file:
             data: bytes = file.read()
         return data
-    except IsADirectoryError as error:
-        files = sorted(os.listdir(error.filename or "."))
-        raise WeightsError(f"{settings.weights} is a folder, of {some(files) or 'nothing'}; give a file") from None
     except NoHome as error:
-        raise WeightsError(f"{settings.weights} can't be read: {error}") from None
+        raise WeightsError(f"{place} can't be read: {error}") from None
     except Exception as error:  # noqa: BLE001 - each filesystem has errors of its own; all mean the same here
-        way = "; with the file at hand, give its path" if "://" in settings.file else ""
-        raise WeightsError(f"{settings.weights} can't be read: {error!r}{way}") from None
+        way = "; with the file at hand, give its path" if "://" in place else ""
+        raise WeightsError(f"{place} can't be read: {error!r}{way}") from None
 
 
 def _from_torchvision(settings: Model) -> bytes:
@@ -139,13 +152,13 @@ def _from_torchvision(settings: Model) -> bytes:
         text = f"torchvision has no {settings.name} as it is here; it has weights for {', '.join(TORCHVISION)}"
         raise WeightsError(f"{text}; give `weights` a file's path")
     there = get_model_weights(settings.name).__members__
-    which = (settings.weights or "").partition(":")[2] or "DEFAULT"
+    which = (settings.origin or "").partition(":")[2] or "DEFAULT"
     if which not in there:
         raise WeightsError(f"torchvision has no weights {which} for {settings.name}; it has {', '.join(there)}")
     url = there[which].url
     file = Path(get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if str(file).startswith("~"):
-        raise WeightsError(f"there is no home folder to keep {settings.weights}'s weights in: set TORCH_HOME, or HOME")
+        raise WeightsError(f"there is no home folder to keep {settings.origin}'s weights in: set TORCH_HOME, or HOME")
     try:
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)

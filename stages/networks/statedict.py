@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dualprune.stages.networks.parameters import tied
 from dualprune.stages.networks.weightsfile import SAVE, SHOWN, Passed, WeightsError, some
 
 Tensors = dict[str, Tensor]
@@ -36,16 +39,64 @@ class Taken:
     """Where there are other weights of the same names and shapes."""
     rest: tuple[str, ...] = ()
     """Tensors beside them, by the names that they have there."""
+    skipped: Mapping[str, Tensor] = field(default_factory=dict)
+    """Those that were not to be taken, where the file has them."""
 
 
-def taken(found: Any, wanted: Mapping[str, Tensor], file: str, network: str) -> Taken:
-    """The tensors of `found`, what was read of a file, that fit a network's `wanted` ones.
+@dataclass(frozen=True)
+class Wanted:
+    """What a network needs of a file."""
+
+    tensors: Mapping[str, Tensor]
+    """By name, as the network has them."""
+    tied: Mapping[str, str] = field(default_factory=dict)
+    """Names that are others of them once more, and the first name of each: a file may have either, or both."""
+    skip: tuple[str, ...] = ()
+    """Patterns of those that are not to be taken."""
+    made: frozenset[str] = frozenset()
+    """Buffers that the network makes by itself: some files have them too."""
+
+    def skips(self, name: str) -> bool:
+        """Whether one is not to be taken: by its own name, or another of its names."""
+        if not self.skip:
+            return False
+        names = {name, *(one for one in (*self.tied, *self.tied.values()) if self._first(one) == self._first(name))}
+        return any(fnmatchcase(one, pattern) for one in names for pattern in self.skip)
+
+    def completed(self, tensors: Tensors) -> Tensors:
+        """With tied tensors under all of their names."""
+        whole = dict(tensors)
+        for name, first in self.tied.items():
+            if name in whole:
+                whole.setdefault(first, whole[name])
+        for name, first in self.tied.items():
+            if first in whole:
+                whole.setdefault(name, whole[first])
+        return whole
+
+    def _first(self, name: str) -> str:
+        return self.tied.get(name, name)
+
+
+def wanted(network: nn.Module, skip: tuple[str, ...] = ()) -> Wanted:
+    """What a network needs of a file, but for what is to be skipped."""
+    there = network.state_dict()
+    ties = {name: first for name, first in tied(network).items() if {name, first} <= set(there)}
+    made = {name for name, _ in network.named_buffers(remove_duplicate=False)} - set(there)
+    return Wanted(there, ties, skip, frozenset(made))
+
+
+def taken(found: Any, needs: Wanted, file: str, network: str) -> Taken:
+    """The tensors of `found`, what was read of a file, that a network needs.
 
     Wherever they lie in it, and whatever was put before their names: taken is what fits in all names and shapes. Where
     that is so in several places, it is the one that is called by WRAPPERS alone. Raises WeightsError for what does not
     fit or can't be taken, and where it is not clear which is meant. `file` and `network` are for people.
     """
-    places = {one.at: one for at, tensors in _mappings(found) for one in _named(tensors, at, wanted)}
+    wanted = {name: tensor for name, tensor in needs.tensors.items() if not needs.skips(name)}
+    if not wanted:
+        raise WeightsError(f"`skip` leaves nothing of {network} to be taken of {file}")
+    places = {one.at: one for at, tensors in _mappings(found) for one in _named(tensors, at, wanted, needs)}
     if not places:
         raise WeightsError(f"{file} holds no state dict: tensors by name. It holds {_described(found)}")
     fitting = [one for one in places.values() if not misfits(one.tensors, wanted)]
@@ -64,7 +115,20 @@ def taken(found: Any, wanted: Mapping[str, Tensor], file: str, network: str) -> 
     odd.pop("", None)
     if odd:
         raise WeightsError(f"{file} can't be taken: {'; '.join(f'{some(odd[text])}: {text}' for text in sorted(odd))}")
+    _check(meant[0], needs, file, network)
     return replace(meant[0], others=tuple(one.at for one in fitting if one is not meant[0]))
+
+
+def _check(found: Taken, needs: Wanted, file: str, network: str) -> None:
+    """Raise WeightsError for patterns that skip nothing, and for two values of what is one tensor of the network."""
+    for pattern in needs.skip:
+        if not any(fnmatchcase(name, pattern) for name in (*needs.tensors, *found.skipped)):
+            there = ", ".join(needs.tensors)
+            raise WeightsError(f"{pattern!r} of `skip` matches no tensor of {file} or of {network}, which has {there}")
+    for name, first in needs.tied.items():
+        if name in found.tensors and not torch.equal(found.tensors[name], found.tensors[first]):
+            text = f"{file} has other values for {name} than for {first}, which are one tensor in {network}"
+            raise WeightsError(f"{text}: leave one of them out of the file")
 
 
 def misfits(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
@@ -93,18 +157,47 @@ def _mappings(found: Any, at: str = "", seen: tuple[int, ...] = ()) -> Iterator[
         yield from _mappings(value, f"{at}.{name}" if at else str(name), (*seen, id(found)))
 
 
-def _named(tensors: Tensors, at: str, wanted: Mapping[str, Tensor]) -> Iterator[Taken]:
+def _named(tensors: Tensors, at: str, wanted: Mapping[str, Tensor], needs: Wanted) -> Iterator[Taken]:
     """The tensors of one mapping by a network's names: as they are, and by what may stand before all of a network's."""
     whole = _unmasked(tensors)
     plain = {".".join(part for part in name.split(".") if part not in AROUND): name for name in whole}
-    if len(plain) < len(whole) or not misfits(whole, wanted):  # two would have one name; or it is right as it is
+    own = {name: tensor for name, tensor in needs.completed(whole).items() if not needs.skips(name)}
+    if len(plain) < len(whole) or not misfits(own, wanted):  # two would have one name; or it is right as it is
         plain = {name: name for name in whole}
-    first = next(iter(wanted))
-    for before in sorted({name.removesuffix(first) for name in plain if f".{name}".endswith(f".{first}")} | {""}):
-        own = {name.removeprefix(before): whole[of] for name, of in plain.items() if name.startswith(before)}
-        own = {name: tensor for name, tensor in own.items() if name in wanted or name not in COUNTS}
-        rest = tuple(of for name, of in plain.items() if not name.startswith(before) and name not in COUNTS)
-        yield Taken(own, ".".join(filter(None, (at, before.rstrip(".")))), rest=rest)
+    first, around = next(iter(wanted)), _around(wanted)
+    found = [_after(before, "", plain, whole, needs) for before in sorted(_before(plain, first, needs) | {""})]
+    if around and all(misfits(one.tensors, wanted) for one in found):
+        inside = sorted(_before(plain, first.removeprefix(around), needs) | {""})
+        of_inside = [_after(before, around, plain, whole, needs) for before in inside]
+        found = [one for one in of_inside if not misfits(one.tensors, wanted)] or found
+    for one in found:
+        yield replace(one, at=".".join(filter(None, (at, one.at))))
+
+
+def _after(before: str, around: str, plain: Mapping[str, str], whole: Tensors, needs: Wanted) -> Taken:
+    """Those of a mapping's tensors that have something before their names, with `around` in its place.
+
+    `plain` are the names of the `whole` ones without what was around modules.
+    """
+    names = {around + name.removeprefix(before): of for name, of in plain.items() if name.startswith(before)}
+    own = {name: whole[of] for name, of in names.items() if name in needs.tensors or name not in COUNTS}
+    skipped = {name: tensor for name, tensor in own.items() if needs.skips(name)}
+    own = {name: tensor for name, tensor in own.items() if name not in (*skipped, *needs.made)}
+    rest = tuple(of for name, of in plain.items() if not name.startswith(before) and name not in COUNTS)
+    return Taken(needs.completed(own), before.rstrip("."), rest=rest, skipped=skipped)
+
+
+def _around(names: Iterable[str]) -> str:
+    """What stands before all of a network's names, and not before those of a file that is of its inside alone."""
+    parts = [name.split(".")[:-1] for name in names]
+    alike = takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))
+    return "".join(f"{level[0]}." for level in alike)
+
+
+def _before(names: Iterable[str], first: str, needs: Wanted) -> set[str]:
+    """What may stand before a network's names, the first of which, or what it is tied to, is among a file's `names`."""
+    alike = [first, *(name for name, other in needs.tied.items() if other == first)]
+    return {name.removesuffix(one) for one in alike for name in names if f".{name}".endswith(f".{one}")}
 
 
 def _unmasked(tensors: Tensors) -> Tensors:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch import Tensor, nn
 
+from dualprune.stages.networks.parameters import tied
 from dualprune.stages.settings.base import Settings
 
 
@@ -63,6 +64,11 @@ class Structure(Settings):
 
 
 def load(network: nn.Module, structure: Structure, weights: Mapping[str, Tensor]) -> nn.Module:
-    """A network as it was built, changed in place to have this structure and these weights."""
-    structure.apply(network).load_state_dict(weights)
+    """A network as it was built, changed in place to have this structure and these weights.
+
+    Of tied tensors, which have several names, weights may have the first alone.
+    """
+    there = structure.apply(network).state_dict().keys()
+    ties = {name: weights[first] for name, first in tied(network).items() if name in there and first in weights}
+    network.load_state_dict({**ties, **weights})
     return network

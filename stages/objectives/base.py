@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from pydantic import ValidationError
+
+from dualprune.stages.objectives.measures import Measure, Measures
+from dualprune.stages.settings.base import Settings, SpecError
+from dualprune.stages.settings.objective import Named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,13 +19,17 @@ Batch = Mapping[str, "Tensor"]
 """Tensors by name, samples along the first axis of each."""
 
 
+class StandIn(dict[str, "Tensor"]):
+    """A batch in the place of one that has no good sample: networks are run on it, and it counts nowhere."""
+
+
 class Metric(NamedTuple):
     """Something that is measured over a split, from sums over its samples: so it is the same on any number of ranks."""
 
     sums: Callable[[Any, Batch], Tensor]
-    """Of the network's outputs for a batch: a number to be added up."""
-    value: Callable[[float, int], float]
-    """Of the sum over all, and the number of good samples."""
+    """Of the network's outputs for a batch: a number, or a tensor of always the same shape, to be added up in fp64."""
+    value: Callable[[Any, int], float]
+    """Of the sum over all, a float or a tensor in the host's memory, and the number of good samples."""
     higher: bool = True
     """Whether more is better."""
     unit: str = "%"
@@ -47,3 +57,33 @@ class Objective:
     """How far outputs are from a teacher's at a temperature: the sum over the good samples."""
     augment: Callable[[Batch], Batch] = as_it_is
     """What training makes of a batch before the network sees it. Its randomness is torch's own generator's."""
+
+    @property
+    def measures(self) -> Measures:
+        """What stages are measured by, as facts."""
+        return Measures(self.best, {name: Measure(one.unit, one.higher) for name, one in self.metrics.items()})
+
+
+A = TypeVar("A", bound=Settings)
+
+
+def arguments(model: type[A], aim: Named) -> A:
+    """An objective's `args`, checked. Raises SpecError with all problems."""
+    try:
+        return model.model_validate(aim.args)
+    except ValidationError as error:
+        raise SpecError([(_path(one["loc"]), _told(model, one)) for one in error.errors(include_url=False)]) from None
+
+
+def _path(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """pydantic names the member of a union of lists and mappings as a part of the path."""
+    return ("objective", "args", *(part for part in loc if not str(part).startswith(("list[", "dict["))))
+
+
+def _told(model: type[Settings], one: Any) -> str:
+    if one["type"] == "extra_forbidden":
+        return f"unknown setting; there are {', '.join(model.model_fields) or 'none'}"
+    if one["type"] == "missing":
+        return "is missing"
+    text = str(one["ctx"]["error"]) if one["type"] == "value_error" else one["msg"]
+    return f"{text.removeprefix('Input ').replace('should ', 'must ')}, not {one['input']!r}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from dualprune.stages.files import urls
 
@@ -28,6 +28,15 @@ class Settings(BaseModel):
     )
 
 
+def _texts(given: Any) -> Any:
+    wrong = [one for one in (given if isinstance(given, list) else [given]) if not isinstance(one, str)]
+    if given is not None and wrong:
+        raise ValueError(f"text is needed, or a list of texts, not {repr(wrong[0])[:80]}; put numbers in quotes")
+    return given
+
+
+Texts = Annotated[str | list[str] | None, BeforeValidator(_texts)]
+"""One text, or several."""
 Url = Annotated[str, AfterValidator(urls.checked)]
 """A folder's or a file's path, or its fsspec URL."""
 Local = Annotated[str, AfterValidator(urls.local)]

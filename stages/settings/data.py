@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from dualprune.stages.files.folder import canonical
 from dualprune.stages.settings.base import Local, Settings, Url
 
 
@@ -18,11 +20,39 @@ class RandAugment(Settings):
     """How strong each is."""
 
 
+BUILT_IN = ("digits", "mnist", "cifar10")
+"""Data sets that dualprune writes as shards itself."""
+
+
+def _source(given: str) -> str:
+    """A data set's name, or where a user's own is made."""
+    if given not in BUILT_IN and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", given):
+        names = f"{', '.join(map(repr, BUILT_IN[:-1]))} or {BUILT_IN[-1]!r}"
+        raise ValueError(f"must be {names}, or a function of yours as package.module:function, not {given!r}")
+    return given
+
+
+class Cut(Settings):
+    """Samples of train that become val and test, of a source that has none of its own."""
+
+    val: float = Field(default=0.1, gt=0, lt=1)
+    """Share of train."""
+    test: float = Field(default=0.1, gt=0, lt=1)
+    """Share of train."""
+    seed: int = Field(default=0, ge=0)
+    """Of which ones."""
+
+
 class Data(Settings):
     """Which shards are read, and what is done to their pictures."""
 
-    source: Literal["digits", "mnist", "cifar10"] | None = None
-    """A data set that dualprune writes as shards itself, once."""
+    source: Annotated[str, AfterValidator(_source)] | None = None
+    """A data set that is written as shards once: `digits`, `mnist`, `cifar10`, or a function of yours, as
+    `package.module:function`, that returns one."""
+    args: dict[str, Any] = Field(default={})
+    """What a function of yours is called with, by name."""
+    cut: Cut = Cut()
+    """Of a function of yours that returns no val or no test."""
     folder: Local | None = None
     """Where a source's original files lie; without it `mnist` and `cifar10` are downloaded through torchvision."""
     shards: Url | None = None
@@ -67,9 +97,15 @@ class Data(Settings):
     """Of encoded pictures on a service: bytes of this machine's disk that copies of shards may take."""
 
     @property
-    def origin(self) -> tuple[str | None, str | None, str | None]:
+    def origin(self) -> tuple[str | None, ...]:
         """Where the shards come from."""
-        return self.source, self.folder, self.shards
+        own = canonical([self.args, self.cut.model_dump()]).decode() if self.own else None
+        return self.source, self.folder, self.shards, own
+
+    @property
+    def own(self) -> str | None:
+        """The user's own module that the source is a function of, if it is one."""
+        return None if self.source is None or self.source in BUILT_IN else self.source.partition(":")[0]
 
     def used(self, samples: int) -> int:
         """How many of a split's samples are used."""
@@ -81,6 +117,13 @@ class Data(Settings):
             raise ValueError("give either `source` (a data set to write as shards) or `shards` (a folder of them)")
         if self.folder is not None and self.source not in ("mnist", "cifar10"):
             raise ValueError("`folder` belongs to `source: mnist` and `source: cifar10`")
+        for name in ("args", "cut"):
+            if not self.own and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"`{name}` belongs to a `source` of your own, as package.module:function")
+        try:
+            canonical(self.args)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`args` are numbers, text, lists and mappings: {error}") from None
         if len(self.mean) != len(self.std):
             raise ValueError(f"`mean` has {len(self.mean)} values and `std` has {len(self.std)}: one per channel each")
         if not all(0 <= mean <= 1 for mean in self.mean) or max(self.std) > 1:
@@ -112,5 +155,5 @@ def _of_bytes(mean: list[float], std: list[float]) -> str:
     return f"{text}; if values above 1 are of bytes, 0 to 255, divide them by 255: {', '.join(found)}"
 
 
-AROUND = {"source", "folder", "shards", "workers", "cache", "bad"}
+AROUND = {"source", "args", "cut", "folder", "shards", "workers", "cache", "bad"}
 """Settings of `Data` that don't change what a network sees, and so no key: what the data is, its digest says."""

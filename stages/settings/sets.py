@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from dualprune.stages.settings.base import Settings
+from dualprune.stages.settings.base import Settings, Texts
 
 
 class Amount(Settings):
@@ -38,8 +38,44 @@ class Amount(Settings):
 class Pattern(Settings):
     """Which tensors a constraint is for."""
 
-    tensors: str
-    """Shell pattern over names of weights of two or more dimensions; `*` is all of them."""
+    tensors: Texts = None
+    """Shell pattern over names of weights of two or more dimensions; `*` is all of them but embeddings, which have to
+    be named in full. Or a list of patterns, of which those that begin with `!` leave tensors out. `*` with `layers`."""
+    layers: Texts = None
+    """Types of layers, by the names of their classes (`Linear`, `Conv2d`, `LSTM`), derived ones included: only their
+    weights. `Embedding` is the way to embeddings."""
+
+    @model_validator(mode="after")
+    def _some_tensors(self) -> Self:
+        if self.tensors is None and self.layers is None:
+            raise ValueError("give `tensors`, a pattern over their names, or `layers`, their types, or both")
+        if not self.included:
+            raise ValueError("`tensors` only leaves out; put what it is to be left out of before that, such as '*'")
+        if self.layers is not None and not self.types:
+            raise ValueError("`layers` is empty; leave it out, or name types of layers")
+        return self
+
+    @property
+    def patterns(self) -> list[str]:
+        """All of `tensors`, in their order."""
+        if isinstance(self.tensors, list):
+            return self.tensors
+        return ["*" if self.tensors is None else self.tensors]
+
+    @property
+    def included(self) -> list[str]:
+        """Patterns of what it is for."""
+        return [pattern for pattern in self.patterns if not pattern.startswith("!")]
+
+    @property
+    def excluded(self) -> list[str]:
+        """Patterns of what is left out of that."""
+        return [pattern[1:] for pattern in self.patterns if pattern.startswith("!")]
+
+    @property
+    def types(self) -> list[str]:
+        """The types of layers that it is for; none for all."""
+        return [self.layers] if isinstance(self.layers, str) else self.layers or []
 
 
 class Cardinality(Pattern, Amount):

@@ -6,14 +6,19 @@ specification and its parents). A kind's own, a subclass of `StageSpec`, are bes
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationError, model_validator
 from typing_extensions import Self
 
 from dualprune.stages.files import urls
 from dualprune.stages.settings.base import Settings
 from dualprune.stages.settings.data import Data
+from dualprune.stages.settings.objective import Aim, Named
+
+LIBRARIES = ("torchvision", "timm", "transformers")
+"""Whose networks are named `LIBRARY:NAME`."""
 
 
 def _weights(given: str) -> str:
@@ -21,28 +26,88 @@ def _weights(given: str) -> str:
     return given if given.partition(":")[0] == "torchvision" else urls.checked(given)
 
 
+def _patterns(given: Any) -> Any:
+    several = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list | tuple) else ()
+    if not several or not all(isinstance(one, str) for one in several):
+        raise ValueError(f"a pattern is needed, or a list of them, not {repr(given)[:80]}")
+    return several
+
+
+class Partly(Settings):
+    """Weights of which not all are taken."""
+
+    file: Annotated[str, AfterValidator(_weights)]
+    """Where they come from."""
+    skip: Annotated[tuple[str, ...], BeforeValidator(_patterns)]
+    """Shell patterns over the network's tensors: those stay as they were initialised, whatever the file has of them."""
+
+
+def _given(given: Any) -> Any:
+    """A file that is taken whole is said by its place alone."""
+    if isinstance(given, dict) and set(given) == {"file"}:
+        given = given["file"]
+    if isinstance(given, dict):
+        try:
+            return Partly.model_validate(given)
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            told = [f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}" for one in found]
+            raise ValueError("; ".join(told)) from None
+    if isinstance(given, str):
+        return _weights(given)
+    if given is not None and not isinstance(given, Partly):
+        raise ValueError(f"a path or URL is needed, or {{file: ..., skip: PATTERN}}, not {repr(given)[:80]}")
+    return given
+
+
 class Model(Settings):
     """Which network is built."""
 
     name: str
-    """A name from `stages.networks.builtin.MODELS`."""
-    classes: int = Field(default=10, ge=2)
-    """Number of outputs."""
-    weights: Annotated[str, AfterValidator(_weights)] | None = None
-    """What a stage without a parent starts from: a state dict (.pth, .th, .safetensors) by path or URL, or
-    `torchvision` for that library's default weights, `torchvision:NAME` for others of it."""
+    """A built-in network (`stages.networks.builtin.MODELS`), `torchvision:NAME`, `timm:NAME`, `transformers:CLASS`, or
+    `package.module:function` of a user's own, whose folder is that of the configuration or on PYTHONPATH."""
+    args: dict[str, JsonValue] = Field(default={})
+    """What the function is given by name; of transformers its configuration's settings, and `config`, a folder with a
+    config.json that these are laid over."""
+    classes: int = Field(default=10, ge=1)
+    """Number of outputs; a network of a user's own has as many as its `args` say."""
+    weights: Annotated[str | Partly | None, BeforeValidator(_given)] = None
+    """What a stage without a parent starts from: a state dict (.pth, .th, .safetensors, the index of several, or the
+    folder that they are in) by path or URL, or `torchvision` for that library's default weights, `torchvision:NAME` for
+    others of it. `{file: ..., skip: "head.*"}` leaves tensors of the network as they were initialised."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """Of the weights' file. A plan finds it out, so that another file is another stage; a given one is insisted on."""
+    source: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """sha256 of the code of the network, if that is a user's own, or was changed. A plan finds it out."""
+
+    @property
+    def origin(self) -> str | None:
+        """Where the weights come from."""
+        return self.weights.file if isinstance(self.weights, Partly) else self.weights
+
+    @property
+    def skip(self) -> tuple[str, ...]:
+        """Patterns of tensors that are not taken from there."""
+        return self.weights.skip if isinstance(self.weights, Partly) else ()
 
     @property
     def file(self) -> str | None:
         """Path or URL of the weights, if they are not torchvision's."""
-        return None if self.weights is None or self.weights.partition(":")[0] == "torchvision" else self.weights
+        return None if self.origin is None or self.origin.partition(":")[0] == "torchvision" else self.origin
 
     @property
-    def network(self) -> tuple[str, int]:
+    def network(self) -> tuple[str, int, str]:
         """What is built, whatever it starts from."""
-        return self.name, self.classes
+        return self.name, self.classes, json.dumps(self.args, sort_keys=True)
+
+    @property
+    def own(self) -> str | None:
+        """The user's own module that builds it, if one does."""
+        module, _, _ = self.name.rpartition(":")
+        return module if module and module not in LIBRARIES else None
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.classes))  # args can't be hashed; equality tells the rest apart
 
     @model_validator(mode="after")
     def _hashed(self) -> Model:
@@ -166,8 +231,8 @@ class StageSpec(Settings):
     kind: str
     model: Model
     data: Data
-    objective: str = "classify"
-    """What it is trained for: a name from `stages.objectives.table.OBJECTIVES`."""
+    objective: Aim = Named(name="classify")
+    """What it is trained for: a name, or `{name, args}`."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of initial weights, sample order, augmentation and dropout."""
     batch: int = Field(default=64, ge=1)
@@ -179,3 +244,8 @@ class StageSpec(Settings):
     mix: Mix | None = None
     """Mixing of training pictures."""
     optimizer: Optimizer = Optimizer()
+
+    @property
+    def own(self) -> list[str]:
+        """The user's own modules that it names."""
+        return [module for module in (self.model.own, self.objective.own, self.data.own) if module is not None]

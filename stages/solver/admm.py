@@ -40,7 +40,7 @@ class Tensors(Protocol):
 
 @dataclass(frozen=True)
 class Residual:
-    """How far from done: |W - Z| / |W| of each tensor and of all, and |Z - Z before| / |W| of all."""
+    """Convergence: |W - Z| / |W| of each tensor and of all, and |Z - Z before| / |W| of all."""
 
     tensors: dict[str, float]
     total: float
@@ -55,7 +55,7 @@ class Update:
     kept: dict[str, int]
     """Entries that a global budget gave to each of its tensors."""
     peak_bytes: int
-    """Memory that sharing out global budgets took on this rank, at most."""
+    """Peak memory of allocating global budgets on this rank."""
 
 
 def start(tensors: Tensors, targets: Targets, duals: Mapping[str, Tensor]) -> None:
@@ -114,7 +114,7 @@ def advance(tensors: Tensors, targets: Targets, rho: float, penalty: Penalty) ->
 
 
 def project(tensors: Tensors, targets: Targets) -> Update:
-    """The one final projection: W = Proj(W), and its hold. Says how far W was from it.
+    """The one final projection: W = Proj(W), and its mask. Says how far W was from it.
 
     Masks come from |W|, not from |W + U| (Zhang et al. 2018, section 4.3), and lie within masks
     that are in force already.
@@ -125,7 +125,7 @@ def project(tensors: Tensors, targets: Targets) -> Update:
         w = tensors.get(name)
         z = constraint.project(w)
         tensors.set(name, z)
-        tensors.set(name, constraint.hold(z) * tensors.get(name, "hold"), "hold")
+        tensors.set(name, constraint.mask(z) * tensors.get(name, "mask"), "mask")
         sums[name] = (_square(w - z), _square(w), 0.0)
     return Update(_residual(sums), kept, peak)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dualprune.stages.networks.build import weights
-from dualprune.stages.solver.targets import Shapes, Targets
+from dualprune.stages.networks.parameters import Parameters, weights
+from dualprune.stages.solver.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Room:
     """Of all of the network's weights, constrained or not, by tensor."""
 
 
-def room(found: Targets, shapes: Shapes) -> Room:
-    """What the targets of a network whose parameters have these shapes let stay."""
-    most = {name: constraint.most(tuple(shapes[name])) for name, constraint in found.sets.items()}
+def room(found: Targets, parameters: Parameters) -> Room:
+    """What the targets of a network of these parameters let stay."""
+    most = {name: constraint.most(tuple(parameters[name].shape)) for name, constraint in found.sets.items()}
     exact = frozenset(name for name in most if found.kinds[name] == ("cardinality",))
     filled = frozenset(name for name, kinds in found.kinds.items() if "lowrank" in kinds)
-    size = sum(shapes[name].numel() for name in found.names)
+    size = sum(parameters[name].shape.numel() for name in found.names)
     stay = sum(most.values()) + sum(budget.total for budget in found.budgets)
     budgets = tuple((budget.names, budget.total) for budget in found.budgets)
-    sizes = {name: shape.numel() for name, shape in weights(shapes).items()}
+    sizes = {name: one.shape.numel() for name, one in weights(parameters).items()}
     return Room(most, exact, budgets, filled, found.kinds, size / stay if stay else 1.0, sizes)

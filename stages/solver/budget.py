@@ -20,7 +20,7 @@ BINS = 1 << 16
 COUNTER_BYTES = 8 * BINS * 8
 """Of the two histograms, and of those that are being added to them."""
 PIECE_BYTES = 32
-"""Of all that is made of an entry of a piece at a time: magnitudes, bits, comparisons, places."""
+"""Temporary memory for each entry of a piece: magnitudes, bits, comparisons, places."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Allocation:
-    """How many entries each tensor keeps, and what finding out took."""
+    """How many entries each tensor keeps, and the memory that computing it took."""
 
     kept: dict[str, int]
     peak_bytes: int
@@ -48,32 +48,33 @@ class Allocation:
 
 
 def allocate(budget: Budget, value: Callable[[str], Tensor]) -> Allocation:
-    """Share out a budget over the tensors that `value` gives by name. Equal magnitudes: earlier tensors first.
+    """Divide a budget among the tensors that `value` gives by name. Equal magnitudes: earlier tensors first.
 
     `value` may be a collective that all ranks call in the same order; every rank finds the same numbers.
     """
-    sizes: dict[str, int] = {}
-    peak = 0
+    counter = _Counter(value, budget.scale)
+    threshold, ties = _threshold(budget, counter)
+    kept = {}
+    for name in budget.names:
+        either = counter.count(name, lambda bits: torch.stack([(bits == threshold).sum(), (bits > threshold).sum()]))
+        equal, above = _without_top(either, budget.floor).tolist()
+        equal = min(equal, ties)
+        ties -= equal
+        kept[name] = min(budget.floor, counter.sizes[name]) + above + equal
+    return Allocation(kept, counter.peak_bytes)
 
-    def counted(name: str, count: Callable[[Tensor], Tensor]) -> Tensor:
-        """What `count` finds in the bits of a tensor's magnitudes, summed over pieces of it."""
-        nonlocal peak
-        w = value(name).detach().flatten().float()
-        refuse_nan(w)
-        sizes[name] = len(w)
-        unit = _rms(w) if budget.scale == "rms" else None
-        counts = torch.zeros((), dtype=torch.int64, device=w.device)
-        for piece in pieces(w):
-            magnitude = piece.abs() if unit is None else piece.abs() / unit
-            counts = counts + count(magnitude.view(torch.int32))
-        peak = max(peak, w.nbytes + PIECE_BYTES * len(pieces(w)[0]) + COUNTER_BYTES)
-        return counts.cpu()
 
+def _threshold(budget: Budget, counter: _Counter) -> tuple[int, int]:
+    """The bits of the least magnitude that is kept beyond the tensors' floors, and how many that are equal to it are.
+
+    In two passes: the upper sixteen bits, then the lower ones of those that share the threshold's upper ones.
+    """
     upper = torch.zeros(BINS, dtype=torch.int64)
     for name in budget.names:
-        upper += _without_top(counted(name, lambda bits: torch.bincount(bits >> 16, minlength=BINS)), budget.floor)
-    floors = {name: min(budget.floor, size) for name, size in sizes.items()}
-    high, left = _from_the_top(upper, budget.total - sum(floors.values()))
+        found = counter.count(name, lambda bits: torch.bincount(bits >> 16, minlength=BINS))
+        upper += _without_top(found, budget.floor)
+    floors = sum(min(budget.floor, size) for size in counter.sizes.values())
+    high, left = _from_the_top(upper, budget.total - floors)
 
     def beside(bits: Tensor) -> Tensor:
         """The lower halves of those in the threshold's bin, and last, how many are above it."""
@@ -82,18 +83,34 @@ def allocate(budget: Budget, value: Callable[[str], Tensor]) -> Allocation:
 
     lower = torch.zeros(BINS, dtype=torch.int64)
     for name in budget.names:
-        found = counted(name, beside)
+        found = counter.count(name, beside)
         lower += _without_top(found[:-1], budget.floor - int(found[-1]))
     low, ties = _from_the_top(lower, left)
-    threshold = min((high << 16) + low, torch.iinfo(torch.int32).max)
-    kept = {}
-    for name in budget.names:
-        either = counted(name, lambda bits: torch.stack([(bits == threshold).sum(), (bits > threshold).sum()]))
-        equal, above = _without_top(either, budget.floor).tolist()
-        equal = min(equal, ties)
-        ties -= equal
-        kept[name] = floors[name] + above + equal
-    return Allocation(kept, peak)
+    return min((high << 16) + low, torch.iinfo(torch.int32).max), ties
+
+
+class _Counter:
+    """Counts entries of tensors, one tensor at a time, and records sizes and peak memory."""
+
+    def __init__(self, value: Callable[[str], Tensor], scale: str) -> None:
+        self._value, self._scale = value, scale
+        self.sizes: dict[str, int] = {}
+        """Entries of the tensors that were counted."""
+        self.peak_bytes = 0
+        """As `Allocation` has it."""
+
+    def count(self, name: str, count: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `count` finds in the bits of a tensor's magnitudes, piece by piece. Raises ValueError on NaN."""
+        w = self._value(name).detach().flatten().float()
+        refuse_nan(w)
+        self.sizes[name] = len(w)
+        unit = _rms(w) if self._scale == "rms" else None
+        counts = torch.zeros((), dtype=torch.int64, device=w.device)
+        for piece in pieces(w):
+            magnitude = piece.abs() if unit is None else piece.abs() / unit
+            counts = counts + count(magnitude.view(torch.int32))
+        self.peak_bytes = max(self.peak_bytes, w.nbytes + PIECE_BYTES * len(pieces(w)[0]) + COUNTER_BYTES)
+        return counts.cpu()
 
 
 def _rms(w: Tensor) -> Tensor:

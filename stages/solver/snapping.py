@@ -1,4 +1,4 @@
-"""After ADMM, weights take their shared values: a share of them at a time, or all at once with means that train on.
+"""After ADMM, weights take their shared values: some of them at a time, or all at once with means that train on.
 
 Iterative quantise-and-retrain and centroid training of Ye et al. 2018b, Algs. 2 and 3.
 """
@@ -6,7 +6,7 @@ Iterative quantise-and-retrain and centroid training of Ye et al. 2018b, Algs. 2
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor
 from dualprune.stages.constraints.combined import Combined
 from dualprune.stages.constraints.values import SharedValues, nearest
 from dualprune.stages.engine.engine import Engine
-from dualprune.stages.networks.build import weights
 from dualprune.stages.solver.targets import Targets
 
 Values = dict[str, list[float]]
@@ -27,44 +26,44 @@ def fit(engine: Engine, targets: Targets) -> Values:
     found: Values = {}
     for name, constraint in targets.sets.items():
         before, shared = _split(constraint)
-        w, hold = engine.get(name), engine.get(name, "hold")
+        w, mask = engine.get(name), engine.get(name, "mask")
         for one in before:
             w = one.project(w)
-            hold = hold * one.hold(w)
-        w = w * (hold != 0)
+            mask = mask * one.mask(w)
+        w = w * (mask != 0)
         engine.set(name, w)
-        engine.set(name, hold, "hold")
+        engine.set(name, mask, "mask")
         found[name] = [float(value) for value in shared.values(w)]
     return found
 
 
 def snap(engine: Engine, values: Mapping[str, list[float]], share: float | None) -> None:
-    """Move the given share of each level's free weights onto it, the nearest first, and freeze them; None: all."""
+    """Set the given fraction of each level's free weights to the level, nearest first, and freeze them; None: all."""
     for name, levels in values.items():
-        w, hold = engine.get(name), engine.get(name, "hold")
+        w, mask = engine.get(name), engine.get(name, "mask")
         if not levels:  # all of it is zero, and stays so
-            engine.set(name, torch.zeros_like(hold), "hold")
+            engine.set(name, torch.zeros_like(mask), "mask")
             continue
         z = nearest(torch.tensor(levels, dtype=torch.float64, device=w.device), w.double()).to(w.dtype)
-        chosen = hold != 0 if share is None else _closest(w, z, hold != 0, share)
+        chosen = mask != 0 if share is None else _closest(w, z, mask != 0, share)
         engine.set(name, torch.where(chosen, z, w))
-        engine.set(name, torch.where(chosen, torch.zeros_like(hold), hold), "hold")
+        engine.set(name, torch.where(chosen, torch.zeros_like(mask), mask), "mask")
 
 
-def share_values(engine: Engine, values: Mapping[str, list[float]]) -> int:
-    """Put every weight on its value, and number the clusters in the holds. Returns how many there are."""
+def tie_values(engine: Engine, values: Mapping[str, list[float]]) -> int:
+    """Put every weight on its value, and number the clusters in the masks. Returns how many there are."""
     count = 0
     for name, levels in values.items():
-        w, hold = engine.get(name), engine.get(name, "hold")
+        w, mask = engine.get(name), engine.get(name, "mask")
         if not levels:  # all of it is zero, and in no cluster
-            engine.set(name, torch.zeros_like(hold), "hold")
+            engine.set(name, torch.zeros_like(mask), "mask")
             continue
         table = torch.tensor(levels, dtype=torch.float64, device=w.device)
         z = nearest(table, w.double())
         code = torch.searchsorted(table, z.flatten()).view(w.shape) + 1 + count
-        free = (hold != 0) & (w != 0)
+        free = (mask != 0) & (w != 0)
         engine.set(name, torch.where(free, z.to(w.dtype), torch.zeros_like(w)))
-        engine.set(name, torch.where(free, code.to(hold.dtype), torch.zeros_like(hold)), "hold")
+        engine.set(name, torch.where(free, code.to(mask.dtype), torch.zeros_like(mask)), "mask")
         count += len(levels)
     return count
 
@@ -72,7 +71,7 @@ def share_values(engine: Engine, values: Mapping[str, list[float]]) -> int:
 def settle(engine: Engine, targets: Targets) -> None:
     """Freeze every weight where it is: the shared values are trained."""
     for name in targets.names:
-        engine.set(name, torch.zeros(engine.shape(name)), "hold")
+        engine.set(name, torch.zeros(engine.shape(name)), "mask")
 
 
 def storage(network: Mapping[str, Tensor], kinds: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -95,15 +94,17 @@ def storage(network: Mapping[str, Tensor], kinds: Mapping[str, Sequence[str]]) -
     }
 
 
-def whole(network: Mapping[str, Tensor], kinds: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def whole(
+    network: Mapping[str, Tensor], weights: Collection[str], kinds: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
     """A network's weights, whether a stage constrains them or not: how many there are, how many are not zero, and the
     bytes of all its tensors: weights as `storage` has them where that is less, everything else as it is.
 
-    `network` is tensors by name, buffers among them, and `kinds` the sets' names of those that are under some.
+    `network` is tensors by name, buffers among them; `weights` are those that could be constrained, and `kinds` the
+    sets' names of those that are.
     """
-    counted = weights({name: tensor.shape for name, tensor in network.items()})
-    size = sum(network[name].numel() for name in counted)
-    left = {name: int(torch.count_nonzero(network[name])) for name in counted}
+    size = sum(network[name].numel() for name in weights)
+    left = {name: int(torch.count_nonzero(network[name])) for name in weights}
     dense = {name: tensor.numel() * tensor.element_size() for name, tensor in network.items()}
     stored = dict(dense)
     for name, there in left.items():

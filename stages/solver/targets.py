@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import TypeGuard
 
-from torch import Size, Tensor
+from torch import Tensor
 
 from dualprune.stages.constraints import SETS, Constraint, refusal
 from dualprune.stages.constraints.combined import Combined
 from dualprune.stages.constraints.lowrank import LowRank
 from dualprune.stages.engine.ranks import agreed
-from dualprune.stages.networks.build import weights
+from dualprune.stages.networks.parameters import Parameters
 from dualprune.stages.settings.base import Problem
-from dualprune.stages.settings.sets import AnySet, Cardinality, Clusters
+from dualprune.stages.settings.sets import AnySet, Cardinality, Clusters, Pattern
 from dualprune.stages.solver.budget import Budget
-
-Shapes = Mapping[str, Size]
-"""Of a network's parameters, by name."""
+from dualprune.stages.solver.patterns import matching, shown, unmatched
 
 
 @dataclass(frozen=True)
@@ -39,34 +36,31 @@ class Targets:
         return list(self.kinds)
 
 
-def targets(constraints: Sequence[AnySet], shapes: Shapes, model: str) -> tuple[Targets, list[Problem]]:
+def targets(constraints: Sequence[AnySet], parameters: Parameters, model: str) -> tuple[Targets, list[Problem]]:
     """What each tensor of a network is held to, and all that is wrong with it: then the targets can't be used.
 
     `model` is what the network is called.
     """
-    able = weights(shapes)
     problems: list[Problem] = []
     made: dict[str, tuple[Constraint, ...]] = {}
     kinds: dict[str, tuple[str, ...]] = {}
     budgets: list[Budget] = []
     for number, settings in enumerate(constraints):
         at = ("constraints", number)
-        matching = _matching(settings.tensors, able)
-        if not matching:
-            problems.append(((*at, "tensors"), _unmatched(settings.tensors, shapes, model)))
-            continue
-        for name, shape in matching.items():
+        problems += [((*at, *path), text) for path, text in unmatched(settings, parameters, model)]
+        meant = matching(settings, parameters)
+        for name, one in meant.items():
             kinds[name] = (*kinds.get(name, ()), settings.set)
             before = made.get(name, ())
             try:
                 _check_clash(name, kinds[name], budgets, settings)
                 if not _is_global(settings):
-                    made[name] = (*before, _set(settings, tuple(shape), before))
+                    made[name] = (*before, _set(settings, tuple(one.shape), before))
             except ValueError as error:
-                problems.append((at, f"{name} of shape {tuple(shape)}: {error}"))
-        if _is_global(settings):
-            budgets.append(_budget(settings, matching))
-            problems += [(at, text) for text in _overspent(budgets[-1], matching)]
+                problems.append((at, f"{name} of shape {tuple(one.shape)}: {error}"))
+        if meant and _is_global(settings):
+            budgets.append(_budget(settings, meant))
+            problems += [(at, text) for text in _overspent(budgets[-1], meant)]
     sets = {name: one[0] if len(one) == 1 else Combined(one) for name, one in made.items()}
     return Targets(sets, tuple(budgets), kinds), problems
 
@@ -81,29 +75,39 @@ def ranked(aims: Targets, value: Callable[[str], Tensor]) -> Targets:
     return replace(aims, sets={**aims.sets, **found})
 
 
-def check_patterns(patterns: Mapping[int, str], shapes: Shapes, model: str) -> list[Problem]:
+@dataclass(frozen=True)
+class Held:
+    """What one constraint holds, for people."""
+
+    settings: AnySet
+    tensors: Parameters
+    most: Mapping[str, int]
+    """Entries beside zero that may stay at most, by tensor; none of those under a budget."""
+    total: int | None
+    """The same of all together, under a budget."""
+
+
+def held(constraints: Sequence[AnySet], parameters: Parameters) -> list[Held]:
+    """What each constraint holds, where nothing is wrong with them (`targets`)."""
+    found = []
+    for settings in constraints:
+        meant = matching(settings, parameters)
+        if _is_global(settings):
+            found.append(Held(settings, meant, {}, _budget(settings, meant).total))
+        else:
+            shapes = {name: tuple(one.shape) for name, one in meant.items()}
+            most = {name: _set(settings, shape, ()).most(shape) for name, shape in shapes.items()}
+            found.append(Held(settings, meant, most, None))
+    return found
+
+
+def check_patterns(patterns: Mapping[int, Pattern], parameters: Parameters, model: str) -> list[Problem]:
     """What can be said of constraints' patterns, by number, when the rest of a stage is not sound."""
-    able = weights(shapes)
     return [
-        (("constraints", number, "tensors"), _unmatched(pattern, shapes, model))
+        (("constraints", number, *path), text)
         for number, pattern in patterns.items()
-        if not _matching(pattern, able)
+        for path, text in unmatched(pattern, parameters, model)
     ]
-
-
-def shown(names: Iterable[str], shapes: Shapes) -> str:
-    """Tensors with their shapes, for a message."""
-    return ", ".join(f"{name} {tuple(shapes[name])}" for name in names)
-
-
-def _matching(pattern: str, shapes: Shapes) -> dict[str, Size]:
-    return {name: shape for name, shape in shapes.items() if fnmatchcase(name, pattern)}
-
-
-def _unmatched(pattern: str, shapes: Shapes, model: str) -> str:
-    others = _matching(pattern, shapes)
-    hint = f"matches nothing that can be constrained ({shown(others, shapes)})" if others else "matches no tensor"
-    return f"{pattern!r} {hint} of {model}; its weights are {', '.join(weights(shapes))}"
 
 
 def _is_global(settings: AnySet) -> TypeGuard[Cardinality]:
@@ -130,14 +134,14 @@ def _set(settings: AnySet, shape: tuple[int, ...], before: Sequence[Constraint])
     return made
 
 
-def _budget(settings: Cardinality, tensors: Shapes) -> Budget:
-    size = sum(shape.numel() for shape in tensors.values())
+def _budget(settings: Cardinality, tensors: Parameters) -> Budget:
+    size = sum(one.shape.numel() for one in tensors.values())
     return Budget(tuple(tensors), settings.entries(size), settings.floor, settings.scale)
 
 
-def _overspent(budget: Budget, tensors: Shapes) -> list[str]:
+def _overspent(budget: Budget, tensors: Parameters) -> list[str]:
     """Why a budget can't be spent on its tensors, if it can't."""
-    sizes = [shape.numel() for shape in tensors.values()]
+    sizes = [one.shape.numel() for one in tensors.values()]
     floors = sum(min(budget.floor, size) for size in sizes)
     if max(1, floors) <= budget.total <= sum(sizes):
         return []

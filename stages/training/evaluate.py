@@ -12,9 +12,8 @@ import torch
 import torch.distributed as dist
 
 from dualprune.stages.data.order import share
-from dualprune.stages.data.read.memory import Batches, named
-from dualprune.stages.data.read.stream import Stream
-from dualprune.stages.objectives.base import Objective
+from dualprune.stages.data.read.reading import Reader
+from dualprune.stages.objectives.base import Objective, StandIn
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Score:
 def evaluate(
     network: Callable[..., Any],
     objective: Objective,
-    split: Batches | Stream,
+    split: Reader,
     rank: int = 0,
     world: int = 1,
     size: int = 256,
@@ -46,14 +45,26 @@ def evaluate(
     parts = [own[number * size : (number + 1) * size] for number in range(rounds)]
     first = np.zeros(1, dtype=np.int64)
     metrics = list(objective.metrics.values())
-    totals = torch.zeros(1 + len(metrics), dtype=torch.float64, device=split.device)
-    read = named(split.evaluation(part if len(part) else first for part in parts))
+    totals: list[torch.Tensor] = []
+    read = split.evaluation(part if len(part) else first for part in parts)
     for part, batch in zip(parts, read, strict=True):
         outputs = objective.call(network, batch)
-        if len(part):
-            totals += torch.stack([objective.good(batch), *(one.sums(outputs, batch) for one in metrics)]).double()
-    if world > 1:
-        dist.all_reduce(totals)
-    good, *sums = totals.tolist()
-    values = (metric.value(total, int(good)) if good else math.nan for metric, total in zip(metrics, sums, strict=True))
+        if len(part) or not totals:
+            sums = [sums.double() for sums in (objective.good(batch), *(one.sums(outputs, batch) for one in metrics))]
+            totals = totals or [torch.zeros_like(one) for one in sums]
+            if len(part) and not isinstance(batch, StandIn):
+                totals = [total + one for total, one in zip(totals, sums, strict=True)]
+    if not totals:
+        return Score(dict.fromkeys(objective.metrics, math.nan), 0)
+    good, *whole = _over_ranks(totals, world)
+    values = (one.value(total, int(good)) if good else math.nan for one, total in zip(metrics, whole, strict=True))
     return Score(dict(zip(objective.metrics, values, strict=True)), int(good))
+
+
+def _over_ranks(totals: list[torch.Tensor], world: int) -> list[Any]:
+    """Sums over all ranks, in one message; those of no dimension as numbers, others in the host's memory."""
+    flat = torch.cat([total.reshape(-1) for total in totals])
+    if world > 1:
+        dist.all_reduce(flat)
+    parts = flat.cpu().split([total.numel() for total in totals])
+    return [part.view(total.shape) if total.ndim else float(part) for part, total in zip(parts, totals, strict=True)]

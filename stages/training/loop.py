@@ -14,11 +14,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dualprune.stages.data.read.stream import Stream
+from dualprune.stages.data.read.reading import Reader
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.kinds.base import Phase, learning_rate
 from dualprune.stages.training.evaluate import evaluate
-from dualprune.stages.training.run import Run, Split
+from dualprune.stages.training.run import Run
 from dualprune.stages.training.step import steps
 
 AGREEING = 4
@@ -37,11 +37,12 @@ def train(run: Run[Any]) -> bool:
         if not _epoch(run, phase, clock):
             return _stopped(run)
         row = _ended(run, phase)
-        row |= _looked(run, told)
+        seen, row = _looked(run, row, told)
         progress.metrics.append(row)
         progress.seconds = clock.seconds
         epochs = sum(one.epochs for one in run.phases)
-        run.log({"event": "epoch", **row, "epochs": epochs, "seconds": progress.seconds, "seconds_left": clock.left()})
+        times = {"seconds": progress.seconds, "seconds_left": clock.left()}
+        run.log({"event": "epoch", **seen, **row, "epochs": epochs, **times})
         if run.next_phase is not None:
             run.checkpoints.save(run.engine, progress)
             if _agreed(run):
@@ -107,13 +108,17 @@ def _ended(run: Run[Any], phase: Phase) -> dict[str, Any]:
     return row
 
 
-def _looked(run: Run[Any], told: set[str]) -> dict[str, Any]:
-    """Validation after an epoch, and what bad samples were met; `told` are those that rows have named."""
+def _looked(run: Run[Any], row: dict[str, Any], told: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All of validation after an epoch; and the epoch's row with the best of it, and what bad samples were met.
+
+    `told` are those that rows have named.
+    """
     size = run.job.engine.evaluated(run.spec.batch, run.world)
     data, validation = run.splits["train"], run.splits["val"]
     run.engine.module.eval()
     score = evaluate(run.engine.forward, run.objective, validation, run.rank, run.world, size)
-    row: dict[str, Any] = {f"val_{run.objective.best}": score.values[run.objective.best]}
+    wanted = run.objective.measures
+    row = {**row, wanted.of("val"): score.values[wanted.best]}
     for split in (data, validation):
         share_bad(split)
     if data.bad:
@@ -122,7 +127,8 @@ def _looked(run: Run[Any], told: set[str]) -> dict[str, Any]:
     if new:
         told.update(new)
         row["left_out"] = first_of(new)
-    return row
+    seen = {f"val_{name}": value for name, value in score.values.items()}
+    return {**seen, "best": wanted.best, "unit": wanted.unit}, row
 
 
 def first_of(reasons: Sequence[str]) -> list[str]:
@@ -131,9 +137,9 @@ def first_of(reasons: Sequence[str]) -> list[str]:
     return [*reasons[:NAMED], *([f"and {more} more"] if more > 0 else [])]
 
 
-def share_bad(split: Split) -> None:
+def share_bad(split: Reader) -> None:
     """Let every rank know which of a split's samples others have met as bad. Raises DataError for too many of them."""
-    if dist.get_world_size() > 1 and isinstance(split, Stream):
+    if dist.get_world_size() > 1:
         every: list[dict[int, str]] = [{}] * dist.get_world_size()
         dist.all_gather_object(every, split.bad)
         for bad in every:

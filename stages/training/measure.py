@@ -14,7 +14,7 @@ from dualprune.stages.training.evaluate import evaluate
 
 
 def measure(url: str, shards: str) -> dict[str, float]:
-    """The objective's first metric on `val` and `test` of the artefact at `url`, on the shards at `shards`."""
+    """The objective's best metric on `val` and `test` of the artefact at `url`, on the shards at `shards`."""
     loaded = artefact.load(Folder(url))
     model = artefact.network(loaded)
     spec = parse(loaded.manifest["spec"])
@@ -23,5 +23,5 @@ def measure(url: str, shards: str) -> dict[str, float]:
     scores = {}
     for split in ("val", "test"):
         batches = open_split(shards, split, found, spec.data, 0, torch.device("cpu"), spec.model.classes)
-        scores[f"{split}_{wanted.best}"] = evaluate(model, wanted, batches).values[wanted.best]
+        scores[wanted.measures.of(split)] = evaluate(model, wanted, batches).values[wanted.best]
     return scores

@@ -14,7 +14,6 @@ from torch import Tensor
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.constraints import SETS
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.networks.build import weights
 from dualprune.stages.solver import snapping
 from dualprune.stages.training.evaluate import Score, evaluate
 from dualprune.stages.training.loop import first_of, share_bad
@@ -34,11 +33,11 @@ def committed(run: Run[Any], folder: Folder) -> dict[str, Any]:
     scores = _scores(run)
     network = _kept(run.engine.tensors(), run.rank)
     duals = _kept(((name, run.engine.get(name, "dual")) for name in run.targets.names), run.rank)
-    holds = _kept(((name, run.engine.get(name, "hold")) for name in sorted(run.engine.held)), run.rank)
+    masks = _kept(((name, run.engine.get(name, "mask")) for name in sorted(run.engine.masked)), run.rank)
     if run.rank != 0:
         return {}
     manifest = _manifest(run, network, scores)
-    return artefact.commit(folder, manifest, network, _masks(run, holds, network), duals)
+    return artefact.commit(folder, manifest, network, _masks(run, masks, network), duals)
 
 
 def _scores(run: Run[Any]) -> dict[str, Score]:
@@ -66,18 +65,18 @@ def _kept(tensors: Iterable[tuple[str, Tensor]], rank: int) -> dict[str, Tensor]
     return {name: tensor.cpu() for name, tensor in tensors if rank == 0}
 
 
-def _masks(run: Run[Any], holds: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _masks(run: Run[Any], trained: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Masks of what may be non-zero, for the stages after this one.
 
-    A prune's are its holds. Quantising holds weights on their values, not at zero: what was pruned before it is
-    what is zero after it. Of a low-rank tensor every entry may be non-zero.
+    A prune's are those that it has `trained` under. Quantising freezes weights on their values, not at zero: what was
+    pruned before it is what is zero after it. Of a low-rank tensor every entry may be non-zero.
     """
     masks = {}
-    for name, hold in holds.items():
+    for name, mask in trained.items():
         sets = run.targets.kinds.get(name) or run.fixed.get(name, ())
         last = SETS[sets[-1]] if sets else None
         if last is None or not last.fixes:
-            masks[name] = hold
+            masks[name] = mask
         elif last.place is not None and (name in run.inherited or len(sets) > 1):
             masks[name] = (network[name] != 0).float()
     return masks
@@ -85,7 +84,7 @@ def _masks(run: Run[Any], holds: Mapping[str, Tensor], network: Mapping[str, Ten
 
 def _manifest(run: Run[Any], network: Mapping[str, Tensor], scores: Mapping[str, Score]) -> dict[str, Any]:
     job, progress = run.job, run.progress
-    counted = sorted(run.targets.names) or sorted(weights({name: tensor.shape for name, tensor in network.items()}))
+    counted = sorted(run.targets.names or run.weights)
     tensors: dict[str, dict[str, Any]] = {
         name: {
             "shape": list(network[name].shape),
@@ -105,6 +104,7 @@ def _manifest(run: Run[Any], network: Mapping[str, Tensor], scores: Mapping[str,
         "kind": run.spec.kind,
         "key": job.key,
         "spec": run.spec.model_dump(mode="json"),
+        "objective": run.objective.measures.said(),
         "data": job.data_digest,
         "parents": [parent.model_dump() for parent in job.parents],
         "tensors": tensors,
@@ -115,7 +115,7 @@ def _manifest(run: Run[Any], network: Mapping[str, Tensor], scores: Mapping[str,
             "rate": size / nonzeros if nonzeros else None,
             "weights": size,
             "nonzeros": nonzeros,
-            **snapping.whole(network, kinds),
+            **snapping.whole(network, run.weights, kinds),
             **{f"{split}_{name}": value for split, score in scores.items() for name, value in score.values.items()},
             "residual": (getattr(run.state, "residual", None) or {}).get("total"),
             "steps": progress.steps,

@@ -11,8 +11,7 @@ from torch import Tensor
 from dualprune.stages.artefacts.artefact import Artefact
 from dualprune.stages.artefacts.checkpoint import Checkpoints, Progress
 from dualprune.stages.data.order import steps_per_epoch
-from dualprune.stages.data.read.memory import Batches
-from dualprune.stages.data.read.stream import Stream
+from dualprune.stages.data.read.reading import Reader
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.kinds.base import Kind, Phase, S
 from dualprune.stages.kinds.job import StageJob
@@ -25,7 +24,6 @@ Teacher = Callable[[Batch], Any]
 """From a batch to the outputs that are learnt from, without a graph."""
 Stopping = Callable[[], bool]
 """Whether this rank was told to save and leave. One rank that was is enough."""
-Split = Batches | Stream
 
 
 @dataclass
@@ -37,10 +35,12 @@ class Run(Generic[S]):
     kind: Kind[S]
     objective: Objective
     phases: list[Phase]
-    splits: Mapping[str, Split]
+    splits: Mapping[str, Reader]
     """`train`, `val` and `test`."""
     structure: Structure
     """What is changed about the network's shape."""
+    weights: frozenset[str]
+    """All tensors that could be constrained."""
     targets: Targets
     """What each constrained tensor is held to."""
     fixed: Mapping[str, tuple[str, ...]]

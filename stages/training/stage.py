@@ -6,10 +6,12 @@ import logging
 from typing import Any
 
 from dualprune.stages.artefacts.manifest import Damaged, check
-from dualprune.stages.engine.engine import emulates_bf16, join
-from dualprune.stages.engine.ranks import agreed
+from dualprune.stages.engine.engine import emulates_bf16
+from dualprune.stages.engine.ranks import agreed, join
+from dualprune.stages.files import source
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import StageJob
+from dualprune.stages.training.dry import tried
 from dualprune.stages.training.loop import train
 from dualprune.stages.training.outcome import committed
 from dualprune.stages.training.run import Log, Run, Stopping
@@ -28,6 +30,7 @@ def run_stage(job: StageJob, log: Log, stopping: Stopping = lambda: False) -> di
     stages.networks.pretrained.WeightsError, stages.artefacts.checkpoint.OtherVersion,
     stages.training.step.NonFinite, and stages.files.outage.StoreError and StoreAway.
     """
+    source.place(job.code)
     place = rank, _, _ = join(job.engine.threads)
     log = log if rank == 0 else _silent
     store = Folder(job.store).established()
@@ -52,6 +55,8 @@ def _carried_out(run: Run[Any], folder: Folder) -> dict[str, Any] | None:
     if run.spec.precision == "bf16" and emulates_bf16(run.engine.engine.device):
         begun["emulates_bf16"] = True
     run.log(begun)
+    if run.spec.objective.name != "classify" and not run.resumed:
+        tried(run)
     if not train(run):
         return None
     manifest = committed(run, folder)

@@ -12,6 +12,7 @@ from dualprune.stages.artefacts import artefact
 from dualprune.stages.artefacts.checkpoint import Checkpoints, Progress
 from dualprune.stages.artefacts.manifest import ASIDE, Damaged, set_aside
 from dualprune.stages.data.read.memory import open_split
+from dualprune.stages.data.read.reading import Reader
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.engine.ranks import agreed
 from dualprune.stages.files.folder import Folder
@@ -20,12 +21,14 @@ from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.kinds.table import KINDS, phases
 from dualprune.stages.networks import pretrained
 from dualprune.stages.networks.build import build_model
+from dualprune.stages.networks.code import unchanged
+from dualprune.stages.networks.parameters import parameters, weights
 from dualprune.stages.networks.structure import Structure, load
 from dualprune.stages.objectives.base import Batch
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.training import StageSpec
 from dualprune.stages.solver.targets import Targets, ranked
-from dualprune.stages.training.run import Log, Run, Split, Stopping, Teacher
+from dualprune.stages.training.run import Log, Run, Stopping, Teacher
 
 SPLITS = ("train", "val", "test")
 
@@ -45,11 +48,11 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     structure = artefact.structure(parent) if parent is not None else Structure()
     network = _network(spec, store, parent, structure)
     teacher = _teacher(job, store, parent, device)
-    aims = targets_of(spec, {name: p.shape for name, p in network.named_parameters()})
-    aims = ranked(aims, network.get_parameter)
-    masks = _inherited(spec, aims.names, parent.holds if parent else {})
+    there = parameters(network)
+    aims = ranked(targets_of(spec, there), network.get_parameter)
+    inherited = _inherited(spec, aims.names, parent.holds if parent else {})
     fixed = _fixed(parent, aims)
-    holds = masks | {name: torch.zeros_like(network.get_parameter(name)) for name in fixed}
+    masks = inherited | {name: torch.zeros_like(network.get_parameter(name)) for name in fixed}
     run: Run[Any] = Run(
         job=job,
         spec=spec,
@@ -58,14 +61,15 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         phases=phases(spec),
         splits=splits,
         structure=structure,
+        weights=frozenset(weights(there)),
         targets=aims,
         fixed=fixed,
-        masks=holds,
-        inherited=frozenset(masks),
-        masked=bool(holds),
+        masks=masks,
+        inherited=frozenset(inherited),
+        masked=bool(masks),
         parent=parent,
         teacher=teacher,
-        engine=Engine(network, set(aims.names), set(holds), spec.optimizer, spec.precision, job.engine),
+        engine=Engine(network, set(aims.names), set(masks), spec.optimizer, spec.precision, job.engine),
         checkpoints=Checkpoints(store / job.key, rank, world),
         progress=Progress(),
         log=log,
@@ -85,14 +89,14 @@ def _begun(run: Run[Any]) -> None:
         run.progress = run.checkpoints.load(newest, run.engine, run.kind.state)
     else:
         engine = run.engine
-        for name in engine.held:
-            engine.set(name, run.masks.get(name, torch.ones(engine.shape(name))), "hold")
+        for name in engine.masked:
+            engine.set(name, run.masks.get(name, torch.ones(engine.shape(name))), "mask")
         run.progress.state = run.kind.state()
         run.kind.start(run)
     run.resumed = newest is not None
 
 
-def _splits(job: StageJob, device: torch.device) -> dict[str, Split]:
+def _splits(job: StageJob, device: torch.device) -> dict[str, Reader]:
     spec = job.spec
     found = {
         split: open_split(job.shards, split, job.data_digest, spec.data, spec.seed, device, spec.model.classes)
@@ -106,6 +110,7 @@ def _splits(job: StageJob, device: torch.device) -> dict[str, Split]:
 
 def _network(spec: StageSpec, store: Folder, parent: artefact.Artefact | None, structure: Structure) -> nn.Module:
     """The network as its parent left it, or with trained weights from elsewhere, or with those of its own beginning."""
+    unchanged(spec.model)
     torch.manual_seed(spec.seed)
     network = build_model(spec.model)
     if parent is not None:
@@ -129,11 +134,11 @@ def _loaded(store: Folder, key: str) -> artefact.Artefact:
     raise Damaged(f"{found}; it counts as absent now, and the same command runs its stage again")
 
 
-def _inherited(spec: StageSpec, constrained: list[str], holds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _inherited(spec: StageSpec, constrained: list[str], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parent's masks that stay in force: all, but for constrained tensors whose weights may come back."""
     if KINDS[spec.kind].regrows(spec):
-        return {name: mask for name, mask in holds.items() if name not in constrained}
-    return dict(holds)
+        return {name: mask for name, mask in masks.items() if name not in constrained}
+    return dict(masks)
 
 
 def _fixed(parent: artefact.Artefact | None, aims: Targets) -> dict[str, tuple[str, ...]]:

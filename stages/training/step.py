@@ -12,10 +12,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dualprune.stages.data.order import Indices, global_batch, micro_batches, share
-from dualprune.stages.data.read.memory import named
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.kinds.base import Phase, learning_rate
-from dualprune.stages.objectives.base import Batch
+from dualprune.stages.objectives.base import Batch, StandIn
 from dualprune.stages.training.run import Run
 
 NAMED = 5
@@ -40,7 +39,7 @@ def steps(run: Run[Any], phase: Phase, epoch: int) -> Iterator[None]:
         torch.manual_seed(((spec.seed * 1_000_003 + epoch) * 1_000_003 + step * run.world + run.rank) % 2**64)
 
     last = run.per_epoch
-    batches = named(data.epoch((part for step in range(progress.step, last) for part in parts(step)), epoch))
+    batches = data.epoch((part for step in range(progress.step, last) for part in parts(step)), epoch)
     engine.module.train()
     for step in range(progress.step, last):
         lr = learning_rate(phase, progress.epoch + step / last)
@@ -62,6 +61,12 @@ def steps(run: Run[Any], phase: Phase, epoch: int) -> Iterator[None]:
 
 def batch_loss(run: Run[Any], batch: Batch) -> Tensor:
     """A micro-batch's loss, summed over its samples; with a teacher, (1 - a) of it and a of how far apart they are."""
+    if isinstance(batch, StandIn):
+        return 0 * _loss(run, dict(batch))
+    return _loss(run, batch)
+
+
+def _loss(run: Run[Any], batch: Batch) -> Tensor:
     batch = run.objective.augment(batch)
     outputs = run.objective.call(run.engine.forward, batch)
     loss = run.objective.loss(outputs, batch)
@@ -79,7 +84,7 @@ def _explained(run: Run[Any], parts: list[Indices], epoch: int) -> str:
     loss would stop the device each time."""
     engine, trouble = run.engine, ""
     where = f"step {run.progress.steps + 1} (epoch {epoch + 1}"
-    for number, batch in enumerate(named(run.splits["train"].epoch(parts, epoch)), 1):
+    for number, batch in enumerate(run.splits["train"].epoch(parts, epoch), 1):
         loss = batch_loss(run, batch)
         value = float(loss.detach())
         if not math.isfinite(value) and not trouble:

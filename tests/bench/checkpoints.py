@@ -24,7 +24,8 @@ import torch.distributed as dist
 
 from dualprune.stages.artefacts.checkpoint import Checkpoints, Progress
 from dualprune.stages.constraints.cardinality import Cardinality
-from dualprune.stages.engine.engine import Engine, join
+from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.ranks import join
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.settings.engine import Engine as EngineSettings
@@ -57,10 +58,10 @@ def build(case: Case) -> Engine:
     model = MODELS[case.model](CLASSES)
     names = {name for name, p in model.named_parameters() if p.ndim > 1}
     engine = Engine(model, names, set(), OptimizerSettings(), "fp32", EngineSettings())
-    sets = {name: Cardinality(engine.parameters[name].numel() // 10) for name in sorted(engine.held)}
+    sets = {name: Cardinality(engine.parameters[name].numel() // 10) for name in sorted(engine.masked)}
     admm.start(engine, Targets(sets, (), dict.fromkeys(sets, ("cardinality",))), {})
-    for name in engine.held:
-        engine.set(name, torch.ones(engine.shape(name)), "hold")
+    for name in engine.masked:
+        engine.set(name, torch.ones(engine.shape(name)), "mask")
     engine.module.train()
     return engine
 

@@ -28,10 +28,12 @@ from torch.nn import functional as F
 
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.data.make.index import index
-from dualprune.stages.data.read.stream import AHEAD, Shards, Stream
-from dualprune.stages.engine.engine import Engine, join
+from dualprune.stages.data.read.reading import AHEAD
+from dualprune.stages.data.read.stream import Shards, Stream
+from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.ranks import join
 from dualprune.stages.networks.builtin import MODELS
-from dualprune.stages.objectives.classify import channels_last
+from dualprune.stages.objectives.fields import channels_last
 from dualprune.stages.settings.data import Data
 from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer as OptimizerSettings
@@ -155,12 +157,12 @@ def read(case: Case, step: Step, folder: str, decode: str, quick: bool) -> float
             yield generator.choice(len(stream), size, replace=False)
 
     batches = stream.epoch(parts(), 0)
-    for pictures, labels in islice(batches, warm):
-        step(pictures, labels)
+    for batch in islice(batches, warm):
+        step(batch["image"], batch["label"])
     torch.cuda.synchronize()
     began = time.perf_counter()
-    for pictures, labels in batches:
-        step(pictures, labels)
+    for batch in batches:
+        step(batch["image"], batch["label"])
     torch.cuda.synchronize()
     return count * size / (time.perf_counter() - began)
 

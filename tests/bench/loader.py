@@ -33,7 +33,8 @@ from torchvision.datasets import ImageFolder
 
 from dualprune.stages.data.make.index import index
 from dualprune.stages.data.order import epoch_order, micro_batches
-from dualprune.stages.data.read.stream import Job, Shards, Stream
+from dualprune.stages.data.read.reading import Job
+from dualprune.stages.data.read.stream import Shards, Stream
 from dualprune.stages.settings.data import Data
 from tests.bench.common import interleaved, options, ratios, report
 
@@ -76,7 +77,8 @@ def variants(tars: list[Path], folder: Path) -> tuple[dict[str, Variant], list[b
     def ours(workers: int) -> Iterator[Any]:
         settings = Data(shards=".", mean=MEAN, std=STD, flip=True, workers=workers)
         stream = Stream(Shards(str(folder / "index"), manifest, "train", settings, 0, 1000), torch.device("cpu"))
-        return stream.epoch(micro_batches(stream.order(0), len(stream) // BATCH), 0)
+        batches = stream.epoch(micro_batches(stream.order(0), len(stream) // BATCH), 0)
+        return ((batch["image"], batch["label"]) for batch in batches)
 
     def as_bytes(workers: int) -> Iterator[Any]:
         settings = Data(shards=".", flip=True, workers=workers)

@@ -160,6 +160,8 @@ EPOCH = {
     "loss": 0.5,
     "lr": 1e-3,
     "val_accuracy": 90.0,
+    "best": "accuracy",
+    "unit": "%",
     "steps": 2,
     "seconds": 1.0,
     "seconds_left": 0.0,

@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dualprune.stages.constraints.cardinality import Cardinality
-from dualprune.stages.engine.engine import Engine, join
+from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.ranks import join
 from dualprune.stages.networks.builtin import MODELS
-from dualprune.stages.objectives.classify import channels_last
+from dualprune.stages.objectives.fields import channels_last
 from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer as OptimizerSettings
 from dualprune.stages.solver import admm
@@ -73,7 +74,7 @@ def build(case: Case, penalised: bool, zero: int) -> Engine:
 def build_both(case: Case, zero: int) -> tuple[Engine, Engine, dict[str, Tensor]]:
     """A dense engine, one in the middle of ADMM, and the duals of that."""
     dense, ours = build(case, False, zero), build(case, True, zero)
-    sets = {name: Cardinality(max(1, int(KEEP * ours.shape(name).numel()))) for name in sorted(ours.held)}
+    sets = {name: Cardinality(max(1, int(KEEP * ours.shape(name).numel()))) for name in sorted(ours.masked)}
     # Duals that are not zero, as they are after the first update.
     duals = {name: 0.1 * ours.get(name) for name in sets}
     admm.start(ours, Targets(sets, (), dict.fromkeys(sets, ("cardinality",))), duals)
@@ -153,7 +154,7 @@ def check_same(ours: Engine, usual: Engine, dense: Engine, variants: Mapping[str
         call()
 
     def distance(engine: Engine) -> float:
-        return max(float((ours.get(name) - engine.get(name)).abs().max()) for name in ours.held)
+        return max(float((ours.get(name) - engine.get(name)).abs().max()) for name in ours.masked)
 
     apart, moved = distance(usual), distance(dense)
     if not apart < 0.1 * moved:

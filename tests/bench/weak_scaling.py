@@ -31,7 +31,8 @@ from dualprune.stages.data.format import read_manifest
 from dualprune.stages.data.order import epoch_order, global_batch, share
 from dualprune.stages.data.read.memory import Batches
 from dualprune.stages.data.shards import Split, write
-from dualprune.stages.engine.engine import Engine, join
+from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.ranks import join
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.constrained import targets_of
 from dualprune.stages.kinds.job import StageJob
@@ -40,6 +41,7 @@ from dualprune.stages.kinds.table import KINDS, phases
 from dualprune.stages.kinds.train import TrainSpec
 from dualprune.stages.networks.build import build_model
 from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.networks.parameters import parameters
 from dualprune.stages.networks.structure import Structure
 from dualprune.stages.objectives.classify import channels_last
 from dualprune.stages.objectives.table import objective
@@ -77,7 +79,7 @@ class Ours:
     def __init__(self, spec: TrainSpec | PruneSpec, folder: Path, world: int) -> None:
         torch.manual_seed(0)
         model = build_model(spec.model)
-        self.spec, self.aims = spec, targets_of(spec, {name: p.shape for name, p in model.named_parameters()})
+        self.spec, self.aims = spec, targets_of(spec, parameters(model))
         self.engine = Engine(model, set(self.aims.names), set(), spec.optimizer, "fp32", EngineSettings())
         admm.start(self.engine, self.aims, {})
         splits, device = read_manifest(str(folder))["splits"], self.engine.engine.device
@@ -100,6 +102,7 @@ class Ours:
             phases=phases(self.spec),
             splits=self.splits,
             structure=Structure(),
+            weights=frozenset(),
             targets=self.aims,
             fixed={},
             masks={},

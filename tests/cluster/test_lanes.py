@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from dualprune.cluster import head
 from dualprune.cluster import lanes as module
 from dualprune.cluster.capacity import Node, Shape
 from dualprune.cluster.errors import ClusterGone
 from dualprune.cluster.failures import Failure
+from dualprune.cluster.head import Head
 from dualprune.cluster.lane import Event, Lane, State
 from dualprune.cluster.lanes import Lanes
 
@@ -46,7 +48,7 @@ class Open(Lanes):
         self._opened, self._stillborn, self._wary, self._taken = 0, 0, False, frozenset()
         self._waiting, self._lanes = deque(), {}
         self._ended = queue.SimpleQueue()
-        self._head, self._heard = "", time.monotonic()
+        self._head = Head("", local=False)
         self.stuck = 0
 
     def _nodes(self) -> list[Node]:
@@ -407,7 +409,7 @@ def test_lanes_of_any_size_are_tried_again_before_they_are_given_up() -> None:
 def test_lanes_are_heard_until_they_have_saved(monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
     """No longer than that; and not for long where Ray was ended too, which may have taken the last word with it."""
     monkeypatch.setattr(module, "whole", lambda: whole)
-    monkeypatch.setattr(module, "ANSWERING", 0.05)
+    monkeypatch.setattr(module.group, "ANSWERING", 0.05)
     lanes = Open(cpus=1)
     lanes._ray = None
     lanes.submit("a", 1)
@@ -432,13 +434,13 @@ def test_a_loss_while_the_head_is_away_asks_ray_nothing(monkeypatch: pytest.Monk
     lanes = Open(cpus=1)
     lanes.submit("a", 1)
     lanes.say("ready", "x", data=["node-0"])
-    lanes._head = "127.0.0.1:1"
+    lanes._head.address = "127.0.0.1:1"
     monkeypatch.setattr(lanes, "_nodes", lambda: pytest.fail("Ray was asked"))
     assert lost(lanes.end(RuntimeError("gone")), "a")
     lanes.submit("a", 1)
     assert lanes.sizes == {}
     monkeypatch.undo()
-    lanes._head = ""
+    lanes._head.address = ""
     lanes._assign()
     assert lanes.sizes == {"lane-1": 1}
 
@@ -464,18 +466,18 @@ def test_a_head_that_is_away_is_given_some_time(monkeypatch: pytest.MonkeyPatch,
     lanes = Open(cpus=1)
     lanes.submit("a", 1)
     lanes.say("ready", "x")
-    lanes._head, lanes._looked, lanes._local = "127.0.0.1:1", 0.0, local
+    lanes._head, lanes._looked = Head("127.0.0.1:1", local), 0.0
     lanes._received = lambda *_: lanes._handle("log", "lane-0", "x", "a", "row")  # type: ignore[method-assign]
     monkeypatch.setattr(lanes, "_nodes", lambda: pytest.fail("Ray was asked"))
     lanes._waiting.append(("b", 2))
     assert lanes.take(0.0) == lanes.take(0.0) == [Event("log", "a", "row")]
-    monkeypatch.setattr(module, "AWAY", -1.0)
+    monkeypatch.setattr(head, "AWAY", -1.0)
     lanes._looked = 0.0
     with pytest.raises(ClusterGone, match=rf"^{text} \(nothing answers at 127.0.0.1:1: "):
         lanes.take(0.0)
     monkeypatch.undo()
     with socket.create_server(("127.0.0.1", 0)) as server:
-        lanes._head, lanes._looked = f"127.0.0.1:{server.getsockname()[1]}", 0.0
+        lanes._head.address, lanes._looked = f"127.0.0.1:{server.getsockname()[1]}", 0.0
         lanes.take(0.0)
     assert list(lanes._lanes) == ["lane-0"]
-    assert lanes._heard >= lanes._looked
+    assert lanes._head.heard >= lanes._looked

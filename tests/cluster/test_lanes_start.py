@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dualprune.cluster import lanes
+from dualprune.cluster import importing, lanes
 from dualprune.cluster.capacity import Shape
 from dualprune.cluster.errors import ClusterError
 from dualprune.cluster.lanes import Lanes
@@ -30,7 +30,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, failures: int) -> tuple[list[str], L
     monkeypatch.setattr(lanes, "raylet", lambda *_: None)
     monkeypatch.setattr(lanes, "near", lambda *_: None)
     monkeypatch.setattr(lanes, "head", lambda *_: "")
-    monkeypatch.setattr(lanes, "_imported", lambda work: work())
+    monkeypatch.setattr(importing, "imported", lambda work: work())
     return tries, Lanes(work, Shape(1, 1, 1, 0))
 
 
@@ -52,10 +52,10 @@ def test_work_that_can_not_be_imported_is_told_with_its_error(monkeypatch: pytes
 
 def test_a_ray_train_that_lacks_what_is_used_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is looked through where it is imported, and no lane opens; Ray is let go of."""
-    imported = lanes._imported
+    imported = importing.imported
     tries, _ = opened(monkeypatch, 0)
-    monkeypatch.setattr(lanes, "_imported", imported)
-    monkeypatch.setattr(lanes, "TRAIN", (("ray.train.torch", "TorchTrainer.no_more"),))
+    monkeypatch.setattr(importing, "imported", imported)
+    monkeypatch.setattr(importing, "TRAIN", (("ray.train.torch", "TorchTrainer.no_more"),))
     text = r"^Ray \S+ lacks ray\.train\.torch\.TorchTrainer\.no_more, which dualprune uses: install "
     with pytest.raises(ClusterError, match=text):
         Lanes(lambda: pytest.fail("its work was asked for"), Shape(1, 1, 1, 0))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dualprune.cluster import private
+from dualprune.cluster import names, private
 from dualprune.cluster.errors import ClusterError
 
 ALL = (*private.USED, *private.TRAIN)
@@ -49,7 +49,7 @@ def test_what_ray_calls_private_has_one_door() -> None:
 def test_all_that_a_version_lacks_is_told_at_once() -> None:
     """A module that is gone as well, and whatever hangs on a name that is."""
     used = (("os", "path.join"), ("os", "no.more"), ("os", "path.no_more"), ("no_such_module", "name"))
-    assert private.lacking("Its", "9.0", used) == (
+    assert names.lacking("Its", "9.0", used) == (
         "Its 9.0 lacks os.no.more, os.path.no_more, no_such_module.name, which dualprune uses: install one of the"
         " versions that dualprune's pyproject.toml names"
     )

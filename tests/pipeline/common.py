@@ -12,6 +12,9 @@ from dualprune.pipeline.config.load import Config, load
 from dualprune.pipeline.config.problems import ConfigError, Problems
 from dualprune.stages.artefacts.manifest import own_hash
 from dualprune.stages.files.folder import Folder, sha256
+from dualprune.stages.objectives.base import Metric, Objective
+from dualprune.stages.objectives.measures import Measure, Measures
+from dualprune.stages.settings.training import StageSpec
 
 CONFIG = """\
 name: tiny
@@ -122,6 +125,24 @@ def manifest(data: bytes = b"weights", **own: float) -> dict[str, Any]:
         "world": 1,
     }
     return whole | {"sha256": own_hash(whole)}
+
+
+SCORE = Measures("score", {"score": Measure("", higher=False), "share": Measure()})
+"""What a stage may be measured by that does not classify: less of the score is better."""
+
+
+def scores(spec: StageSpec) -> Objective:
+    """An objective of these metrics, as a line of the table of objectives; nothing is trained for it."""
+    metrics = {name: Metric(min, max, one.higher, one.unit) for name, one in SCORE.metrics.items()}
+    return Objective(call=max, loss=max, good=max, metrics=metrics, best=SCORE.best)
+
+
+def scored(value: float, **own: float) -> dict[str, Any]:
+    """The manifest of a stage of that objective."""
+    found = manifest(val_score=value, test_score=value, **own)
+    for name in ("val_accuracy", "test_accuracy"):
+        del found["metrics"][name]
+    return {**found, "objective": SCORE.said()}
 
 
 def artefact(store: str, key: str, data: bytes = b"weights", **own: float) -> dict[str, Any]:

@@ -91,6 +91,14 @@ def test_bad_input_is_a_config_error(tmp_path: Path) -> None:
         dualprune.run(config(tmp_path), {"cluster.workers": 0})
 
 
+def test_what_modules_of_ones_own_need_is_here() -> None:
+    from dualprune.stages.objectives import base
+
+    assert dualprune.Objective is base.Objective
+    assert dualprune.Metric is base.Metric
+    assert {"Objective", "Metric", "Pruner", "run", "load", "cardinality"} <= set(dir(dualprune))
+
+
 @pytest.mark.parametrize(("error", "told"), [(ClusterError, dualprune.ConfigError), (ClusterGone, ClusterGone)])
 def test_a_cluster_that_cannot_be_used(
     error: type[Exception], told: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from dualprune.pipeline import output
 from dualprune.pipeline.cli import main as cli
-from dualprune.pipeline.run import driver
+from dualprune.pipeline.run import driver, here
 from dualprune.pipeline.run.view import View
 from dualprune.pipeline.store.store import Store
 from tests.pipeline.common import config
@@ -146,7 +146,7 @@ LOST = "standard output can't be written (No space left on device); the command 
 def test_a_run_goes_on_without_its_output(run: Run, full: io.TextIOWrapper) -> None:
     """Told once in its log, and once on the output that is left."""
     stderr = io.StringIO()
-    assert run.onto(full, stderr, "--json") == cli.DONE
+    assert run.onto(full, stderr, "--json") == output.DONE
     assert run.log.count("can't be written") == run.log.count(LOST) == 1
     assert stderr.getvalue().count(LOST) == 1
     assert "other: done" in stderr.getvalue()
@@ -158,7 +158,7 @@ def test_a_run_whose_reader_is_gone(run: Run, pair: Callable[[], tuple[int, int]
     reading, writing = pair()
     os.close(reading)
     with open(writing, "w") as file:
-        assert run.onto(file, file) == cli.DONE
+        assert run.onto(file, file) == output.DONE
     assert run.log.count("can't be written") == 1
     assert why in run.log
     assert "other: committed" in run.log
@@ -169,8 +169,8 @@ def test_a_run_that_can_write_nothing_at_all(
 ) -> None:
     """Its log is on the full disk too, and each loss would be told by way of the other."""
     (tmp_path / "driver.log").symlink_to("/dev/full")
-    monkeypatch.setattr(cli.here, "logs", lambda *_: tmp_path)
-    assert run.onto(full, full) == cli.DONE
+    monkeypatch.setattr(here, "logs", lambda *_: tmp_path)
+    assert run.onto(full, full) == output.DONE
 
 
 def test_an_output_that_others_made_non_blocking(run: Run) -> None:

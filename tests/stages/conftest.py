@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,16 @@ from dualprune.stages.constraints import Constraint
 from dualprune.stages.data.format import digest, read_manifest
 from dualprune.stages.data.make.builtin import digits
 from dualprune.stages.data.shards import write
-from dualprune.stages.engine.engine import Engine, join
+from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.ranks import join
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.kinds.train import TrainSpec
 from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.objectives.base import Batch
 from dualprune.stages.objectives.classify import classify
 from dualprune.stages.settings.engine import Engine as EngineSettings
-from dualprune.stages.settings.training import Optimizer
+from dualprune.stages.settings.training import Model, Optimizer
 from dualprune.stages.solver.targets import Targets
 from tests.processes import PATH, ROOT
 
@@ -76,8 +78,13 @@ def spiky_net(classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), Spike(), nn.ReLU(), nn.Linear(24, classes))
 
 
-CLASSIFY = classify(TrainSpec.model_construct(smoothing=0.0, mix=None))
-"""The objective without smoothed labels and mixed pictures."""
+def pairs(batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The pictures and labels of batches."""
+    return ((batch["image"], batch["label"]) for batch in batches)
+
+
+CLASSIFY = classify(TrainSpec.model_construct(model=Model(name="any", classes=3), smoothing=0.0, mix=None))
+"""The objective of three classes, without smoothed labels and mixed pictures."""
 
 
 def held_to(sets: Mapping[str, Constraint]) -> Targets:
@@ -130,7 +137,7 @@ def make_engine(one_rank: None) -> Iterator[MakeEngine]:
     def make(
         model: nn.Module | None = None,
         penalised: set[str] | None = None,
-        held: set[str] | None = None,
+        masked: set[str] | None = None,
         optimizer: Optimizer | None = None,
         precision: str = "fp32",
         **settings: Any,
@@ -140,7 +147,7 @@ def make_engine(one_rank: None) -> Iterator[MakeEngine]:
             Engine(
                 model or small_net(),
                 names,
-                held or set(),
+                masked or set(),
                 optimizer or Optimizer(),
                 precision,
                 EngineSettings.model_validate(settings),

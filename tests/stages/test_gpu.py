@@ -19,11 +19,12 @@ from dualprune.stages.constraints import Constraint
 from dualprune.stages.data.format import digest, read_manifest
 from dualprune.stages.data.read.memory import open_split
 from dualprune.stages.data.read.stream import IGNORED, Stream
-from dualprune.stages.engine.engine import Engine, join
+from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.ranks import join
 from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer
 from dualprune.stages.solver.budget import Budget, allocate
-from tests.stages.conftest import PLACES, MakeEngine, jpeg, jpegs
+from tests.stages.conftest import PLACES, MakeEngine, jpeg, jpegs, pairs
 from tests.stages.constraints.test_constraints import EVERY, cases_with_weights, close, few
 from tests.stages.data.test_stream import settings, written
 from tests.stages.engine.test_zero import (
@@ -64,7 +65,7 @@ def test_a_set_projects_as_on_a_cpu(name: str) -> None:
         # Of equally near points a fit may take another one.
         near = float((z.cpu() - w).norm()) - float((expected - w).norm())
         assert close(z.cpu(), expected) or abs(near) <= 1e-5 * float(w.norm())
-        assert constraint.hold(z).device == GPU
+        assert constraint.mask(z).device == GPU
 
     holds()
 
@@ -143,9 +144,9 @@ def test_jpegs_decoded_on_the_gpu_are_those_of_the_cpu(tmp_path: Path, workers: 
         assert isinstance(stream, Stream)
         streams.append(stream)
     halves = [np.arange(22), np.arange(22, len(samples))]
-    for (x, labels), (y, same_labels) in zip(*(stream.epoch(halves, 1) for stream in streams), strict=True):
+    for (x, labels), (y, same_labels) in zip(*(pairs(stream.epoch(halves, 1)) for stream in streams), strict=True):
         assert x.device == y.device == GPU
         assert torch.equal(labels, same_labels)
         assert float((x - y).abs().mean()) <= 5 / 255
     assert set(streams[0].bad) == set(streams[1].bad) == {7}
-    assert IGNORED in next(iter(streams[1].epoch(halves, 1)))[1]
+    assert IGNORED in next(iter(pairs(streams[1].epoch(halves, 1))))[1]

@@ -53,6 +53,8 @@ class Options:
     """Of JPEG; all pictures are encoded anew."""
     held: int = 0
     """Samples of `train` that become `val`; what the source calls `val` is `test` then."""
+    cut: tuple[float, float] | None = None
+    """Shares of `train` that become `val` and `test`, where there is nothing else."""
     seed: int = 0
     """Of the order, and of what is held out."""
     bad: float = 0.001
@@ -92,12 +94,8 @@ def convert(
     """
     folder = Folder(url)
     sources, classes, skipped = origins(where, options.bad, label_field)
-    facts = {split: sha256(canonical(source.content())) for split, source in sources.items()}
-    plan = {"name": name, "source": facts, **asdict(options)}
-    del plan["bad"]  # changes nothing of what is written
-    if options.check:
-        del plan["check"]  # or folders from before it was there would be of other options
-    finished = _begin(folder, plan)
+    plan = _plan(name, sources, options)
+    finished = begin(folder, plan)
     if finished is not None:
         return finished
     shards = _cut(sources, options)
@@ -109,29 +107,49 @@ def convert(
     if passed:
         manifest["passed"] = passed
     for split in SPLITS:
-        every = [parts[shard.file] for shard in shards if shard.split == split]
-        own = [part for part in every if len(part["rows"])]
-        if not own:
-            raise DataError(f"none of the samples for {split} can be read")
-        bad = skipped.get(split, {})
-        for part in every:
-            if part["bad"]:
-                bad[part["entry"]["file"]] = bad.get(part["entry"]["file"], {}) | part["bad"]
-        rows = np.concatenate([np.insert(part["rows"], 0, number, axis=1) for number, part in enumerate(own)])
-        if split == "train" and not classes:
-            manifest["labels"] = class_count(rows, options.bad)
+        written = [parts[shard.file] for shard in shards if shard.split == split]
+        entry, rows = _entry(folder, split, written, skipped.get(split, {}))
+        manifest["splits"][split] = entry
         if split == "train":
-            manifest["short_sides"] = spread([side for part in own for side in part.get("sides", [])])
-        manifest["splits"][split] = {
-            "samples": len(rows),
-            "format": "jpeg",
-            "skipped": bad,
-            "shards": [part["entry"] for part in own],
-            "index": write_index(folder, split, rows),
-        }
+            manifest["short_sides"] = spread([side for part in written for side in part.get("sides", [])])
+            if not classes:
+                manifest["labels"] = class_count(rows, options.bad)
     folder.write_json(MANIFEST, manifest)
     folder.remove(PARTS)
     return manifest
+
+
+def _plan(name: str, sources: Mapping[str, Source], options: Options) -> dict[str, Any]:
+    """What shards are made of, and how: what does so again goes on with them."""
+    facts = {split: sha256(canonical(source.content())) for split, source in sources.items()}
+    plan = {"name": name, "source": facts, **asdict(options)}
+    del plan["bad"]  # changes nothing of what is written
+    # Or folders from before these were there would be of other options.
+    if options.check:
+        del plan["check"]
+    del plan["cut"]
+    return plan if options.cut is None else {**plan, "cut": list(options.cut)}
+
+
+def _entry(
+    folder: Folder, split: str, written: list[dict[str, Any]], skipped: Mapping[str, dict[str, str]]
+) -> tuple[dict[str, Any], Indices]:
+    """A split's entry in the manifest, of what `_written` says of its shards, and its index. Raises DataError."""
+    own = [part for part in written if len(part["rows"])]
+    if not own:
+        raise DataError(f"none of the samples for {split} can be read")
+    bad = dict(skipped)
+    for part in written:
+        if part["bad"]:
+            bad[part["entry"]["file"]] = bad.get(part["entry"]["file"], {}) | part["bad"]
+    rows = np.concatenate([np.insert(part["rows"], 0, number, axis=1) for number, part in enumerate(own)])
+    return {
+        "samples": len(rows),
+        "format": "jpeg",
+        "skipped": bad,
+        "shards": [part["entry"] for part in own],
+        "index": write_index(folder, split, rows),
+    }, rows
 
 
 def _all_written(
@@ -188,7 +206,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _begin(folder: Folder, plan: dict[str, Any]) -> dict[str, Any] | None:
+def begin(folder: Folder, plan: dict[str, Any]) -> dict[str, Any] | None:
     """Note in the folder what it is for; the manifest, if all was done before. Raises DataError if it holds others."""
     names = folder.names()
     if MANIFEST in names:
@@ -231,6 +249,13 @@ def _cut(sources: Mapping[str, Source], options: Options) -> list[Shard]:
         if options.held >= len(order):
             raise DataError(f"{options.held} samples can't be held out of {len(order)}")
         orders["train"], orders["val"] = (train, order[options.held :]), (train, order[: options.held])
+    if options.cut is not None:
+        train, order = orders["train"]
+        val, test = (max(1, round(share * len(order))) for share in options.cut)
+        if val + test >= len(order):
+            raise DataError(f"{val} and {test} samples can't be cut out of {len(order)}")
+        orders["val"], orders["test"] = (train, order[:val]), (train, order[val : val + test])
+        orders["train"] = (train, order[val + test :])
     shards = []
     for split in SPLITS:
         source, order = orders[split]

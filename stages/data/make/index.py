@@ -10,11 +10,11 @@ import os
 import stat
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from braceexpand import braceexpand
@@ -45,8 +45,12 @@ class Shard(NamedTuple):
     """Why which keys are no samples."""
     kinds: set[str]
     """Of its files, where there is no sample."""
-    sides: list[int]
-    """The short sides of some of its pictures."""
+    facts: Any
+    """What else was found: of pictures, the short sides of some; of other fields, what each has in common."""
+
+
+Look = Callable[[IO[bytes], int], tuple[Indices, dict[str, str], Any]]
+"""Of a tar file and its number: its index rows, why which keys are no samples, and what else is in it."""
 
 
 def index(
@@ -68,42 +72,58 @@ def index(
     counted, up to a share `bad` of a split's.
     Every shard is read once; `cache` keeps copies of remote ones. Returns the manifest. Raises DataError.
     """
-    folder = Folder(url)
-    manifest: dict[str, Any] = {"name": name, "splits": {}, "at": {}}
     if held and "val" in shards:
         raise DataError("samples are `held` out of train to become val, but val has shards: give one of the two")
     labels = Labels(label_field)
-    seen = {pattern: _matching(pattern, cache, labels) for pattern in dict.fromkeys(shards.values())}
+    look = partial(_pictures, labels=labels)
+    seen = {pattern: matching(pattern, cache, look) for pattern in dict.fromkeys(shards.values())}
     classes = by_name({pattern: [shard.rows for shard in found] for pattern, found in seen.items()}, shards, labels)
+    manifest = described(url, name, shards, seen, held, bad, f"jpg, jpeg or png, and {labels.kind}")
+    for entry in manifest["splits"].values():
+        entry["format"] = "jpeg"
     if classes:
         manifest["classes"] = classes
-    told = set[str]()
+    if "train" in shards:
+        train = seen[shards["train"]]
+        manifest["labels"] = class_count(np.concatenate([shard.rows for shard in train]), bad)
+        manifest["short_sides"] = spread([side for shard in train for side in shard.facts])
+        _check_labels(seen, shards["train"], bad)
+    Folder(url).write_json(MANIFEST, manifest)
+    return manifest
+
+
+def described(
+    url: str,
+    name: str,
+    shards: Mapping[str, str],
+    seen: Mapping[str, list[Shard]],
+    held: int,
+    bad: float,
+    wanted: str,
+) -> dict[str, Any]:
+    """The part of a manifest that shards of any samples have, where `seen` says what is in those of each pattern.
+
+    Writes the indexes, and logs what is left out. `wanted` says what a sample is. Raises DataError.
+    """
+    folder = Folder(url)
+    manifest: dict[str, Any] = {"name": name, "splits": {}, "at": {}}
+    for pattern, found in seen.items():
+        _tell(pattern, found)
     for split, pattern in shards.items():
         found = seen[pattern]
-        if pattern not in told:
-            told.add(pattern)
-            _tell(pattern, found)
-        rows, skipped = _usable(pattern, found, labels, bad)
-        if split == "train":
-            manifest["labels"] = class_count(rows, bad)
-            manifest["short_sides"] = spread([side for shard in found for side in shard.sides])
-        entries = [shard.entry for shard in found]
+        rows, skipped = _usable(pattern, found, wanted, bad)
         for part, own in (_parts(rows, held) if split == "train" and held else {split: rows}).items():
             manifest["at"][part] = Folder(pattern.rpartition("/")[0]).absolute
             manifest["splits"][part] = {
                 "samples": len(own),
-                "format": "jpeg",
                 "skipped": skipped,
-                "shards": entries,
+                "shards": [shard.entry for shard in found],
                 "index": write_index(folder, part, own),
             }
-    if "train" in shards:
-        _check_labels(seen, shards["train"], bad)
-    folder.write_json(MANIFEST, manifest)
     return manifest
 
 
-def _usable(pattern: str, found: list[Shard], labels: Labels, bad: float) -> tuple[Indices, dict[str, dict[str, str]]]:
+def _usable(pattern: str, found: list[Shard], wanted: str, bad: float) -> tuple[Indices, dict[str, dict[str, str]]]:
     """The index rows of a pattern's shards, and what is left out of which. Raises DataError for too many of these."""
     base = pattern.rpartition("/")[0]
     rows = np.concatenate([shard.rows for shard in found])
@@ -115,7 +135,7 @@ def _usable(pattern: str, found: list[Shard], labels: Labels, bad: float) -> tup
         raise DataError(f"{pattern}: {share}, such as {one}; `bad` allows a share of {bad}")
     if not len(rows):
         kinds = ", ".join(sorted(set[str]().union(*(shard.kinds for shard in found)))[:8]) or "no files"
-        lacking = f"{pattern} holds no samples (jpg, jpeg or png, and {labels.kind}): there are {kinds}"
+        lacking = f"{pattern} holds no samples ({wanted}): there are {kinds}"
         raise DataError(f"{lacking}; {one}" if one else lacking)
     return rows, skipped
 
@@ -182,7 +202,7 @@ def noted(folder: Folder, file: str) -> dict[str, Any] | None:
     return found
 
 
-def _matching(pattern: str, cache: Cache | None, labels: Labels) -> list[Shard]:
+def matching(pattern: str, cache: Cache | None, look: Look) -> list[Shard]:
     """All shards of a pattern, several at a time."""
     base, _, names = pattern.rpartition("/")
     try:
@@ -200,10 +220,15 @@ def _matching(pattern: str, cache: Cache | None, labels: Labels) -> list[Shard]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DataError(f"{pattern}: there is no {base}/{missing[0]}{more}")
     with ThreadPoolExecutor(max_workers=min(8, len(os.sched_getaffinity(0)))) as pool:
-        return list(pool.map(partial(_indexed, folder, cache, labels), files, range(len(files))))
+        return list(pool.map(partial(_indexed, folder, cache, look), files, range(len(files))))
 
 
-def _indexed(folder: Folder, cache: Cache | None, labels: Labels, file: str, number: int) -> Shard:
+def _pictures(shard: IO[bytes], number: int, labels: Labels) -> tuple[Indices, dict[str, str], list[int]]:
+    rows, bad = scan(shard, number, labels)
+    return rows, bad, short_sides(shard, rows)
+
+
+def _indexed(folder: Folder, cache: Cache | None, look: Look, file: str, number: int) -> Shard:
     where = f"{folder.url}/{file}"
     try:
         with at_hand(folder, file) as path:
@@ -211,8 +236,7 @@ def _indexed(folder: Folder, cache: Cache | None, labels: Labels, file: str, num
                 if shard.read(len(GZIP)) == GZIP:
                     raise DataError(f"{where} is compressed by gzip; unpack it: samples are read by their place")
                 shard.seek(0)
-                rows, bad = scan(shard, number, labels)
-                sides = short_sides(shard, rows)
+                rows, bad, facts = look(shard, number)
             entry = {"file": file, "sha256": sha256_of(path), "bytes": os.path.getsize(path), "samples": len(rows)}
             kinds = set() if len(rows) else _kinds(path)
             if cache is not None and not folder.local:
@@ -223,7 +247,7 @@ def _indexed(folder: Folder, cache: Cache | None, labels: Labels, file: str, num
         if not folder.local:
             raise
         raise DataError(f"{where} can't be read: {error.strerror}") from None
-    return Shard(rows, entry, bad, kinds, sides)
+    return Shard(rows, entry, bad, kinds, facts)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def scan(file: IO[bytes], number: int, labels: Labels = BY_CLS) -> tuple[Indices
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             found.take(member, file)
-        _check_end(file, tar.offset)
+        check_end(file, tar.offset)
     bad = found.all_bad()
     rows = [(number, *place, found.labels[key]) for key, place in found.places.items() if key not in bad]
     return np.array(rows, dtype=np.int64).reshape(-1, 4), bad
@@ -54,7 +54,7 @@ def spread(sides: list[int]) -> list[int] | None:
     return [ordered[0], ordered[len(ordered) // 2], ordered[-1]] if ordered else None
 
 
-def _check_end(file: IO[bytes], offset: int) -> None:
+def check_end(file: IO[bytes], offset: int) -> None:
     """Raise tarfile.TarError unless there is an end mark, and nothing after it."""
     file.seek(offset)
     if file.read(512) != bytes(512):

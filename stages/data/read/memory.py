@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dualprune.stages.data.format import check_settings, planned_manifest
-from dualprune.stages.data.order import Indices, epoch_order, hashed
+from dualprune.stages.data.order import Indices, epoch_order
+from dualprune.stages.data.read.pictures import moved
+from dualprune.stages.data.read.reading import Reader
+from dualprune.stages.data.read.records import Records, RecordStream, load_records
 from dualprune.stages.data.read.stream import Shards, Stream
 from dualprune.stages.data.shards import Split
 from dualprune.stages.objectives.base import Batch
@@ -27,19 +30,23 @@ def load_split(url: str, split: str, digest: str) -> Split:
 
 def open_split(
     url: str, split: str, digest: str, settings: Data, seed: int, device: torch.device, classes: int
-) -> Batches | Stream:
+) -> Reader:
     """Batches of a split for a network of so many classes, from memory or read as they are needed, as its manifest
     (whose digest is `digest`) says. Raises DataError, also for settings that don't suit it."""
     manifest = planned_manifest(url, digest)
     check_settings(url, manifest, settings)
-    if manifest["splits"][split].get("format") == "jpeg":
+    form = manifest["splits"][split].get("format")
+    if form == "fields":
+        records = Records(url, manifest, split, settings, seed, load_records(url, split, digest))
+        return RecordStream(records, device)
+    if form == "jpeg":
         return Stream(Shards(url, manifest, split, settings, seed, classes), device)
     return Batches(load_split(url, split, digest), settings, seed, device)
 
 
-def named(read: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
+def named(pictures: Tensor, labels: Tensor) -> Batch:
     """Pictures and labels by the names that objectives know them by."""
-    return ({"image": pictures, "label": labels} for pictures, labels in read)
+    return {"image": pictures, "label": labels}
 
 
 class Batches:
@@ -49,8 +56,7 @@ class Batches:
     """No sample of these is bad: a split is decoded as a whole, or refused."""
 
     def __init__(self, split: Split, settings: Data, seed: int, device: torch.device) -> None:
-        self.split, self.seed, self.device = split, seed, device
-        self.shift, self.flip = settings.shift, settings.flip
+        self.split, self.seed, self.device, self.settings = split, seed, device, settings
         self.samples = settings.used(len(split))
         self.mean = torch.tensor(settings.mean, device=device).view(1, -1, 1, 1)
         self.std = torch.tensor(settings.std, device=device).view(1, -1, 1, 1)
@@ -62,22 +68,20 @@ class Batches:
         """All samples in the order of an epoch."""
         return epoch_order(len(self), self.seed, epoch)
 
-    def epoch(self, parts: Iterable[Indices], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, parts: Iterable[Indices], epoch: int) -> Iterator[Batch]:
         """Augmented pictures and labels of each micro-batch in turn, as `train` makes them."""
-        return (self.train(part, epoch) for part in parts)
+        return (named(*self.train(part, epoch)) for part in parts)
 
-    def evaluation(self, parts: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation(self, parts: Iterable[Indices]) -> Iterator[Batch]:
         """The same without augmentation."""
-        return (self.plain(part) for part in parts)
+        return (named(*self.plain(part)) for part in parts)
+
+    def tolerate(self) -> None:
+        """There is nothing to tolerate."""
 
     def train(self, indices: Indices, epoch: int) -> tuple[Tensor, Tensor]:
         """Augmented pictures, fp32 [n, c, h, w], and labels, int64 [n]."""
-        pictures = self.split.pictures[indices]
-        if self.shift:
-            pictures = _shifted(pictures, self.shift, hashed(self.seed, epoch, indices, purpose=1))
-        if self.flip:
-            mirrored = hashed(self.seed, epoch, indices, purpose=3) % np.uint64(2) == 1
-            pictures = np.where(mirrored[:, None, None, None], pictures[..., ::-1], pictures)
+        pictures = moved(self.split.pictures[indices], self.settings, self.seed, epoch, indices)
         return self._tensors(pictures, indices)
 
     def plain(self, indices: Indices) -> tuple[Tensor, Tensor]:
@@ -88,14 +92,3 @@ class Batches:
         x = torch.from_numpy(pictures).to(self.device).float().div_(255)
         y = torch.from_numpy(self.split.labels[indices]).to(self.device)
         return x.sub_(self.mean).div_(self.std), y
-
-
-def _shifted(pictures: NDArray[np.uint8], most: int, bits: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """Pictures moved by up to `most` pixels down and right, or up and left; what comes in is black."""
-    choices = np.uint64(2 * most + 1)
-    n, _, height, width = pictures.shape
-    padded = np.pad(pictures, ((0, 0), (0, 0), (most, most), (most, most)))
-    rows = (bits % choices).astype(np.int64)[:, None] + np.arange(height)
-    columns = (bits // choices % choices).astype(np.int64)[:, None] + np.arange(width)
-    moved = padded[np.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return np.ascontiguousarray(moved.transpose(0, 3, 1, 2))

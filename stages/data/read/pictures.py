@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from dualprune.stages.data.order import Indices, hashed
 from dualprune.stages.data.read.decoding import BadPicture, Header, check, decode, look, short
-from dualprune.stages.settings.data import RandAugment
+from dualprune.stages.settings.data import Data, RandAugment
 
 Picture = NDArray[np.uint8]
 """Pixels [3, h, w], most often a view of interleaved ones: decoders and networks want them so."""
@@ -85,6 +85,18 @@ def augmented(picture: Picture, settings: RandAugment, random: NDArray[np.float6
         torch.default_generator.manual_seed(int(random[OTHER] * 2.0**53))
         changed: Picture = way(torch.from_numpy(np.ascontiguousarray(picture))).numpy()
     return changed
+
+
+def seen(data: bytes, wanted: Data, random: NDArray[np.float64] | None) -> Picture:
+    """An encoded picture as a network sees it in training, or in evaluation (`random` None). Raises BadPicture."""
+    if random is None:
+        return central_crop(data, wanted.resize, wanted.crop, wanted.max_pixels)
+    if wanted.shift:
+        shape = (wanted.resize, wanted.crop, wanted.shift)
+        picture = shifted_crop(data, *shape, wanted.flip, random, wanted.max_pixels)
+    else:
+        picture = random_crop(data, wanted.crop, wanted.scale, wanted.ratio, wanted.flip, random, wanted.max_pixels)
+    return picture if wanted.randaugment is None else augmented(picture, wanted.randaugment, random)
 
 
 def training_crop(
@@ -200,3 +212,24 @@ def _with_short_side(height: int, width: int, length: int, most: int) -> tuple[i
         resized = f"{size[0]} x {size[1]} pixels with its short side made {length} long"
         raise BadPicture(f"{width} x {height} pixels are {resized}, more than max_pixels ({most}) allows")
     return size
+
+
+def moved(pictures: NDArray[np.uint8], wanted: Data, seed: int, epoch: int, indices: Indices) -> NDArray[np.uint8]:
+    """Pictures of one shape [n, c, h, w] shifted and mirrored at random, each by (seed, epoch, its number) alone."""
+    if wanted.shift:
+        pictures = shifted(pictures, wanted.shift, hashed(seed, epoch, indices, purpose=1))
+    if wanted.flip:
+        mirrored = hashed(seed, epoch, indices, purpose=3) % np.uint64(2) == 1
+        pictures = np.where(mirrored[:, None, None, None], pictures[..., ::-1], pictures)
+    return pictures
+
+
+def shifted(pictures: NDArray[np.uint8], most: int, bits: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """Pictures moved by up to `most` pixels down and right, or up and left; what comes in is black."""
+    choices = np.uint64(2 * most + 1)
+    n, _, height, width = pictures.shape
+    padded = np.pad(pictures, ((0, 0), (0, 0), (most, most), (most, most)))
+    rows = (bits % choices).astype(np.int64)[:, None] + np.arange(height)
+    columns = (bits // choices % choices).astype(np.int64)[:, None] + np.arange(width)
+    moved = padded[np.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return np.ascontiguousarray(moved.transpose(0, 3, 1, 2))

@@ -6,55 +6,24 @@ depends on nothing but seed, epoch and these. Bad samples are counted and report
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from dualprune.stages.data.format import DataError, shards_folder
-from dualprune.stages.data.make.index import allowed, read_index
-from dualprune.stages.data.order import Indices, epoch_order, windowed_order
+from dualprune.stages.data.format import DataError
+from dualprune.stages.data.order import Indices
 from dualprune.stages.data.read.decoding import BadPicture
 from dualprune.stages.data.read.device import Decoder, Jpeg, Jpegs, packed, suits
-from dualprune.stages.data.read.members import Members
-from dualprune.stages.data.read.pictures import (
-    augmented,
-    central_crop,
-    flipped,
-    random_crop,
-    shifted_crop,
-    training_crop,
-    uniforms,
-)
+from dualprune.stages.data.read.pictures import flipped, seen, training_crop, uniforms
+from dualprune.stages.data.read.reading import Job, Reading, Samples
+from dualprune.stages.objectives.base import Batch
 from dualprune.stages.objectives.classify import IGNORED
 from dualprune.stages.settings.data import Data
-
-AHEAD = 2
-"""Micro-batches that each worker has ready."""
-
-_log = logging.getLogger(__name__)
-
-
-class Job(NamedTuple):
-    """A micro-batch to be read: of training in an epoch, or of evaluation."""
-
-    indices: Indices
-    epoch: int | None
-
-
-class Jobs:
-    """The micro-batches of a pass over a split; another pass has others."""
-
-    following: Iterator[Job] = iter(())
-
-    def __iter__(self) -> Iterator[Job]:
-        return self.following
 
 
 class Loaded(NamedTuple):
@@ -76,27 +45,14 @@ class Encoded(NamedTuple):
     error: None = None
 
 
-class Shards(Dataset[Loaded | Encoded]):
-    """One split's samples by number, of the manifest of the folder `url`.
-
-    Raises DataError at once for shards that are missing or cut short.
-    """
+class Shards(Samples[Loaded | Encoded]):
+    """One split's encoded pictures by number, for a network of so many `classes`. Raises DataError as `Samples`."""
 
     def __init__(
         self, url: str, manifest: Mapping[str, Any], split: str, settings: Data, seed: int, classes: int
     ) -> None:
-        entry = manifest["splits"][split]
-        self.settings, self.seed, self.classes = settings, seed, classes
-        self.shards = entry["shards"]
-        self.folder = shards_folder(url, manifest, split)
-        self.index = read_index(url, entry)
-        if np.any(np.diff(self.index[:, 0]) < 0):
-            raise DataError(f"{url}/{entry['index']['file']} is not in the order of the shards")
-        self.counts = np.bincount(self.index[:, 0], minlength=len(self.shards))
-        self.members = Members(self.folder, self.shards, settings.cache)
-
-    def __len__(self) -> int:
-        return len(self.index)
+        super().__init__(url, manifest, split, settings, seed)
+        self.classes = classes
 
     def __getitem__(self, job: Job) -> Loaded | Encoded:
         """Read a micro-batch. Errors come back as values, because a worker's would lose their words on the way."""
@@ -106,12 +62,6 @@ class Shards(Dataset[Loaded | Encoded]):
         except (DataError, OSError) as error:
             return Loaded(torch.empty(0), torch.empty(0), {}, error)
 
-    def where(self, sample: int) -> str:
-        """A sample's shard and key, for people."""
-        shard, offset, _, _ = self.index[sample]
-        name = self.members.name(int(shard), int(offset))
-        return f"{self.folder.url}/{self.shards[shard]['file']}: {name}"
-
     def load(self, job: Job) -> Loaded:
         """Read and decode a micro-batch, its pictures uint8. Raises DataError and OSError."""
         side, labels = self.settings.crop, self.index[job.indices, 3]
@@ -120,7 +70,7 @@ class Shards(Dataset[Loaded | Encoded]):
         bad: dict[int, str] = {}
         for place, (sample, numbers) in enumerate(zip(job.indices, random, strict=True)):
             try:
-                pictures[place] = self._picture(int(sample), numbers).transpose(1, 2, 0)
+                pictures[place] = seen(self._bytes(int(sample)), self.settings, numbers).transpose(1, 2, 0)
             except BadPicture as error:
                 bad[int(sample)] = f"{self.where(int(sample))}: {error}"
         labels = np.where(np.isin(job.indices, list(bad)), IGNORED, labels)
@@ -145,17 +95,6 @@ class Shards(Dataset[Loaded | Encoded]):
             return None
         return Jpeg(place, data, header, box, wanted.flip and flipped(random))
 
-    def _picture(self, sample: int, random: NDArray[np.float64] | None) -> NDArray[np.uint8]:
-        data, wanted = self._bytes(sample), self.settings
-        if random is None:
-            return central_crop(data, wanted.resize, wanted.crop, wanted.max_pixels)
-        if wanted.shift:
-            shape = (wanted.resize, wanted.crop, wanted.shift)
-            picture = shifted_crop(data, *shape, wanted.flip, random, wanted.max_pixels)
-        else:
-            picture = random_crop(data, wanted.crop, wanted.scale, wanted.ratio, wanted.flip, random, wanted.max_pixels)
-        return picture if wanted.randaugment is None else augmented(picture, wanted.randaugment, random)
-
     def _bytes(self, sample: int) -> bytes:
         """An encoded picture. Raises BadPicture for one whose label makes no sense."""
         shard, offset, size, label = (int(value) for value in self.index[sample])
@@ -172,71 +111,35 @@ def _aside(loaded: Loaded) -> Loaded:
     return loaded
 
 
-def _as_it_is(read: Any) -> Any:
-    return read  # torch would make tensors of arrays
-
-
-class Stream:
+class Stream(Reading[Loaded | Encoded]):
     """Batches of one split as its settings describe them, on one device, read while the network trains."""
 
     def __init__(self, shards: Shards, device: torch.device) -> None:
         settings = shards.settings
-        self.shards, self.settings, self.seed, self.device = shards, settings, shards.seed, device
+        super().__init__(shards, device, settings.workers)
+        self.pictures = shards
         values = (torch.tensor(value, device=device).expand(3) for value in (settings.mean, settings.std))
         mean, std = (value.repeat(settings.crop) for value in values)  # of a row of interleaved pixels
         self.factor, self.offset = 1 / (255 * std), -mean / std
-        self.bad: dict[int, str] = {}
-        """The bad samples that this rank has met, each with shard, key and reason."""
-        self._jobs = Jobs()
-        self._loader = self._workers()
 
-    def __len__(self) -> int:
-        return self.settings.used(len(self.shards))
-
-    def order(self, epoch: int) -> Indices:
-        """All samples in the order of an epoch."""
-        if not self.settings.window:
-            return epoch_order(len(self), self.seed, epoch)
-        order = windowed_order(self.shards.counts, self.settings.window, self.seed, epoch)
-        return order[order < len(self)]
-
-    def epoch(self, parts: Iterable[Indices], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented pictures, fp32 [n, 3, crop, crop] in channels_last order, and labels, int64 [n], of each
-        micro-batch in turn."""
+    def epoch(self, parts: Iterable[Indices], epoch: int) -> Iterator[Batch]:
+        """Augmented pictures (`image`, fp32 [n, 3, crop, crop] in channels_last order) and labels (`label`, int64 [n])
+        of each micro-batch in turn."""
         return self._read(Job(part, epoch) for part in parts)
 
-    def evaluation(self, parts: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation(self, parts: Iterable[Indices]) -> Iterator[Batch]:
         """The same without augmentation."""
         return self._read(Job(part, None) for part in parts)
 
-    def _workers(self) -> DataLoader[Loaded | Encoded]:
-        """What reads `_jobs`: its processes start with the first of them, and stay from epoch to epoch."""
-        workers = self.settings.workers
-        return DataLoader(
-            self.shards,
-            batch_size=None,
-            sampler=cast("Iterable[Job]", self._jobs),
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            prefetch_factor=AHEAD if workers else None,
-            collate_fn=_as_it_is,
-            pin_memory=self.device.type == "cuda",
-            # Its own generator: torch's seeds the workers, and would lose a number of the network's dropout to that.
-            generator=torch.Generator(),
-        )
-
-    def _read(self, jobs: Iterator[Job]) -> Iterator[tuple[Tensor, Tensor]]:
-        self._jobs.following = jobs
-        for read in self._loader:
-            if read.error is not None:
-                raise read.error
+    def _read(self, jobs: Iterator[Job]) -> Iterator[Batch]:
+        for read in self._loaded(jobs):
             loaded = self._decoded(read) if isinstance(read, Encoded) else read
             self._note(loaded.bad)
             x, y = (values.to(self.device, non_blocking=True) for values in (loaded.pictures, loaded.labels))
             # By whole rows, and in place: on a processor it takes half the time.
             x = x.flatten(2).float()
             torch.addcmul(self.offset, x, self.factor, out=x)
-            yield x.unflatten(2, (-1, 3)).permute(0, 3, 1, 2), y
+            yield {"image": x.unflatten(2, (-1, 3)).permute(0, 3, 1, 2), "label": y}
 
     @cached_property
     def _decoder(self) -> Decoder:
@@ -246,25 +149,11 @@ class Stream:
         """All of a micro-batch, its pictures fp32 and on the device. What could not be decoded there is read anew."""
         indices, places = read.job.indices, read.jpegs.places
         crops, good = self._decoder.crops(read.jpegs, self.settings.crop)
-        again = self.shards.load(Job(indices[places[~good]], read.job.epoch))
+        again = self.pictures.load(Job(indices[places[~good]], read.job.epoch))
         pictures = crops.new_zeros(len(indices), *crops.shape[1:])
-        labels = torch.from_numpy(self.shards.index[indices, 3])
+        labels = torch.from_numpy(self.pictures.index[indices, 3])
         pictures[places] = crops
         for at, loaded in ((np.setdiff1d(np.arange(len(indices)), places), read.rest), (places[~good], again)):
             pictures[at] = loaded.pictures.to(pictures)
             labels[at] = loaded.labels
         return _aside(Loaded(pictures, labels, read.rest.bad | again.bad))
-
-    def _note(self, bad: dict[int, str]) -> None:
-        for sample, why in bad.items():
-            if sample not in self.bad:
-                self.bad[sample] = why
-                _log.warning("%s: left out", why)
-        self.tolerate()
-
-    def tolerate(self) -> None:
-        """Raise DataError if more samples of the split are bad than its settings allow."""
-        if len(self.bad) > min(allowed(self.settings.bad, len(self)), len(self) - 1):
-            last = next(reversed(self.bad.values()))
-            share = f"{len(self.bad)} of {len(self)} samples are bad, more than data.bad ({self.settings.bad}) allows"
-            raise DataError(f"{share}; the last: {last}")

@@ -6,16 +6,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from dualprune.pipeline import dag
 from dualprune.pipeline.choices.base import Decision, Refuse, Take, Try
-from dualprune.pipeline.choices.bisect import bisect
-from dualprune.pipeline.choices.search import Search
+from dualprune.pipeline.choices.bisect import SEARCH, bisect
+from dualprune.pipeline.choices.search import Search, next_factor
 from dualprune.pipeline.node import Node
 from dualprune.stages.kinds.prune import PruneSpec
 from dualprune.stages.kinds.train import TrainSpec
+from dualprune.stages.objectives.table import OBJECTIVES
+from dualprune.stages.settings.objective import Named
 from dualprune.stages.settings.training import StageSpec
 from tests.pipeline.choices.common import stage
-from tests.pipeline.common import manifest
+from tests.pipeline.common import manifest, scored, scores
 
 
 class Given:
@@ -159,3 +163,40 @@ def test_a_teacher_stays_the_teacher() -> None:
     second = next_of(bisect(search, [one.dense, teacher], known, one.store.get))
     assert (first.teacher, second.teacher) == ("big", "big")
     assert (first.parents, second.parents) == (("dense", "big"), ("small@1", "big"))
+
+
+def rising(limit: float) -> tuple[Decision, list[str]]:
+    """A search by a score of 0.5 that less of is better: how it ends, and what it tried, if what is harsher than a
+    limit has 0.9."""
+    _, search = nodes(tolerance=0.125)
+    dense = nodes()[0]
+    store: dict[str, Mapping[str, Any]] = {}
+    while isinstance(found := bisect(search, [dense], {"dense": scored(0.5)}, store.get), Try):
+        (trial,) = found.trials
+        store[trial.key] = scored(0.625 if float(trial.name.partition("@")[2]) <= limit else 0.9)
+    return found, [tried.node.name for tried in found.tried] if isinstance(found, Take) else []
+
+
+def test_a_search_allows_so_much_more_where_less_is_better() -> None:
+    """Just the tolerance is allowed; a trial that is better than the parent holds."""
+    found, tried = rising(4.0)
+    assert isinstance(found, Take)
+    assert (found.name, tried) == ("small@4", ["small@1", "small@16", "small@4", "small@8"])
+
+
+def test_a_search_that_loses_too_much_names_the_metric() -> None:
+    found, _ = rising(0.5)
+    assert isinstance(found, Refuse)
+    assert found.reason.startswith("its rates as given lose 0.4 of val_score already, and 0.125 are allowed; ")
+
+
+def test_a_search_in_small_holds_whatever_a_metric_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that is in no percent."""
+    monkeypatch.setitem(OBJECTIVES, "scores", scores)
+    _, search = nodes()
+    assert isinstance(search.spec, Search)
+    other = search.spec.model_copy(update={"stage": stage().model_copy(update={"objective": Named(name="scores")})})
+    small, large = SEARCH.small(search.spec), SEARCH.small(other)
+    assert next_factor(small, 100.0, [(1.0, 0.0)]) == 16.0
+    assert next_factor(large, -1.0, [(1.0, -1e30)]) == 16.0
+    assert (small.tolerance, small.trials) == (100.0, 2)

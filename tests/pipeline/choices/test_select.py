@@ -14,7 +14,7 @@ from dualprune.pipeline.choices.select import Replace, Select, replace, select
 from dualprune.pipeline.config.problems import Problems
 from dualprune.pipeline.config.recipes import expand
 from tests.pipeline.choices.common import STAGE
-from tests.pipeline.common import manifest
+from tests.pipeline.common import manifest, scored
 
 
 def options(**metrics: Sequence[float | None]) -> list[Option]:
@@ -73,6 +73,25 @@ def test_a_budget_that_nobody_keeps_is_told_with_all_figures() -> None:
         "no parent is within the budget (val_accuracy at least 99, nonzeros at most 350): "
         "a: val_accuracy 95.0, nonzeros 400; b: val_accuracy 94.5, nonzeros 300"
     )
+
+
+def test_less_may_be_better() -> None:
+    """Of what the parents' objective measures so: the least is taken, and a budget is the most that is allowed."""
+    of = [option(name, scored(value)) for name, value in (("a", 0.5), ("b", 0.25), ("c", 0.75))]
+    assert select(Select(kind="select", metric="val_score"), of) == 1
+    assert select(Select(kind="select", metric="val_score", budget={"val_score": 0.25}), of) == 1
+    with pytest.raises(
+        ChoiceError, match=r"val_score at most 0\.125, nonzeros at most 1\): a: val_score 0\.5, nonzeros"
+    ):
+        select(Select(kind="select", metric="rate", budget={"val_score": 0.125, "nonzeros": 1}), of)
+    assert [replace(Replace(kind="replace", candidate=n), [of[2], *of]) for n in range(3)] == [0, 2, 0]
+
+
+def test_what_an_older_artefact_was_not_measured_by_comes_last() -> None:
+    """And is beyond any budget."""
+    of = [option("a", scored(0.5)), option("b", scored(0.5, val_share=1.0))]
+    assert select(Select(kind="select", metric="val_share"), of) == 1
+    assert select(Select(kind="select", metric="rate", budget={"val_share": 0.5}), of) == 1
 
 
 def test_nothing_is_chosen_on_test() -> None:

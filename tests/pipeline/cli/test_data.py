@@ -21,6 +21,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from dualprune.pipeline import output
 from dualprune.pipeline.cli import main as cli
 from dualprune.stages.data.format import digest, read_manifest
 from dualprune.stages.data.make.builtin import digits
@@ -29,7 +30,7 @@ from dualprune.stages.files.folder import Folder
 from tests.stages.conftest import jpegs
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = cli.DONE) -> tuple[list[str], str]:
+def told(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = output.DONE) -> tuple[list[str], str]:
     """What a command prints: lines, and what goes to the error output in one line."""
     assert cli.main([str(argument) for argument in arguments]) == code
     printed = capsys.readouterr()
@@ -106,7 +107,7 @@ def test_pictures_of_more_pixels_are_left_out(tmp_path: Path, capsys: pytest.Cap
     lines, _ = told(capsys, *command, 59_999)
     assert "n0/large.jpg: 300 x 200 pixels are more than max_pixels (59999)" in " ".join(lines)
     assert "train: 6 samples" in " ".join(lines)
-    _, said = told(capsys, *command, 60_000, code=cli.BAD_INPUT)
+    _, said = told(capsys, *command, 60_000, code=output.BAD_INPUT)
     assert "with other options; give another folder" in said
     lines, _ = told(capsys, *command[:2], tmp_path / "all", *command[3:], 60_000)
     assert "train: 7 samples" in " ".join(lines)
@@ -151,7 +152,7 @@ def test_an_index_of_labels_in_json(tmp_path: Path, capsys: pytest.CaptureFixtur
                     info = tarfile.TarInfo(f"{number}.{kind}")
                     info.size = len(content)
                     file.addfile(info, io.BytesIO(content))
-    _, error = told(capsys, "index", tmp_path / "there", tmp_path / "here", code=cli.BAD_INPUT)
+    _, error = told(capsys, "index", tmp_path / "there", tmp_path / "here", code=output.BAD_INPUT)
     assert "200 of 200 samples are bad, such as 0 in " in error
     assert (
         "it has no label (.cls); its .json has numbers in ann.label: if one is the label, `--label-field ann.label`"
@@ -196,7 +197,7 @@ def test_shards_beside_class_folders(
     pictures(tmp_path / "tree", "train", 9)
     plain(tmp_path / "tree", "train/0.tar", "train/1.tar", "val-0.tar", "test-0.tar")
     command = ("shards", tmp_path / "tree", tmp_path / "out", "--processes", 1)
-    _, error = told(capsys, *command, code=cli.BAD_INPUT)
+    _, error = told(capsys, *command, code=output.BAD_INPUT)
     assert "tree/train holds shards (*.tar) and folders, such as n0; `--split train=train` takes" in error
     lines, _ = told(capsys, *command, "--split", given)
     assert any(line.startswith(f"train: {count} samples") for line in lines)
@@ -223,7 +224,7 @@ def test_a_manifest_of_others_is_refused(
     plain(tmp_path / "tars", "train-0.tar", "test-0.tar")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "manifest.json").write_text(content)
-    _, error = told(capsys, *source, "out", code=cli.BAD_INPUT)
+    _, error = told(capsys, *source, "out", code=output.BAD_INPUT)
     assert "out/manifest.json" in error or "out holds shards" in error
     assert (tmp_path / "out" / "manifest.json").read_text() == content
 
@@ -253,14 +254,14 @@ def test_a_built_in_data_set_that_was_cut_off_is_written_anew(
 
     with monkeypatch.context() as patch:
         patch.setattr("dualprune.stages.data.shards.write", cut_off)
-        told(capsys, "shards", "digits", tmp_path / "out", code=cli.STOPPED)
+        told(capsys, "shards", "digits", tmp_path / "out", code=output.STOPPED)
     told(capsys, "shards", "digits", tmp_path / "out")
     told(capsys, "shards", "digits", tmp_path / "whole")
     files = [{file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("out", "whole")]
     assert files[0] == files[1]
     plain(tmp_path / "theirs", "train-000000.tar")
     before = (tmp_path / "theirs" / "train-000000.tar").read_bytes()
-    told(capsys, "shards", "digits", tmp_path / "theirs", code=cli.BAD_INPUT)
+    told(capsys, "shards", "digits", tmp_path / "theirs", code=output.BAD_INPUT)
     assert {file.name: file.read_bytes() for file in (tmp_path / "theirs").iterdir()} == {"train-000000.tar": before}
 
 
@@ -276,11 +277,11 @@ def test_all_that_is_left_out_is_told(
     out = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out, encoding="utf-8", write_through=True))
     arguments = ["index", str(tmp_path / "there"), str(tmp_path / "here"), "--bad"]
-    assert cli.main([*arguments, "0.5"]) == cli.DONE
+    assert cli.main([*arguments, "0.5"]) == output.DONE
     lines = out.getvalue().decode().splitlines()
     assert lines[:2] == ["train: left out caf\\udce9: it has no label (.cls)"] * 2
     assert lines[2].endswith(", 2 left out")
-    assert cli.main([*arguments, "0"]) == cli.BAD_INPUT
+    assert cli.main([*arguments, "0"]) == output.BAD_INPUT
 
 
 SECRET = "http://joe:secret@127.0.0.1/x"
@@ -321,8 +322,80 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "a folder below a file": (["shards", "tree", "tree/a/x", "--held", "2"], ["the folder tree/a/x can't be made"]),
     "digits below a file": (["shards", "digits", "tree/a/x"], ["the folder tree/a/x can't be made"]),
     "another one's folder": (["shards", "digits", "tree"], ["tree holds a and more; give an empty folder"]),
+    "a table without a label": (["shards", "tables", "out"], ["--label COLUMN (classes) or --target COLUMN"]),
+    "a table alone": (["shards", "tables/train.csv", "out", "--label", "y"], ["is one table: `--cut 0.1,0.1`"]),
+    "a resized table": (["shards", "tables", "out", "--label", "y", "--resize", "9"], ["--resize is for pictures"]),
+    "a label of a tree": (
+        ["shards", "tree", "out", "--held", "3", "--label", "y"],
+        ["--label is for tables (.csv, .tsv, .jsonl), and tree is none"],
+    ),
+    "two tables of a split": (["shards", "twice", "out", "--label", "y"], ["twice/dev.csv or val.csv may be of val"]),
+    "a table beside a tree": (
+        ["shards", "tables", "out", "--label", "y", "--split", "val=../tree/val"],
+        ["tables/../tree/val is no table (.csv, .tsv, .jsonl), and others are"],
+    ),
+    "cut and held": (["shards", "tree", "out", "--cut", "0.1,0.1", "--held", "3"], ["--held and --cut both"]),
+    "cut with splits": (["shards", "tree", "out", "--cut", "0.1,0.1"], ["tree has train and val already"]),
+    "cut and a test": (
+        ["shards", "tree", "out", "--cut", "0.1,0.1", "--split", "test=val"],
+        ["--cut makes val and test of samples of train: leave out test="],
+    ),
+    "a cut of nothing": (["shards", "nowhere", "out", "--cut", "0.1,0.1"], ["there is no nowhere"]),
+    "cut digits": (["shards", "digits", "out", "--cut", "0.1,0.1"], ["--cut is for trees and shards"]),
     "what was begun": (["shards", "digits", "begun"], ["begun holds what was begun with another source"]),
 }
+
+
+def rows(folder: Path, *names: str, count: int = 10) -> None:
+    """Tables with a column of numbers and one of classes."""
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_text("x,y\n" + "".join(f"{n / 2},{'ab'[n % 2]}\n" for n in range(count)))
+
+
+def test_an_index_of_other_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain(tmp_path / "tars", "train-0.tar", "test-0.tar")
+    command = ("index", tmp_path / "tars", tmp_path / "out", "--held", 2, "--fields", "jpg")
+    lines, _ = told(capsys, *command)
+    assert lines[0].startswith("train: 7 samples")
+    assert list(read_manifest(str(tmp_path / "out"))["splits"]["val"]["fields"]) == ["image"]
+    assert "leave it or --fields out" in told(capsys, *command, "--label-field", "x", code=cli.BAD_INPUT)[1]
+
+
+def test_one_table_is_cut_into_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows(tmp_path, "all.csv")
+    command = ("shards", tmp_path / "all.csv", tmp_path / "out", "--label", "y", "--cut", "0.2,0.3", "--json")
+    for _ in range(2):
+        lines, _ = told(capsys, *command)
+        assert json.loads(lines[-1])["samples"] == {"train": 5, "val": 2, "test": 3}
+    manifest = read_manifest(str(tmp_path / "out"))
+    assert manifest["classes"] == ["a", "b"]
+
+
+def test_tables_of_three_splits_are_found_by_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows(tmp_path / "in", "train.csv", "dev.csv", "my-test.csv")
+    (tmp_path / "in" / "train.csv").write_text((tmp_path / "in" / "train.csv").read_text() + "1,2,3\n")
+    lines, _ = told(capsys, "shards", tmp_path / "in", tmp_path / "out", "--label", "2", "--bad", "0.1")
+    assert f"train: left out {tmp_path}/in/train.csv, line 12: it has 3 columns, and the first line 2" in lines[0]
+    assert [line for line in lines if "samples" in line][2].startswith("test: 10 samples")
+
+
+@pytest.mark.usefixtures("in_one_process")
+def test_one_tree_is_cut_into_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each picture is in one split, and the same command again has nothing to do."""
+    pictures(tmp_path, "all", 30)
+    command = ("shards", tmp_path / "all", tmp_path / "out", "--cut", "0.1,0.2", "--processes", 1, "--json")
+    for _ in range(2):
+        lines, _ = told(capsys, *command)
+        assert json.loads(lines[-1])["samples"] == {"train": 21, "val": 3, "test": 6}
+    keys = []
+    for file in sorted((tmp_path / "out").glob("*.tar")):
+        with tarfile.open(file) as tar:
+            keys += [name.partition("-")[2] for name in tar.getnames() if name.endswith(".jpg")]
+    assert sorted(keys) == sorted(f"{n}.jpg" for n in range(30))
+    assert read_manifest(str(tmp_path / "out"))["classes"] == ["n0", "n1", "n2"]
+    command = ("shards", tmp_path / "all", tmp_path / "other", "--cut", "0.5,0.49", "--processes", 1)
+    assert "15 and 15 samples can't be cut out of 30" in told(capsys, *command, code=cli.BAD_INPUT)[1]
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -335,12 +408,14 @@ def test_what_is_refused(
     pictures(tmp_path / "tree", "val")
     plain(tmp_path / "tars", "train-0.tar", "test-0.tar")
     plain(tmp_path / "mixed", "train-or-val.tar", "val-0.tar", "test-0.tar")
+    rows(tmp_path / "tables", "train.csv", "val.csv", "test.csv")
+    rows(tmp_path / "twice", "train.csv", "val.csv", "dev.csv", "test.csv")
     (tmp_path / "tree" / "a").write_text("a file")
     (tmp_path / "bare").mkdir()
     (tmp_path / "begun" / "parts").mkdir(parents=True)
     (tmp_path / "begun" / "parts" / "plan.json").write_text('{"name": "mnist"}')
     arguments, said = REFUSED[case]
-    _, error = told(capsys, *arguments, code=cli.BAD_INPUT)
+    _, error = told(capsys, *arguments, code=output.BAD_INPUT)
     assert all(text in error for text in said), error
     assert not (tmp_path / "out").exists()
 
@@ -392,7 +467,7 @@ def test_a_url_that_can_not_be_meant_is_refused(
     with pytest.raises(SystemExit) as ended:
         cli.main(f"{verb} {before}{url}{after}".split())
     printed = capsys.readouterr().err
-    assert ended.value.code == cli.BAD_INPUT
+    assert ended.value.code == output.BAD_INPUT
     assert words in printed
     assert "secret" not in printed
 
@@ -400,7 +475,7 @@ def test_a_url_that_can_not_be_meant_is_refused(
 def test_a_data_sets_own_files_are_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["shards", "mnist", "out", "--folder", "s3://bucket/mnist"])
-    assert ended.value.code == cli.BAD_INPUT
+    assert ended.value.code == output.BAD_INPUT
     assert "not the URL s3://bucket/mnist" in capsys.readouterr().err
 
 
@@ -421,20 +496,20 @@ def test_verify(kind: str, place: Folder, tmp_path: Path, capsys: pytest.Capture
     data = bytearray(place.read(file))
     data[len(data) // 2] ^= 1
     place.write(file, data)
-    lines, said = told(capsys, "verify", folder, code=cli.FAILED)
+    lines, said = told(capsys, "verify", folder, code=output.FAILED)
     assert lines == [f"{folder}: 6 files, 1 damaged"]
     assert said == f"{place.url}/{file} is not what the manifest says: its sha256 differs"
 
 
 def test_verify_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No manifest is told as a run would tell it; of shards, all that are missing are, and what else is damaged."""
-    _, said = told(capsys, "verify", tmp_path, code=cli.BAD_INPUT)
+    _, said = told(capsys, "verify", tmp_path, code=output.BAD_INPUT)
     assert f"{tmp_path} holds no manifest.json" in said
     write(str(tmp_path), "written", dict.fromkeys(("train", "val", "test"), jpegs(9)))
     (tmp_path / "test-000000.tar").unlink()
     (tmp_path / "val-index.npy").unlink()
     (tmp_path / "train-000000.tar").write_bytes(b"")
-    lines, said = told(capsys, "verify", tmp_path, code=cli.FAILED)
+    lines, said = told(capsys, "verify", tmp_path, code=output.FAILED)
     assert lines == [f"{tmp_path}: 6 files, 3 damaged"]
     for name in ("test-000000.tar", "val-index.npy"):
         assert f"{tmp_path}/{name} is missing, though manifest.json lists it" in said
@@ -449,7 +524,7 @@ def test_verify_what_can_not_be_read(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "val-000000.tar").write_bytes(b"")
     (tmp_path / "test-000000.tar").unlink()
     os.mkfifo(tmp_path / "test-000000.tar")
-    _, said = told(capsys, "verify", tmp_path, code=cli.FAILED)
+    _, said = told(capsys, "verify", tmp_path, code=output.FAILED)
     assert f"{tmp_path}/train-000000.tar can't be read: Too many levels of symbolic links" in said
     assert f"{tmp_path}/test-000000.tar can't be read: it is no regular file" in said
     assert f"{tmp_path}/val-000000.tar is not what the manifest says" in said
@@ -463,7 +538,7 @@ def test_verify_on_a_web_server(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with ThreadingHTTPServer(("127.0.0.1", 0), files) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
-        lines, said = told(capsys, "verify", url, code=cli.FAILED)
+        lines, said = told(capsys, "verify", url, code=output.FAILED)
         server.shutdown()
     assert lines == [f"{url}: 6 files, 1 damaged"]
     assert f"{url}/val-000000.tar is missing, though manifest.json lists it" in said
@@ -506,4 +581,4 @@ def test_a_conversion_whose_terminal_closes(tmp_path: Path) -> None:
         time.sleep(0.01)
     os.killpg(run.pid, signal.SIGHUP)
     assert run.communicate(timeout=60)[0] == "stopped; the same command goes on from what is saved\n"
-    assert run.returncode == cli.TERMINATED
+    assert run.returncode == output.TERMINATED

@@ -259,10 +259,16 @@ def test_stop(jobs: Callable[..., Scripted], capsys: pytest.CaptureFixture[str])
 
 
 def test_a_package_is_all_that_a_run_needs(tmp_path: Path) -> None:
-    """A plan can be made in a folder of it, with nothing else of ours on the path; and nothing else is in it."""
-    odd = config(tmp_path).rename(tmp_path / "odd name.yaml")
+    """A plan can be made in a folder of it, with nothing else of ours on the path; and nothing else is in it.
+
+    A network of the user's own goes with it.
+    """
+    odd = config(tmp_path, ("{name: digits_cnn}", '{name: "sent_net:make"}')).rename(tmp_path / "odd name.yaml")
     (tmp_path / "sent").mkdir()
-    command = package(odd, ["--set", f"store={tmp_path}/a store"], tmp_path / "sent")
+    own = {
+        "sent_net.py": b"from dualprune.stages.networks.builtin import digits_cnn\ndef make(): return digits_cnn(10)\n"
+    }
+    command = package(odd, ["--set", f"store={tmp_path}/a store"], tmp_path / "sent", own)
     files = [str(file.relative_to(tmp_path / "sent")) for file in (tmp_path / "sent").rglob("*") if file.is_file()]
     assert not [file for file in files if not file.endswith((".py", ".yaml", "py.typed"))]
     assert {file.split("/")[0] for file in files} == {"dualprune", "configs"}

@@ -19,9 +19,10 @@ import dualprune
 from dualprune.cluster.errors import ClusterError, ClusterGone
 from dualprune.cluster.failures import Failure
 from dualprune.cluster.spared import WARNINGS
+from dualprune.pipeline import output
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.plan import make as planning
-from dualprune.pipeline.run import driver
+from dualprune.pipeline.run import driver, here
 from dualprune.pipeline.run.results import AMOUNTS
 from dualprune.pipeline.store.locks import Locks
 from dualprune.pipeline.store.store import Store
@@ -56,14 +57,16 @@ def test_the_flags_are_these() -> None:
         if verb != "store"
     }
     run, there = ["--from", "--only", "--force", "--smoke", "--keep-going", "--wait"], ["--address", "--follow"]
-    own = {"plan": ["--dot", "--images-per-second"]}
+    own = {"plan": ["--dot", "--tensors", "--images-per-second"]}
     of_jobs = {"logs": ["-h --help", "job", *there], "stop": ["-h --help", "job", "--address"]}
     given = ["config", "--set", "--json"]
     configured = {verb: ["-h --help", *given, *own.get(verb, [])] for verb in VERBS}
     configured |= {"run": ["-h --help", *run, *given], "submit": ["-h --help", *run, *given, *there]}
     places = ["-h --help", "source", "dest", "--split", "--held", "--bad", "--label-field", "--json"]
     made = ["--resize", "--quality", "--size", "--seed", "--max-pixels", "--no-check", "--processes", "--folder"]
-    of_shards = {"index": places, "shards": [*places, *made], "verify": ["-h --help", "shards", "--json"]}
+    tables = ["--cut", "--label", "--target", "--columns", "--tokenizer", "--length"]
+    whole = {"index": [*places, "--fields"], "shards": [*places, *tables, *made]}
+    of_shards = whole | {"verify": ["-h --help", "shards", "--json"]}
     assert flags == configured | of_jobs | of_shards
 
 
@@ -91,7 +94,7 @@ def test_a_wrong_command_line_is_bad_input(arguments: list[str], capsys: pytest.
     """Exit code 2, with the usage."""
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
-    assert ended.value.code == cli.BAD_INPUT
+    assert ended.value.code == output.BAD_INPUT
     assert "usage: dualprune" in capsys.readouterr().err
 
 
@@ -115,7 +118,7 @@ def test_bad_input_ends_with_2_and_no_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str, wrong: str
 ) -> None:
     """Whatever is wrong, for every verb: the problem on stderr, nothing on stdout."""
-    assert cli.main([verb, *WRONG[wrong](tmp_path)]) == cli.BAD_INPUT
+    assert cli.main([verb, *WRONG[wrong](tmp_path)]) == output.BAD_INPUT
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "1 problem" in printed.err
@@ -125,14 +128,14 @@ def test_bad_input_ends_with_2_and_no_traceback(
 @pytest.mark.parametrize("verb", ["run", "plan"])
 def test_more_workers_than_this_machine_has_cpus(tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
     """A local run could never begin."""
-    assert cli.main([verb, str(config(tmp_path)), *TOO_MANY]) == cli.BAD_INPUT
+    assert cli.main([verb, str(config(tmp_path)), *TOO_MANY]) == output.BAD_INPUT
     assert "1 workers of 999999 CPUs need 999999, but this machine has" in capsys.readouterr().err
 
 
 def test_what_runs_elsewhere_can_be_looked_at_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also where this machine could never run it."""
     finished(tmp_path, "dense")
-    assert cli.main(["status", str(config(tmp_path)), *TOO_MANY]) == cli.DONE
+    assert cli.main(["status", str(config(tmp_path)), *TOO_MANY]) == output.DONE
     assert "97.50" in capsys.readouterr().out
 
 
@@ -152,11 +155,11 @@ def test_workers_beyond_this_machine_are_refused(
     """By CPUs of all workers together; another cluster's size is not ours to know."""
     monkeypatch.setattr("dualprune.cluster.session.cpus", lambda: 4)
     path = str(config(tmp_path))
-    assert cli.main(["plan", path, "--set", "cluster={workers: 8, cpus: 0.5}"]) == cli.DONE
-    assert cli.main(["plan", path, "--set", "cluster={workers: 5, address: auto}"]) == cli.DONE
-    assert cli.main(["plan", path, "--set", "cluster={workers: {min: 4, max: 16}}"]) == cli.DONE
+    assert cli.main(["plan", path, "--set", "cluster={workers: 8, cpus: 0.5}"]) == output.DONE
+    assert cli.main(["plan", path, "--set", "cluster={workers: 5, address: auto}"]) == output.DONE
+    assert cli.main(["plan", path, "--set", "cluster={workers: {min: 4, max: 16}}"]) == output.DONE
     capsys.readouterr()
-    assert cli.main(["plan", path, "--set", "cluster={workers: 3, cpus: 1.5}"]) == cli.BAD_INPUT
+    assert cli.main(["plan", path, "--set", "cluster={workers: 3, cpus: 1.5}"]) == output.BAD_INPUT
     found = capsys.readouterr().err
     assert "cluster.workers: 3 workers of 1.5 CPUs need 4.5, but this machine has 4" in found
 
@@ -164,7 +167,7 @@ def test_workers_beyond_this_machine_are_refused(
 def test_a_plan_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One object on stdout: the run's name, and for each stage what would be done and why."""
     finished(tmp_path, "dense")
-    assert cli.main(["plan", str(config(tmp_path)), "--json"]) == cli.DONE
+    assert cli.main(["plan", str(config(tmp_path)), "--json"]) == output.DONE
     value = json.loads(capsys.readouterr().out)
     assert list(value) == ["run", "stages", "device", "left"]
     assert value["run"] == "tiny"
@@ -180,7 +183,7 @@ def test_a_plan_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_a_plan_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A line a stage: name, key, state, rate, epochs, steps, time by what is done already, reason; and what is left."""
     finished(tmp_path, "dense")
-    assert cli.main(["plan", str(config(tmp_path))]) == cli.DONE
+    assert cli.main(["plan", str(config(tmp_path))]) == output.DONE
     head, *rows = [row.split() for row in capsys.readouterr().out.splitlines()]
     rates = ["rate", "network", "rate"]
     assert head == ["stage", "key", "state", *rates, "epochs", "steps", "estimate", "worker", "hours", "why"]
@@ -196,7 +199,7 @@ def test_a_plan_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_a_status_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The last line of stdout is one object; the table goes to stderr."""
     finished(tmp_path, "dense")
-    assert cli.main(["status", str(config(tmp_path)), "--json"]) == cli.DONE
+    assert cli.main(["status", str(config(tmp_path)), "--json"]) == output.DONE
     printed = capsys.readouterr()
     value = json.loads(printed.out)
     assert all(list(stage) == FIELDS for stage in value["stages"])
@@ -210,7 +213,7 @@ def test_a_status_shows_why_a_stage_failed(tmp_path: Path, capsys: pytest.Captur
     store, plan = planning.make(settings, problems)
     reason = "RuntimeError: [/x] " + "mat1 and mat2 shapes cannot be multiplied (64x512 and 800x500) " * 3
     store.note_failure(plan[0].node.key, reason + "[red] end")
-    assert cli.main(["status", str(config(tmp_path))]) == cli.DONE
+    assert cli.main(["status", str(config(tmp_path))]) == output.DONE
     printed = "".join(capsys.readouterr().out.split())
     assert "".join(f"{reason}[red] end".split()) in printed
 
@@ -222,7 +225,7 @@ def test_a_run_of_good_stages_ends_with_0(
     """Rows of all stages, done now or before, on stdout's last line."""
     finished(tmp_path, *names)
     scripted(monkeypatch, {})
-    assert cli.main(["run", str(config(tmp_path)), "--json"]) == cli.DONE
+    assert cli.main(["run", str(config(tmp_path)), "--json"]) == output.DONE
     value = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert all(list(stage) == FIELDS for stage in value["stages"])
     states = {stage["name"]: stage["state"] for stage in value["stages"]}
@@ -244,9 +247,9 @@ def test_a_log_that_cannot_be_written(
 ) -> None:
     """Its disk may be full for a while: told once, without a traceback, and the run goes on."""
     (tmp_path / "driver.log").symlink_to("/dev/full")
-    monkeypatch.setattr(cli.here, "logs", lambda *_: tmp_path)
+    monkeypatch.setattr(here, "logs", lambda *_: tmp_path)
     scripted(monkeypatch, {"half": [Failure("error", "ValueError Exception", "broke", "Traceback of it")]})
-    assert cli.main(["run", str(config(tmp_path))]) == cli.FAILED
+    assert cli.main(["run", str(config(tmp_path))]) == output.FAILED
     printed = capsys.readouterr()
     told = "".join((printed.out + printed.err).split("\n"))
     assert told.count("driver.log can't be written at the moment ([Errno 28] No space left on device)") == 1
@@ -258,7 +261,7 @@ def test_a_failed_stage_ends_with_1(
 ) -> None:
     """And its reason on stderr."""
     scripted(monkeypatch, {"half": [Failure("error", "ValueError Exception", "[/x] broke")]})
-    assert cli.main(["run", str(config(tmp_path)), "--json"]) == cli.FAILED
+    assert cli.main(["run", str(config(tmp_path)), "--json"]) == output.FAILED
     printed = capsys.readouterr()
     assert "half failed: ValueError: [/x] broke" in printed.err
     states = {stage["name"]: stage["state"] for stage in json.loads(printed.out.splitlines()[-1])["stages"]}
@@ -270,11 +273,11 @@ def test_the_reason_of_a_failure_is_told_once(
 ) -> None:
     """As it happens, on stderr; the table at the end says which stage it was. Then `status` tells it."""
     scripted(monkeypatch, {"half": [Failure("error", "ValueError Exception", "[/x] broke")]})
-    assert cli.main(["run", str(config(tmp_path))]) == cli.FAILED
+    assert cli.main(["run", str(config(tmp_path))]) == output.FAILED
     printed = capsys.readouterr()
     assert (printed.out.count("broke"), printed.err) == (0, "half failed: ValueError: [/x] broke\n")
     assert "(failed: as told above)" in printed.out
-    assert cli.main(["status", str(config(tmp_path))]) == cli.DONE
+    assert cli.main(["status", str(config(tmp_path))]) == output.DONE
     assert capsys.readouterr().out.count("(failed: ValueError: [/x] broke)") == 1
 
 
@@ -319,7 +322,7 @@ def test_a_cluster_that_does_not_answer_is_bad_input(
         raise ClusterError("no Ray cluster answers at host:1")
 
     monkeypatch.setattr(driver, "Lanes", lanes)
-    assert cli.main(["run", str(config(tmp_path)), "--set", "cluster.address=host:1"]) == cli.BAD_INPUT
+    assert cli.main(["run", str(config(tmp_path)), "--set", "cluster.address=host:1"]) == output.BAD_INPUT
     assert "cluster: no Ray cluster answers at host:1" in capsys.readouterr().err
 
 
@@ -334,7 +337,7 @@ def test_a_cluster_that_goes_away_is_no_bad_input(
 
     monkeypatch.setattr(lanes, "take", take)
     monkeypatch.setattr(driver, "Lanes", lambda *_: lanes)
-    assert cli.main(["run", str(config(tmp_path))]) == cli.FAILED
+    assert cli.main(["run", str(config(tmp_path))]) == output.FAILED
     assert lanes.closed
     text = "the Ray cluster went away (nothing answers at host:1)\n"
     assert capsys.readouterr().err == text
@@ -351,11 +354,11 @@ def test_a_store_that_fails_ends_a_run_with_1(
         raise full
 
     monkeypatch.setattr(Store, "note_failure", lambda self, key, reason: no_space() if reason else None)
-    assert cli.main(["run", str(config(tmp_path))]) == cli.FAILED
+    assert cli.main(["run", str(config(tmp_path))]) == output.FAILED
     assert "half failed: StoreError: the store /x has no space left" in capsys.readouterr().err
     scripted(monkeypatch, {})
     monkeypatch.setattr(Store, "note_failure", no_space)
-    assert cli.main(["run", str(config(tmp_path))]) == cli.FAILED
+    assert cli.main(["run", str(config(tmp_path))]) == output.FAILED
     printed = capsys.readouterr()
     assert printed.err == f"{full}\n"
 
@@ -371,7 +374,7 @@ def test_an_interrupted_run_ends_with_130(
 
     monkeypatch.setattr(lanes, "take", take)
     monkeypatch.setattr(driver, "Lanes", lambda *_: lanes)
-    assert cli.main(["run", str(config(tmp_path))]) == cli.STOPPED
+    assert cli.main(["run", str(config(tmp_path))]) == output.STOPPED
     assert lanes.closed
     assert "goes on from what is saved" in capsys.readouterr().out
 
@@ -386,7 +389,7 @@ def test_only_what_goes_on_from_what_is_saved_says_so(
 
     finished(tmp_path, "dense")
     monkeypatch.setattr(planning, "make", interrupted)
-    assert cli.main(["status", str(config(tmp_path))]) == cli.STOPPED
+    assert cli.main(["status", str(config(tmp_path))]) == output.STOPPED
     assert capsys.readouterr().out == "stopped\n"
 
 
@@ -400,7 +403,7 @@ def test_data_that_was_damaged_since_is_told_by_evaluate(
 
     finished(tmp_path, "dense")
     monkeypatch.setattr("dualprune.stages.training.measure.measure", damaged)
-    assert cli.main(["evaluate", str(config(tmp_path))]) == cli.BAD_INPUT
+    assert cli.main(["evaluate", str(config(tmp_path))]) == output.BAD_INPUT
     text = f"dense: 1 problem\n  its data can't be read: {tmp_path / 'shards'}/val-000000.tar is not what"
     assert text in capsys.readouterr().err
 
@@ -411,22 +414,22 @@ def test_a_damaged_artefact_is_told_by_evaluate(tmp_path: Path, capsys: pytest.C
     path = str(config(tmp_path))
     (model,) = (tmp_path / "store").glob("*/model.safetensors")
     model.write_bytes(model.read_bytes()[:-1] + b"!")
-    assert cli.main(["evaluate", path]) == cli.FAILED
+    assert cli.main(["evaluate", path]) == output.FAILED
     out = capsys.readouterr().out
     assert "model.safetensors has changed since it was written: its sha256 differs" in out
-    assert cli.main(["evaluate", path]) == cli.FAILED
+    assert cli.main(["evaluate", path]) == output.FAILED
     assert "dense: was done, but its artefact is damaged" in capsys.readouterr().out
     (folder,) = (tmp_path / "store").glob("*/damaged.json")
     folder.unlink()
     (folder.parent / "manifest.json").mkdir()  # whatever stands there is no traceback
-    assert cli.main(["evaluate", path]) == cli.FAILED
+    assert cli.main(["evaluate", path]) == output.FAILED
     assert "dense: was done, but its artefact is damaged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", ["status", "evaluate"])
 def test_a_look_makes_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
     """Where there is none, its place is wrong or nothing was run yet."""
-    assert cli.main([verb, str(config(tmp_path))]) == cli.BAD_INPUT
+    assert cli.main([verb, str(config(tmp_path))]) == output.BAD_INPUT
     assert f"there is no store at {tmp_path / 'store'}" in capsys.readouterr().err
     assert not (tmp_path / "store").exists()
 
@@ -437,7 +440,7 @@ def test_a_run_that_another_one_took_over_fails(
     """That is no mistake in its file."""
     scripted(monkeypatch, {})
     monkeypatch.setattr(Locks, "lost", lambda _: ["run-tiny"])
-    assert cli.main(["run", str(config(tmp_path))]) == cli.FAILED
+    assert cli.main(["run", str(config(tmp_path))]) == output.FAILED
     assert capsys.readouterr().err == "this run seemed dead to another one, which took over run-tiny\n"
 
 
@@ -460,7 +463,7 @@ def test_a_terminated_run_ends_with_143(
     monkeypatch.setattr(lanes, "take", take)
     monkeypatch.setattr(lanes, "save", save)
     monkeypatch.setattr(driver, "Lanes", lambda *_: lanes)
-    assert cli.main(["run", str(config(tmp_path))]) == cli.TERMINATED
+    assert cli.main(["run", str(config(tmp_path))]) == output.TERMINATED
     assert lanes.closed
     assert "goes on from what is saved" in capsys.readouterr().out
     assert signal.getsignal(number) == before
@@ -479,7 +482,7 @@ def test_what_is_ignored_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(driver, "Lanes", lambda *_: lanes)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        assert cli.main(["run", str(config(tmp_path))]) == cli.DONE
+        assert cli.main(["run", str(config(tmp_path))]) == output.DONE
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -508,7 +511,7 @@ stages:
     retrain: {epochs: 6, lr: 0.002}
 """
     )
-    assert cli.main(["run", str(path)]) == cli.BAD_INPUT
+    assert cli.main(["run", str(path)]) == output.BAD_INPUT
     told = capsys.readouterr().err
     assert "9 problems" in told
     for line, text in (
@@ -525,7 +528,7 @@ stages:
         assert any(f"bad.yaml:{line}: " in row and text in row for row in told.splitlines()), text
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, cli.STOPPED), (signal.SIGTERM, cli.TERMINATED)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, output.STOPPED), (signal.SIGTERM, output.TERMINATED)])
 def test_an_interrupt_in_the_middle_of_an_import(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dualprune.cluster.failures import Failure
+from dualprune.pipeline import output
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.run import driver
@@ -59,7 +60,7 @@ def test_force_runs_a_stage_again(
     """And none of those after it: their results are what they were."""
     finished(tmp_path, *ALL)
     run = Ran(tmp_path, monkeypatch, capsys, "--force", "half")
-    assert (run.code, run.lanes.submitted) == (cli.DONE, ["half"])
+    assert (run.code, run.lanes.submitted) == (output.DONE, ["half"])
     assert run.states == {"dense": "cached", "half": "done", "v1.5-quarter": "cached", "other": "cached"}
     assert kept(tmp_path) == set(ALL)
 
@@ -71,7 +72,7 @@ def test_force_deletes_before_it_runs(
     finished(tmp_path, *ALL)
     error = Failure("error", "ValueError Exception", "broke")
     run = Ran(tmp_path, monkeypatch, capsys, "--force", "half", script={"half": [error]})
-    assert run.code == cli.FAILED
+    assert run.code == output.FAILED
     assert kept(tmp_path) == {"dense", "v1.5-quarter", "other"}
 
 
@@ -94,7 +95,7 @@ def test_what_is_refused_deletes_nothing(
     """Bad input, with all artefacts where they were."""
     finished(tmp_path, *ALL)
     run = Ran(tmp_path, monkeypatch, capsys, *options)
-    assert run.code == cli.BAD_INPUT
+    assert run.code == output.BAD_INPUT
     assert words in run.err
     assert kept(tmp_path) == set(ALL)
 
@@ -118,7 +119,7 @@ def test_some_stages_alone_are_run(
     """What is done among them is not; all others are left out."""
     finished(tmp_path, "dense")
     run = Ran(tmp_path, monkeypatch, capsys, *options)
-    assert run.code == cli.DONE
+    assert run.code == output.DONE
     assert run.lanes.submitted == submitted
     assert {name for name, state in run.states.items() if state == "left out"} == set(ALL[1:]) - set(submitted)
 
@@ -131,7 +132,7 @@ def test_keep_going(
     finished(tmp_path, "dense")
     script: Script = {"half": [Failure("lost", "", "died"), None], "other": [Failure("error", "ValueError", "broke")]}
     run = Ran(tmp_path, monkeypatch, capsys, *options, script=script)
-    assert run.code == cli.FAILED
+    assert run.code == output.FAILED
     assert (run.states["half"], run.states["other"]) == ("done", "failed")
     assert run.states["v1.5-quarter"] == ("done" if options else "skipped")
 
@@ -139,7 +140,7 @@ def test_keep_going(
 def test_a_plans_graph_is_all_that_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """So that it can be piped."""
     finished(tmp_path, "dense")
-    assert cli.main(["plan", str(config(tmp_path)), "--dot"]) == cli.DONE
+    assert cli.main(["plan", str(config(tmp_path)), "--dot"]) == output.DONE
     printed = capsys.readouterr().out
     assert printed.startswith("digraph plan {")
     assert printed.rstrip().endswith("}")

@@ -6,12 +6,14 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 
+from dualprune.pipeline import output
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.config.load import load
 from dualprune.pipeline.plan import make as planning
@@ -22,16 +24,24 @@ from dualprune.stages.artefacts.manifest import own_hash
 from dualprune.stages.files.folder import Folder, canonical, sha256
 from dualprune.stages.files.outage import StoreError
 from dualprune.stages.networks.build import build_model
+from dualprune.stages.objectives.measures import Measure, Measures
 from dualprune.stages.settings.training import Model
 from tests.pipeline.common import config, loaded
 from tests.pipeline.store.test_locks import elsewhere
 
 DENSE, HALF, QUARTER = "a" * 16, "ab" * 8, "c" * 16
+SCORED = {
+    "objective": Measures("score", {"score": Measure("", higher=False)}).said(),
+    "metrics": {"rate": None, "val_score": 0.125, "test_score": 0.25},
+}
+"""What the manifest of a stage says that was trained for something else than classifying."""
 HOUR_AGO = time.time() - 2 * 3600
 
 
-def finished(store: str, key: str, name: str, parent: tuple[str, str] | None = None) -> None:
-    """Put a finished stage into a store, with all that a manifest has."""
+def finished(
+    store: str, key: str, name: str, parent: tuple[str, str] | None = None, own: Mapping[str, Any] | None = None
+) -> None:
+    """Put a finished stage into a store, with all that a manifest has, or with some facts of its `own`."""
     folder = Folder(store) / key
     data = {name: f"{key}/{name}".encode() for name in ("model.safetensors", "holds.safetensors", "metrics.jsonl")}
     for file, content in data.items():
@@ -46,6 +56,7 @@ def finished(store: str, key: str, name: str, parent: tuple[str, str] | None = N
         "residuals": {"0.weight": 0.125} if parent else {},
         "metrics": {"rate": 2.0 if parent else None, "val_accuracy": 97.5, "test_accuracy": 96.25, "nonzeros": 36},
         "files": {file: {"sha256": sha256(content), "bytes": len(content)} for file, content in data.items()},
+        **(own or {}),
     }
     folder.write_json("manifest.json", whole | {"sha256": own_hash(whole)})
 
@@ -72,7 +83,7 @@ def store(tmp_path: Path) -> str:
     return url
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = cli.DONE) -> tuple[str, str]:
+def told(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = output.DONE) -> tuple[str, str]:
     """Run the command line; what it printed on stdout and stderr."""
     assert cli.main(["store", *arguments]) == code
     printed = capsys.readouterr()
@@ -128,7 +139,7 @@ def test_an_empty_store_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert told(capsys, "ls", "--store", str(tmp_path))[0] == f"{tmp_path}: 0 stages, 0 B\n"
     for arguments in (["ls"], ["show", "a"], ["verify"], ["gc", str(config(tmp_path))]):
         url = str(tmp_path / "nowhere")
-        assert url in told(capsys, *arguments, "--store", url, code=cli.BAD_INPUT)[1]
+        assert url in told(capsys, *arguments, "--store", url, code=output.BAD_INPUT)[1]
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -160,7 +171,7 @@ def test_an_unfinished_stage_is_shown(store: str, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(("prefix", "text"), [("a", "is the beginning of 2 keys"), ("0", "no stage whose key begins")])
 def test_a_key_that_names_no_one_stage(store: str, capsys: pytest.CaptureFixture[str], prefix: str, text: str) -> None:
     """Is bad input."""
-    assert text in told(capsys, "show", prefix, "--store", store, code=cli.BAD_INPUT)[1]
+    assert text in told(capsys, "show", prefix, "--store", store, code=output.BAD_INPUT)[1]
 
 
 def test_a_whole_store_verifies(store: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,7 +278,7 @@ def test_settings_that_runs_were_given_count(tmp_path: Path, capsys: pytest.Capt
     settings, problems = loaded(tmp_path, overrides=["seed=3"])
     finished(url, planning.make(settings, problems)[1][0].node.key, "dense")
     path = str(config(tmp_path))
-    assert "dense: stays" not in told(capsys, "gc", path, "--store", url, code=cli.BAD_INPUT)[0]
+    assert "dense: stays" not in told(capsys, "gc", path, "--store", url, code=output.BAD_INPUT)[0]
     printed = told(capsys, "gc", path, "--store", url, "--yes", "--set", "seed=3")[0]
     assert "dense: stays" in printed
     assert "nothing can go" in printed
@@ -355,7 +366,7 @@ def test_without_a_terminal_it_must_be_told(store: str, tmp_path: Path, capsys: 
     """What would go is listed, and nothing goes."""
     planned(tmp_path)
     before = left(store)
-    out, err = told(capsys, "gc", str(config(tmp_path)), "--store", store, code=cli.BAD_INPUT)
+    out, err = told(capsys, "gc", str(config(tmp_path)), "--store", store, code=output.BAD_INPUT)
     assert HALF in out
     assert "--yes" in err
     assert left(store) == before
@@ -384,7 +395,7 @@ def test_a_run_that_is_just_beginning_stops_it(store: str, tmp_path: Path, capsy
         with Locks(Folder(store), run) as locks:
             locks.take(run_lock(run))
             aged(Path(store) / "plans/tiny.json")
-            err = told(capsys, "gc", str(config(tmp_path)), "--store", store, "--yes", code=cli.BAD_INPUT)[1]
+            err = told(capsys, "gc", str(config(tmp_path)), "--store", store, "--yes", code=output.BAD_INPUT)[1]
             assert f"the run {run} of " in err
     assert left(store) == before
 
@@ -433,7 +444,7 @@ def test_what_was_removed_between_plan_and_lock_is_noticed(
         before(self, name, wait)
 
     monkeypatch.setattr(Locks, "take", late)
-    assert cli.main(["run", str(path)]) == cli.FAILED
+    assert cli.main(["run", str(path)]) == output.FAILED
     err = capsys.readouterr().err
     assert f"{gone}" in err
     assert "the same command plans anew" in err
@@ -460,8 +471,28 @@ def test_data_stays_once_a_run_has_begun(
     assert Folder(store).exists(f"weights/{'0' * 64}")
 
 
-def test_what_was_validated_is_told_whatever_it_is() -> None:
-    """Accuracy in percent, another objective's metric by its name."""
-    assert inventory.validated({"val_loss": 0.1, "val_accuracy": 97.5}) == "val 97.50 %"
-    assert inventory.validated({"loss": 1.0, "val_score": 0.12345}) == "val score 0.1235"
-    assert inventory.validated({}) == "not validated"
+def test_other_metrics_go_by_their_names(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside accuracies, alone, and for programs; of an objective that only a plan names nothing is known."""
+    scored, late, best = "e" * 16, "1" * 16, "2" * 16
+    plan = {"late": {"key": late, "spec": {"kind": "train", "model": {}, "objective": "scores"}}}
+    plan["best"] = {"key": best, "spec": {"kind": "select"}, "parents": [late]}
+    Store(store).note_plan("other", plan)
+    Store(store).note_failure(late, "broke")
+    Store(store).note_failure(best, "broke")
+    alone = str(tmp_path / "alone")
+    for url in (store, alone):
+        finished(url, scored, "scored", own=SCORED)
+    last, table = told(capsys, "ls", "--store", store, "--json")
+    by_key = {line.split()[0]: " ".join(line.split()) for line in table.splitlines()}
+    assert " train - - score 0.125 score 0.25 " in by_key[scored]
+    assert " 97.50 % 96.25 % " in by_key[HALF]
+    found = {stage["key"]: stage for stage in json.loads(last)["stages"]}
+    assert (found[scored]["val_score"], found[scored]["test_score"]) == (0.125, 0.25)
+    assert (found[HALF]["val_accuracy"], found[HALF]["test_accuracy"]) == (97.5, 96.25)
+    assert found[QUARTER]["val_accuracy"] is None
+    for key in (scored, late, best):
+        assert not [name for name in found[key] if "accuracy" in name or name in ("val", "test", "measures")]
+    above, titles, row, *_ = told(capsys, "ls", "--store", alone)[0].splitlines()
+    assert above.split() == ["score", "score"]
+    assert titles.split()[6:8] == ["val", "test"]
+    assert row.split()[5:7] == ["0.125", "0.25"]

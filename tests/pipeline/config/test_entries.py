@@ -247,10 +247,22 @@ BAD = {
         "budget: {test_accuracy: 90}",
         "budget",
         "stages[7].budget.test_accuracy",
-        "must be 'val_accuracy'",
+        "must be rate, nonzeros",
     ),
     "a select by nothing there is": Bad(
-        "metric: rate", "metric: speed", "metric: speed", "stages[7].metric", "must be 'val_accuracy', 'rate'"
+        "metric: rate", "metric: speed", "metric: speed", "stages[7].metric", "must be rate, nonzeros"
+    ),
+    "a select by a metric of another objective": Bad(
+        "metric: rate", "metric: val_mse", "val_mse", "stages[7].metric", "must be 'val_accuracy', 'val_loss', "
+    ),
+    "a budget of a metric of another objective": Bad(
+        "val_accuracy: 90", "val_mse: 9", "val_mse", "stages[7].budget.val_mse", "must be 'val_accuracy', 'val_loss', "
+    ),
+    "a beam by a metric of another objective": Bad(
+        BEAM, BEAM[:-1] + ", metric: val_mse}", "beam: {", "stages[5].beam.metric", "'total_bits', not 'val_mse'"
+    ),
+    "a search that allows more than all": Bad(
+        "tolerance: 0.5", "tolerance: 101", "search: {", "stages[6].search.tolerance", "at most 100, in points"
     ),
     "a budget that is no number": Bad(
         "val_accuracy: 90", "val_accuracy: high", "high", "stages[7].budget.val_accuracy", "valid number, not 'high'"

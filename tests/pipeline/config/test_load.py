@@ -180,6 +180,16 @@ VALUES = {
     "a stage's unknown model": Bad(
         TRAIN, TRAIN + "    model: {name: nonet}\n", "nonet", "stages[0].model.name", "there is no model 'nonet'"
     ),
+    "no layer": Bad(
+        'tensors: "*"',
+        "layers: Conv3d",
+        "Conv3d",
+        "stages[1].constraints[0].layers",
+        "no layer of digits_cnn that has weights is a 'Conv3d'; there are Conv2d: 0.weight, 2.weight; Linear: 6.weight",
+    ),
+    "nothing to leave out": Bad(
+        '"*"', '["*", "!conv*"]', "!conv*", "stages[1].constraints[0].tensors[1]", "'!conv*' matches no tensor of"
+    ),
     "no tensor": Bad('"*"', '"conv*"', "conv*", "stages[1].constraints[0].tensors", "'conv*' matches no tensor of"),
     "only biases": Bad(
         '"*"', '"*.bias"', "*.bias", "stages[1].constraints[0].tensors", "matches nothing that can be constrained"

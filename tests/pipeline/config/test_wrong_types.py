@@ -38,9 +38,11 @@ cluster: {address: null, workers: {min: 1, max: 2}, cpus: 1, gpus: 0, lanes: 2}
 engine: {zero: 1, offload: false, accumulate: 1, evaluate: 100, checkpoint_steps: 10, threads: 1, compile: false}
 retry: {lost: 3, preempted: 2, passing: 3, nonfinite: 0}
 monitor: {wandb: disabled, project: mine}
-model: {name: digits_cnn, classes: 10, weights: w.pt, sha256: null}
+model: {name: digits_cnn, args: {}, classes: 10, weights: {file: w.pt, skip: "8.*"}, sha256: null}
 data:
   source: mnist
+  args: {}
+  cut: {val: 0.1, test: 0.1, seed: 0}
   folder: ./mnist
   shards: null
   mean: [0.3]
@@ -63,7 +65,7 @@ seed: 1
 batch: 64
 precision: fp32
 smoothing: 0.1
-objective: classify
+objective: {name: classify, args: {}}
 mix: {mixup: 0.2, cutmix: 1}
 optimizer: {name: sgd, momentum: 0.8, weight_decay: 1e-4, clip: 1}
 stages:
@@ -75,7 +77,7 @@ stages:
     parent: dense
     teacher: dense
     constraints:
-      - {set: filter, tensors: "0.weight", count: 12}
+      - {set: filter, tensors: ["0.weight", "!8.*"], layers: Conv2d, count: 12}
       - {set: cardinality, tensors: "[268].weight", rate: 2, scope: global, floor: 2, scale: rms}
     admm: {updates: 2, epochs: 1, interval: 3, lr: 0.1, schedule: cosine, every: null, factor: 0.1, lr_restart: false,
       rho: 0.1, rho_growth: 1.5, rho_balance: false, tolerance: 0.1}
@@ -212,9 +214,9 @@ def test_every_place_takes_or_refuses_everything(file: str) -> None:
             found = told(replaced(raw, at, other), lines)
             if before is None or other is None or sort(other) is sort(before):
                 continue  # such a value may be taken, and others may depend on it
-            if not found:  # a number for all targets of a ladder, or for {min, max}
+            if not found:  # a number for a ladder's targets, or {min, max}; a text for several, or {file, skip}
                 assert isinstance(before, list | dict), (at, kind)
-                assert sort(other) is float, (at, kind)
+                assert sort(other) is (str if at[-1] in ("weights", "tensors") else float), (at, kind)
             else:
                 assert any(problem.partition(": ")[2].startswith(heads) for problem in found), (at, kind, found[:3])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dualprune.pipeline import output
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.config.schema import Cluster, Workers
 from dualprune.pipeline.plan import costs
@@ -100,13 +101,13 @@ def test_imagenet_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
         """
     )
     arguments = ["plan", str(tmp_path / "file.yaml"), "--images-per-second", "1000"]
-    assert cli.main([*arguments, "--json"]) == cli.DONE
+    assert cli.main([*arguments, "--json"]) == output.DONE
     printed = json.loads(capsys.readouterr().out)
     steps = 90 * (1_281_167 // 256)
     assert (printed["device"], printed["left"]["steps"]) == ("GPU", steps)
     assert printed["left"]["estimated_device_hours"] == pytest.approx(steps * 256 / 1000 / 3600)
     assert printed["stages"][0]["estimated_seconds"] == pytest.approx(steps * 256 / 4000)
-    assert cli.main(arguments) == cli.DONE
+    assert cli.main(arguments) == output.DONE
     table = capsys.readouterr().out
     assert "GPU hours" in table
     assert f"{steps:,}" in table
@@ -117,7 +118,7 @@ def test_imagenet_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_speed_that_is_none_is_refused(tmp_path: Path, given: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["plan", "file.yaml", f"--images-per-second={given}"])
-    assert ended.value.code == cli.BAD_INPUT
+    assert ended.value.code == output.BAD_INPUT
     assert f"a number above 0 is needed, not '{given}'" in capsys.readouterr().err
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from dualprune.pipeline import output
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.config.load import load, read
 from dualprune.pipeline.config.problems import ConfigError
@@ -99,6 +102,25 @@ def test_weights_are_in_the_key_by_content_and_only_of_the_first_stage(tmp_path:
     assert len(Folder(str(tmp_path / "store")).names("weights")) == 2
 
 
+def test_what_is_left_out_of_weights_is_in_the_key_and_in_a_note(tmp_path: Path) -> None:
+    """Of the stage that starts from them; and it is said when it changes."""
+    weights = pretrained(tmp_path, classes=7)
+
+    def plan(skip: str) -> tuple[Store, list[Planned]]:
+        given = f"name: digits_cnn, weights: {{file: {weights}, skip: {skip}}}"
+        return planning.make(*loaded(tmp_path, ("name: digits_cnn", given)))
+
+    store, found = plan('"8.*"')
+    dense = found[0]
+    assert dense.node.material["spec"]["model"]["skip"] == ["8.*"]
+    (note,) = dense.notes
+    assert "8.weight (10, 128) ((7, 128) in the file)" in note
+    record("tiny", store, found)
+    _, again = plan('["8.*", "0.*"]')
+    assert {p.node.key for p in again}.isdisjoint(p.node.key for p in found)
+    assert again[0].why == "changed model.skip: ['8.*'] -> ['8.*', '0.*']"
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_weights_that_do_not_fit_are_refused_with_their_line(tmp_path: Path, own: bool) -> None:
     """Before anything runs; together with what else is wrong around the file."""
@@ -149,7 +171,7 @@ def test_small_pictures_under_the_default_scale_get_a_word(tmp_path: Path, capsy
     )
     for fine in (("data.scale=[0.5,1]",), ("data.shift=4", "data.crop=32", "data.resize=32"), ("data.crop=31",)):
         assert notes(*fine) == {"dense": (), "more": ()}
-    assert cli.main(["plan", str(file), *(part for one in data for part in ("--set", one))]) == cli.DONE
+    assert cli.main(["plan", str(file), *(part for one in data for part in ("--set", one))]) == output.DONE
     assert "dense: training pictures are small" in " ".join(capsys.readouterr().out.split())
 
 
@@ -448,6 +470,59 @@ def test_a_built_in_data_set_is_written_once(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "store" / "data" / "digits" / "manifest.json").is_file()
     assert before[0].node.shards == str(tmp_path / "store" / "data" / "digits")
     assert [p.node.key for p in before] == [p.node.key for p in after]
+
+
+OWN = """
+def rows(n):
+    print("made", n)
+    return [{"image": [[[i / n] * 8] * 8], "label": i % 3} for i in range(n)]
+"""
+
+
+def test_a_data_set_of_ones_own_is_written_once_and_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its source and its arguments; what was written decides what is run again."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "own_rows.py"
+    settings = "{source: own_rows:rows, args: {n: 300}}"
+    keys = []
+    for text in (OWN, OWN, OWN + "# a comment", OWN.replace("% 3", "% 5")):
+        file.write_text(text)
+        sys.modules.pop("own_rows", None)
+        importlib.invalidate_caches()
+        config, problems = loaded(tmp_path, (f"{{shards: {tmp_path / 'shards'}}}", settings))
+        keys.append(planning.make(config, problems)[1][0].node.key)
+    assert capsys.readouterr().out.count("made 300") == 3
+    assert keys[0] == keys[1] == keys[2] != keys[3]
+
+
+def test_pictures_among_other_fields_must_suit_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "import numpy as np\ndef rows(): return [{'image': np.zeros((8, 8, 3), np.uint8), 'x': 1}] * 99"
+    (tmp_path / "own_rows.py").write_text(text)
+    sys.modules.pop("own_rows", None)
+    found = refused(tmp_path, (f"{{shards: {tmp_path / 'shards'}}}", "{source: own_rows:rows}"))
+    assert "digits_cnn can't take pictures of 3 x 8 x 8" in found[0], found
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def rows(): return [][3]", r"own_rows:rows raised IndexError: .* \(at .*own_rows.py:1: def rows"),
+        ("def rows(): return [1] * 9", "sample 0 is int: a sample is a mapping"),
+        ("import nothing_there", r"importing own_rows raised ModuleNotFoundError: .* \(at .*own_rows.py:1"),
+    ],
+)
+def test_errors_of_a_data_set_of_ones_own_are_told_with_their_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_rows.py").write_text(text)
+    sys.modules.pop("own_rows", None)
+    (found,) = refused(tmp_path, (f"{{shards: {tmp_path / 'shards'}}}", "{source: own_rows:rows}"))
+    assert re.search(said, found), found
+    assert ": data: " in found
 
 
 def idx(folder: Path, label: int) -> Path:

@@ -97,6 +97,9 @@ EPOCH = {
     "loss": 0.5,
     "lr": 0.1,
     "val_accuracy": 90.0,
+    "val_loss": 0.4,
+    "best": "accuracy",
+    "unit": "%",
     "residual": 0.25,
     "rho": 0.003,
     "steps": 20,
@@ -151,7 +154,7 @@ def test_all_stages_are_done_parents_first(ran: Callable[..., Ran]) -> None:
     assert set(run.states.values()) == {"done"}
     assert sorted(run.lanes.submitted) == ["dense", "half", "other", "v1.5-quarter"]
     assert run.lanes.closed
-    assert run.rows[0].val_accuracy == 97.5
+    assert run.rows[0].val == 97.5
     assert [row.name for row in run.rows] == [p.node.name for p in run.plan]
 
 
@@ -323,7 +326,8 @@ def test_rows_are_mirrored(ran: Callable[..., Ran]) -> None:
     start, first, second, finish = of_half
     assert start[:4] == ("start", "half", f"tiny-{run.keys['half']}", "prune")
     assert start[4]["spec"]["admm"]["rho"] == 3e-3
-    numbers = {"epoch": 1, "loss": 0.5, "lr": 0.1, "val_accuracy": 90.0, "residual": 0.25, "rho": 0.003}
+    numbers = {"epoch": 1, "loss": 0.5, "lr": 0.1, "residual": 0.25, "rho": 0.003}
+    numbers |= {"val_accuracy": 90.0, "val_loss": 0.4}
     assert first == second == ("log", "half", numbers, 20)
     assert finish == ("finish", "half", {}, True)
     assert ("finish", "other", manifest()["metrics"], False) in run.monitor.calls

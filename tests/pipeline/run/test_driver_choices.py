@@ -166,7 +166,7 @@ def test_a_select_is_a_copy_of_the_best(tmp_path: Path, monkeypatch: pytest.Monk
     assert best["chosen"] == {"name": "other", "key": run.keys["other"]}
     assert best["choice"] == {"kind": "select"}
     assert best["metrics"] == {**other["metrics"], "steps": 0, "seconds": 0.0}
-    assert (run.row("best").chosen, run.row("best").val_accuracy) == ("other", 95)
+    assert (run.row("best").chosen, run.row("best").val) == ("other", 95)
     assert "best: takes other, val 95.00 %" in run.file.getvalue()
     assert "best" not in run.lanes.submitted
 

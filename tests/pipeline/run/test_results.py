@@ -6,12 +6,14 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.run.results import AMOUNTS, advice, as_json, as_table, result, status
 from dualprune.pipeline.store.store import Store
-from tests.pipeline.common import artefact, loaded, manifest
+from dualprune.stages.objectives.table import OBJECTIVES
+from tests.pipeline.common import artefact, loaded, manifest, scored, scores
 
 FIELDS = ["name", "kind", "key", "state", *AMOUNTS, "val_accuracy", "test_accuracy", "residual", "advice", "seconds"]
 FIELDS += ["artefact", "chosen", "why"]
@@ -93,6 +95,23 @@ def test_the_table_has_a_line_a_stage(tmp_path: Path) -> None:
     assert lines[1].split()[1:10] == ["2.00x", "35,304", *old, "97.50", "96.25", "0.125", "12.5"]
     assert lines[2].split() == [plan[2].node.name, *["-"] * 9, plan[2].node.key]
     assert lines[3].strip() == f"{plan[2].node.name} (failed: broke)"
+
+
+def test_another_objectives_metrics_go_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For programs and in the table, also of stages that are not done; nothing says accuracy."""
+    monkeypatch.setitem(OBJECTIVES, "scores", scores)
+    store, plan = planning.make(*loaded(tmp_path, ("data:", "objective: scores\ndata:")))
+    rows = [
+        result(plan[0].node, "done", store, scored(0.0012345)),
+        result(plan[1].node, "failed", store, None, "broke"),
+    ]
+    done, failed = as_json("tiny", rows)["stages"]
+    assert (done["val_score"], done["test_score"], failed["val_score"]) == (0.0012345, 0.0012345, None)
+    assert list(done) == list(failed) == [name.replace("accuracy", "score") for name in FIELDS]
+    above, head, first, _, _ = shown(rows)
+    assert above.split() == ["weights", "network", "network", "score", "score"]
+    assert " ".join(head.split()) == "stage rate left rate left bytes val test residual seconds artefact"
+    assert first.split()[6:8] == ["0.001234", "0.001234"]
 
 
 def test_a_table_shows_reasons_as_they_are(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from dualprune.pipeline import output
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.plan.why import record
@@ -71,7 +72,7 @@ class Scene:
 
     def status(self, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, tuple[str, str | None]]:
         """What `dualprune status` says of each stage."""
-        assert cli.main(["status", str(config(self.folder)), "--json", *more]) == cli.DONE
+        assert cli.main(["status", str(config(self.folder)), "--json", *more]) == output.DONE
         rows = json.loads(capsys.readouterr().out)["stages"]
         return {row["name"]: (row["state"], row["why"]) for row in rows}
 
@@ -214,7 +215,7 @@ def test_a_run_says_how_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(lanes, "take", look)
     monkeypatch.setattr(driver, "Lanes", lambda *_: lanes)
-    assert cli.main(["run", str(config(tmp_path))]) == cli.FAILED
+    assert cli.main(["run", str(config(tmp_path))]) == output.FAILED
     assert seen[0] == ("dense", "done", None)
     assert seen[1:3] == [("half", "queued", "waits for its workers"), ("v1.5-quarter", "queued", "waits for half")]
     ended = left(store.folder, "tiny")

@@ -39,6 +39,8 @@ def row(epoch: int, **more: Any) -> dict[str, Any]:
         "epochs": 9,
         "loss": 0.5,
         "val_accuracy": 97.5,
+        "best": "accuracy",
+        "unit": "%",
         "seconds_left": 65.4,
         **more,
     }

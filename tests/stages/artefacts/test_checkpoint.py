@@ -41,17 +41,17 @@ def everything(engine: Engine) -> dict[str, Tensor]:
     for key in engine.inner_states():
         state |= {f"{key}/{name}": engine.get(name, key) for name in engine.parameters}
     for key in STATE:
-        state |= {f"{key}/{name}": engine.get(name, key) for name in sorted(engine.held)}
+        state |= {f"{key}/{name}": engine.get(name, key) for name in sorted(engine.masked)}
     return state | {"count": torch.tensor(engine.inner_steps())}
 
 
 def prepare(engine: Engine) -> None:
     """Random ADMM state, and three steps."""
     generator = torch.Generator().manual_seed(5)
-    for name in sorted(engine.held):
+    for name in sorted(engine.masked):
         for key in ("target", "dual"):
             engine.set(name, torch.randn(engine.get(name).shape, generator=generator), key)
-        engine.set(name, torch.ones(engine.get(name).shape), "hold")
+        engine.set(name, torch.ones(engine.get(name).shape), "mask")
     engine.optimizer.rho = 0.1
     for number in range(3):
         step(engine, number)
@@ -71,6 +71,16 @@ def save(engine: Engine, folder: Folder, *numbers: int, world: int = 1) -> None:
 def newest(folder: Folder, rank: int = 0, world: int = 1) -> str | None:
     """What a fresh process would go on from."""
     return Checkpoints(folder, rank, world).newest()
+
+
+def test_names_on_disk_are_those_of_older_checkpoints(make_engine: MakeEngine, tmp_path: Path) -> None:
+    engine = make_engine()
+    prepare(engine)
+    save(engine, Folder(str(tmp_path)), 1)
+    (file,) = tmp_path.rglob("*.safetensors")
+    names = safetensors.torch.load_file(file).keys()
+    assert {f"{key}/0.weight" for key in ("network", "target", "dual", "hold")} <= names
+    assert not any(name.startswith("mask/") for name in names)
 
 
 @pytest.mark.parametrize(("zero", "offload"), PLACES)

@@ -31,7 +31,7 @@ def test_of_equal_ones_the_first_stay(k: int, kept: list[int]) -> None:
     assert torch.equal(Cardinality(k).project(w), expected)
     mask = torch.zeros(6)
     mask[kept] = 1
-    assert torch.equal(Cardinality(k).hold(w), mask)
+    assert torch.equal(Cardinality(k).mask(w), mask)
 
 
 def test_a_constant_tensor_keeps_exactly_the_first_k() -> None:
@@ -43,9 +43,9 @@ def test_a_constant_tensor_keeps_exactly_the_first_k() -> None:
 def test_zeros_project_to_zeros_and_hold_exactly_k() -> None:
     w = torch.zeros(3, 4)
     assert torch.equal(Cardinality(5).project(w), w)
-    assert torch.equal(Cardinality(5).hold(w).flatten(), (torch.arange(12) < 5).float())
+    assert torch.equal(Cardinality(5).mask(w).flatten(), (torch.arange(12) < 5).float())
     few = torch.tensor([0.0, 0.0, 7.0, 0.0])
-    assert torch.equal(Cardinality(2).hold(few), torch.tensor([1.0, 0.0, 1.0, 0.0]))
+    assert torch.equal(Cardinality(2).mask(few), torch.tensor([1.0, 0.0, 1.0, 0.0]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -53,7 +53,7 @@ def test_none_may_stay(dtype: torch.dtype) -> None:
     """A budget over many tensors, with a floor of 0, may leave one of them nothing."""
     w = torch.tensor([[1.0, 0.0, -float("inf")], [4.0, 5.0, 6.0]], dtype=dtype)
     assert torch.equal(Cardinality(0).project(w), torch.zeros(2, 3, dtype=dtype))
-    assert torch.equal(Cardinality(0).hold(w), torch.zeros(2, 3, dtype=dtype))
+    assert torch.equal(Cardinality(0).mask(w), torch.zeros(2, 3, dtype=dtype))
     with pytest.raises(ValueError, match="NaN"):
         Cardinality(0).project(w * 0)
 
@@ -64,7 +64,7 @@ def test_all_stays_when_there_are_at_most_k(k: int) -> None:
     z = Cardinality(k).project(w)
     assert torch.equal(z, w)
     assert z.data_ptr() != w.data_ptr()
-    assert torch.equal(Cardinality(k).hold(w), torch.ones(2, 3))
+    assert torch.equal(Cardinality(k).mask(w), torch.ones(2, 3))
 
 
 def test_a_transposed_tensor_is_read_in_its_own_row_major_order() -> None:
@@ -79,7 +79,7 @@ def test_a_transposed_tensor_is_read_in_its_own_row_major_order() -> None:
 def test_dtype_and_shape_are_kept_and_the_input_is_untouched(dtype: torch.dtype) -> None:
     w = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0)).to(dtype)
     before = w.clone()
-    for result in (Cardinality(7).project(w), Cardinality(7).hold(w)):
+    for result in (Cardinality(7).project(w), Cardinality(7).mask(w)):
         assert result.dtype == dtype
         assert result.shape == w.shape
         assert int(result.count_nonzero()) == 7
@@ -126,7 +126,7 @@ def test_the_hold_contains_the_support() -> None:
     w = torch.randn(50, generator=torch.Generator().manual_seed(3))
     constraint = Cardinality(9)
     z = constraint.project(w)
-    assert torch.equal(constraint.hold(z), (z != 0).float())
+    assert torch.equal(constraint.mask(z), (z != 0).float())
 
 
 SPREADS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -161,7 +161,7 @@ def test_of_many_the_same_stay_as_by_a_stable_sort(kind: str, size: int) -> None
         mask[order[:k]] = True
         z = Cardinality(k).project(w)
         assert torch.equal(z, torch.where(mask, w, torch.zeros_like(w))), k
-        assert torch.equal(Cardinality(k).hold(w), mask.to(w.dtype)), k
+        assert torch.equal(Cardinality(k).mask(w), mask.to(w.dtype)), k
 
 
 def test_a_sample_that_misleads_is_found_out() -> None:

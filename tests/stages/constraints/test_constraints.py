@@ -209,7 +209,7 @@ def test_shape_and_dtype_and_device_are_kept_and_the_input_is_untouched(name: st
         w = w.to(dtype).requires_grad_()
         before = w.detach().clone()
         z = constraint.project(w.detach())
-        mask = constraint.hold(z)
+        mask = constraint.mask(z)
         constraint.contains(z)
         for made in (z, mask, constraint.project(w)):
             assert (made.shape, made.dtype, made.device) == (w.shape, w.dtype, w.device)
@@ -226,11 +226,11 @@ def test_memory_layout_does_not_matter(name: str) -> None:
     @given(cases_with_weights(name))
     def holds(case: tuple[Constraint, Tensor]) -> None:
         constraint, w = case
-        z, mask = constraint.project(w), constraint.hold(w)
+        z, mask = constraint.project(w), constraint.mask(w)
         for other in layouts(w):
             assert torch.equal(other, w)
             assert torch.equal(constraint.project(other), z)
-            assert torch.equal(constraint.hold(other), mask)
+            assert torch.equal(constraint.mask(other), mask)
             assert constraint.contains(other) == constraint.contains(w)
 
     holds()
@@ -252,7 +252,7 @@ def test_repeated_calls_give_the_same_bits(name: str) -> None:
         constraint, w = case
         w = w.to(dtype)
         assert torch.equal(constraint.project(w), constraint.project(w.clone()))
-        assert torch.equal(constraint.hold(w), constraint.hold(w.clone()))
+        assert torch.equal(constraint.mask(w), constraint.mask(w.clone()))
 
     holds()
 
@@ -266,7 +266,7 @@ def test_zeros_stay_zeros(name: str) -> None:
         w = torch.zeros(shape, dtype=dtype)
         assert torch.equal(constraint.project(w), w)
         assert constraint.contains(w)
-        assert constraint.hold(w).shape == w.shape
+        assert constraint.mask(w).shape == w.shape
 
     holds()
 
@@ -304,7 +304,7 @@ def test_what_may_move_can_move_without_leaving_the_set(name: str) -> None:
     def holds(case: tuple[Constraint, Tensor]) -> None:
         constraint, w = case
         z = constraint.project(w)
-        mask = constraint.hold(z)
+        mask = constraint.mask(z)
         assert bool(((mask == 0) | (mask == 1)).all())
         assert constraint.contains(z + mask * torch.linspace(0.1, 1.0, z.numel(), dtype=z.dtype).view(z.shape))
         if exactly_idempotent(constraint):
@@ -326,7 +326,7 @@ def test_of_equal_magnitudes_the_first_stay(name: str) -> None:
         constraint, shape = case
         w = torch.full(shape, -0.5 if minus else 0.5)
         kept = constraint.project(w) != 0
-        assert torch.equal(kept, constraint.hold(w) == 1)
+        assert torch.equal(kept, constraint.mask(w) == 1)
         assert int(kept.sum()) == constraint.most(shape)
         view = as_groups(constraint, kept)
         assert bool((view.all(1) == view.any(1)).all())

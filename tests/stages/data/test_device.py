@@ -23,7 +23,7 @@ from dualprune.stages.data.read.stream import IGNORED, Stream
 from dualprune.stages.kinds.job import key_material
 from dualprune.stages.kinds.train import TrainSpec
 from dualprune.stages.settings.data import Data
-from tests.stages.conftest import jpeg, jpegs
+from tests.stages.conftest import jpeg, jpegs, pairs
 from tests.stages.data.test_pictures import MOST, RATIO, SCALE, huge_jpeg, pil
 from tests.stages.data.test_stream import CPU, SPLITS, opened, written
 
@@ -58,12 +58,12 @@ def test_a_stream_has_the_crops_of_the_cpu(tmp_path: Path) -> None:
     url = written(tmp_path, [*samples, (jpeg(900, 1000, 9), 0)])
     sizes = {"crop": 100, "resize": 120, "max_pixels": 1 << 20}
     plain, data = opened(url, **sizes), opened(url, **sizes, decode="device")
-    ((x, labels),), ((y, same),) = (stream.epoch([np.arange(24)], 1) for stream in (plain, data))
+    ((x, labels),), ((y, same),) = (pairs(stream.epoch([np.arange(24)], 1)) for stream in (plain, data))
     assert torch.equal(labels, same)
     assert float((x[:23] - y[:23]).abs().max()) <= 1.5 / 255
     assert float((x[23] - y[23]).abs().mean()) <= 8 / 255
     assert [place for place in range(24) if torch.equal(x[place], y[place])] == [20, 21]
-    ((x, _),), ((y, _),) = (stream.evaluation([np.arange(24)]) for stream in (plain, data))
+    ((x, _),), ((y, _),) = (pairs(stream.evaluation([np.arange(24)])) for stream in (plain, data))
     assert torch.equal(x, y)
 
 
@@ -107,7 +107,7 @@ def test_what_the_decoder_refuses_is_found_and_decoded_without_it(
     url = written(tmp_path, samples)
     plain, data = opened(url, crop=100, resize=120), opened(url, crop=100, resize=120, decode="device")
     sizes = counted(monkeypatch, samples[5][0])
-    ((x, labels),), ((y, same),) = (stream.epoch([np.arange(16)], 1) for stream in (plain, data))
+    ((x, labels),), ((y, same),) = (pairs(stream.epoch([np.arange(16)], 1)) for stream in (plain, data))
     assert sizes == [1, 16, 8, 4, 4, 2, 1, 1, 2, 8]
     assert torch.equal(labels, same)
     assert IGNORED not in same
@@ -120,7 +120,7 @@ def test_too_large_a_jpeg_is_bad_and_not_decoded(tmp_path: Path, monkeypatch: py
     samples[3] = (huge_jpeg(20_000), 0)
     data = opened(written(tmp_path, samples), decode="device")
     sizes = counted(monkeypatch)
-    ((_, labels),) = data.epoch([np.arange(8)], 0)
+    ((_, labels),) = pairs(data.epoch([np.arange(8)], 0))
     assert sizes == [1, 7]
     assert labels.tolist() == [0, 1, 2, IGNORED, 1, 2, 0, 1]
     assert "20000 x 20000 pixels are more than max_pixels" in data.bad[3]
@@ -132,7 +132,7 @@ def test_a_shard_that_is_cut_is_an_error(tmp_path: Path, workers: int) -> None:
     file = tmp_path / "train-000002.tar"
     file.write_bytes(file.read_bytes()[:600])
     with pytest.raises(DataError, match=r"train-000002\.tar ends before"):
-        list(data.epoch([data.order(0)], 0))
+        list(pairs(data.epoch([data.order(0)], 0)))
 
 
 def test_a_decoder_that_is_not_there_or_has_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_imagenet_pictures_are_those_of_the_cpu(tmp_path: Path) -> None:
     for decode in ("cpu", "device"):
         settings = Data.model_validate({"shards": str(tmp_path), "flip": True, "workers": 2, "decode": decode})
         streams.append(open_split(str(tmp_path), "train", found, settings, 0, CPU, 1000))
-    for (x, labels), (y, same) in zip(*(stream.epoch(everything, 3) for stream in streams), strict=True):
+    for (x, labels), (y, same) in zip(*(pairs(stream.epoch(everything, 3)) for stream in streams), strict=True):
         assert torch.equal(labels, same)
         assert float((x - y).abs().max()) <= 1.5 / 255
         assert IGNORED not in labels

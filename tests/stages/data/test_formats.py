@@ -16,7 +16,7 @@ from dualprune.stages.data.read.device import Decoder, Jpeg
 from dualprune.stages.data.read.device import packed as together
 from dualprune.stages.data.read.exif import orientation
 from dualprune.stages.data.read.pictures import central_crop, packed, random_crop, training_crop, uniforms
-from tests.stages.conftest import jpeg
+from tests.stages.conftest import jpeg, pairs
 from tests.stages.data.test_pictures import MOST, RATIO
 from tests.stages.data.test_stream import CPU, opened, written
 
@@ -102,9 +102,9 @@ def test_a_stream_has_one_rule_for_both_decoders(tmp_path: Path) -> None:
     samples = [(tagged(turn), turn % 3) for turn in range(1, 9)]
     url = written(tmp_path, samples)
     plain, data = (opened(url, crop=40, resize=60, decode=decode) for decode in ("cpu", "device"))
-    ((x, _),), ((y, _),) = (stream.epoch([np.arange(8)], 1) for stream in (plain, data))
+    ((x, _),), ((y, _),) = (pairs(stream.epoch([np.arange(8)], 1)) for stream in (plain, data))
     assert float((x - y).abs().max()) <= 1.5 / 255
-    ((x, _),) = plain.evaluation([np.arange(8)])
+    ((x, _),) = pairs(plain.evaluation([np.arange(8)]))
     sideways = central_crop(samples[5][0], 60, 40, MOST)
     assert torch.equal((x[5] * 255).round().to(torch.uint8), torch.from_numpy(sideways.copy()))
 

@@ -35,7 +35,7 @@ from dualprune.stages.objectives.mix import mixed
 from dualprune.stages.settings.data import Data
 from dualprune.stages.settings.training import Mix
 from dualprune.stages.training.stage import run_stage
-from tests.stages.conftest import MakeTask, jpeg, jpegs
+from tests.stages.conftest import MakeTask, jpeg, jpegs, pairs
 from tests.stages.data.test_pictures import pil
 from tests.stages.training.test_stage import FILES, quiet
 
@@ -100,7 +100,7 @@ def test_an_epoch_is_the_data_set_at_any_number_of_ranks(tmp_path: Path, shard_b
     assert order.tolist() != data.order(epoch=2).tolist()
     whole: dict[int, bytes] = {}
     for world in (1, 2, 3, 4):
-        ranks = [list(data.epoch(parts(order, 0, rank, world), 1)) for rank in range(world)]
+        ranks = [list(pairs(data.epoch(parts(order, 0, rank, world), 1))) for rank in range(world)]
         assert {len(batches) for batches in ranks} == {10}
         for step in range(5):
             labels = [y for batches in ranks for _, own in batches[2 * step : 2 * step + 2] for y in own.tolist()]
@@ -132,15 +132,15 @@ def test_a_window_keeps_to_its_shards(url: str) -> None:
 def test_a_resumed_epoch_goes_on_bit_for_bit(url: str, workers: int, window: int, decode: str) -> None:
     plain, data = (opened(url, window=window, decode=decode, workers=number) for number in (0, workers))
     order = plain.order(2)
-    whole = list(plain.epoch(parts(order), 2))
+    whole = list(pairs(plain.epoch(parts(order), 2)))
     assert len(whole) == 2 * (100 // BATCH)
     for step in (0, 3, 7):
         torch.manual_seed(step)
         before = torch.get_rng_state()
-        assert same(list(data.epoch(parts(order, step), 2)), whole[2 * step :])
+        assert same(list(pairs(data.epoch(parts(order, step), 2))), whole[2 * step :])
         assert torch.equal(torch.get_rng_state(), before), "the network's own randomness is left alone"
-    assert not same(list(data.epoch(parts(order), 3)), whole)
-    assert not same(list(opened(url, window=window, decode=decode, flip=False).epoch(parts(order), 2)), whole)
+    assert not same(list(pairs(data.epoch(parts(order), 3))), whole)
+    assert not same(list(pairs(opened(url, window=window, decode=decode, flip=False).epoch(parts(order), 2))), whole)
 
 
 def test_worker_processes_stay_from_epoch_to_epoch(url: str) -> None:
@@ -149,11 +149,11 @@ def test_worker_processes_stay_from_epoch_to_epoch(url: str) -> None:
     others = set(psutil.Process().children())
     found = []
     for epoch in range(3):
-        batches = stream.epoch(parts(stream.order(epoch)), epoch)
+        batches = pairs(stream.epoch(parts(stream.order(epoch)), epoch))
         if epoch == 1:
             next(batches)
         else:
-            assert same(list(batches), list(opened(url).epoch(parts(stream.order(epoch)), epoch)))
+            assert same(list(batches), list(pairs(opened(url).epoch(parts(stream.order(epoch)), epoch))))
         found.append({*psutil.Process().children()} - others)
     assert found[0] == found[1] == found[2]
     assert len(found[0]) == 2
@@ -164,10 +164,10 @@ def test_worker_processes_stay_from_epoch_to_epoch(url: str) -> None:
 
 def test_pictures_are_normalised_and_of_the_right_labels(url: str) -> None:
     raw, data = opened(url, "val"), opened(url, "val", mean=[0.1, 0.2, 0.3], std=[0.5, 0.25, 1.0])
-    (x, labels), (none, empty) = raw.evaluation([np.arange(5), np.arange(0)])
+    (x, labels), (none, empty) = pairs(raw.evaluation([np.arange(5), np.arange(0)]))
     assert (x.shape, x.dtype, labels.tolist()) == ((5, 3, 16, 16), torch.float32, [0, 1, 2, 0, 1])
     assert (none.shape, len(empty)) == ((0, 3, 16, 16), 0)
-    (y, _), *_ = data.evaluation([np.arange(5)])
+    (y, _), *_ = pairs(data.evaluation([np.arange(5)]))
     expected = (x - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 0.25, 1.0]).view(3, 1, 1)
     torch.testing.assert_close(y, expected)
 
@@ -190,7 +190,7 @@ def test_pictures_of_one_size_are_shifted_as_those_of_one_shape_are(tmp_path: Pa
     samples = [(jpeg(20, 20, number, kind="PNG"), number % 3) for number in range(60)]
     url, sizes = written(tmp_path, samples), {"crop": 20, "resize": 20, "shift": 3}
     order = np.arange(60)
-    ((x, _),) = opened(url, **sizes, flip=False).epoch([order], 1)
+    ((x, _),) = pairs(opened(url, **sizes, flip=False).epoch([order], 1))
     found = set()
     for number, picture in enumerate((x * 255).round().to(torch.uint8)):
         framed = F.pad(torch.from_numpy(np.array(pil(samples[number][0]))).permute(2, 0, 1), (3, 3, 3, 3))
@@ -204,13 +204,15 @@ def test_pictures_of_one_size_are_shifted_as_those_of_one_shape_are(tmp_path: Pa
         found.add(places[0])
     assert len(found) > 25
     assert {down for down, _ in found} == {across for _, across in found} == set(range(7))
-    ((mirrored, _),) = opened(url, **sizes).epoch([order], 1)
+    ((mirrored, _),) = pairs(opened(url, **sizes).epoch([order], 1))
     flips = [not torch.equal(one, other) for one, other in zip(x, mirrored, strict=True)]
     assert all(torch.equal(x[n].flip(2) if flip else x[n], mirrored[n]) for n, flip in enumerate(flips))
     assert 15 < sum(flips) < 45
-    apart = torch.cat([y for y, _ in opened(url, **sizes, workers=2).epoch(np.array_split(order, 7), 1)])
+    apart = torch.cat([y for y, _ in pairs(opened(url, **sizes, workers=2).epoch(np.array_split(order, 7), 1))])
     assert torch.equal(apart, mirrored)
-    ((plain, _),), ((same_, _),) = (opened(url, **some).evaluation([order]) for some in (sizes, sizes | {"shift": 0}))
+    ((plain, _),), ((same_, _),) = (
+        pairs(opened(url, **some).evaluation([order])) for some in (sizes, sizes | {"shift": 0})
+    )
     assert torch.equal(plain, same_)
 
 
@@ -262,7 +264,7 @@ def test_imagenet_is_resumed_without_reading_what_was_seen(
     assert len(data) == 1_281_167
     order = data.order(5)
     left = (global_batch(order, 256, step) for step in range(4000, 5004))
-    x, labels = next(data.epoch(left, 5))
+    x, labels = next(pairs(data.epoch(left, 5)))
     assert time.process_time() - start < 5
     assert len(x) == len(labels) == 256
     assert read == data.shards.index[order[4000 * 256 : 4001 * 256], 0].tolist()
@@ -366,7 +368,7 @@ def test_imagenet_pictures_and_scores_are_those_of_torchvision(tmp_path: Path, o
 
     everything = np.array_split(np.arange(1000), 20)
     with torch.inference_mode():
-        for part, (pictures, labels) in zip(everything, data.evaluation(everything), strict=True):
+        for part, (pictures, labels) in zip(everything, pairs(data.evaluation(everything)), strict=True):
             shifted = []
             for number, sample in enumerate(part):
                 picture = pil(data.shards.members.read(*map(int, data.shards.index[sample, :3])))
@@ -389,13 +391,15 @@ def test_augmented_pictures_are_those_of_their_numbers(url: str, workers: int) -
     """In whatever process; evaluation has none of it."""
     plain, changed = opened(url), opened(url, workers=workers, randaugment={"operations": 1, "magnitude": 20})
     order = plain.order(1)
-    before = torch.cat([x for x, _ in plain.epoch(micro_batches(order, 4), 1)])
-    after = torch.cat([x for x, _ in changed.epoch(micro_batches(order, 4), 1)])
-    alone = torch.cat([x for x, _ in opened(url, randaugment={"operations": 1, "magnitude": 20}).epoch([order], 1)])
+    before = torch.cat([x for x, _ in pairs(plain.epoch(micro_batches(order, 4), 1))])
+    after = torch.cat([x for x, _ in pairs(changed.epoch(micro_batches(order, 4), 1))])
+    alone = torch.cat(
+        [x for x, _ in pairs(opened(url, randaugment={"operations": 1, "magnitude": 20}).epoch([order], 1))]
+    )
     assert torch.equal(after, alone)
     same = (before == after).flatten(1).all(1)
     assert 0 < int(same.sum()) < len(order)  # one of the operations does nothing
-    (x, _), (y, _) = next(plain.evaluation([order])), next(changed.evaluation([order]))
+    (x, _), (y, _) = next(pairs(plain.evaluation([order]))), next(pairs(changed.evaluation([order])))
     assert torch.equal(x, y)
 
 
@@ -456,7 +460,7 @@ def test_the_loss_is_of_smoothed_and_mixed_labels_and_of_good_samples_alone(
     rows: list[dict[str, Any]] = []
     run_stage(task, rows.append)
     data = open_split(folder, "train", task.data_digest, task.spec.data, 0, CPU, 3)
-    ((x, labels),) = data.epoch([data.order(0)], 0)
+    ((x, labels),) = pairs(data.epoch([data.order(0)], 0))
     torch.manual_seed(0)
     network = nn.Linear(768, 3)
     torch.manual_seed(0)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from dualprune.stages.data.format import DataError, read_manifest
 from dualprune.stages.data.make.index import read_index
-from dualprune.stages.data.read import stream
+from dualprune.stages.data.read import reading
 from dualprune.stages.data.read.stream import IGNORED
 from dualprune.stages.training.evaluate import evaluate
-from tests.stages.conftest import CLASSIFY, jpegs
+from tests.stages.conftest import CLASSIFY, jpegs, pairs
 from tests.stages.data.test_pictures import huge_png
 from tests.stages.data.test_stream import opened, parts, written
 
@@ -38,7 +38,7 @@ def test_a_bad_sample_stands_aside_and_is_reported_once(
     data = opened(written(tmp_path, samples, 4_000), workers=workers, decode=decode)
     order = data.order(0)
     for _ in range(2):
-        batches = list(data.epoch(parts(order), 0))
+        batches = list(pairs(data.epoch(parts(order), 0)))
     (at,) = [number for number, part in enumerate(parts(order)) if 13 in part]
     place = parts(order)[at].tolist().index(13)
     x, labels = batches[at]
@@ -46,7 +46,7 @@ def test_a_bad_sample_stands_aside_and_is_reported_once(
     assert sum(int((y == IGNORED).sum()) for _, y in batches) == 1
     assert torch.equal(x[place], x[1 if place == 0 else 0])
     assert list(data.bad) == [13]
-    (record,) = [record for record in caplog.records if record.name == stream.__name__]
+    (record,) = [record for record in caplog.records if record.name == reading.__name__]
     shard = data.shards.shards[data.shards.index[13, 0]]["file"]
     assert f"{tmp_path}/{shard}: 00000013." in record.getMessage()
     assert re.search(why, record.getMessage())
@@ -57,7 +57,7 @@ def test_a_bad_sample_stands_aside_and_is_reported_once(
 @pytest.mark.parametrize("decode", ["cpu", "device"])
 def test_a_batch_of_nothing_but_bad_samples_adds_nothing(tmp_path: Path, decode: str) -> None:
     data = opened(written(tmp_path, [(b"bad", 0), *jpegs(20)]), decode=decode)
-    ((x, labels),) = data.epoch([np.array([0])], 0)
+    ((x, labels),) = pairs(data.epoch([np.array([0])], 0))
     assert labels.tolist() == [IGNORED]
     loss = nn.functional.cross_entropy(x.flatten(1)[:, :3], labels, reduction="sum", ignore_index=IGNORED)
     assert float(loss) == 0
@@ -71,12 +71,12 @@ def test_too_many_bad_samples_are_an_error_that_names_one(tmp_path: Path) -> Non
     for bad, allowed in ((0.0, 0), (0.001, 1), (0.05, 2), (0.08, 3)):
         data = opened(folder, bad=bad)
         if allowed == 3:
-            assert sum(int((y == IGNORED).sum()) for _, y in data.evaluation(np.split(np.arange(40), 8))) == 3
+            assert sum(int((y == IGNORED).sum()) for _, y in pairs(data.evaluation(np.split(np.arange(40), 8)))) == 3
             continue
         with pytest.raises(
             DataError, match=rf"{allowed + 1} of 40 samples are bad.*train-0000.*tar: 000000\d+\."
         ) as caught:
-            list(data.evaluation(np.split(np.arange(40), 8)))
+            list(pairs(data.evaluation(np.split(np.arange(40), 8))))
         assert str(bad) in str(caught.value)
 
 
@@ -113,7 +113,7 @@ def test_a_shard_that_goes_while_it_is_read_is_an_error_that_names_it(tmp_path: 
     file = tmp_path / "train-000002.tar"
     file.write_bytes(file.read_bytes()[:600])
     with pytest.raises(DataError, match=r"train-000002\.tar ends before"):
-        list(data.epoch(parts(data.order(0)), 0))
+        list(pairs(data.epoch(parts(data.order(0)), 0)))
     file.unlink()
     with pytest.raises(DataError, match=r"train-000002\.tar is no longer there"):
-        list(data.epoch(parts(data.order(0)), 0))
+        list(pairs(data.epoch(parts(data.order(0)), 0)))

@@ -14,7 +14,7 @@ from dualprune.stages.data.format import DataError, read_manifest
 from dualprune.stages.data.shards import write
 from dualprune.stages.files.folder import Folder
 from tests.s3server import BUCKET, S3Server
-from tests.stages.conftest import jpegs
+from tests.stages.conftest import jpegs, pairs
 from tests.stages.data.test_stream import opened, parts, same, written
 
 
@@ -40,9 +40,9 @@ def test_remote_shards_give_the_same_bits_within_a_bounded_cache(
     assert sum(sizes) > limit
     data = opened(there, window=1, cache=limit, workers=workers)
     order = local.order(0)
-    expected = list(local.epoch(parts(order), 0))
+    expected = list(pairs(local.epoch(parts(order), 0)))
     got = []
-    for batch in data.epoch(parts(order), 0):
+    for batch in pairs(data.epoch(parts(order), 0)):
         got.append(batch)
         if not workers:
             assert sum(os.path.getsize(file) for file in cache.glob("*.tar")) <= limit
@@ -80,10 +80,10 @@ def test_an_epoch_from_a_moody_bucket_is_the_same(
         return now("cut", method, path)
 
     order = opened(url).order(1)
-    expected = list(opened(url).epoch(parts(order), 1))
+    expected = list(pairs(opened(url).epoch(parts(order), 1)))
     monkeypatch.setattr(s3, "refuses", refuses)
     monkeypatch.setattr(s3, "cuts", cuts)
-    assert same(list(opened(there.url).epoch(parts(order), 1)), expected)
+    assert same(list(pairs(opened(there.url).epoch(parts(order), 1))), expected)
     assert moods == []
 
 
@@ -105,6 +105,6 @@ def test_a_cache_must_hold_what_each_epoch_reads(
         opened(there.url, cache=needed - 1)
     data, validation = (opened(there.url, split, cache=needed) for split in ("train", "val"))
     for epoch in range(2):
-        assert len(list(data.epoch(parts(data.order(epoch)), epoch))) == 6
-        list(validation.evaluation(np.array_split(np.arange(len(validation)), 3)))
+        assert len(list(pairs(data.epoch(parts(data.order(epoch)), epoch)))) == 6
+        list(pairs(validation.evaluation(np.array_split(np.arange(len(validation)), 3))))
         assert len(fetched) == len(train | val)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dualprune.stages.engine.engine import Engine, emulates_bf16, parameter_groups
 from dualprune.stages.engine.proximal import STATE
-from dualprune.stages.objectives.classify import channels_last
+from dualprune.stages.objectives.fields import channels_last
 from dualprune.stages.settings.training import Optimizer
 from tests.stages.conftest import PLACES, MakeEngine, small_net, step
 
@@ -27,20 +27,20 @@ def values(name: str, seed: int) -> Tensor:
 
 
 def trained(engine: Engine, steps: int = 6) -> dict[str, Tensor]:
-    """Everything that an engine holds after steps under a penalty and then under holds; what is held stays put."""
-    for seed, name in enumerate(sorted(engine.held)):
+    """Everything that an engine holds after steps under a penalty and then under masks; what they freeze stays put."""
+    for seed, name in enumerate(sorted(engine.masked)):
         engine.set(name, values(name, seed), "target")
-        engine.set(name, (values(name, 10 + seed) > 0).float(), "hold")
+        engine.set(name, (values(name, 10 + seed) > 0).float(), "mask")
     engine.optimizer.rho = 0.3
     before: dict[str, Tensor] = {}
     for number in range(steps):
         if number == steps // 2:
-            engine.optimizer.holding = True
+            engine.optimizer.masking = True
             engine.optimizer.reset_inner()
-            before = {name: engine.get(name) for name in engine.held}
+            before = {name: engine.get(name) for name in engine.masked}
         step(engine, number)
     for name, was in before.items():
-        assert torch.equal(engine.get(name) == was, engine.get(name, "hold") == 0), name
+        assert torch.equal(engine.get(name) == was, engine.get(name, "mask") == 0), name
     state = dict(engine.tensors())
     for key in engine.inner_states():
         state |= {f"{key}/{name}": engine.get(name, key) for name in engine.parameters}
@@ -94,7 +94,7 @@ def test_bf16_computes_in_bf16_and_steps_in_fp32(make_engine: MakeEngine, zero: 
 @ZERO
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_states_round_trip(make_engine: MakeEngine, zero: int, name: str) -> None:
-    engine = make_engine(zero=zero, optimizer=OPTIMIZERS[name], penalised={"3.weight"}, held={"0.weight"})
+    engine = make_engine(zero=zero, optimizer=OPTIMIZERS[name], penalised={"3.weight"}, masked={"0.weight"})
     inner = engine.inner_states()
     assert inner == (["momentum_buffer"] if name == "sgd" else ["exp_avg", "exp_avg_sq"])
     places = [(p, key) for key in inner for p in SHAPES] + [(p, key) for key in STATE for p in ("0.weight", "3.weight")]
@@ -111,7 +111,7 @@ def test_states_round_trip(make_engine: MakeEngine, zero: int, name: str) -> Non
 @ZERO
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_steps_are_the_same_under_every_zero_stage(make_engine: MakeEngine, zero: int, name: str) -> None:
-    """Momentum, decay, clipping, penalty and holds included."""
+    """Momentum, decay, clipping, penalty and masks included."""
     expected = trained(make_engine(optimizer=OPTIMIZERS[name], zero=0))
     got = trained(make_engine(optimizer=OPTIMIZERS[name], zero=zero))
     assert got.keys() == expected.keys()
@@ -227,7 +227,7 @@ def test_groups_say_what_is_done_to_each_parameter() -> None:
     model = small_net()
     by_id = {id(p): name for name, p in model.named_parameters()}
     groups = parameter_groups(model, {"3.weight"}, {"0.weight", "3.weight"}, 0.01)
-    found = {(g["penalised"], g["held"], g["weight_decay"]): [by_id[id(p)] for p in g["params"]] for g in groups}
+    found = {(g["penalised"], g["masked"], g["weight_decay"]): [by_id[id(p)] for p in g["params"]] for g in groups}
     assert found == {
         (True, True, 0.01): ["3.weight"],
         (False, True, 0.01): ["0.weight"],

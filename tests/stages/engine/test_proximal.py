@@ -28,13 +28,13 @@ def _portion(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(optimizer_module, "PORTION", request.param)
 
 
-def groups(penalised: list[Tensor], held: list[Tensor], others: list[Tensor], decay: float = 0.01) -> list[dict]:
+def groups(penalised: list[Tensor], masked: list[Tensor], others: list[Tensor], decay: float = 0.01) -> list[dict]:
     """Parameter groups with the flags that the wrapper reads."""
 
-    def group(params: list[Tensor], is_penalised: bool, is_held: bool) -> dict[str, Any]:
-        return {"params": params, "weight_decay": decay, "penalised": is_penalised, "held": is_held}
+    def group(params: list[Tensor], is_penalised: bool, is_masked: bool) -> dict[str, Any]:
+        return {"params": params, "weight_decay": decay, "penalised": is_penalised, "masked": is_masked}
 
-    return [group(penalised, True, True), group(held, False, True), group(others, False, False)]
+    return [group(penalised, True, True), group(masked, False, True), group(others, False, False)]
 
 
 def parameters(seed: int = 0) -> list[Tensor]:
@@ -61,7 +61,7 @@ def step_alike(*pairs: tuple[list[Tensor], torch.optim.Optimizer]) -> None:
 
 
 def wrapped(params: list[Tensor], make: Make, decay: float = 0.01) -> ProximalOptimizer:
-    """A primed wrapper: the first parameter penalised, the second only held, the third free."""
+    """A primed wrapper: the first parameter penalised, the second only masked, the third free."""
     optimizer = ProximalOptimizer(groups(params[:1], params[1:2], params[2:], decay), make)
     optimizer.prime()
     return optimizer
@@ -110,9 +110,9 @@ def test_what_is_free_under_masks_decays_as_without(name: str) -> None:
     mine, theirs = parameters(), parameters()
     optimizer, reference = wrapped(mine, INNER[name]), INNER[name]([{"params": theirs, "weight_decay": 0.01}])
     mask = torch.rand(mine[0].shape, generator=torch.Generator().manual_seed(1)).lt(0.5).float()
-    for p, hold in zip(mine[:2], (mask, torch.ones_like(mine[1])), strict=True):
-        optimizer.state[p]["hold"].copy_(hold)
-    optimizer.holding = True
+    for p, own in zip(mine[:2], (mask, torch.ones_like(mine[1])), strict=True):
+        optimizer.state[p]["mask"].copy_(own)
+    optimizer.masking = True
     for number in range(6):
         for params, each in ((mine, optimizer), (theirs, reference)):
             for seed, p in enumerate(params):
@@ -125,7 +125,7 @@ def test_what_is_free_under_masks_decays_as_without(name: str) -> None:
 
 @pytest.mark.parametrize("name", INNER)
 @pytest.mark.parametrize("decay", [0.0, 0.01])
-def test_what_is_held_stays_to_the_bit(name: str, decay: float) -> None:
+def test_what_is_frozen_stays_to_the_bit(name: str, decay: float) -> None:
     """At zero or elsewhere, though weights decay and the penalty pulls elsewhere; the rest moves."""
     params = parameters()
     optimizer = wrapped(params, INNER[name], decay)
@@ -138,9 +138,9 @@ def test_what_is_held_stays_to_the_bit(name: str, decay: float) -> None:
     ]
     params[0].data.mul_(masks[0])
     for p, mask in zip(params[:2], masks, strict=False):
-        optimizer.state[p]["hold"].copy_(mask)
+        optimizer.state[p]["mask"].copy_(mask)
         optimizer.state[p]["target"].fill_(3.0)
-    optimizer.rho, optimizer.holding = 0.5, True
+    optimizer.rho, optimizer.masking = 0.5, True
     optimizer.reset_inner()
     for number in range(3, 10):
         optimizer.zero_grad()
@@ -199,9 +199,9 @@ def test_members_of_a_cluster_move_as_one(name: str) -> None:
     codes = torch.tensor([[0, 1, 2], [2, 2, 1], [3, 0, 3], [1, 3, 3]])
     values = torch.tensor([0.0, -0.5, 0.25, 1.5])
     mine[0].data.copy_(values[codes])
-    optimizer.state[mine[0]]["hold"].copy_(codes)
-    optimizer.state[mine[1]]["hold"].fill_(1.0)
-    optimizer.holding, optimizer.sharing = True, 3
+    optimizer.state[mine[0]]["mask"].copy_(codes)
+    optimizer.state[mine[1]]["mask"].fill_(1.0)
+    optimizer.masking, optimizer.tied = True, 3
     shared = values[1:].clone().requires_grad_()
     free = mine[2].detach().clone().requires_grad_()
     reference = INNER[name]([{"params": [shared, free], "weight_decay": 0.0}])
@@ -227,14 +227,12 @@ def test_what_is_only_masked_is_in_no_cluster(name: str) -> None:
     """While values are shared, tensors under a parent's mask alone train entry by entry."""
     shared, alone = parameters(), parameters()
     mask = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
-    for params, sharing in ((shared, 2), (alone, 0)):
+    for params, tied in ((shared, 2), (alone, 0)):
         optimizer = wrapped(params, INNER[name])
-        optimizer.state[params[0]]["hold"].copy_(
-            (torch.arange(12) % 2 + 1).view(4, 3) if sharing else torch.zeros(4, 3)
-        )
-        optimizer.state[params[1]]["hold"].copy_(mask)
+        optimizer.state[params[0]]["mask"].copy_((torch.arange(12) % 2 + 1).view(4, 3) if tied else torch.zeros(4, 3))
+        optimizer.state[params[1]]["mask"].copy_(mask)
         params[1].data.mul_(mask)
-        optimizer.holding, optimizer.sharing = True, sharing
+        optimizer.masking, optimizer.tied = True, tied
         for number in range(3):
             optimizer.zero_grad()
             (loss(params[1:], number) + 0 * params[0].sum()).backward()
@@ -247,7 +245,7 @@ def test_a_loaded_state_goes_on_with_the_same_bits(name: str) -> None:
     """Momentum, ADMM's state and what the wrapper does with it, in another wrapper of the same parameters."""
     mine, theirs = parameters(), parameters(seed=1)
     optimizer, other = wrapped(mine, INNER[name]), wrapped(theirs, INNER[name])
-    optimizer.rho, optimizer.holding = 0.5, True
+    optimizer.rho, optimizer.masking = 0.5, True
     for number, key in enumerate(STATE):
         for p in mine[:2]:
             optimizer.state[p][key].copy_(torch.arange(p.numel()).view(p.shape) % (2 + number))
@@ -262,7 +260,7 @@ def test_a_loaded_state_goes_on_with_the_same_bits(name: str) -> None:
     for p, q in zip(mine, theirs, strict=True):
         for key, value in optimizer.state[p].items():
             torch.testing.assert_close(other.state[q][key], value, rtol=0, atol=0)
-    assert (other.rho, other.holding, other.sharing) == (0.5, True, 0)
+    assert (other.rho, other.masking, other.tied) == (0.5, True, 0)
     with pytest.raises(KeyError, match="rho"):
         other.load_state_dict(optimizer.inner.state_dict())
 
@@ -272,8 +270,8 @@ def test_a_large_cluster_loses_no_gradient() -> None:
     params = parameters()
     optimizer = wrapped(params, lambda g: torch.optim.SGD(g, lr=1.0, foreach=True), decay=0.0)
     params[0].data.zero_()
-    optimizer.state[params[0]]["hold"].fill_(1.0)
-    optimizer.holding, optimizer.sharing = True, 1
+    optimizer.state[params[0]]["mask"].fill_(1.0)
+    optimizer.masking, optimizer.tied = True, 1
     params[0].grad = torch.ones(4, 3)
     params[0].grad[0, 0], params[0].grad[-1, -1] = 2.0**24, -(2.0**24)
     optimizer.step()
@@ -284,7 +282,7 @@ def test_parameters_without_gradient_stay() -> None:
     params = parameters()
     optimizer = wrapped(params, INNER["sgd"])
     before = params[0].detach().clone()
-    optimizer.rho, optimizer.holding = 1.0, False
+    optimizer.rho, optimizer.masking = 1.0, False
     for p in params:
         p.grad = None
     optimizer.step()

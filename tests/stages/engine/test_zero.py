@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.constraints.clusters import Clusters
 from dualprune.stages.constraints.groups import Groups, columns
-from dualprune.stages.engine.engine import Engine, join
+from dualprune.stages.engine.engine import Engine
 from dualprune.stages.engine.proximal import STATE
+from dualprune.stages.engine.ranks import join
 from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer
 from dualprune.stages.solver import admm
@@ -96,11 +97,11 @@ def solve(engine: Engine, targets: Targets) -> dict[str, Tensor]:
     for name in NAMES:
         found |= {f"Z/{name}": engine.get(name, "target") + engine.get(name, "dual")}
         found |= {f"U/{name}": engine.get(name, "dual")}
-    for name in engine.held:
-        engine.set(name, torch.ones(engine.shape(name)), "hold")
+    for name in engine.masked:
+        engine.set(name, torch.ones(engine.shape(name)), "mask")
     admm.project(engine, targets)
-    found |= {f"mask/{name}": engine.get(name, "hold") for name in NAMES}
-    engine.optimizer.rho, engine.optimizer.holding = 0.0, True
+    found |= {f"mask/{name}": engine.get(name, "mask") for name in NAMES}
+    engine.optimizer.rho, engine.optimizer.masking = 0.0, True
     engine.optimizer.reset_inner()
     steps(engine, 8, 3)
     return found | {f"retrained/{name}": engine.get(name) for name in engine.parameters}
@@ -108,11 +109,11 @@ def solve(engine: Engine, targets: Targets) -> dict[str, Tensor]:
 
 def cluster(engine: Engine) -> dict[str, Tensor]:
     """W after values were shared and trained for some steps."""
-    for name in engine.held:
-        engine.set(name, torch.ones(engine.shape(name)), "hold")
+    for name in engine.masked:
+        engine.set(name, torch.ones(engine.shape(name)), "mask")
     values = quantize.fit(engine, held_to({name: Clusters(5) for name in NAMES}))
-    engine.optimizer.sharing = quantize.share_values(engine, values)
-    engine.optimizer.holding = True
+    engine.optimizer.tied = quantize.tie_values(engine, values)
+    engine.optimizer.masking = True
     engine.optimizer.reset_inner()
     steps(engine, 0, 4)
     return {name: engine.get(name) for name in engine.parameters}
@@ -220,7 +221,7 @@ def solve_wide(engine: Engine) -> dict[str, Tensor]:
     if engine.zero == 3:
         assert [name for name, tensor in engine.parameters.items() if not tensor.ds_persist] == ["2.weight"]
     sets = {"0.weight": Cardinality(360), "2.weight": Cardinality(10_000)}
-    untrained = {f"untrained/{name}": sets[name].hold(sets[name].project(engine.get(name))) for name in NAMES}
+    untrained = {f"untrained/{name}": sets[name].mask(sets[name].project(engine.get(name))) for name in NAMES}
     steps(engine, 100, 15, lr=0.1)
     return solve(engine, held_to(sets)) | untrained
 

@@ -18,11 +18,12 @@ from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.base import Kind, Phase, State
 from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.table import KINDS, parse
+from dualprune.stages.networks.parameters import Parameters
 from dualprune.stages.settings.base import Problem, SpecError
 from dualprune.stages.settings.sets import Support
 from dualprune.stages.settings.training import StageSpec, Training
 from dualprune.stages.solver import admm
-from dualprune.stages.solver.targets import Shapes, Targets
+from dualprune.stages.solver.targets import Targets
 from dualprune.stages.training.run import Run
 from dualprune.stages.training.stage import run_stage
 from tests.pipeline.common import extended
@@ -52,11 +53,11 @@ def _once(run: Run[OnceSpec]) -> None:
 
 
 def _enter(run: Run[OnceSpec], phase: Phase) -> None:
-    run.engine.optimizer.holding = True
+    run.engine.optimizer.masking = True
 
 
-def _one_tensor(spec: OnceSpec, targets: Targets, shapes: Shapes) -> list[Problem]:
-    return [(("constraints",), "the first tensor stays whole")] if next(iter(shapes)) in targets.kinds else []
+def _one_tensor(spec: OnceSpec, targets: Targets, parameters: Parameters) -> list[Problem]:
+    return [(("constraints",), "the first tensor stays whole")] if next(iter(parameters)) in targets.kinds else []
 
 
 @dataclass

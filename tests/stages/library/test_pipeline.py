@@ -16,7 +16,7 @@ from dualprune.stages.data.read.memory import open_split
 from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.library.pruner import Pruner
 from dualprune.stages.settings.sets import Pattern
-from tests.stages.conftest import MakeTask
+from tests.stages.conftest import MakeTask, pairs
 from tests.stages.training.test_stage import DENSE, made
 
 pytestmark = pytest.mark.usefixtures("one_rank")
@@ -55,7 +55,8 @@ def batches(task: StageJob, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
     spec = task.spec
     split = open_split(task.shards, "train", task.data_digest, spec.data, spec.seed, torch.device("cpu"), 10)
     order = split.order(epoch)
-    return split.epoch((global_batch(order, spec.batch, n) for n in range(steps_per_epoch(320, spec.batch))), epoch)
+    steps = range(steps_per_epoch(320, spec.batch))
+    return pairs(split.epoch((global_batch(order, spec.batch, n) for n in steps), epoch))
 
 
 def in_a_loop(network: nn.Module, pruner: Pruner, optimizer: Any, data: list[Any]) -> None:

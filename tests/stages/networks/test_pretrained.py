@@ -140,7 +140,9 @@ def test_from_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found[0] == found[1] != found[2] == found[3]
     with pytest.raises(WeightsError, match=r"nowhere\.pth can't be read: FileNotFoundError\(.*; with the file at hand"):
         bring(Model(name="resnet20", weights=f"{url}/nowhere.pth"), Folder(str(tmp_path / "store")))
-    with pytest.raises(WeightsError, match=r"store is a folder, of weights; give a file$"):
+    with pytest.raises(
+        WeightsError, match=r"store is a folder, of weights; give a file, or a folder with one of model"
+    ):
         bring(Model(name="resnet20", weights=str(tmp_path / "store")), Folder(str(tmp_path / "store")))
     with pytest.raises(WeightsError, match=r"nowhere\.pth can't be read: FileNotFoundError\([^;]*$"):
         bring(Model(name="resnet20", weights=str(tmp_path / "nowhere.pth")), Folder(str(tmp_path / "store")))
@@ -184,7 +186,7 @@ def test_a_stage_of_no_epochs_is_the_pretrained_network(make_task: MakeTask, tmp
     manifest = run_stage(make_task(spec), lambda event: None)
     assert manifest is not None
     assert manifest["metrics"]["steps"] == 0
-    assert manifest["spec"]["model"] == {"name": "digits_cnn", "classes": 10} | {
+    assert manifest["spec"]["model"] == {"name": "digits_cnn", "args": {}, "classes": 10, "source": None} | {
         "weights": str(tmp_path / "w.pth"),
         "sha256": hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest(),
     }

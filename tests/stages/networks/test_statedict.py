@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.networks.build import build_model
 from dualprune.stages.networks.pretrained import Note, WeightsError, bring, load
-from dualprune.stages.networks.statedict import taken
+from dualprune.stages.networks.statedict import taken, wanted
 from dualprune.stages.settings.training import Model
 from tests.stages.networks.test_pretrained import saved
 
@@ -234,27 +234,27 @@ def test_what_is_no_plain_number_is_refused(case: str, tmp_path: Path) -> None:
 def test_all_of_a_kind_are_told_as_a_few() -> None:
     """And how many more there are."""
     tensors = {name: tensor.to(torch.int8) for name, tensor in state(name="resnet20").items()}
-    wanted = build_model(Model(name="resnet20"), device="meta").state_dict()
+    needs = wanted(build_model(Model(name="resnet20"), device="meta"))
     with pytest.raises(
         WeightsError, match=r"^w can't be taken: conv1\.weight, .* and 93 more: dtype torch.int8, [^;]*;[^;]*$"
     ):
-        taken(tensors, wanted, "w", "resnet20")
+        taken(tensors, needs, "w", "resnet20")
 
 
 def test_counts_of_batches_may_be_of_any_whole_numbers() -> None:
     """Some tools make all of a file's tensors floating."""
-    wanted = build_model(Model(name="resnet20"), device="meta").state_dict()
+    needs = wanted(build_model(Model(name="resnet20"), device="meta"))
     tensors = {name: tensor.float() for name, tensor in build_model(Model(name="resnet20")).state_dict().items()}
-    assert taken(tensors, wanted, "w", "resnet20").tensors.keys() == wanted.keys()
+    assert taken(tensors, needs, "w", "resnet20").tensors.keys() == needs.tensors.keys()
     tensors["bn1.num_batches_tracked"] = torch.tensor(0.5)
     with pytest.raises(WeightsError, match=r"bn1\.num_batches_tracked: values that are no integers"):
-        taken(tensors, wanted, "w", "resnet20")
+        taken(tensors, needs, "w", "resnet20")
 
 
 def test_a_file_within_itself_ends() -> None:
     """Mappings may hold themselves."""
     tensors: dict[str, Any] = {"net": state()}
     tensors["self"] = tensors
-    wanted = build_model(Model(name="digits_cnn"), device="meta").state_dict()
-    found = taken(torch.load(io.BytesIO(saved(tensors)), weights_only=True), wanted, "w", "digits_cnn")
+    needs = wanted(build_model(Model(name="digits_cnn"), device="meta"))
+    found = taken(torch.load(io.BytesIO(saved(tensors)), weights_only=True), needs, "w", "digits_cnn")
     assert (found.at, found.others) == ("net", ())

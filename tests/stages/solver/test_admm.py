@@ -135,16 +135,16 @@ def test_growth_of_rho_divides_the_dual_and_nothing_else(make_engine: MakeEngine
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_the_final_projection_is_of_w_and_exact(make_engine: MakeEngine, zero: int) -> None:
     engine = make_engine(Quadratic(), {"w"}, zero=zero)
-    engine.set("w", torch.ones(2, 3), "hold")
+    engine.set("w", torch.ones(2, 3), "mask")
     engine.set("w", torch.full((2, 3), 50.0), "dual")
     residual = admm.project(engine, held_to({"w": Cardinality(3)})).residual
     expected = torch.tensor([[0.9, 0.0, 0.0], [-1.1, 0.0, 0.7]])
     assert torch.equal(engine.get("w"), expected)
-    assert torch.equal(engine.get("w", "hold"), (expected != 0).float())
+    assert torch.equal(engine.get("w", "mask"), (expected != 0).float())
     assert torch.equal(engine.get("w", "dual"), torch.full((2, 3), 50.0))
     lost, size = 0.2**2 + 0.4**2 + 0.05**2, float((W0**2).sum())
     assert residual.total == pytest.approx((lost / size) ** 0.5, rel=1e-5)
-    engine.optimizer.holding = True
+    engine.optimizer.masking = True
     train(engine, 3, 0.1)
     moved = engine.get("w")
     assert torch.equal(moved != 0, expected != 0)
@@ -156,13 +156,13 @@ def test_the_mask_lies_within_the_earlier_one(make_engine: MakeEngine) -> None:
     engine = make_engine(Quadratic(), {"w"})
     earlier = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
     engine.set("w", torch.tensor(W0, dtype=torch.float32) * earlier)
-    engine.set("w", earlier, "hold")
+    engine.set("w", earlier, "mask")
     admm.project(engine, held_to({"w": Cardinality(2)}))
-    assert torch.equal(engine.get("w", "hold"), torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]))
+    assert torch.equal(engine.get("w", "mask"), torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]))
     engine.set("w", torch.zeros(2, 3))
-    engine.set("w", earlier, "hold")
+    engine.set("w", earlier, "mask")
     admm.project(engine, held_to({"w": Cardinality(5)}))
-    assert bool((engine.get("w", "hold") <= earlier).all())
+    assert bool((engine.get("w", "mask") <= earlier).all())
 
 
 def test_residuals_are_per_tensor_and_over_all(make_engine: MakeEngine) -> None:

@@ -172,7 +172,7 @@ def test_an_update_projects_on_the_budget(make_engine: MakeEngine, zero: int) ->
     admm.start(engine, targets, {})
     for seed, name in enumerate(names):
         engine.set(name, torch.randn(engine.shape(name), generator=torch.Generator().manual_seed(seed)), "dual")
-        engine.set(name, torch.ones(engine.shape(name)), "hold")
+        engine.set(name, torch.ones(engine.shape(name)), "mask")
     sums = {name: engine.get(name) + engine.get(name, "dual") for name in names}
     weights = {name: engine.get(name) for name in names}
     update = admm.update(engine, targets)
@@ -183,6 +183,6 @@ def test_an_update_projects_on_the_budget(make_engine: MakeEngine, zero: int) ->
         torch.testing.assert_close(z, torch.where(sums[name].abs() >= least, sums[name], torch.zeros(())))
     admm.project(engine, targets)
     counts = {name: int(engine.get(name).count_nonzero()) for name in names}
-    assert counts == by_sorting(weights, 20, 2, "none") == {n: int(engine.get(n, "hold").sum()) for n in names}
+    assert counts == by_sorting(weights, 20, 2, "none") == {n: int(engine.get(n, "mask").sum()) for n in names}
     assert sum(counts.values()) == 20
     assert update.peak_bytes > 0

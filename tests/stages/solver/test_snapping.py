@@ -30,13 +30,13 @@ ZERO = pytest.mark.parametrize("zero", [0, 1, 2, 3])
 
 def free(engine: Engine) -> None:
     """Every weight may move."""
-    for name in sorted(engine.held):
-        engine.set(name, torch.ones(engine.shape(name)), "hold")
+    for name in sorted(engine.masked):
+        engine.set(name, torch.ones(engine.shape(name)), "mask")
 
 
-def hold(engine: Engine, first: int, steps: int = 3) -> None:
-    """Holds take force, as between phases of training; then some steps."""
-    engine.optimizer.holding = True
+def train(engine: Engine, first: int, steps: int = 3) -> None:
+    """Masks take force, as between phases of training; then some steps."""
+    engine.optimizer.masking = True
     engine.optimizer.reset_inner()
     for number in range(first, first + steps):
         step(engine, number)
@@ -51,7 +51,7 @@ def test_of_each_level_the_nearest_share_is_snapped(make_engine: MakeEngine) -> 
     quantize.snap(engine, {"0.weight": [-1.0, 1.0, 3.0]}, 1 / 3)
     expected = torch.tensor([[1.0, 1.0, 1.25, 3.5, 3.0, 1.375], [-1.5, -0.5, -1.0, -1.0, 1.5, 1.25]])
     assert torch.equal(engine.get("0.weight")[:2], expected)
-    assert torch.equal(engine.get("0.weight", "hold")[:2] == 0, expected != w)
+    assert torch.equal(engine.get("0.weight", "mask")[:2] == 0, expected != w)
     assert int(engine.get("0.weight")[2:].count_nonzero()) == 0
 
 
@@ -60,14 +60,14 @@ def test_every_round_snaps_the_closest_first_and_at_least_one(make_engine: MakeE
     engine = make_engine()
     free(engine)
     levels = [-0.3, -0.1, 0.1, 0.3]
-    before, held = engine.get("0.weight"), engine.get("0.weight", "hold")
+    before, mask = engine.get("0.weight"), engine.get("0.weight", "mask")
     for _ in range(3):
         quantize.snap(engine, {"0.weight": levels}, share)
-        after, now = engine.get("0.weight"), engine.get("0.weight", "hold")
-        assert torch.equal(after[held == 0], before[held == 0])
+        after, now = engine.get("0.weight"), engine.get("0.weight", "mask")
+        assert torch.equal(after[mask == 0], before[mask == 0])
         near = quantize.nearest(torch.tensor(levels), before)
         for level in levels:
-            members = (near == torch.tensor(level)) & (held != 0)
+            members = (near == torch.tensor(level)) & (mask != 0)
             snapped = members & (now == 0)
             assert int(snapped.sum()) == math.ceil(share * int(members.sum()))
             assert bool((after[snapped] == level).all())
@@ -76,9 +76,9 @@ def test_every_round_snaps_the_closest_first_and_at_least_one(make_engine: MakeE
             if bool(left.any()) and bool(snapped.any()):
                 distance = (before - level).abs()
                 assert float(distance[snapped].max()) <= float(distance[left].min())
-        before, held = after, now
+        before, mask = after, now
     quantize.snap(engine, {"0.weight": levels}, None)
-    assert int(engine.get("0.weight", "hold").sum()) == 0
+    assert int(engine.get("0.weight", "mask").sum()) == 0
     assert set(torch.unique(engine.get("0.weight")).tolist()) <= set(torch.tensor(levels).tolist())
 
 
@@ -90,8 +90,8 @@ def test_snapped_weights_stay_through_later_training(make_engine: MakeEngine, ze
     free(engine)
     pruned = torch.arange(30).view(5, 6) % 3 == 0
     engine.set("0.weight", torch.where(pruned, torch.zeros(()), engine.get("0.weight")))
-    engine.set("0.weight", (~pruned).float(), "hold")
-    engine.optimizer.holding = True
+    engine.set("0.weight", (~pruned).float(), "mask")
+    engine.optimizer.masking = True
     for number in range(3):
         step(engine, number)
     targets = held_to({name: Levels("equidistant", 2) for name in NAMES})
@@ -99,9 +99,9 @@ def test_snapped_weights_stay_through_later_training(make_engine: MakeEngine, ze
     for round_, share in enumerate((0.4, 0.4, None)):
         quantize.snap(engine, values, share)
         before = {name: engine.get(name) for name in NAMES}
-        frozen = {name: engine.get(name, "hold") == 0 for name in NAMES}
+        frozen = {name: engine.get(name, "mask") == 0 for name in NAMES}
         assert bool(frozen["0.weight"][pruned].all())
-        hold(engine, 3 + 3 * round_)
+        train(engine, 3 + 3 * round_)
         for name in NAMES:
             assert torch.equal(engine.get(name) == before[name], frozen[name])
         assert int(engine.get("0.weight")[pruned].count_nonzero()) == 0
@@ -120,16 +120,16 @@ def test_members_of_a_cluster_stay_equal_and_pruned_weights_zero(
     free(engine)
     mask = (torch.arange(30).view(5, 6) % 4 != 0).float()
     engine.set("0.weight", engine.get("0.weight") * mask)
-    engine.set("0.weight", mask, "hold")
+    engine.set("0.weight", mask, "mask")
     targets = held_to({"0.weight": Clusters(4), "3.weight": Clusters(3)})
     values = quantize.fit(engine, targets)
-    engine.optimizer.sharing = quantize.share_values(engine, values)
-    assert engine.optimizer.sharing == 7
-    codes = {name: engine.get(name, "hold") for name in NAMES}
+    engine.optimizer.tied = quantize.tie_values(engine, values)
+    assert engine.optimizer.tied == 7
+    codes = {name: engine.get(name, "mask") for name in NAMES}
     assert set(codes["0.weight"].flatten().tolist()) == {0.0, 1.0, 2.0, 3.0, 4.0}
     assert set(codes["3.weight"].flatten().tolist()) == {5.0, 6.0, 7.0}
     start = {name: engine.get(name) for name in NAMES}
-    hold(engine, 0, steps=6)
+    train(engine, 0, steps=6)
     for name in NAMES:
         w = engine.get(name)
         for code in torch.unique(codes[name]).tolist():
@@ -137,7 +137,7 @@ def test_members_of_a_cluster_stay_equal_and_pruned_weights_zero(
             assert bool((members == members[0]).all())
             assert bool((members == 0).all()) == (code == 0)
         assert torch.equal(w != start[name], codes[name] != 0)
-        assert torch.equal(engine.get(name, "hold"), codes[name])
+        assert torch.equal(engine.get(name, "mask"), codes[name])
 
 
 @pytest.mark.parametrize("how", ["levels", "clusters"])
@@ -152,10 +152,10 @@ def test_a_tensor_of_zeros_stays_zero(make_engine: MakeEngine, how: str) -> None
     if how == "levels":
         quantize.snap(engine, values, 0.3)
     else:
-        engine.optimizer.sharing = quantize.share_values(engine, values)
-    hold(engine, 0)
+        engine.optimizer.tied = quantize.tie_values(engine, values)
+    train(engine, 0)
     assert int(engine.get("3.weight").count_nonzero()) == 0
-    assert int(engine.get("3.weight", "hold").count_nonzero()) == 0
+    assert int(engine.get("3.weight", "mask").count_nonzero()) == 0
 
 
 def test_a_shared_value_moves_by_the_mean_gradient(make_engine: MakeEngine) -> None:
@@ -164,8 +164,8 @@ def test_a_shared_value_moves_by_the_mean_gradient(make_engine: MakeEngine) -> N
     engine, other = (make_engine(optimizer=plain, zero=z) for z in (1, 0))
     free(engine)
     values = quantize.fit(engine, held_to({name: Clusters(3) for name in NAMES}))
-    engine.optimizer.sharing = quantize.share_values(engine, values)
-    engine.optimizer.holding = True
+    engine.optimizer.tied = quantize.tie_values(engine, values)
+    engine.optimizer.masking = True
     shared = {name: engine.get(name) for name in NAMES}
     for name in NAMES:
         other.set(name, shared[name])
@@ -189,7 +189,7 @@ def test_fitting_prunes_first_and_fits_the_rest(make_engine: MakeEngine, structu
     values = quantize.fit(engine, held_to({"0.weight": Combined((structure, levels))}))
     inside = structure.project(w)
     assert torch.equal(engine.get("0.weight"), inside)
-    assert torch.equal(engine.get("0.weight", "hold"), structure.hold(inside))
+    assert torch.equal(engine.get("0.weight", "mask"), structure.mask(inside))
     assert values["0.weight"] == pytest.approx(levels.values(inside).tolist())
     quantize.snap(engine, values, None)
     torch.testing.assert_close(engine.get("0.weight"), levels.project(inside))
@@ -307,7 +307,8 @@ def test_a_whole_network_is_counted_with_what_no_stage_constrains() -> None:
     pruned.view(-1)[::4] = 1.5
     network = {"0.weight": pruned, "0.bias": torch.zeros(8), "1.weight": torch.ones(4), "2.weight": torch.ones(10, 8)}
     network |= {"1.num_batches_tracked": torch.tensor(3)}
-    found = quantize.whole(network, {"0.weight": ("cardinality",)})
+    weights = ["0.weight", "2.weight"]
+    found = quantize.whole(network, weights, {"0.weight": ("cardinality",)})
     assert found["network_weights"] == 64 + 80
     assert found["network_nonzeros"] == 16 + 80
     assert found["network_rate"] == 1.5
@@ -316,8 +317,8 @@ def test_a_whole_network_is_counted_with_what_no_stage_constrains() -> None:
     assert found["bytes"] == -(-sparse // 8) + 80 * 4 + beside
     assert 16 * 4 < -(-sparse // 8) <= 16 * 4 + 16
     assert found["dense_bytes"] == (64 + 80) * 4 + beside
-    assert quantize.whole(network, {}) == found  # zeros that an earlier stage left count as well
-    shared = quantize.whole(network, {"2.weight": ("levels",)})
+    assert quantize.whole(network, weights, {}) == found  # zeros that an earlier stage left count as well
+    shared = quantize.whole(network, weights, {"2.weight": ("levels",)})
     assert shared["bytes"] == found["bytes"] - 80 * 4 + 10  # one value, a bit each
 
 
@@ -325,7 +326,7 @@ def test_where_zeros_are_few_nothing_is_gained_by_places() -> None:
     """A tensor takes no more than it does as it is."""
     w = torch.ones(100, 100)
     w[0, 0] = 0
-    found = quantize.whole({"weight": w}, {"weight": ("cardinality",)})
+    found = quantize.whole({"weight": w}, ["weight"], {"weight": ("cardinality",)})
     assert found["bytes"] == found["dense_bytes"] == 40_000
-    empty = quantize.whole({"weight": torch.zeros(4, 4)}, {"weight": ("cardinality",)})
+    empty = quantize.whole({"weight": torch.zeros(4, 4)}, ["weight"], {"weight": ("cardinality",)})
     assert (empty["network_rate"], empty["network_nonzeros"], empty["bytes"]) == (None, 0, 0)

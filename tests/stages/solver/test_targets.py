@@ -8,15 +8,16 @@ import psutil
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.kinds.constrained import check, targets_of
 from dualprune.stages.kinds.prune import PruneSpec
 from dualprune.stages.kinds.quantize import QuantizeSpec
 from dualprune.stages.kinds.train import TrainSpec
-from dualprune.stages.networks.build import build_model, check_pictures, weights
+from dualprune.stages.networks.build import build_model, check_pictures
 from dualprune.stages.networks.builtin import MODELS, CifarBlock
+from dualprune.stages.networks.parameters import Parameter, parameters, weights
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import Model
 
@@ -75,15 +76,17 @@ def test_a_star_is_all_weights_and_no_bias() -> None:
 
 
 def test_only_what_is_matched_is_constrained() -> None:
-    shapes = {name: torch.Size(shape) for name, shape in LENET.items()} | {"0.bias": torch.Size([20])}
-    found = targets_of(prune({"tensors": "[57].weight", "count": 9}), shapes)
+    there = {
+        name: Parameter(torch.Size(shape), True, (name,), ()) for name, shape in (LENET | {"0.bias": (20,)}).items()
+    }
+    found = targets_of(prune({"tensors": "[57].weight", "count": 9}), there)
     assert found.sets == {
         "5.weight": Cardinality(9),
         "7.weight": Cardinality(9),
     }
     plain = {"kind": "train", "model": {"name": "lenet5"}, "data": DATA, "train": {"epochs": 1, "lr": 0.1}}
     assert found.names == ["5.weight", "7.weight"]
-    assert targets_of(TrainSpec.model_validate(plain), shapes).names == []
+    assert targets_of(TrainSpec.model_validate(plain), there).names == []
 
 
 def test_normalisation_is_never_constrained() -> None:
@@ -164,10 +167,7 @@ def test_models_have_the_weights_they_promise(name: str) -> None:
     """And are built without memory for them."""
     ten = build_model(Model(name=name), device="meta")
     assert all(p.is_meta for p in ten.parameters())
-    assert (
-        sum(shape.numel() for shape in weights({name: p.shape for name, p in ten.named_parameters()}).values())
-        == PROMISED[name]
-    )
+    assert sum(one.shape.numel() for one in weights(parameters(ten)).values()) == PROMISED[name]
 
 
 def test_every_model_is_promised() -> None:
@@ -187,6 +187,30 @@ def test_a_network_of_a_billion_weights_is_looked_at_without_its_memory(monkeypa
     with pytest.raises(SpecError, match=r"wide can't take pictures of 1 x 9 x 9"):
         check_pictures(settings, (1, 9, 9), 10)
     assert psutil.Process().memory_info().vms - before < 1 << 30
+
+
+class Indexed(nn.Module):
+    """Takes the pixels in an order that it keeps."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.arange(64))
+        self.linear = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, 1, 8, 8] to [n, classes]."""
+        y: Tensor = self.linear(x.flatten(1)[:, self.get_buffer("order")])
+        return y
+
+
+def test_indices_that_a_network_keeps_are_none_that_are_out_of_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory is filled with the largest numbers, as it may be."""
+    monkeypatch.setitem(MODELS, "indexed", Indexed)
+    torch.use_deterministic_algorithms(True)
+    try:
+        check_pictures(Model(name="indexed"), (1, 8, 8), 10)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_a_residual_block_adds_its_input_as_option_a_says() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn import metrics
 from torch import Tensor
 
 from dualprune.stages.data.format import read_manifest
@@ -15,6 +16,7 @@ from dualprune.stages.data.shards import Split, write
 from dualprune.stages.settings.data import Data
 from dualprune.stages.training.evaluate import Score, evaluate
 from tests.stages.conftest import CLASSIFY, random_pictures
+from tests.stages.objectives.common import made
 
 
 @pytest.fixture
@@ -74,6 +76,25 @@ def test_ranks_count_each_sample_once_between_them(batches: Batches, world: int,
         mean = sum(part.values[name] * part.samples for part in parts if part.samples) / 23
         assert mean == pytest.approx(value, rel=1e-5)
     assert len(set(calls)) == 1
+
+
+@pytest.mark.parametrize("world", [1, 2, 25])
+def test_tensors_are_summed_over_ranks(batches: Batches, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A metric that takes more than a number: R2 of 23 pictures, whatever ranks have of them; one may have none."""
+    objective, kept = made("regress", inputs=["image"], target="label"), list[Tensor]()
+
+    def first(pictures: Tensor) -> Tensor:
+        return forward(pictures)[:, :1]
+
+    def summed(flat: Tensor) -> None:
+        kept.append(flat.clone())
+        flat.copy_(torch.stack(kept).sum(0))
+
+    monkeypatch.setattr("torch.distributed.all_reduce", summed)
+    scores = [evaluate(first, objective, batches, rank, world, 2) for rank in range(world)]
+    outputs = first(batches.plain(np.arange(23))[0])
+    assert scores[-1].samples == 23
+    assert scores[-1].values["r2"] == pytest.approx(metrics.r2_score([i % 3 for i in range(23)], outputs), rel=1e-6)
 
 
 def test_no_gradient_is_kept(batches: Batches) -> None:

@@ -18,6 +18,7 @@ from dualprune.stages.kinds.base import learning_rate
 from dualprune.stages.kinds.constrained import targets_of
 from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.kinds.table import phases
+from dualprune.stages.networks.build import parameters_of
 from dualprune.stages.solver import admm
 from dualprune.stages.solver.admm import Residual
 from dualprune.stages.training.stage import run_stage
@@ -49,7 +50,7 @@ def rows(task: StageJob) -> list[dict[str, Any]]:
 
 def in_its_sets(task: StageJob, loaded: artefact.Artefact) -> None:
     """Every tensor lies in its set, and every budget is spent exactly; energies are tested on their own."""
-    aims = targets_of(task.spec, {name: tensor.shape for name, tensor in loaded.network.items()})
+    aims = targets_of(task.spec, parameters_of(task.spec.model))
     assert aims.names
     for name, constraint in aims.sets.items():
         if getattr(constraint, "energy", None) is None:
@@ -88,7 +89,7 @@ def test_a_prune_ends_in_its_sets(make_task: MakeTask, name: str) -> None:
     task = make_task(prune(constraints=PRUNES[name], retrain=SHORT), "pruned", "dense", model="digits_cnn")
     loaded = run(task)
     in_its_sets(task, loaded)
-    aims = targets_of(task.spec, {n: tensor.shape for n, tensor in loaded.network.items()})
+    aims = targets_of(task.spec, parameters_of(task.spec.model))
     assert set(loaded.holds) == set(aims.names)
     for n, constraint in aims.sets.items():
         size = constraint.most(tuple(loaded.network[n].shape))
@@ -180,7 +181,7 @@ def test_a_quantised_network_has_few_values(make_task: MakeTask, name: str, mask
     task = make_task(QUANTIZES[name], "after", "before", model="digits_cnn")
     loaded = run(task)
     in_its_sets(task, loaded)
-    aims = targets_of(task.spec, {n: tensor.shape for n, tensor in loaded.network.items()})
+    aims = targets_of(task.spec, parameters_of(task.spec.model))
     for n in before.holds:
         assert bool(((loaded.network[n] != 0) <= (before.holds[n] != 0)).all())
         assert torch.equal(loaded.holds[n], (loaded.network[n] != 0).float())

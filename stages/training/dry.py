@@ -1,0 +1,89 @@
+"""A stage's objective tried on one batch before training: what it adds up has to be sums over samples.
+
+A mean looks like a sum until ranks, micro-batches or the last batch of a split are of another size. So each sum is
+computed of a few samples, and of the same ones twice in one batch, which has to give it twice. The network is in
+evaluation mode, and runs on both; samples that it mixes (by statistics of a batch) it mixes with their like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dualprune.stages.objectives.base import Batch, Objective, StandIn
+from dualprune.stages.settings.base import SpecError
+from dualprune.stages.training.run import Run
+
+SAMPLES = 8
+"""How many are tried at most."""
+ALLOWED = 0.2
+"""How far twice the samples may be from twice the sum, as a share of it: a mean is off by half, a root by 0.3."""
+
+
+def tried(run: Run[Any]) -> None:
+    """Raise SpecError for an objective whose sums are none, with the line where the function begins. On all ranks."""
+    data = run.splits["val"]
+    (batch,) = data.evaluation([np.arange(min(SAMPLES, len(data)))])
+    if isinstance(batch, StandIn):
+        return
+    run.engine.module.eval()
+    with torch.no_grad():
+        single, double = (_sums(run, one) for one in (batch, _twice(batch)))
+    problems = [
+        f"{what} gives {float(one.norm()):.4g} for {_samples(batch)} samples and {float(two.norm()):.4g} for the same "
+        f"ones twice, where a sum over samples gives twice as much; a sum is needed, no mean{_where(function)}"
+        for (what, function, one), (_, _, two) in zip(single, double, strict=True)
+        if _differs(2 * one, two)
+    ]
+    if problems:
+        raise SpecError([(("objective",), text) for text in problems])
+
+
+def _samples(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
+
+
+def _twice(batch: Batch) -> Batch:
+    return {name: torch.cat([values, values]) for name, values in batch.items()}
+
+
+def _sums(run: Run[Any], batch: Batch) -> list[tuple[str, Callable[..., Any], Tensor]]:
+    """All that is added up of a batch, with what it is and the function that gives it."""
+    objective: Objective = run.objective
+    outputs = objective.call(run.engine.forward, batch)
+    asked: list[tuple[str, Callable[..., Any], Any]] = [
+        ("its loss", objective.loss, objective.loss(outputs, batch)),
+        ("its number of good samples", objective.good, objective.good(batch)),
+    ]
+    for name, metric in objective.metrics.items():
+        asked.append((f"its metric {name}", metric.sums, metric.sums(outputs, batch)))
+    if run.teacher is not None and objective.distil is not None:
+        temperature = run.spec.distill.temperature
+        apart = objective.distil(outputs, run.teacher(batch), batch, temperature)
+        asked.append(("its distillation loss", objective.distil, apart))
+    wrong = [(what, function) for what, function, found in asked if not isinstance(found, Tensor)]
+    if wrong:
+        raise SpecError([(("objective",), f"{what} is no tensor{_where(function)}") for what, function in wrong])
+    return [(what, function, found.double()) for what, function, found in asked]
+
+
+def _differs(wanted: Tensor, found: Tensor) -> bool:
+    """Whether a sum is none. Nothing is said of what is no number: training tells that."""
+    if wanted.shape != found.shape:
+        return True
+    if not bool(wanted.isfinite().all() and found.isfinite().all()):
+        return False
+    return bool((wanted - found).norm() > ALLOWED * wanted.norm())
+
+
+def _where(function: Any) -> str:
+    """Where a function was written; nothing of what has no lines."""
+    while isinstance(function, partial):
+        function = function.func
+    code = getattr(function, "__code__", None)
+    return "" if code is None else f", at {code.co_filename}:{code.co_firstlineno}"
