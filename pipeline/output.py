@@ -24,6 +24,8 @@ from rich.console import Console, RenderableType
 DONE, FAILED, BAD_INPUT, STOPPED, TERMINATED, UNREAD = 0, 1, 2, 130, 143, 141
 WIDTH = 200
 """Columns of tables: rich would cut them where output is no terminal or a narrow one."""
+READABLE = 100
+"""Columns of text, at most."""
 
 _SPACES = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
 """At a line's end, before what ends a style."""
@@ -201,14 +203,19 @@ def complain(text: str) -> None:
     say(console(stderr=True), text, "red")
 
 
-def show(on: Console, table: RenderableType) -> None:
+def show(on: Console, table: RenderableType, width: int = WIDTH) -> None:
     """Print a table wide enough for every row, and no row longer than what it shows: a terminal may be narrow."""
-    wide = console(on.stderr, WIDTH)
+    wide = console(on.stderr, width)
     with wide.capture() as captured:
         wide.print(table)
     wide.file.write(_SPACES.sub(r"\1", captured.get()))
     wide.file.flush()
     _guard.note()
+
+
+def show_text(on: Console, text: RenderableType) -> None:
+    """Print what is read as text, in lines that fit the terminal and are not too long to read."""
+    show(on, text, min(on.width, READABLE))
 
 
 def answer(value: Any) -> None:

@@ -21,6 +21,7 @@ import torch
 
 from tests.processes import marked
 from tests.running import CONFIG, Running, dualprune, json_of, stage
+from tests.test_own import put
 from tests.test_run import LEFT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -140,8 +141,12 @@ def home(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | N
 
 @pytest.fixture
 def submit(cluster: Cluster, home: object, tmp_path: Path) -> list[str]:
-    """Arguments of a submission."""
-    (tmp_path / "small.yaml").write_text(CONFIG)
+    """Arguments of a submission: of a network, a data set and an objective of the user's own."""
+    put(tmp_path)
+    own = CONFIG.replace("{name: digits_cnn}", "{name: 'mynet:small', args: {width: 16}}\nobjective: 'mytask:digits'")
+    own = own.replace("{source: digits,", "{source: 'mydata:samples', args: {most: 1700},")
+    assert own.count("my") == 3
+    (tmp_path / "small.yaml").write_text(own)
     return ["submit", "small.yaml", "--address", cluster.address, "--set", f"store={tmp_path / 'runs'}"]
 
 

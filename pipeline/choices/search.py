@@ -20,6 +20,7 @@ class Search(ChoiceSettings):
     """Rates by bisection: all amounts shrink in proportion while validation holds (Zhang et al. 2018, section 6.2)."""
 
     kind: Literal["search"]
+    """The name of the choice."""
     stage: PruneSpec
     """What is tried; its amounts are those of factor 1."""
     tolerance: float = Field(ge=0)

@@ -34,6 +34,7 @@ class Select(ChoiceSettings):
     """The best of several parents."""
 
     kind: Literal["select"]
+    """The name of the kind."""
     metric: Metric = "val_accuracy"
     """By what; among equals the first parent is taken. Left out, it is the best of the parents' objective, on `val`:
     accuracy of `classify`."""
@@ -46,6 +47,7 @@ class Replace(ChoiceSettings):
     """A place in a beam's pool after a round. Its parents: what it held, then the round's candidates."""
 
     kind: Literal["replace"]
+    """The name of the kind."""
     metric: Metric | None = None
     """Left out, it is the best of the parents' objective."""
     candidate: int = Field(ge=0)

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from dualprune.pipeline.cli import arguments, runlog
+from dualprune.pipeline.config import resolved
 from dualprune.pipeline.config.load import Config, read
 from dualprune.pipeline.config.problems import Problems
 from dualprune.pipeline.output import DONE, FAILED, answer, complain, show
@@ -43,6 +44,9 @@ def add(verbs: Any) -> None:
     text = "images that one GPU (one worker, where cluster.gpus is 0) trains in a second, to estimate hours by"
     plan.add_argument("--images-per-second", metavar="N", type=_speed, help=text)
     plan.set_defaults(command=_plan, smoke=False)
+    for verb in (run, plan):
+        text = "print the configuration as settings and defaults make it, and do nothing else"
+        verb.add_argument("--print-config", action="store_true", help=text)
 
 
 def _speed(given: str) -> float:
@@ -60,7 +64,18 @@ def _planned(options: argparse.Namespace) -> tuple[Config, Problems, Store, list
     return here.prepared(read(options.config, options.set), options.smoke)
 
 
+def _printed(options: argparse.Namespace) -> int:
+    found = resolved.resolved(options.config, options.set)
+    if options.json:
+        answer(found)
+    else:
+        print(resolved.text(found), end="")
+    return DONE
+
+
 def _run(options: argparse.Namespace, console: Console) -> int:
+    if options.print_config:
+        return _printed(options)
     config, problems, store, plan = _planned(options)
     with View(console) as view:
         results = _carried_out(options, config, problems, store, plan, view)
@@ -117,6 +132,8 @@ def _announced(name: str, stages: int, waiting: Sequence[Planned], logs: Path, s
 
 
 def _plan(options: argparse.Namespace, console: Console) -> int:
+    if options.print_config:
+        return _printed(options)
     config, _, _, plan = _planned(options)
     device = "GPU" if config.top.cluster.gpus else "worker"
     found = costs.estimated(plan, config.top.cluster, options.images_per_second)

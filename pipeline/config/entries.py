@@ -18,7 +18,7 @@ from dualprune.pipeline.config import checks
 from dualprune.pipeline.config.metrics import measured
 from dualprune.pipeline.config.problems import Problems, brief, explained, like
 from dualprune.pipeline.config.recipes import expand
-from dualprune.pipeline.config.stage import NAME, STAGE_WIDE, Stage, place
+from dualprune.pipeline.config.stage import NAME, STAGE_WIDE, Entry, Stage, place
 from dualprune.pipeline.config.yamlfile import Path
 from dualprune.pipeline.dag import cycle
 from dualprune.pipeline.node import Work
@@ -193,8 +193,8 @@ def _work(entry: dict[str, Any], wide: dict[str, Any], number: int, problems: Pr
 
 
 def _own() -> tuple[str, ...]:
-    """What a stage's entry says beside its settings; `teacher` is what `distill` learns from, if not the parent."""
-    return ("name", "parent", "teacher", "ladder", "beam", *searches())
+    """What a stage's entry says beside its settings."""
+    return (*Entry.model_fields, "ladder", "beam", *searches())
 
 
 def _search(name: str, given: Any, spec: StageSpec | None, at: Path, problems: Problems) -> Work | None:

@@ -92,6 +92,11 @@ def read(name: str, sets: list[str] | None = None) -> Draft:
     What lies in the file's folder can be imported after this. Raises ConfigError for a file that can't be read, or is
     no mapping.
     """
+    return drafted(*parsed(name, sets))
+
+
+def parsed(name: str, sets: list[str] | None = None) -> tuple[dict[str, Any], Problems]:
+    """A file's values, and where problems with them are noted. Raises ConfigError likewise."""
     _check_here(name)
     path = find(name)
     if path.parent != RECIPES:
@@ -107,8 +112,7 @@ def read(name: str, sets: list[str] | None = None) -> Draft:
     if not isinstance(raw, dict):
         raise ConfigError(str(path), ["the file: a mapping is needed, with `name` and `stages`"])
     named = {overrides.apply(raw, override): f"--set {brief(override)}" for override in sets or []}
-    problems = Problems(str(path), lines, named)
-    return drafted(raw, problems)
+    return raw, Problems(str(path), lines, named)
 
 
 def given(raw: Mapping[str, Any], sets: list[str] | None = None) -> Draft:

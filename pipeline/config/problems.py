@@ -120,37 +120,42 @@ def explained(error: ValidationError, model: type[Settings], also: tuple[str, ..
     found = []
     for entry in error.errors(include_url=False):
         # What is wrong with a mapping's key itself is said at the key.
-        value, path = entry["input"], tuple(part for part in entry["loc"] if part != "[key]")
-        shown = "" if isinstance(value, dict | list) else f", not {brief(repr(value))}"
-        if entry["type"] == "extra_forbidden":
-            known = [*_fields(model, path[:-1]), *(also if len(path) == 1 else ())]
-            kinds = [name for name, kind in KINDS.items() if path[0] in kind.settings.model_fields]
-            if len(path) == 1 and kinds and model in [kind.settings for kind in KINDS.values()]:
-                text = f"belongs to {' and '.join(kinds)} stages, and this is of another kind"
-            else:
-                text = f"unknown setting{like(str(path[-1]), known)}"
-        elif entry["type"] == "missing":
-            text = "is missing"
-        elif entry["type"] == "value_error":
-            text = str(entry["ctx"]["error"])
-        elif entry["type"] == "union_tag_invalid":
-            path = (*path, "set")
-            text = _no_set(entry["ctx"]["tag"], re.findall(r"\w+", entry["ctx"]["expected_tags"]))
-        elif entry["type"] == "union_tag_not_found":
-            path, text = (*path, "set"), "is missing"
-        elif entry["type"] in ("model_type", "model_attributes_type", "dict_type"):
-            last = next((part for part in reversed(path) if isinstance(part, str)), model.__name__.lower())
-            example = EXAMPLES.get(last)
-            text = f"a mapping is needed{f', such as {example}' if example else ''}{shown}"
-        else:
-            text = _typed(entry, path) or _plain(entry["msg"])
-            text += shown if "{}" not in text else ""
-            text = text.replace("{}", shown)
+        path, text = _explained(entry, tuple(part for part in entry["loc"] if part != "[key]"), model, also)
         # pydantic names the chosen member of a union as a part of the path; the file has no such part.
-        found.append(
-            (tuple(p for i, p in enumerate(path) if not (i and isinstance(path[i - 1], int) and p in SETS)), text)
-        )
+        own = (part for n, part in enumerate(path) if not (n and isinstance(path[n - 1], int) and part in SETS))
+        found.append((tuple(own), text))
     return found
+
+
+def _explained(entry: Any, path: Path, model: type[Settings], also: tuple[str, ...]) -> tuple[Path, str]:
+    """Where one error is, and what to say of it."""
+    value, kind = entry["input"], entry["type"]
+    shown = "" if isinstance(value, dict | list) else f", not {brief(repr(value))}"
+    if kind == "extra_forbidden":
+        return path, _unknown(path, model, also)
+    if kind == "missing":
+        return path, "is missing"
+    if kind == "value_error":
+        return path, str(entry["ctx"]["error"])
+    if kind == "union_tag_invalid":
+        return (*path, "set"), _no_set(entry["ctx"]["tag"], re.findall(r"\w+", entry["ctx"]["expected_tags"]))
+    if kind == "union_tag_not_found":
+        return (*path, "set"), "is missing"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        last = next((part for part in reversed(path) if isinstance(part, str)), model.__name__.lower())
+        example = EXAMPLES.get(last)
+        return path, f"a mapping is needed{f', such as {example}' if example else ''}{shown}"
+    text = _typed(entry, path) or _plain(entry["msg"])
+    return path, text.replace("{}", shown) if "{}" in text else text + shown
+
+
+def _unknown(path: Path, model: type[Settings], also: tuple[str, ...]) -> str:
+    """What to say of a setting that there is not."""
+    kinds = [name for name, kind in KINDS.items() if path[0] in kind.settings.model_fields]
+    if len(path) == 1 and kinds and model in [kind.settings for kind in KINDS.values()]:
+        return f"belongs to {' and '.join(kinds)} stages, and this is of another kind"
+    known = [*_fields(model, path[:-1]), *(also if len(path) == 1 else ())]
+    return f"unknown setting{like(str(path[-1]), known)}"
 
 
 def _no_set(name: str, known: list[str]) -> str:

@@ -36,16 +36,19 @@ Target = Annotated[float, Field(gt=0)]
 
 
 class Ladder(Settings):
-    """Targets in order."""
+    """Targets in order: a stage for each, from the one before. A list in place of a value has one for each target."""
 
     targets: list[Target] = Field(min_length=1)
+    """Rates of the constraints that say no amount."""
 
 
 class Beam(Settings):
     """A pool of partial prunes, and targets that are tried from each of its members."""
 
     pool: list[Target] = Field(min_length=2, max_length=26)
+    """Rates of the partial prunes, each from the parent."""
     targets: list[Target] = Field(min_length=1)
+    """Rates in order, each tried from every member of the pool."""
     metric: Metric | None = None
     """What the best candidate is best by; left out, the best of the objective, on `val`."""
 

@@ -17,7 +17,9 @@ class Workers(Settings):
     """Ranks of a stage: as many as find room, and another number of them when machines come and go."""
 
     min: int = Field(ge=1)
+    """With fewer a stage does not begin."""
     max: int = Field(ge=1)
+    """More are not used."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Workers:
@@ -41,12 +43,16 @@ def _address(value: str) -> str:
     return value
 
 
+_Count = Annotated[int, Field(ge=1)]
+_Workers = Annotated[Workers, BeforeValidator(_workers, json_schema_input_type=_Count | Workers)]
+
+
 class Cluster(Settings):
     """Where the work runs. None of it is in a key: it changes no result."""
 
     address: Annotated[str, AfterValidator(_address)] | None = None
     """A Ray cluster's address (`auto`, `host:port`); without one, a local Ray is started for the run."""
-    workers: Annotated[Workers, BeforeValidator(_workers)] = Workers(min=1, max=1)
+    workers: _Workers = Workers(min=1, max=1)
     """Ranks of each stage: a number, or `{min, max}` for as many as find room."""
     cpus: float = Field(default=1, gt=0)
     """CPUs of each rank."""
@@ -93,6 +99,10 @@ class Top(Settings):
     store: Url = "./runs"
     """Folder or fsspec URL of artefacts and shards; and of logs, which beside a bucket are in `./dualprune-logs`."""
     cluster: Cluster = Cluster()
+    """Where the work runs."""
     engine: Engine = Engine()
+    """How a stage's work is carried out."""
     retry: Retry = Retry()
+    """How often a stage is tried again."""
     monitor: Monitor = Monitor()
+    """Weights & Biases."""

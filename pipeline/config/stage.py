@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from dualprune.pipeline.config.yamlfile import Path
 from dualprune.pipeline.dag import in_order
 from dualprune.pipeline.node import Work
+from dualprune.stages.settings.base import Settings
 from dualprune.stages.settings.training import StageSpec
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}"
@@ -15,6 +18,26 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}"
 
 STAGE_WIDE = tuple(name for name in StageSpec.model_fields if name != "kind")
 """Settings of a stage that may be given once for all of them."""
+
+
+class Entry(Settings):
+    """What an entry of a file says beside its stage's own settings."""
+
+    name: str = Field(pattern=f"^{NAME}$")
+    """Of the stage: other stages, `--set` and reports call it so."""
+    parent: str | None = None
+    """The stage whose network this one starts from; left out, it starts from new or given weights."""
+    teacher: str | None = None
+    """The stage that `distill` learns from, if that is not the parent."""
+
+
+class Among(Settings):
+    """What an entry says that chooses among stages."""
+
+    name: str = Field(pattern=f"^{NAME}$")
+    """Of the choice, as of a stage."""
+    parents: list[str] = Field(min_length=1)
+    """The stages to choose from."""
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,19 @@ class PruneSpec(StageSpec):
     """ADMM training, one final projection, masked retraining (Ye et al. 2018, section 2)."""
 
     kind: Literal["prune"]
+    """The name of the kind."""
     constraints: list[Support] = Field(min_length=1)
+    """What stays of which tensors."""
     admm: Admm | None
     """`null` projects the weights as they are, at once, and retrains: magnitude pruning (Han et al. 2015)."""
     retrain: Training
+    """After the final projection: what was pruned stays zero."""
     regrow: bool = False
     """Whether weights that the parent pruned may come back. The paper says no (masked ADMM)."""
     duals: Literal["carry", "reset"] = "reset"
     """`carry` starts from the parent's U, rescaled so that rho U is kept; `reset` starts from U = 0."""
     distill: Distill | None = None
+    """Learning from another stage's outputs too."""
 
     @model_validator(mode="after")
     def _of_admm(self) -> PruneSpec:

@@ -32,14 +32,18 @@ class Snap(Settings):
     epochs: int = Field(default=1, ge=1)
     """Of training after each round."""
     lr: float = Field(gt=0)
+    """The learning rate, which stays."""
 
 
 class QuantizeSpec(StageSpec):
     """Shared values for the non-zeros: ADMM, then `snap` for levels or `centroids` for clusters."""
 
     kind: Literal["quantize"]
+    """The name of the kind."""
     constraints: list[AnySet] = Field(min_length=1)
+    """Which tensors get which values: `levels` or `clusters` on each; sets of what stays may come before."""
     admm: Admm
+    """Training towards the values."""
     snap: Snap | None = None
     """For levels; without it all weights are snapped at once."""
     centroids: Training | None = None
@@ -47,6 +51,7 @@ class QuantizeSpec(StageSpec):
     retrain: Training = Training(epochs=0, lr=1e-3)
     """Last, of what is not quantised: biases, normalisation, weights that no constraint names. None by default."""
     distill: Distill | None = None
+    """Learning from another stage's outputs too."""
 
 
 SNAP, CENTROIDS = "snap", "centroids"

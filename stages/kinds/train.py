@@ -15,7 +15,9 @@ class TrainSpec(StageSpec):
     """Plain training, from scratch or from a parent; the parent's masks stay in force."""
 
     kind: Literal["train"]
+    """The name of the kind."""
     train: Training
+    """How long, and how fast."""
 
 
 def _phases(spec: TrainSpec) -> list[Phase]:

@@ -56,8 +56,8 @@ def _parameters(settings: type[BaseModel]) -> list[inspect.Parameter]:
 
 def _explained(settings: type[BaseModel]) -> str:
     """A line for each setting that has words."""
-    fields = settings.model_fields.items()
-    return "".join(f"{name}: {' '.join(field.description.split())}\n" for name, field in fields if field.description)
+    words = {name: field.description for name, field in settings.model_fields.items() if name != "set"}
+    return "".join(f"{name}: {' '.join(text.split())}\n" for name, text in words.items() if text)
 
 
 CONSTRUCTORS: dict[str, Callable[..., Pattern]] = {name: _maker(name, settings) for name, settings in SETS.items()}

@@ -124,6 +124,10 @@ class Data(Settings):
             canonical(self.args)
         except (TypeError, ValueError) as error:
             raise ValueError(f"`args` are numbers, text, lists and mappings: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _possible(self) -> Data:
         if len(self.mean) != len(self.std):
             raise ValueError(f"`mean` has {len(self.mean)} values and `std` has {len(self.std)}: one per channel each")
         if not all(0 <= mean <= 1 for mean in self.mean) or max(self.std) > 1:

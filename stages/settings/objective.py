@@ -16,6 +16,7 @@ class Named(Settings):
     """One from `stages.objectives.table.OBJECTIVES`, or `package.module:NAME` of one's own: an `Objective`, or a
     function that makes one of `args`."""
     args: dict[str, JsonValue] = Field(default={})
+    """What it is told, by name."""
     source: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """sha256 of the code of one's own. A plan finds it out, so that changed code is another stage."""
 
@@ -39,4 +40,4 @@ def _named(given: Any) -> Any:
     return given
 
 
-Aim = Annotated[Named, BeforeValidator(_named)]
+Aim = Annotated[Named, BeforeValidator(_named, json_schema_input_type=str | Named)]

@@ -82,6 +82,7 @@ class Cardinality(Pattern, Amount):
     """At most k entries are not zero: of each matching tensor, or of all of them together."""
 
     set: Literal["cardinality"]
+    """Its name."""
     scope: Literal["tensor", "global"] = "tensor"
     """`global`: one budget for all matching tensors; the largest magnitudes of all of them stay."""
     floor: int = Field(default=1, ge=0)
@@ -101,13 +102,16 @@ class Structured(Pattern, Amount):
     """At most k filters (outputs), channels (inputs), columns (of the matrix form) or rows (of linear layers)."""
 
     set: Literal["filter", "channel", "column", "row"]
+    """Its name: what goes as a whole."""
 
 
 class Head(Pattern, Amount):
     """At most k attention heads of a projection."""
 
     set: Literal["head"]
+    """Its name."""
     heads: int = Field(ge=1)
+    """Of each projection."""
     parts: int = Field(default=1, ge=1)
     """Projections stacked in one tensor: 3 for fused query, key and value."""
 
@@ -116,16 +120,22 @@ class Block(Pattern, Amount):
     """At most k tiles of p x q of the matrix form; p and q must divide its sides."""
 
     set: Literal["block"]
+    """Its name."""
     p: int = Field(ge=1)
+    """Outputs of a tile."""
     q: int = Field(ge=1)
+    """Columns of a tile: inputs, and places of the kernel."""
 
 
 class NM(Pattern):
     """At most n of every m consecutive inputs; m must divide the number of inputs."""
 
     set: Literal["nm"]
+    """Its name."""
     n: int = Field(ge=1)
+    """How many stay."""
     m: int = Field(ge=2)
+    """Of how many."""
 
     @model_validator(mode="after")
     def _fewer(self) -> NM:
@@ -138,8 +148,11 @@ class LowRank(Pattern):
     """Rank at most `rank`, or the least that leaves out at most the share `energy` of squared singular values."""
 
     set: Literal["lowrank"]
+    """Its name."""
     rank: int | None = Field(default=None, ge=1)
+    """The rank at most."""
     energy: float | None = Field(default=None, gt=0, lt=1)
+    """The share of squared singular values that may be left out."""
     view: Literal["channel", "spatial"] = "channel"
     """The matrix: outputs x (inputs, kernel), or (inputs, kernel height) x (outputs, kernel width)."""
 
@@ -154,7 +167,9 @@ class Levels(Pattern):
     """Non-zeros on quantisation levels; zeros (pruned weights) stay."""
 
     set: Literal["levels"]
+    """Its name."""
     levels: Literal["equidistant", "power", "ternary", "binary"] = "equidistant"
+    """Which values there are; an interval or two are fitted to each tensor."""
     bits: int | None = Field(default=None, ge=1, le=8)
     """Of `equidistant` and `power`: 2^bits levels."""
 
@@ -169,7 +184,9 @@ class Clusters(Pattern):
     """Non-zeros share at most `count` values."""
 
     set: Literal["clusters"]
+    """Its name."""
     count: int = Field(ge=1, le=4096)
+    """Values, at most."""
 
 
 Support = Annotated[Cardinality | Structured | Head | Block | NM | LowRank, Field(discriminator="set")]

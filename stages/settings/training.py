@@ -38,7 +38,7 @@ class Partly(Settings):
 
     file: Annotated[str, AfterValidator(_weights)]
     """Where they come from."""
-    skip: Annotated[tuple[str, ...], BeforeValidator(_patterns)]
+    skip: Annotated[tuple[str, ...], BeforeValidator(_patterns, json_schema_input_type=str | list[str])]
     """Shell patterns over the network's tensors: those stay as they were initialised, whatever the file has of them."""
 
 
@@ -120,6 +120,7 @@ class Optimizer(Settings):
     """The inner optimizer; its state starts anew with each phase of a stage."""
 
     name: Literal["sgd", "adam", "adamw"] = "adam"
+    """Which one, as torch has it."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of `sgd`."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -138,6 +139,7 @@ class Rate(Settings):
     """A learning rate, and how it goes on."""
 
     lr: float = Field(gt=0)
+    """The learning rate of the first step."""
     schedule: Literal["cosine", "constant", "step"] = "cosine"
     """`cosine` falls from `lr` to 0, step by step; `step` falls by `factor` each `every` epochs (torch's StepLR)."""
     every: float | None = Field(default=None, gt=0)
@@ -158,6 +160,7 @@ class Training(Rate):
     """A phase of plain training."""
 
     epochs: int = Field(ge=0)
+    """How many; 0 trains nothing."""
 
 
 class Penalty(Settings):
@@ -188,6 +191,7 @@ class Admm(Rate, Penalty):
     interval: int | None = Field(default=None, ge=1)
     """Z and U are updated within these epochs too, every so many optimizer steps; rho stays what it is there."""
     schedule: Literal["cosine", "constant", "step"] = "constant"
+    """As in training, but `constant` by default."""
     lr_restart: bool = True
     """Whether the schedule starts anew with each update, or runs once over all of them."""
     tolerance: float = Field(default=0.0, ge=0)
@@ -208,6 +212,7 @@ class Distill(Settings):
     weight: float = Field(gt=0, le=1)
     """Share of the distillation loss; the labels have the rest."""
     temperature: float = Field(default=2.0, gt=0)
+    """Outputs of both networks are divided by it first: higher ones tell more of the unlikely classes."""
 
 
 class Mix(Settings):
@@ -229,8 +234,11 @@ class StageSpec(Settings):
     """What every kind of stage has."""
 
     kind: str
+    """What the stage does."""
     model: Model
+    """Which network is built, and what it starts from."""
     data: Data
+    """What it is trained and measured on."""
     objective: Aim = Named(name="classify")
     """What it is trained for: a name, or `{name, args}`."""
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -244,6 +252,7 @@ class StageSpec(Settings):
     mix: Mix | None = None
     """Mixing of training pictures."""
     optimizer: Optimizer = Optimizer()
+    """The inner optimizer."""
 
     @property
     def own(self) -> list[str]:

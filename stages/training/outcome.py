@@ -82,18 +82,22 @@ def _masks(run: Run[Any], trained: Mapping[str, Tensor], network: Mapping[str, T
     return masks
 
 
-def _manifest(run: Run[Any], network: Mapping[str, Tensor], scores: Mapping[str, Score]) -> dict[str, Any]:
-    job, progress = run.job, run.progress
-    counted = sorted(run.targets.names or run.weights)
-    tensors: dict[str, dict[str, Any]] = {
+def _counted(run: Run[Any], network: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """The constrained tensors, or where there are none all weights: how large they are, and what is left of them."""
+    return {
         name: {
             "shape": list(network[name].shape),
             "size": network[name].numel(),
             "nonzeros": int(torch.count_nonzero(network[name])),
             "sets": list(run.targets.kinds.get(name, ())),
         }
-        for name in counted
+        for name in sorted(run.targets.names or run.weights)
     }
+
+
+def _manifest(run: Run[Any], network: Mapping[str, Tensor], scores: Mapping[str, Score]) -> dict[str, Any]:
+    job, progress = run.job, run.progress
+    tensors = _counted(run, network)
     size, nonzeros = (sum(t[what] for t in tensors.values()) for what in ("size", "nonzeros"))
     kinds = {**run.fixed, **run.targets.kinds}
     facts = run.kind.facts(run)

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,18 @@ def _through(name: str, side: int, folder: Path) -> Row:
     return found | {"rate": rate}
 
 
+def _apart(networks: list[tuple[str, int]]) -> Iterator[Row]:
+    """A row for each network, from a process of their own; what comes after one that kills it has none of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        for (name, side), future in zip(networks, [pool.submit(covered, *one) for one in networks], strict=True):
+            try:
+                row = future.result()
+            except BrokenProcessPool:
+                row = {"network": name, "side": side, "result": "its process died"}
+            print(f"{row['network']}: {row['result']}", flush=True)
+            yield row
+
+
 def main() -> None:
     """Go through all networks and report them."""
     asked = options(__doc__.splitlines()[0])
@@ -138,10 +151,8 @@ def main() -> None:
             if name in QUICK
         ]
     rows: list[Row] = []
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=APIECE) as pool:
-        for row in pool.map(covered, *zip(*networks, strict=True)):
-            rows.append(row)
-            print(f"{len(rows)}/{len(networks)} {row['network']}: {row['result']}", flush=True)
+    for begin in range(0, len(networks), APIECE):
+        rows += _apart(networks[begin : begin + APIECE])
     counts = {
         library: [row for row in rows if row["network"].startswith(library)] for library in ("torchvision", "timm")
     }
