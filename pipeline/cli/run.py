@@ -14,14 +14,12 @@ from dualprune.pipeline.cli import arguments, runlog
 from dualprune.pipeline.config import resolved
 from dualprune.pipeline.config.load import Config, read
 from dualprune.pipeline.config.problems import Problems
-from dualprune.pipeline.config.schema import Top
-from dualprune.pipeline.config.smoke import smoke
 from dualprune.pipeline.output import DONE, FAILED, answer, complain, show
-from dualprune.pipeline.plan import costs, inputs, selection
-from dualprune.pipeline.plan import make as planning
+from dualprune.pipeline.plan import costs, selection
 from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.reports import plan as planview
 from dualprune.pipeline.reports import tensors
+from dualprune.pipeline.run import here
 from dualprune.pipeline.run.results import Result, as_json, as_table
 from dualprune.pipeline.run.view import View
 from dualprune.pipeline.store.locks import Held, Lost
@@ -63,29 +61,7 @@ def _speed(given: str) -> float:
 
 def _planned(options: argparse.Namespace) -> tuple[Config, Problems, Store, list[Planned]]:
     """What is configured for a run that this machine starts, its store, and what is to be done."""
-    draft = read(options.config, options.set)
-    problems = draft.problems
-    if problems.found:
-        inputs.around(draft)
-        if draft.top is not None:
-            _check_cpus(draft.top, problems)
-    config = draft.sound()
-    if options.smoke:
-        config = smoke(config)
-    _check_cpus(config.top, problems)
-    return config, problems, *planning.make(config, problems)
-
-
-def _check_cpus(top: Top, problems: Problems) -> None:
-    """Refuse what a local Ray can never hold; what another cluster holds, it knows itself."""
-    from dualprune.cluster.session import cpus
-
-    settings = top.cluster
-    workers = settings.workers.min
-    wanted, there = workers * settings.cpus, cpus()
-    if settings.address is None and wanted > there:
-        text = f"{workers} workers of {settings.cpus:g} CPUs need {wanted:g}, but this machine has {there}"
-        problems.add(("cluster", "workers"), f"{text}; use fewer workers, or give `cluster.address`")
+    return here.prepared(read(options.config, options.set), options.smoke)
 
 
 def _printed(options: argparse.Namespace) -> int:
@@ -122,7 +98,7 @@ def _carried_out(
     force = selection.wanted(plan, options.start, options.only) if options.smoke else options.force
     plan, stale = selection.forced(plan, force, "--smoke" if options.smoke else "--force")
     wanted = selection.wanted(plan, options.start, options.only, options.force)
-    folder = runlog.folder(config.top.name, store)
+    folder = here.logs(config.top.name, store)
     waiting = [planned for planned in plan if planned.state != "cached" and planned.node.name in wanted]
     if waiting:
         runlog.log_to(folder, view.note)

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-
-from dualprune.pipeline.store.store import Store
-
-
-def folder(name: str, store: Store) -> Path:
-    """A new folder for the logs of a run of this name: in the store where that is local, beside us otherwise."""
-    base = Path(store.folder.root) / "logs" if store.folder.local else Path.cwd() / "dualprune-logs"
-    return base / name / time.strftime("%Y%m%d-%H%M%S")
 
 
 def log_to(folder: Path, tell: Callable[[str], None]) -> None:

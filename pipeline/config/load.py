@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -26,6 +27,8 @@ from dualprune.stages.settings.data import Data
 
 RECIPES = FilePath(__file__).parents[2] / "configs"
 """Where named recipes lie."""
+GIVEN = "the configuration"
+"""What one is called that is no file."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,14 @@ def parsed(name: str, sets: list[str] | None = None) -> tuple[dict[str, Any], Pr
         raise ConfigError(str(path), ["the file: a mapping is needed, with `name` and `stages`"])
     named = {overrides.apply(raw, override): f"--set {brief(override)}" for override in sets or []}
     return raw, Problems(str(path), lines, named)
+
+
+def given(raw: Mapping[str, Any], sets: list[str] | None = None) -> Draft:
+    """The same of what a file would say, given as a mapping. Raises ConfigError for overrides that fit nothing."""
+    _check_here(GIVEN)
+    own = deepcopy(dict(raw))
+    named = {overrides.apply(own, override): f"--set {brief(override)}" for override in sets or []}
+    return drafted(own, Problems(GIVEN, {}, named))
 
 
 def _check_here(name: str) -> None:

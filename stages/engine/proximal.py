@@ -25,6 +25,9 @@ A mask is 1 where an entry is trained and 0 where it is frozen: at zero if it wa
 quantised. While values are tied, it has the number of each entry's cluster instead (from 1 on).
 """
 
+MODES = ("rho", "masking", "tied")
+"""What the wrapper does, apart from what its state holds."""
+
 PORTION = 1 << 18
 """Entries of a tensor that a CPU works on at a time: few enough to stay in its cache."""
 
@@ -44,10 +47,33 @@ def _portions(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
             yield tuple([part] for part in portion)
 
 
-def _shrink(params: list[Tensor], masks: list[Tensor], share: float) -> None:
-    """Decoupled weight decay of the entries that are trained: each loses that share of itself."""
-    for p, mask in zip(params, masks, strict=True):
-        torch.where(mask != 0, p * (1 - share), p, out=p)
+def adjust(
+    grads: list[Tensor],
+    params: list[Tensor],
+    targets: list[Tensor],
+    masks: list[Tensor],
+    *,
+    rho: float,
+    masking: bool,
+    decay: float = 0.0,
+    shrink: float = 0.0,
+) -> None:
+    """Add rho (W - target) to gradients, and while masks are in force, set those of frozen entries to 0.
+
+    Weight decay of the entries that are trained is done here too, if it is not left to the inner optimizer: `decay` of
+    the weights is added to their gradients, or, decoupled, each weight loses a share `shrink` of itself.
+    """
+    for grad, param, target, mask in _portions(grads, params, targets, masks):
+        if rho:
+            torch._foreach_add_(grad, param, alpha=rho)
+            torch._foreach_sub_(grad, target, alpha=rho)
+        if shrink:
+            for p, trained in zip(param, mask, strict=True):
+                torch.where(trained != 0, p * (1 - shrink), p, out=p)
+        if decay:
+            torch._foreach_add_(grad, param, alpha=decay)
+        if masking:
+            torch._foreach_mul_(grad, mask)
 
 
 class ProximalOptimizer(torch.optim.Optimizer):
@@ -95,22 +121,13 @@ class ProximalOptimizer(torch.optim.Optimizer):
             decay = group["weight_decay"] if self.masking else 0.0
             if decay:
                 group["weight_decay"] = 0.0
-            self._pull(params, self.rho if group["penalised"] else 0.0, decay, group["lr"])
-
-    def _pull(self, params: list[Tensor], rho: float, decay: float, lr: float) -> None:
-        """Add to the gradients what the penalty and weight decay do, and set those of frozen entries to 0."""
-        grads = [p.grad for p in params if p.grad is not None]
-        targets, masks = ([self.state[p][name] for p in params] for name in ("target", "mask"))
-        for grad, param, target, mask in _portions(grads, params, targets, masks):
-            if rho:
-                torch._foreach_add_(grad, param, alpha=rho)
-                torch._foreach_sub_(grad, target, alpha=rho)
-            if decay and isinstance(self.inner, torch.optim.AdamW):
-                _shrink(param, mask, lr * decay)
-            elif decay:
-                torch._foreach_add_(grad, param, alpha=decay)
-            if self.masking:
-                torch._foreach_mul_(grad, mask)
+            shrink = 0.0
+            if isinstance(self.inner, torch.optim.AdamW):
+                shrink, decay = group["lr"] * decay, 0.0
+            grads = [p.grad for p in params if p.grad is not None]
+            targets, masks = ([self.state[p][name] for p in params] for name in ("target", "mask"))
+            rho = self.rho if group["penalised"] else 0.0
+            adjust(grads, params, targets, masks, rho=rho, masking=self.masking, decay=decay, shrink=shrink)
 
     def _tie(self, params: list[Tensor]) -> None:
         """Replace each gradient by its cluster's mean over all ranks, so that tied weights stay equal.
@@ -169,9 +186,14 @@ class ProximalOptimizer(torch.optim.Optimizer):
         self.inner.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's."""
-        return self.inner.state_dict()
+        """As torch's, with `rho`, `masking` and `tied` beside its state and groups."""
+        return self.inner.state_dict() | {name: getattr(self, name) for name in MODES}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's."""
+        """Put back what `state_dict` gave. Raises KeyError for what it lacks, and as torch's."""
+        modes = {name: state_dict[name] for name in MODES}
         self.inner.load_state_dict(state_dict)
+        # The inner one has new groups and a new state now, and only it knows of them.
+        self.param_groups, self.state = self.inner.param_groups, self.inner.state
+        for name, value in modes.items():
+            setattr(self, name, value)

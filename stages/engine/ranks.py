@@ -30,8 +30,8 @@ def join(threads: int | None = None) -> tuple[int, int, torch.device]:
 
 
 def agreed(value: Any) -> Any:
-    """Rank 0's value, on every rank."""
+    """Rank 0's value, on every rank; this process's own where it is in no group."""
     box = [value]
-    if dist.get_world_size() > 1:
+    if dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(box, src=0)
     return box[0]

@@ -76,11 +76,9 @@ def update(run: Run[Any], settings: Admm) -> tuple[Residual, Row]:
     """Z and U at a phase's end, and rho for the next one. What is left of ADMM is skipped once it has converged."""
     from dualprune.stages.solver import admm
 
-    residual = admm.update(run.engine, run.targets).residual
-    row = {"rho": run.state.rho, "residual": residual.total, "change": residual.change}
-    factor = admm.balance(residual) if settings.rho_balance else settings.rho_growth
-    admm.rescale(run.engine, run.targets, factor)
-    run.state.rho *= factor
+    rho = run.state.rho
+    residual, run.state.rho = admm.advance(run.engine, run.targets, rho, settings)
+    row = {"rho": rho, "residual": residual.total, "change": residual.change}
     if max(residual.total, residual.change) <= settings.tolerance:
         while goes_on(run):
             run.progress.phase += 1

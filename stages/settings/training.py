@@ -163,7 +163,25 @@ class Training(Rate):
     """How many; 0 trains nothing."""
 
 
-class Admm(Rate):
+class Penalty(Settings):
+    """The weight of ADMM's penalty, and how it goes on."""
+
+    rho: float = Field(gt=0)
+    """Weight of the penalty rho/2 |W - Z + U|^2 before the first update."""
+    rho_growth: float = Field(default=1.0, ge=1)
+    """Factor on rho after each update; U is divided by it, so that the unscaled dual rho U stays."""
+    rho_balance: bool = False
+    """Instead of `rho_growth`: double rho while |W - Z| > 10 |Z - Z before|, halve it in the opposite case (after Boyd
+    2011, 3.4.1)."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.rho_balance and self.rho_growth != 1.0:
+            raise ValueError("`rho_balance` and `rho_growth` both set rho: use one of them")
+        return self
+
+
+class Admm(Rate, Penalty):
     """The ADMM phase (Zhang et al. 2018, section 4): `updates` times, train, then update Z and U."""
 
     updates: int = Field(ge=1)
@@ -176,21 +194,8 @@ class Admm(Rate):
     """As in training, but `constant` by default."""
     lr_restart: bool = True
     """Whether the schedule starts anew with each update, or runs once over all of them."""
-    rho: float = Field(gt=0)
-    """Weight of the penalty rho/2 |W - Z + U|^2 before the first update."""
-    rho_growth: float = Field(default=1.0, ge=1)
-    """Factor on rho after each update; U is divided by it, so that the unscaled dual rho U stays."""
-    rho_balance: bool = False
-    """Instead of `rho_growth`: double rho while |W - Z| > 10 |Z - Z before|, halve it in the opposite case (after Boyd
-    2011, 3.4.1)."""
     tolerance: float = Field(default=0.0, ge=0)
     """End ADMM early once |W - Z| and |Z - Z before| are both at most so many times |W|."""
-
-    @model_validator(mode="after")
-    def _one_rule(self) -> Admm:
-        if self.rho_balance and self.rho_growth != 1.0:
-            raise ValueError("`rho_balance` and `rho_growth` both set rho: use one of them")
-        return self
 
     @model_validator(mode="after")
     def _one_fall(self) -> Admm:

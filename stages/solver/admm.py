@@ -14,15 +14,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dualprune.stages.constraints import Constraint
 from dualprune.stages.constraints.cardinality import Cardinality
-from dualprune.stages.engine.engine import Engine
+from dualprune.stages.settings.training import Penalty
 from dualprune.stages.solver.budget import allocate
 from dualprune.stages.solver.targets import Targets
+
+
+class Tensors(Protocol):
+    """Whole tensors of a network by name, whatever is sharded where. All ranks call in the same order."""
+
+    def get(self, name: str, state: str | None = None) -> Tensor:
+        """The parameter `name` as a new tensor, or its state `state`: one of stages.engine.proximal.STATE."""
+        ...
+
+    def set(self, name: str, value: Tensor, state: str | None = None) -> None:
+        """Put a whole tensor in the place of what `get` gives."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,41 +58,41 @@ class Update:
     """Peak memory of allocating global budgets on this rank."""
 
 
-def start(engine: Engine, targets: Targets, duals: Mapping[str, Tensor]) -> None:
+def start(tensors: Tensors, targets: Targets, duals: Mapping[str, Tensor]) -> None:
     """Z = Proj(W), and U from `duals`, or 0 where it has none."""
-    sets, _, _ = _resolved(targets, engine.get)
+    sets, _, _ = _resolved(targets, tensors.get)
     for name, constraint in sets.items():
-        w = engine.get(name)
+        w = tensors.get(name)
         u = duals[name].to(w) if name in duals else torch.zeros_like(w)
         z = constraint.project(w)
-        engine.set(name, z - u, "target")
-        engine.set(name, u, "dual")
+        tensors.set(name, z - u, "target")
+        tensors.set(name, u, "dual")
 
 
-def update(engine: Engine, targets: Targets) -> Update:
+def update(tensors: Tensors, targets: Targets) -> Update:
     """Z = Proj(W + U), U = U + W - Z."""
-    sets, kept, peak = _resolved(targets, lambda name: engine.get(name) + engine.get(name, "dual"))
+    sets, kept, peak = _resolved(targets, lambda name: tensors.get(name) + tensors.get(name, "dual"))
     sums: dict[str, tuple[float, float, float]] = {}
     for name, constraint in sets.items():
-        w, u = engine.get(name), engine.get(name, "dual")
-        before = engine.get(name, "target") + u
+        w, u = tensors.get(name), tensors.get(name, "dual")
+        before = tensors.get(name, "target") + u
         z = constraint.project(w + u)
         u = u + w - z
-        engine.set(name, z - u, "target")
-        engine.set(name, u, "dual")
+        tensors.set(name, z - u, "target")
+        tensors.set(name, u, "dual")
         sums[name] = (_square(w - z), _square(w), _square(z - before))
     return Update(_residual(sums), kept, peak)
 
 
-def rescale(engine: Engine, targets: Targets, factor: float) -> None:
+def rescale(tensors: Tensors, targets: Targets, factor: float) -> None:
     """U / factor, as rho is about to be multiplied by `factor`: the unscaled dual rho U stays."""
     if factor == 1.0:
         return
     for name in targets.names:
-        u = engine.get(name, "dual")
-        z = engine.get(name, "target") + u
-        engine.set(name, z - u / factor, "target")
-        engine.set(name, u / factor, "dual")
+        u = tensors.get(name, "dual")
+        z = tensors.get(name, "target") + u
+        tensors.set(name, z - u / factor, "target")
+        tensors.set(name, u / factor, "dual")
 
 
 def balance(residual: Residual) -> float:
@@ -92,19 +105,27 @@ def balance(residual: Residual) -> float:
     return 0.5 if residual.change > 10 * residual.total else 1.0
 
 
-def project(engine: Engine, targets: Targets) -> Update:
+def advance(tensors: Tensors, targets: Targets, rho: float, penalty: Penalty) -> tuple[Residual, float]:
+    """Update Z and U, and rescale U for the rho that comes next: the residual, and that rho."""
+    residual = update(tensors, targets).residual
+    factor = balance(residual) if penalty.rho_balance else penalty.rho_growth
+    rescale(tensors, targets, factor)
+    return residual, rho * factor
+
+
+def project(tensors: Tensors, targets: Targets) -> Update:
     """The one final projection: W = Proj(W), and its mask. Says how far W was from it.
 
     Masks come from |W|, not from |W + U| (Zhang et al. 2018, section 4.3), and lie within masks
     that are in force already.
     """
-    sets, kept, peak = _resolved(targets, engine.get)
+    sets, kept, peak = _resolved(targets, tensors.get)
     sums: dict[str, tuple[float, float, float]] = {}
     for name, constraint in sets.items():
-        w = engine.get(name)
+        w = tensors.get(name)
         z = constraint.project(w)
-        engine.set(name, z)
-        engine.set(name, constraint.mask(z) * engine.get(name, "mask"), "mask")
+        tensors.set(name, z)
+        tensors.set(name, constraint.mask(z) * tensors.get(name, "mask"), "mask")
         sums[name] = (_square(w - z), _square(w), 0.0)
     return Update(_residual(sums), kept, peak)
 

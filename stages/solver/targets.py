@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeGuard
+
+from torch import Tensor
 
 from dualprune.stages.constraints import SETS, Constraint, refusal
 from dualprune.stages.constraints.combined import Combined
+from dualprune.stages.constraints.lowrank import LowRank
+from dualprune.stages.engine.ranks import agreed
 from dualprune.stages.networks.parameters import Parameters
 from dualprune.stages.settings.base import Problem
 from dualprune.stages.settings.sets import AnySet, Cardinality, Clusters, Pattern
@@ -59,6 +63,16 @@ def targets(constraints: Sequence[AnySet], parameters: Parameters, model: str) -
             problems += [(at, text) for text in _overspent(budgets[-1], meant)]
     sets = {name: one[0] if len(one) == 1 else Combined(one) for name, one in made.items()}
     return Targets(sets, tuple(budgets), kinds), problems
+
+
+def ranked(aims: Targets, value: Callable[[str], Tensor]) -> Targets:
+    """The same with the ranks that `energy` gives of the weights that are started from: they hold to the end.
+
+    Rank 0's, on every rank: they come of floating-point numbers.
+    """
+    lowrank = {name: one for name, one in aims.sets.items() if isinstance(one, LowRank)}
+    found: dict[str, LowRank] = agreed({name: one.of(value(name)) for name, one in lowrank.items()})
+    return replace(aims, sets={**aims.sets, **found})
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.artefacts.checkpoint import Checkpoints, Progress
 from dualprune.stages.artefacts.manifest import ASIDE, Damaged, set_aside
-from dualprune.stages.constraints.lowrank import LowRank
 from dualprune.stages.data.read.memory import open_split
 from dualprune.stages.data.read.reading import Reader
 from dualprune.stages.engine.engine import Engine
@@ -29,7 +27,7 @@ from dualprune.stages.networks.structure import Structure, load
 from dualprune.stages.objectives.base import Batch
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.training import StageSpec
-from dualprune.stages.solver.targets import Targets
+from dualprune.stages.solver.targets import Targets, ranked
 from dualprune.stages.training.run import Log, Run, Stopping, Teacher
 
 SPLITS = ("train", "val", "test")
@@ -51,7 +49,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     network = _network(spec, store, parent, structure)
     teacher = _teacher(job, store, parent, device)
     there = parameters(network)
-    aims = _with_ranks(targets_of(spec, there), network)
+    aims = ranked(targets_of(spec, there), network.get_parameter)
     inherited = _inherited(spec, aims.names, parent.holds if parent else {})
     fixed = _fixed(parent, aims)
     masks = inherited | {name: torch.zeros_like(network.get_parameter(name)) for name in fixed}
@@ -134,13 +132,6 @@ def _loaded(store: Folder, key: str) -> artefact.Artefact:
         set_aside(store / key)
         found = str(error)
     raise Damaged(f"{found}; it counts as absent now, and the same command runs its stage again")
-
-
-def _with_ranks(aims: Targets, network: nn.Module) -> Targets:
-    """The same with the ranks that `energy` gives of the weights that the stage starts from: they hold to its end."""
-    asked = {name: one for name, one in aims.sets.items() if isinstance(one, LowRank)}
-    found: dict[str, LowRank] = agreed({name: one.of(network.get_parameter(name)) for name, one in asked.items()})
-    return replace(aims, sets={**aims.sets, **found})
 
 
 def _inherited(spec: StageSpec, constrained: list[str], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,8 +19,7 @@ from rich.table import Table
 
 from dualprune.pipeline import output
 from dualprune.pipeline.cli import main as cli
-from dualprune.pipeline.cli import runlog
-from dualprune.pipeline.run import driver
+from dualprune.pipeline.run import driver, here
 from dualprune.pipeline.run.view import View
 from dualprune.pipeline.store.store import Store
 from tests.pipeline.common import config
@@ -170,7 +169,7 @@ def test_a_run_that_can_write_nothing_at_all(
 ) -> None:
     """Its log is on the full disk too, and each loss would be told by way of the other."""
     (tmp_path / "driver.log").symlink_to("/dev/full")
-    monkeypatch.setattr(runlog, "folder", lambda *_: tmp_path)
+    monkeypatch.setattr(here, "logs", lambda *_: tmp_path)
     assert run.onto(full, full) == output.DONE
 
 

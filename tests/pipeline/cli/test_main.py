@@ -21,9 +21,8 @@ from dualprune.cluster.failures import Failure
 from dualprune.cluster.spared import WARNINGS
 from dualprune.pipeline import output
 from dualprune.pipeline.cli import main as cli
-from dualprune.pipeline.cli import runlog
 from dualprune.pipeline.plan import make as planning
-from dualprune.pipeline.run import driver
+from dualprune.pipeline.run import driver, here
 from dualprune.pipeline.run.results import AMOUNTS
 from dualprune.pipeline.store.locks import Locks
 from dualprune.pipeline.store.store import Store
@@ -273,7 +272,7 @@ def test_a_log_that_cannot_be_written(
 ) -> None:
     """Its disk may be full for a while: told once, without a traceback, and the run goes on."""
     (tmp_path / "driver.log").symlink_to("/dev/full")
-    monkeypatch.setattr(runlog, "folder", lambda *_: tmp_path)
+    monkeypatch.setattr(here, "logs", lambda *_: tmp_path)
     scripted(monkeypatch, {"half": [Failure("error", "ValueError Exception", "broke", "Traceback of it")]})
     assert cli.main(["run", str(config(tmp_path))]) == output.FAILED
     printed = capsys.readouterr()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -237,6 +238,31 @@ def test_what_is_only_masked_is_in_no_cluster(name: str) -> None:
             (loss(params[1:], number) + 0 * params[0].sum()).backward()
             optimizer.step()
     assert torch.equal(shared[1], alone[1])
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_a_loaded_state_goes_on_with_the_same_bits(name: str) -> None:
+    """Momentum, ADMM's state and what the wrapper does with it, in another wrapper of the same parameters."""
+    mine, theirs = parameters(), parameters(seed=1)
+    optimizer, other = wrapped(mine, INNER[name]), wrapped(theirs, INNER[name])
+    optimizer.rho, optimizer.masking = 0.5, True
+    for number, key in enumerate(STATE):
+        for p in mine[:2]:
+            optimizer.state[p][key].copy_(torch.arange(p.numel()).view(p.shape) % (2 + number))
+    for params, each, start in ((mine, optimizer, 0), (theirs, other, 3)):
+        each.zero_grad()
+        loss(params, start).backward()
+        each.step()
+    for p, value in zip(theirs, mine, strict=True):
+        p.data.copy_(value.data)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    step_alike((mine, optimizer), (theirs, other))
+    for p, q in zip(mine, theirs, strict=True):
+        for key, value in optimizer.state[p].items():
+            torch.testing.assert_close(other.state[q][key], value, rtol=0, atol=0)
+    assert (other.rho, other.masking, other.tied) == (0.5, True, 0)
+    with pytest.raises(KeyError, match="rho"):
+        other.load_state_dict(optimizer.inner.state_dict())
 
 
 def test_a_large_cluster_loses_no_gradient() -> None:
