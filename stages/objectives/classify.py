@@ -1,29 +1,34 @@
-"""Classification of pictures: cross entropy, top-1 and, of more than five classes, top-5.
+"""Classification: cross entropy, top-1 and, of more than five classes, top-5.
 
-A batch has `image` [n, c, h, w] and `label` [n].
+A batch has the network's `inputs`, by default the field `image` [n, c, h, w], and `label` [n].
 
 A sample that can't be read is labelled `IGNORED`, and counts nowhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from dualprune.stages.objectives.base import Batch, Metric, Objective, arguments, as_it_is
-from dualprune.stages.settings.base import Settings, SpecError
+from dualprune.stages.objectives.fields import IGNORED, Args, called, field
+from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import StageSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-IGNORED = -100
-"""Label of what stands in a bad sample's place: `cross_entropy`'s `ignore_index`."""
-
-
 FEW = 5
 """Of so many classes the right one is always among the first five."""
+
+
+class Classify(Args):
+    """Arguments of `classify`."""
+
+    inputs: list[str] | dict[str, str] = Field(default=["image"], min_length=1)
+    target: str = "label"
 
 
 def classify(spec: StageSpec) -> Objective:
@@ -31,46 +36,33 @@ def classify(spec: StageSpec) -> Objective:
 
     Raises SpecError.
     """
-    arguments(Settings, spec.objective)
+    args = arguments(Classify, spec.objective)
     if spec.model.classes < 2:
         raise SpecError([(("model", "classes"), f"must be 2 or more to classify, not {spec.model.classes}")])
     metrics = {
-        "accuracy": Metric(_correct, lambda sums, samples: 100 * sums / samples),
-        "loss": Metric(partial(_loss, smoothing=0.0), lambda sums, samples: sums / samples, higher=False, unit=""),
+        "accuracy": Metric(partial(_correct, args=args), lambda sums, samples: 100 * sums / samples),
+        "loss": Metric(
+            partial(_loss, args=args, smoothing=0.0), lambda sums, samples: sums / samples, higher=False, unit=""
+        ),
     }
     if spec.model.classes > FEW:
-        metrics["top5"] = Metric(_among_five, lambda sums, samples: 100 * sums / samples)
+        metrics["top5"] = Metric(partial(_among_five, args=args), lambda sums, samples: 100 * sums / samples)
     return Objective(
-        call=_call,
-        loss=partial(_loss, smoothing=spec.smoothing),
-        good=lambda batch: (batch["label"] != IGNORED).sum(),
+        call=partial(called, args=args),
+        loss=partial(_loss, args=args, smoothing=spec.smoothing),
+        good=lambda batch: (_label(batch, args) != IGNORED).sum(),
         metrics=metrics,
         best="accuracy",
-        distil=_apart,
-        augment=as_it_is if spec.mix is None else partial(_mixed, settings=spec.mix),
+        distil=partial(_apart, args=args),
+        augment=as_it_is if spec.mix is None else partial(_mixed, settings=spec.mix, args=args),
     )
 
 
-def channels_last(pictures: Tensor) -> Tensor:
-    """Pictures as convolutions run faster on CPU and GPU alike (LeNet-5 on one core: 1.7 times)."""
-    import torch
-
-    if pictures.ndim != 4:
-        return pictures
-    pictures = pictures.contiguous(memory_format=torch.channels_last)
-    if pictures.shape[1] == 1:
-        # Both orders are the same memory then, and torch takes it for the slow one unless the strides tell.
-        height, width = pictures.shape[2:]
-        pictures = pictures.as_strided(pictures.shape, (height * width, 1, width, 1))
-    return pictures
+def _label(batch: Batch, args: Classify) -> Tensor:
+    return field(batch, args.target, "target")
 
 
-def _call(network: Callable[..., Any], batch: Batch) -> Tensor:
-    logits: Tensor = network(channels_last(batch["image"]))
-    return logits.float()
-
-
-def _loss(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
+def _loss(logits: Tensor, batch: Batch, args: Classify, smoothing: float) -> Tensor:
     """Cross entropy; of mixed pictures, of both of their labels by their shares."""
     from torch.nn import functional as F
 
@@ -78,34 +70,35 @@ def _loss(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
         return F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing)
 
     if "other" not in batch:
-        return of(batch["label"])
-    return batch["own"] * of(batch["label"]) + (1 - batch["own"]) * of(batch["other"])
+        return of(_label(batch, args))
+    return batch["own"] * of(_label(batch, args)) + (1 - batch["own"]) * of(batch["other"])
 
 
-def _correct(logits: Tensor, batch: Batch) -> Tensor:
-    return (logits.argmax(1) == batch["label"]).sum()
+def _correct(logits: Tensor, batch: Batch, args: Classify) -> Tensor:
+    return (logits.argmax(1) == _label(batch, args)).sum()
 
 
-def _among_five(logits: Tensor, batch: Batch) -> Tensor:
-    return (logits.topk(FEW, dim=1).indices == batch["label"][:, None]).any(1).sum()
+def _among_five(logits: Tensor, batch: Batch, args: Classify) -> Tensor:
+    few = min(FEW, logits.shape[1])  # a network of a user's own may have fewer outputs than `classes` says
+    return (logits.topk(few, dim=1).indices == _label(batch, args)[:, None]).any(1).sum()
 
 
-def _apart(given: Tensor, wanted: Tensor, batch: Batch, temperature: float) -> Tensor:
+def _apart(given: Tensor, wanted: Tensor, batch: Batch, temperature: float, args: Classify) -> Tensor:
     """T^2 KL(teacher || student) at temperature T (Hinton et al. 2015)."""
     from torch.nn import functional as F
 
     wanted, given = (F.log_softmax(logits / temperature, dim=1) for logits in (wanted, given))
-    counts = batch["label"] != IGNORED
+    counts = _label(batch, args) != IGNORED
     if not bool(counts.all()):
         wanted, given = wanted[counts], given[counts]
     return F.kl_div(given, wanted, reduction="sum", log_target=True) * temperature**2
 
 
-def _mixed(batch: Batch, settings: Any) -> Batch:
+def _mixed(batch: Batch, settings: Any, args: Classify) -> Batch:
     """Pictures mixed in pairs: their `other` labels too, and their `own` share, []."""
     import torch
 
     from dualprune.stages.objectives.mix import mixed
 
-    pictures, others, own = mixed(batch["image"], batch["label"], settings)
+    pictures, others, own = mixed(field(batch, "image", "inputs"), _label(batch, args), settings)
     return {**batch, "image": pictures, "other": others, "own": torch.tensor(own, device=pictures.device)}

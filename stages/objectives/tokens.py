@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from dualprune.stages.objectives.base import Batch, Metric, Objective, arguments
-from dualprune.stages.objectives.classify import IGNORED
-from dualprune.stages.objectives.fields import Args, called, field, samples, spread
+from dualprune.stages.objectives.fields import IGNORED, Args, called, field, samples, spread
 from dualprune.stages.settings.training import StageSpec
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.engine.ranks import join
 from dualprune.stages.networks.builtin import MODELS
-from dualprune.stages.objectives.classify import channels_last
+from dualprune.stages.objectives.fields import channels_last
 from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer as OptimizerSettings
 from dualprune.stages.solver import admm

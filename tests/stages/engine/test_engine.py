@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dualprune.stages.engine.engine import Engine, emulates_bf16, parameter_groups
 from dualprune.stages.engine.proximal import STATE
-from dualprune.stages.objectives.classify import channels_last
+from dualprune.stages.objectives.fields import channels_last
 from dualprune.stages.settings.training import Optimizer
 from tests.stages.conftest import PLACES, MakeEngine, small_net, step
 

@@ -96,7 +96,7 @@ def test_one_is_found_made_or_not() -> None:
         ("mytask:margin", {"best": "x"}, "objective.name", "is chosen by 'x', which is none of its metrics: margin"),
         ("mytask:broken", {}, "objective", "mytask:broken raised ZeroDivisionError: division by zero"),
         ("badtask:what", {}, "objective", "importing badtask raised AttributeError"),
-        ("classify", {"smoothing": 1}, "objective.args.smoothing", "unknown setting; there are none"),
+        ("classify", {"smoothing": 1}, "objective.args.smoothing", "unknown setting; there are inputs, output, target"),
         ("regress", {"loss": "l3"}, "objective.args.loss", "must be 'mse', 'mae' or 'huber', not 'l3'"),
         ("regress", {"los": "mse"}, "objective.args.los", "unknown setting; there are inputs, output, target, loss"),
         ("tokens", {"inputs": []}, "objective.args.inputs", "at least 1 item"),

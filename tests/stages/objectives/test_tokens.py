@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dualprune.stages.objectives.base import Batch
-from dualprune.stages.objectives.classify import IGNORED
+from dualprune.stages.objectives.fields import IGNORED
 from dualprune.stages.settings.base import SpecError
 from tests.stages.objectives.common import made, values
 
