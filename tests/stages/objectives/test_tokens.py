@@ -169,6 +169,17 @@ def test_a_network_without_a_mask() -> None:
         assert torch.equal(objective.call(network, given), wanted)
 
 
+@pytest.mark.parametrize("inputs", [["tokens"], {"input_ids": "tokens"}])
+def test_a_mask_goes_with_its_field(inputs: list[str] | dict[str, str]) -> None:
+    """Tokens by the name that tables give them have a mask by theirs."""
+    _, batch = sequences(5)
+    network = Reader("tensor")
+    renamed = {name.replace("input_ids", "tokens"): values for name, values in batch.items()}
+    found = made("tokens", inputs=inputs).call(network, renamed)
+    assert torch.equal(found, made("tokens").call(network, batch))
+    assert not torch.equal(found, network(batch["input_ids"]))
+
+
 def test_what_is_not_there_is_told() -> None:
     """A field that the data has not; an output that the network has not."""
     _, batch = sequences(5)
