@@ -36,13 +36,15 @@ MIRRORED = [
 
 
 class Maps(nn.Module):
-    """Grey pictures [n, 1, h, w] to maps [n, points, 3 + 2 neighbours, h / 8, w / 8]: score, x, y, neighbours' x, y."""
+    """Grey pictures [n, 1, h, w] to maps [n, points, 3 + 2 neighbours, h / s, w / s]: score, x, y, neighbours' x, y.
+
+    Each of `widths` is a stage that halves the sides; s is 8 of three.
+    """
 
     def __init__(self, widths: list[int], neighbours: int, points: int = POINTS) -> None:
         super().__init__()
-        strides = [1, *[2] * (len(widths) - 1)]
-        stages = zip([1, *widths[:-1]], widths, strides, strict=True)
-        self.body = nn.Sequential(*(_stage(*one) for one in stages))
+        sizes = zip([1, *widths[:-1]], widths, strict=True)
+        self.body = nn.Sequential(*(_stage(*one) for one in sizes))
         self.points = points
         self.head = nn.Conv2d(widths[-1], points * (3 + 2 * neighbours), 1)
 
@@ -52,9 +54,9 @@ class Maps(nn.Module):
         return maps.unflatten(1, (self.points, -1))
 
 
-def _stage(inputs: int, outputs: int, stride: int) -> nn.Module:
+def _stage(inputs: int, outputs: int) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+        nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(),
         Block(outputs),
