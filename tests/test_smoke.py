@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 RECIPES = {
     "digits": [],
+    "diabetes": [],
     "mnist_lenet5": ["data.folder={root}/mnist"],
     "cifar10_resnet20": ["data.folder={root}/cifar10", "model.weights={root}/weights/resnet20-12fca82f.th"],
     "imagenet_resnet18": [

@@ -18,7 +18,8 @@ UNFINISHED = "not finished yet"
 
 def why(node: Node, before: Mapping[str, Any] | None, plan: Mapping[str, Planned]) -> str:
     """What is different from `before`, the last plan's entry of this stage; `plan` has its parents."""
-    again = [parent for parent in node.parents if plan[parent].state != "cached"]
+    parents = dict.fromkeys(node.parents)  # a teacher may be the parent too
+    again = [parent for parent in parents if plan[parent].state != "cached"]
     if before is None:
         return "not run yet"
     reasons = dag.differences(before.get("spec", {}), _settings(node))
@@ -32,7 +33,7 @@ def why(node: Node, before: Mapping[str, Any] | None, plan: Mapping[str, Planned
     elif again and before.get("key") != node.key:
         reasons.append(f"its parent {', '.join(again)} runs again")
     elif before.get("parents") != node.material["parents"]:
-        reasons.append(f"its parent {', '.join(node.parents)} is another one than before")
+        reasons.append(f"its parent {', '.join(parents)} is another one than before")
     return "; ".join(reasons) or UNFINISHED
 
 

@@ -54,7 +54,7 @@ class Scene:
             return "skipped", "not begun, because another stage failed"
         if node.name in self.going.lines:
             return _told(node.name, self.going)
-        waits = [name for name in node.parents if name not in self.done]
+        waits = [name for name in dict.fromkeys(node.parents) if name not in self.done]
         return "queued", f"waits for {', '.join(waits)}" if waits else "waits for its turn"
 
 

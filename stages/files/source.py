@@ -35,7 +35,7 @@ def load(name: str) -> Any:
         found = importlib.import_module(module)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
-            raise SourceError(f"{_missing(error.name)}, for {name}") from None
+            raise SourceError(_missing(error.name)) from None
         raise SourceError(f"importing {module} raised {described(error)}") from error
     if not hasattr(found, attribute):
         there = [

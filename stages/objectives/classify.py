@@ -1,6 +1,6 @@
 """Classification: cross entropy, top-1 and, of more than five classes, top-5.
 
-A batch has `image` [n, c, h, w], or other `inputs`, and `label` [n].
+A batch has the network's `inputs`, by default the field `image` [n, c, h, w], and `label` [n].
 
 A sample that can't be read is labelled `IGNORED`, and counts nowhere.
 """
@@ -13,23 +13,19 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from dualprune.stages.objectives.base import Batch, Metric, Objective, arguments, as_it_is
-from dualprune.stages.objectives.fields import Args, called, field
+from dualprune.stages.objectives.fields import IGNORED, Args, called, field
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import StageSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-IGNORED = -100
-"""Label of what stands in a bad sample's place: `cross_entropy`'s `ignore_index`."""
-
-
 FEW = 5
 """Of so many classes the right one is always among the first five."""
 
 
 class Classify(Args):
-    """Arguments of `classify`: logits are [n, c], and the target class numbers [n]."""
+    """Arguments of `classify`."""
 
     inputs: list[str] | dict[str, str] = Field(default=["image"], min_length=1)
     target: str = "label"
@@ -43,26 +39,29 @@ def classify(spec: StageSpec) -> Objective:
     args = arguments(Classify, spec.objective)
     if spec.model.classes < 2:
         raise SpecError([(("model", "classes"), f"must be 2 or more to classify, not {spec.model.classes}")])
-    if spec.mix is not None and len(args.inputs) > 1:
-        raise SpecError(
-            [(("mix",), f"mixes pictures of one field, and `objective.args.inputs` has {len(args.inputs)}")]
-        )
-    loss = partial(_loss, args=args, smoothing=0.0)
+    if spec.mix is not None and args.inputs != ["image"]:
+        raise SpecError([(("mix",), f"mixes the pictures of `image`, and `objective.args.inputs` is {args.inputs}")])
     metrics = {
         "accuracy": Metric(partial(_correct, args=args), lambda sums, samples: 100 * sums / samples),
-        "loss": Metric(loss, lambda sums, samples: sums / samples, higher=False, unit=""),
+        "loss": Metric(
+            partial(_loss, args=args, smoothing=0.0), lambda sums, samples: sums / samples, higher=False, unit=""
+        ),
     }
     if spec.model.classes > FEW:
         metrics["top5"] = Metric(partial(_among_five, args=args), lambda sums, samples: 100 * sums / samples)
     return Objective(
         call=partial(called, args=args),
         loss=partial(_loss, args=args, smoothing=spec.smoothing),
-        good=lambda batch: (field(batch, args.target, "target") != IGNORED).sum(),
+        good=lambda batch: (_label(batch, args) != IGNORED).sum(),
         metrics=metrics,
         best="accuracy",
         distil=partial(_apart, args=args),
-        augment=as_it_is if spec.mix is None else partial(_mixed, args=args, settings=spec.mix),
+        augment=as_it_is if spec.mix is None else partial(_mixed, settings=spec.mix, args=args),
     )
+
+
+def _label(batch: Batch, args: Classify) -> Tensor:
+    return field(batch, args.target, "target")
 
 
 def _loss(logits: Tensor, batch: Batch, args: Classify, smoothing: float) -> Tensor:
@@ -72,17 +71,18 @@ def _loss(logits: Tensor, batch: Batch, args: Classify, smoothing: float) -> Ten
     def of(labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing)
 
-    own = of(field(batch, args.target, "target"))
-    return own if "other" not in batch else batch["own"] * own + (1 - batch["own"]) * of(batch["other"])
+    if "other" not in batch:
+        return of(_label(batch, args))
+    return batch["own"] * of(_label(batch, args)) + (1 - batch["own"]) * of(batch["other"])
 
 
 def _correct(logits: Tensor, batch: Batch, args: Classify) -> Tensor:
-    return (logits.argmax(1) == batch[args.target]).sum()
+    return (logits.argmax(1) == _label(batch, args)).sum()
 
 
 def _among_five(logits: Tensor, batch: Batch, args: Classify) -> Tensor:
-    first = logits.topk(min(FEW, logits.shape[1]), dim=1).indices
-    return (first == batch[args.target][:, None]).any(1).sum()
+    few = min(FEW, logits.shape[1])  # a network of a user's own may have fewer outputs than `classes` says
+    return (logits.topk(few, dim=1).indices == _label(batch, args)[:, None]).any(1).sum()
 
 
 def _apart(given: Tensor, wanted: Tensor, batch: Batch, temperature: float, args: Classify) -> Tensor:
@@ -90,18 +90,17 @@ def _apart(given: Tensor, wanted: Tensor, batch: Batch, temperature: float, args
     from torch.nn import functional as F
 
     wanted, given = (F.log_softmax(logits / temperature, dim=1) for logits in (wanted, given))
-    counts = batch[args.target] != IGNORED
+    counts = _label(batch, args) != IGNORED
     if not bool(counts.all()):
         wanted, given = wanted[counts], given[counts]
     return F.kl_div(given, wanted, reduction="sum", log_target=True) * temperature**2
 
 
-def _mixed(batch: Batch, args: Classify, settings: Any) -> Batch:
+def _mixed(batch: Batch, settings: Any, args: Classify) -> Batch:
     """Pictures mixed in pairs: their `other` labels too, and their `own` share, []."""
     import torch
 
     from dualprune.stages.objectives.mix import mixed
 
-    (name,) = args.inputs if isinstance(args.inputs, list) else args.inputs.values()
-    pictures, others, own = mixed(batch[name], batch[args.target], settings)
-    return {**batch, name: pictures, "other": others, "own": torch.tensor(own, device=pictures.device)}
+    pictures, others, own = mixed(field(batch, "image", "inputs"), _label(batch, args), settings)
+    return {**batch, "image": pictures, "other": others, "own": torch.tensor(own, device=pictures.device)}

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dualprune.stages.objectives.base import Batch, Metric, Objective, arguments
-from dualprune.stages.objectives.classify import IGNORED
-from dualprune.stages.objectives.fields import Args, called, field, rows, samples, spread
+from dualprune.stages.objectives.fields import IGNORED, Args, called, field, rows, samples, spread
+from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import StageSpec
 
 if TYPE_CHECKING:
@@ -71,10 +71,17 @@ def _loss(logits: Tensor, batch: Batch, args: Multilabel) -> Tensor:
 
 
 def _counts(logits: Tensor, batch: Batch, args: Multilabel) -> Tensor:
-    """How many samples without and with each label have a score in each interval: fp64 [2, c, bins]."""
+    """How many samples without and with each label have a score in each interval: fp64 [2, c, bins].
+
+    Raises SpecError for targets that are no labels.
+    """
     import torch
 
     logits, target, known = rows(logits, _target(batch, args))
+    odd = target[(target != 0) & (target != 1)]  # what is not known is 0
+    if len(odd):
+        text = f"{args.target!r} holds {float(odd[0]):.4g}, and labels are 0, 1 or, where not known, {IGNORED} or NaN"
+        raise SpecError([(("objective", "args", "target"), text)])
     logits = logits.double().nan_to_num()
     places = ((logits / (1 + logits.abs()) + 1) * (args.bins / 2)).long().clamp(0, args.bins - 1)
     labels = torch.arange(logits.shape[1], device=logits.device)

@@ -1,6 +1,6 @@
 """Text and other sequences: classes of sequences or of their tokens, and language modelling with perplexity.
 
-A batch has the network's `inputs`, by default the field `input_ids` [n, t], and where sequences are padded the field
+A batch has the network's `inputs`, by default the field `input_ids` [n, t], and where sequences are padded their
 `mask` [n, t], which is not 0 where there is a token; the network is called with it too, as its parameter `mask_as`.
 
 | task | target | logits |
@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from dualprune.stages.objectives.base import Batch, Metric, Objective, arguments
-from dualprune.stages.objectives.classify import IGNORED
-from dualprune.stages.objectives.fields import Args, called, field, samples, spread
+from dualprune.stages.objectives.fields import IGNORED, Args, called, field, samples, spread
 from dualprune.stages.settings.training import StageSpec
 
 if TYPE_CHECKING:
@@ -44,8 +43,9 @@ class Tokens(Args):
     inputs: list[str] | dict[str, str] = Field(default=["input_ids"], min_length=1)
     target: str = ""
     """Left out, that of the task."""
-    mask: str = "input_ids_mask"
-    """Field that says where there are tokens; without it in a batch, everywhere."""
+    mask: str = ""
+    """Field that says where there are tokens; left out, the mask of the first of `inputs` (`input_ids_mask`). Without
+    it in a batch, everywhere."""
     mask_as: str | None = "attention_mask"
     """The parameter of the network that takes it, 1 and 0; null: the network gets none."""
 
@@ -53,6 +53,12 @@ class Tokens(Args):
     def wanted(self) -> str:
         """The target's field."""
         return self.target or TARGETS[self.task]
+
+    @property
+    def masked(self) -> str:
+        """The mask's field."""
+        first = next(iter(self.inputs.values() if isinstance(self.inputs, dict) else self.inputs))
+        return self.mask or f"{first}_mask"
 
 
 def tokens(spec: StageSpec) -> Objective:
@@ -73,9 +79,9 @@ def tokens(spec: StageSpec) -> Objective:
 
 
 def _called(network: Callable[..., Any], batch: Batch, args: Tokens) -> Tensor:
-    if args.mask_as is None or args.mask not in batch:
+    if args.mask_as is None or args.masked not in batch:
         return called(network, batch, args)
-    return called(network, batch, args, **{args.mask_as: batch[args.mask].long()})
+    return called(network, batch, args, **{args.mask_as: batch[args.masked].long()})
 
 
 def _target(batch: Batch, args: Tokens) -> Tensor:
@@ -83,7 +89,7 @@ def _target(batch: Batch, args: Tokens) -> Tensor:
     target = field(batch, args.wanted, "target")
     if args.task == "sequence":
         return target.reshape(-1, 1)
-    mask = batch.get(f"{args.wanted}_mask", batch.get(args.mask))
+    mask = batch.get(f"{args.wanted}_mask", batch.get(args.masked))
     if mask is not None:
         target = target.masked_fill(mask == 0, IGNORED)
     return target[:, 1:] if args.task == "language" else target

@@ -43,10 +43,11 @@ def train(run: Run[Any]) -> bool:
         epochs = sum(one.epochs for one in run.phases)
         times = {"seconds": progress.seconds, "seconds_left": clock.left()}
         run.log({"event": "epoch", **seen, **row, "epochs": epochs, **times})
-        if run.next_phase is not None:
+        stop = _agreed(run)
+        if stop or run.next_phase is not None:  # the last epoch is measured and committed at once
             run.checkpoints.save(run.engine, progress)
-            if _agreed(run):
-                return _stopped(run)
+        if stop:
+            return _stopped(run)
     run.checkpoints.wait()
     return True
 

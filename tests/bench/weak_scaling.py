@@ -43,7 +43,7 @@ from dualprune.stages.networks.build import build_model
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.networks.parameters import parameters
 from dualprune.stages.networks.structure import Structure
-from dualprune.stages.objectives.classify import channels_last
+from dualprune.stages.objectives.fields import channels_last
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.data import Data
 from dualprune.stages.settings.engine import Engine as EngineSettings

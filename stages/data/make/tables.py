@@ -68,7 +68,10 @@ class Table:
             return self.header.index(wanted)
         if wanted.isdecimal() and 1 <= int(wanted) <= len(self.header):
             return int(wanted) - 1
-        raise DataError(f"{self.place} has no column {wanted}; it has {', '.join(self.header[:20])}")
+        there = ", ".join(self.header[:20])
+        raise DataError(
+            f"{self.place} has no column {wanted}; it has {there} (a column may be given by its number, too)"
+        )
 
 
 @dataclass(frozen=True)
@@ -95,16 +98,16 @@ def convert_tables(url: str, name: str, where: Mapping[str, str], wanted: Wanted
     plan |= {"tokenizer": tokenizer.sha256 if tokenizer else None}
     del plan["bad"]
     folder = Folder(url)
+    schema = _schema(tables, wanted)
+    skipped: dict[str, dict[str, str]] = {}
+    splits: dict[str, Part] = {}
+    if MANIFEST not in folder.names():  # so that tables that can't be read leave nothing there
+        for split, one in tables.items():
+            samples, skipped[split] = _samples(one, wanted, schema, tokenizer)
+            splits[split] = Part(one.place, samples, np.arange(len(samples)))
     finished = begin(folder, plan)
     if finished is not None:
         return finished
-    schema = _schema(tables["train"], wanted)
-    skipped: dict[str, dict[str, str]] = {}
-    splits: dict[str, Part] = {}
-    for split, one in tables.items():
-        samples, bad = _samples(one, wanted, schema, tokenizer)
-        splits[split] = Part(one.place, samples, np.arange(len(samples)))
-        skipped[split] = bad
     padded = _text_fields(schema, tokenizer is not None)
     manifest = records_manifest(url, name, splits if cut is None else cut_out(splits, cut), padded=padded)
     for split, bad in skipped.items():
@@ -187,11 +190,16 @@ def _objects(text: str) -> Read:
     return header, rows, bad
 
 
-def _schema(train: Table, wanted: Wanted) -> Schema:
-    """Raises DataError for columns that are not there."""
+def _schema(tables: Mapping[str, Table], wanted: Wanted) -> Schema:
+    """Raises DataError for columns that are not there, in any of the tables."""
+    train = tables["train"]
     special = {train.column(one) for one in (wanted.label, wanted.target) if one is not None}
     others = [name for n, name in enumerate(train.header) if n not in special]
     columns = wanted.columns or tuple(others)
+    for one in tables.values():
+        for name in (wanted.label, wanted.target, *columns):
+            if name is not None:
+                one.column(name)
     sorts: dict[str, list[str]] = {"numbers": [], "text": [], "lists": []}
     for name in columns:
         values = [row[train.column(name)] for row in train.rows.values()]

@@ -22,7 +22,7 @@ from dualprune.stages.data.read.device import Decoder, Jpeg, Jpegs, packed, suit
 from dualprune.stages.data.read.pictures import flipped, seen, training_crop, uniforms
 from dualprune.stages.data.read.reading import Job, Reading, Samples
 from dualprune.stages.objectives.base import Batch
-from dualprune.stages.objectives.classify import IGNORED
+from dualprune.stages.objectives.fields import IGNORED
 from dualprune.stages.settings.data import Data
 
 

@@ -477,6 +477,12 @@ def test_stages_of_recipes_are_named_for_what_they_leave(name: str) -> None:
     assert [stage.name for stage in smoke(settings).stages] == [stage.name for stage in settings.stages]
 
 
+def test_a_module_that_is_not_there_is_told_once(tmp_path: Path) -> None:
+    """Whoever asks for it: its code for keys, the network to be built."""
+    (found,) = problems(config(tmp_path, ("{name: digits_cnn}", "{name: 'no_such_own:net'}")))
+    assert found.endswith("no_such_own, neither beside the configuration nor where Python looks for modules")
+
+
 def test_a_name_that_is_nothing_lists_the_recipes() -> None:
     """No file and no recipe: say which recipes there are."""
     (found,) = problems(Path("no-such-recipe"))

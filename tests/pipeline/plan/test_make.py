@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,9 @@ def planned(folder: Path, *overrides: str) -> dict[str, Planned]:
     return {p.node.name: p for p in planning.make(*loaded(folder, overrides=list(overrides)))[1]}
 
 
-def recorded(folder: Path, *done: str) -> None:
+def recorded(folder: Path, *done: str, overrides: Sequence[str] = ()) -> None:
     """Leave a plan as a run does, and finished artefacts for some of its stages."""
-    settings, problems = loaded(folder)
+    settings, problems = loaded(folder, overrides=list(overrides))
     store, plan = planning.make(settings, problems)
     record(settings.top.name, store, plan)
     for p in plan:
@@ -206,6 +207,13 @@ def test_both_reasons_are_given(tmp_path: Path) -> None:
     recorded(tmp_path, *ALL)
     plan = planned(tmp_path, "stages.half.seed=1", "stages.v1.5-quarter.batch=32")
     assert plan["v1.5-quarter"].why == "changed batch: 64 -> 32; its parent half runs again"
+
+
+def test_a_parent_that_is_the_teacher_too_is_named_once(tmp_path: Path) -> None:
+    """As most recipes with `distill` have it."""
+    taught = ("stages.half.teacher=dense", "stages.half.distill={weight: 0.5}")
+    recorded(tmp_path, *ALL, overrides=taught)
+    assert planned(tmp_path, *taught, "stages.dense.seed=1")["half"].why == "its parent dense runs again"
 
 
 def test_changed_data_is_named(tmp_path: Path) -> None:

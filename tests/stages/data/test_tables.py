@@ -163,6 +163,19 @@ def test_the_same_command_again_has_nothing_to_do_and_another_is_refused(tmp_pat
             made(tmp_path, text, **wanted)
 
 
+def test_tables_that_can_not_be_read_leave_nothing_in_the_way(tmp_path: Path) -> None:
+    """Columns of another name in one of the tables, and too many bad rows: with other options it goes on."""
+    (tmp_path / "test.csv").write_text(CSV.replace("label", "class"))
+    (tmp_path / "it.csv").write_text(CSV + "short\n")
+    where = {"train": str(tmp_path / "it.csv"), "val": str(tmp_path / "it.csv"), "test": str(tmp_path / "test.csv")}
+    with pytest.raises(DataError, match=r"test.csv has no column label; it has text, class, x, y; a column's number"):
+        convert_tables(str(tmp_path / "out"), "it", where, Wanted(label="label", bad=0.5), None)
+    with pytest.raises(DataError, match="1 of 21 rows are bad"):
+        convert_tables(str(tmp_path / "out"), "it", where, Wanted(label="2", bad=0.0), None)
+    manifest = convert_tables(str(tmp_path / "out"), "it", where, Wanted(label="2", columns=("1",), bad=0.5), None)
+    assert manifest["splits"]["test"]["samples"] == 20
+
+
 @pytest.mark.parametrize("kind", ["vocab.txt", "tokenizer.json"])
 def test_text_becomes_tokens(tmp_path: Path, kind: str) -> None:
     tokenizers = pytest.importorskip("tokenizers")

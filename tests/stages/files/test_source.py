@@ -44,7 +44,7 @@ def test_an_object_is_found_by_its_name(write: Write) -> None:
         ("own_mod:a.b", "is not of the form"),
         (
             "no_such_own:made",
-            "there is no module no_such_own, neither beside the configuration nor .*, for no_such_own:made",
+            "there is no module no_such_own, neither beside the configuration nor where Python looks for modules$",
         ),
         ("own_mod.inner:made", "there is no module own_mod.inner, |is not a package"),
         ("own_mod:other", r"own_mod \(.*own_mod.py\) has no other; it has made"),

@@ -8,7 +8,8 @@ import torch
 from sklearn import metrics
 from torch import Tensor, nn
 
-from dualprune.stages.objectives.classify import IGNORED
+from dualprune.stages.objectives.fields import IGNORED
+from dualprune.stages.settings.base import SpecError
 from tests.stages.objectives.common import made, values
 
 GENERATOR = torch.Generator().manual_seed(3)
@@ -80,3 +81,9 @@ def test_distillation_is_two_sided_kl() -> None:
     assert objective.distil is not None
     found = objective.distil(given, wanted, {"target": torch.ones(1, 2)}, 2.0)
     assert float(found) == pytest.approx(float(kl), rel=1e-5)
+
+
+def test_targets_that_are_no_labels_are_refused() -> None:
+    """Numbers to be predicted, say."""
+    with pytest.raises(SpecError, match=r"objective.args.target: 'target' holds 0.25, and labels are 0, 1"):
+        values(made("multilabel"), LOGITS, {"target": TARGET + 0.25})

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.train import TrainSpec
 from dualprune.stages.objectives.base import Batch, Metric, Objective
-from dualprune.stages.objectives.classify import IGNORED
+from dualprune.stages.objectives.fields import IGNORED
 from dualprune.stages.objectives.measures import CLASSIFY, measures
 from dualprune.stages.objectives.table import OBJECTIVES
 from dualprune.stages.settings.training import Model, StageSpec

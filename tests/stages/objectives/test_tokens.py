@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dualprune.stages.objectives.base import Batch
-from dualprune.stages.objectives.classify import IGNORED
+from dualprune.stages.objectives.fields import IGNORED
 from dualprune.stages.settings.base import SpecError
 from tests.stages.objectives.common import made, values
 
@@ -167,6 +167,17 @@ def test_a_network_without_a_mask() -> None:
     wanted = network(batch["input_ids"])
     for objective, given in ((made("tokens", mask_as=None), batch), (made("tokens"), alone)):
         assert torch.equal(objective.call(network, given), wanted)
+
+
+@pytest.mark.parametrize("inputs", [["tokens"], {"input_ids": "tokens"}])
+def test_a_mask_goes_with_its_field(inputs: list[str] | dict[str, str]) -> None:
+    """Tokens by the name that tables give them have a mask by theirs."""
+    _, batch = sequences(5)
+    network = Reader("tensor")
+    renamed = {name.replace("input_ids", "tokens"): values for name, values in batch.items()}
+    found = made("tokens", inputs=inputs).call(network, renamed)
+    assert torch.equal(found, made("tokens").call(network, batch))
+    assert not torch.equal(found, network(batch["input_ids"]))
 
 
 def test_what_is_not_there_is_told() -> None:

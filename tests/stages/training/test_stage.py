@@ -303,9 +303,9 @@ def test_a_stopped_prune_ends_with_the_same_bytes(
     same_bytes(task, whole)
 
 
-@pytest.mark.parametrize("steps", [1, 13, 20, 37])
+@pytest.mark.parametrize("steps", [1, 13, 20, 37, 40])
 def test_a_stage_that_is_asked_to_stop_goes_on_from_that_very_step(make_task: MakeTask, steps: int) -> None:
-    """Within an epoch or at its end, in ADMM and in retraining; it says where it stopped."""
+    """Within an epoch or at its end, the last one's too, in ADMM and in retraining; it says where it stopped."""
     task, whole = make_task(prune()), make_task(prune(), store="whole")
     made(whole)
     asked, events = iter(range(1, 99)), list[dict[str, Any]]()
