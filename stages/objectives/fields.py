@@ -52,20 +52,6 @@ def field(batch: Batch, name: str, setting: str) -> Tensor:
     return batch[name]
 
 
-def channels_last(pictures: Tensor) -> Tensor:
-    """Pictures as convolutions run faster on CPU and GPU alike (LeNet-5 on one core: 1.7 times)."""
-    import torch
-
-    if pictures.ndim != 4:
-        return pictures
-    pictures = pictures.contiguous(memory_format=torch.channels_last)
-    if pictures.shape[1] == 1:
-        # Both orders are the same memory then, and torch takes it for the slow one unless the strides tell.
-        height, width = pictures.shape[2:]
-        pictures = pictures.as_strided(pictures.shape, (height * width, 1, width, 1))
-    return pictures
-
-
 def called(network: Callable[..., Any], batch: Batch, args: Args, **more: Any) -> Tensor:
     """The network's outputs for a batch, in fp32: [n, ...]."""
     ordered, keyed = ([], args.inputs) if isinstance(args.inputs, dict) else (args.inputs, {})
