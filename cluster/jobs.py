@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ STOPPING = 60
 """Seconds that a stopped job gets to leave in order, before Ray kills it."""
 AGAIN = 1.0
 """Seconds between two looks at a job."""
+ID = re.compile(r"(?P<run>.+)-\d{8}-\d{6}-[0-9a-f]{4}")
+"""What jobs are named by `submit`: for their runs."""
 AWAY = 60.0
 """Seconds that the dashboard may not answer while a job is followed or stopped."""
 
@@ -34,6 +37,20 @@ class State:
     ended: bool
     exit_code: int | None
     """Of its command, if that ended by itself."""
+    message: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A job among others."""
+
+    job: str
+    """Its id."""
+    status: str
+    """As in `State`."""
+    started: float | None
+    """In seconds since 1970; None of one that has not."""
+    ended: float | None
     message: str
 
 
@@ -66,6 +83,18 @@ class Jobs:
         with _explained(self.address, job):
             info: Any = self._client.get_job_info(job)
         return State(str(info.status), info.status.is_terminal(), info.driver_exit_code, info.message or "")
+
+    def all(self) -> list[Listed]:
+        """All submitted jobs that the cluster remembers, the newest first."""
+        with _explained(self.address):
+            found: list[Any] = [job for job in self._client.list_jobs() if job.submission_id]
+        listed = [
+            Listed(
+                job.submission_id, str(job.status), _seconds(job.start_time), _seconds(job.end_time), job.message or ""
+            )
+            for job in found
+        ]
+        return sorted(listed, key=lambda job: job.started or time.time(), reverse=True)
 
     def log(self, job: str) -> str:
         """All that a job has printed so far."""
@@ -122,6 +151,19 @@ class Jobs:
                 if time.monotonic() > limit:
                     raise
                 time.sleep(AGAIN)
+
+
+def meant(given: str, listed: Sequence[Listed]) -> str:
+    """The id of the job that is meant among those of a cluster, the newest first: itself, or the first of a run."""
+    if given in [one.job for one in listed]:
+        return given
+    of_run = (one.job for one in listed if (found := ID.fullmatch(one.job)) and found["run"] == given)
+    return next(of_run, given)
+
+
+def _seconds(given: int | None) -> float | None:
+    """Ray's milliseconds."""
+    return None if given is None else given / 1000
 
 
 def _checked(address: str) -> str:

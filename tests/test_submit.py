@@ -191,6 +191,12 @@ def test_a_submitted_run(cluster: Cluster, submit: list[str], tmp_path: Path) ->
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").glob("*/*.safetensors")} == files
     code, output = dualprune(tmp_path, "logs", job, "--address", cluster.address)
     assert (code, output[-1]) == (0, f"{job}: succeeded")
+    code, output = dualprune(tmp_path, "jobs", "--address", cluster.address, "--json")
+    listed = [one["job"] for one in json_of(output)["jobs"] if one["status"] == "SUCCEEDED"]
+    assert (code, listed[1:2]) == (0, [job])
+    for given in ("small", "small.yaml"):
+        code, output = dualprune(tmp_path, "logs", given, "--address", cluster.address)
+        assert (code, output[-1]) == (0, f"{listed[0]}: succeeded")
 
 
 def test_a_stopped_job(cluster: Cluster, submit: list[str], tmp_path: Path) -> None:

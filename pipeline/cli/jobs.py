@@ -1,4 +1,4 @@
-"""The command line's verbs for a Ray cluster: submit, logs, stop."""
+"""The command line's verbs for a Ray cluster: submit, jobs, logs, stop."""
 
 from __future__ import annotations
 
@@ -8,26 +8,31 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 import dualprune
 from dualprune.pipeline import dag, output
 from dualprune.pipeline.cli.arguments import configured, run_options
 from dualprune.pipeline.config import checks
-from dualprune.pipeline.config.load import find, read
+from dualprune.pipeline.config.load import find, parsed, read
 from dualprune.pipeline.config.problems import ConfigError, Problems, argued
 from dualprune.pipeline.config.schema import Top
 from dualprune.pipeline.config.yamlfile import Path as Place
-from dualprune.pipeline.output import DONE, FAILED, STOPPED, answer, need_reader, say
+from dualprune.pipeline.output import DONE, FAILED, STOPPED, answer, need_reader, say, show
+from dualprune.pipeline.run.view import clock
 from dualprune.stages.files import source
 from dualprune.stages.settings.data import Data
 
 if TYPE_CHECKING:
-    from dualprune.cluster.jobs import Jobs, State
+    from dualprune.cluster.jobs import Jobs, Listed, State
 
 T = TypeVar("T")
 
@@ -44,17 +49,21 @@ def add(verbs: Any) -> None:
     configured(submit)
     _reached(submit)
     submit.add_argument("--follow", action="store_true", help="print what the job prints, and end as it ends")
+    listing = _verb(verbs, "jobs", _list, "list the jobs of a cluster that were submitted, the newest first")
+    _reached(listing)
+    listing.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
     logs = _verb(verbs, "logs", _logs, "print what a submitted job has printed")
     stop = _verb(verbs, "stop", _stop, "stop a submitted job, which makes its checkpoints first")
     for verb in (logs, stop):
-        verb.add_argument("job", metavar="ID", help="what `submit` printed")
+        text = "what `submit` printed; or the run's name or its configuration, for its newest job"
+        verb.add_argument("job", metavar="ID", help=text)
         _reached(verb)
     logs.add_argument("--follow", action="store_true", help="go on until the job ends, and end as it ends")
 
 
 def _verb(verbs: Any, name: str, command: Callable[..., int], text: str) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
-    verb.set_defaults(command=command, works=name != "logs")
+    verb.set_defaults(command=command, works=name not in ("jobs", "logs"))
     return verb
 
 
@@ -103,8 +112,47 @@ def _submit(options: argparse.Namespace, console: Console) -> int:
     return code
 
 
+def _list(options: argparse.Namespace, console: Console) -> int:
+    jobs = _jobs(options)
+    found = _reaching(jobs.all, options)
+    if found:
+        show(console, _table(found))
+    say(console, f"{jobs.address}: {len(found)} jobs")
+    if options.json:
+        answer({"address": jobs.address, "jobs": [asdict(one) for one in found]})
+    return DONE
+
+
+def _table(found: Sequence[Listed]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("job", "state", "started", "took"):
+        table.add_column(title, no_wrap=True, justify="right" if title == "took" else "left")
+    for one in found:
+        started = "-" if one.started is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(one.started))
+        took = "-" if one.started is None else clock((one.ended or time.time()) - one.started)
+        table.add_row(escape(one.job), one.status.lower(), started, took)
+    return table
+
+
+def _meant(jobs: Jobs, options: argparse.Namespace) -> str:
+    """The id of the job that is meant: itself, or the newest one of a run, by its name or its configuration."""
+    from dualprune.cluster.jobs import ID, meant
+
+    given: str = options.job
+    if ID.fullmatch(given):
+        return given
+    if Path(given).is_file():
+        raw, problems = parsed(given)
+        if not isinstance(raw.get("name"), str):
+            problems.add(("name",), "is missing: jobs are named for it")
+            problems.stop()
+        given = raw["name"]
+    return meant(given, _reaching(jobs.all, options))
+
+
 def _logs(options: argparse.Namespace, console: Console) -> int:
     jobs = _jobs(options)
+    options.job = _meant(jobs, options)
     if options.follow:
         return _followed(jobs, options.job, options, console)
     state = _reaching(lambda: jobs.state(options.job), options)
@@ -115,6 +163,7 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
 
 def _stop(options: argparse.Namespace, console: Console) -> int:
     jobs = _jobs(options)
+    options.job = _meant(jobs, options)
     before = _reaching(lambda: jobs.state(options.job), options)
     if before.ended:
         say(console, f"{options.job} had ended: {told(before)}")

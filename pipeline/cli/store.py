@@ -17,7 +17,7 @@ from rich.table import Table
 
 from dualprune.pipeline import dag, measured
 from dualprune.pipeline.config import load as config
-from dualprune.pipeline.config.problems import ConfigError, argued
+from dualprune.pipeline.config.problems import ConfigError, argued, like
 from dualprune.pipeline.output import DONE, FAILED, answer, complain, say, show
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.store import garbage, inventory
@@ -28,6 +28,8 @@ from dualprune.stages.artefacts.manifest import Damaged, read
 from dualprune.stages.files import urls
 from dualprune.stages.objectives.measures import measures
 
+RUNS = "./runs"
+"""The store, where none is given."""
 NUMBERS = ("size", "weights", "left", "share", "residual", "bytes")
 """Titles of columns that are set to the right, beside those of rates and of what was measured."""
 
@@ -45,7 +47,11 @@ def add(verbs: Any) -> None:
     ):
         verb = commands.add_parser(name, help=text, description=text)
         if name == "show":
-            verb.add_argument("key", metavar="KEY", help="a stage's key, or the beginning of it")
+            text = (
+                "a stage's key, the beginning of it, or its name where no other in the store has it; or CONFIG STAGE, "
+            )
+            text += "of that configuration and its store"
+            verb.add_argument("key", metavar="STAGE", nargs="+", help=text)
         if name == "gc":
             verb.add_argument("configs", metavar="CONFIG", nargs="+", help="what is needed by any of these stays")
             verb.add_argument("--yes", action="store_true", help="don't ask")
@@ -55,8 +61,9 @@ def add(verbs: Any) -> None:
             )
             text += "what ran with another value, such as another seed, is not kept"
             verb.add_argument("--set", metavar="A.B=C", action="append", default=[], help=text)
-        text = "folder or fsspec URL (default: ./runs)"
-        verb.add_argument("--store", metavar="URL", type=argued(urls.checked), default="./runs", help=text)
+        text = f"folder or fsspec URL (default: {RUNS})"
+        default = None if name == "show" else RUNS
+        verb.add_argument("--store", metavar="URL", type=argued(urls.checked), default=default, help=text)
         verb.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
         verb.set_defaults(command=command, works=name == "gc")
 
@@ -85,9 +92,9 @@ def _ls(options: argparse.Namespace, console: Console) -> int:
 
 
 def _show(options: argparse.Namespace, console: Console) -> int:
-    store = opened(options.store, "--store")
+    store, given = _shown(options)
     try:
-        key = inventory.find(store, options.key)
+        key = inventory.find(store, given)
         found = read(store.folder / key)
     except (inventory.Unknown, Damaged) as error:
         raise ConfigError("store show", [str(error)]) from None
@@ -100,6 +107,26 @@ def _show(options: argparse.Namespace, console: Console) -> int:
     if options.json:
         answer(found if found is not None else measured.as_json(entry, entry.measures))
     return DONE
+
+
+def _shown(options: argparse.Namespace) -> tuple[Store, str]:
+    """A store, and what names one of its stages: of a configuration's, the key. Raises ConfigError."""
+    if len(options.key) == 1:
+        return opened(options.store or RUNS, "--store"), options.key[0]
+    if len(options.key) > 2:
+        raise ConfigError("store show", ["one stage is shown: STAGE, or CONFIG STAGE"])
+    path, name = options.key
+    settings = [] if options.store is None else [f"store={json.dumps(options.store)}"]
+    draft = config.read(path, settings)
+    top = draft.sound().top
+    store = opened(top.store, "store" if options.store is None else "--store")
+    _, plan = planning.make(draft.sound(), draft.problems)
+    keys = {node.name: node.key for planned in plan for node in (planned.node, *planned.trials)}
+    if name not in keys:
+        raise ConfigError(path, [f"there is no stage {name!r}{like(name, list(keys))}"])
+    if keys[name] not in inventory.keys(store):
+        raise ConfigError("store show", [f"{store.url} has nothing of {name}, whose key is {keys[name]}"])
+    return store, keys[name]
 
 
 def _facts(store: Store, found: Mapping[str, Any], console: Console) -> None:

@@ -10,30 +10,11 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 from dualprune.pipeline.config.described import EACH, Schema, document, resolved
+from dualprune.pipeline.config.wording import in_words, named
 from dualprune.stages.objectives.table import OBJECTIVES
 from dualprune.stages.settings.base import Settings
 
 NEEDED = "none: it has to be given"
-BOUNDS = {
-    "minimum": "at least {}",
-    "exclusiveMinimum": "above {}",
-    "maximum": "at most {}",
-    "exclusiveMaximum": "below {}",
-}
-PLAIN = {
-    "integer": "whole number",
-    "number": "number",
-    "string": "text",
-    "boolean": "true or false",
-    "null": "null",
-    "object": "mapping",
-    "array": "list",
-}
-
-
-ANY = "any value"
-LARGE = 2**63
-"""A bound that nobody needs to be told."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +110,8 @@ def _things(schema: Schema) -> dict[str, Schema]:
     defs = schema["$defs"]
     found = {name: defs[f"stage-{name}"] for name in defs["stage"]["properties"]["kind"]["enum"]}
     for shape in (one for name, one in defs.items() if not name.endswith(EACH)):
-        for name in _names(shape, "set"):
+        for name in named(shape, "set"):
             found[name] = shape
-    return found
-
-
-def _names(shape: Schema, key: str) -> list[str]:
-    """What an object's `key` may be called."""
-    own = shape.get("properties", {}).get(key, {})
-    found: list[str] = own.get("enum") or ([own["const"]] if "const" in own else [])
     return found
 
 
@@ -159,7 +133,7 @@ def _of(shape: Schema, defs: Schema) -> Iterator[Setting]:
     for name, given in shape.get("properties", {}).items():
         whole = resolved(given, defs)
         default = _default(name, whole, shape.get("required", []))
-        yield Setting((name,), (), _type(given, defs), default, " ".join(whole.get("description", "").split()))
+        yield Setting((name,), (), in_words(given, defs), default, " ".join(whole.get("description", "").split()))
 
 
 def _settings(schema: Schema) -> Iterator[Setting]:
@@ -180,7 +154,7 @@ def _below(shape: Schema, path: tuple[str, ...], of: tuple[str, ...], defs: Sche
         yield replace(one, path=here, of=of)
         for inner in _objects(shape["properties"][one.path[0]], defs):
             if here != ("stages",):
-                yield from _below(inner, here, tuple(_names(inner, "set")) or of, defs)
+                yield from _below(inner, here, tuple(named(inner, "set")) or of, defs)
 
 
 def _objects(given: Schema, defs: Schema) -> Iterator[Schema]:
@@ -206,45 +180,6 @@ def _default(name: str, given: Schema, required: Sequence[str]) -> str:
         return NEEDED
     value = given.get("default")
     return "none" if value is None else value if isinstance(value, str) else json.dumps(value).replace('"', "")
-
-
-def _type(given: Schema, defs: Schema) -> str:
-    """What may stand there, for people; that it may be null goes without saying where it is so by default."""
-    kinds = _kinds(given, defs)
-    unsaid = "default" in given and given["default"] is None
-    return _either(list(dict.fromkeys(kind for kind in kinds if not (unsaid and kind == PLAIN["null"]))))
-
-
-def _kinds(given: Schema, defs: Schema) -> list[str]:
-    whole = resolved(given, defs)
-    if "const" in whole:
-        return [str(whole["const"])]
-    if "enum" in whole:
-        return [str(one) for one in whole["enum"]]
-    several = [*whole.get("anyOf", []), *whole.get("oneOf", [])]
-    sets = [name for one in several for name in _names(resolved(one, defs), "set")]
-    if sets:
-        return [f"mapping with `set`: {_either(sets)}"]
-    if several:
-        return [kind for one in several for kind in _kinds(one, defs)]
-    kind = PLAIN.get(str(whole.get("type")), ANY)
-    if kind == PLAIN["array"] and whole.get("items"):
-        return [f"list of {_several(_type(whole['items'], defs))}"]
-    bounds = [text.format(f"{whole[key]:g}") for key, text in BOUNDS.items() if whole.get(key, LARGE) < LARGE]
-    return [f"{kind} ({' and '.join(bounds)})" if bounds else kind]
-
-
-def _several(kind: str) -> str:
-    """The plural of a type."""
-    for name in ("whole number", "number", "text", "mapping"):
-        if kind == name or kind.startswith(f"{name} "):
-            return f"{name}s{kind.removeprefix(name)}"
-    return kind
-
-
-def _either(kinds: list[str]) -> str:
-    *first, last = kinds
-    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _no_such(name: str, asked: Sequence[str], settings: Sequence[Setting], schema: Schema) -> str:

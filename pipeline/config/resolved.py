@@ -5,6 +5,7 @@ Ladders are single stages in it. A beam stays as the file has it: places in its 
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, cast
 
 import yaml
@@ -44,6 +45,11 @@ def resolved(name: str, sets: list[str] | None = None) -> dict[str, Any]:
 def text(found: dict[str, Any]) -> str:
     """Values as YAML."""
     return yaml.dump(found, Dumper=_Dumper, sort_keys=False, width=WIDTH, default_flow_style=None)
+
+
+def inline(found: dict[str, Any]) -> str:
+    """A mapping in one line of YAML."""
+    return yaml.dump(found, Dumper=_Dumper, sort_keys=False, width=math.inf, default_flow_style=True).strip()
 
 
 def _wide(raw: dict[str, Any]) -> dict[str, Any]:

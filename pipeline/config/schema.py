@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dualprune.pipeline.config.problems import brief
 from dualprune.pipeline.config.stage import NAME
-from dualprune.stages.settings.base import Settings, Url
+from dualprune.stages.settings.base import Or, Settings, Url
 from dualprune.stages.settings.engine import Engine
 
 
@@ -43,8 +43,7 @@ def _address(value: str) -> str:
     return value
 
 
-_Count = Annotated[int, Field(ge=1)]
-_Workers = Annotated[Workers, BeforeValidator(_workers, json_schema_input_type=_Count | Workers)]
+_Workers = Annotated[Workers, BeforeValidator(_workers), Or(type="integer", minimum=1)]
 
 
 class Cluster(Settings):

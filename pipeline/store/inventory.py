@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from dualprune.pipeline.node import KEY_LENGTH
@@ -87,14 +88,25 @@ def entries(store: Store) -> list[Entry]:
     return sorted(found, key=lambda entry: (entry.finished is not None, -(entry.finished or 0), entry.key))
 
 
-def find(store: Store, prefix: str) -> str:
-    """The one key that begins so. Raises Unknown."""
-    found = [key for key in keys(store) if key.startswith(prefix)]
+def find(store: Store, given: str) -> str:
+    """The one key that begins so or, where none does, that of the one stage of this name. Raises Unknown."""
+    found = [key for key in keys(store) if key.startswith(given)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise Unknown(f"{prefix} is the beginning of {len(found)} keys in {store.url}: {', '.join(found)}")
-    raise Unknown(f"{store.url} holds no stage whose key begins with {prefix}; `dualprune store ls` lists them")
+        raise Unknown(f"{given} is the beginning of {len(found)} keys in {store.url}: {', '.join(found)}")
+    known = entries(store)
+    named = [entry.key for entry in known if entry.name == given]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        text = f"{len(named)} stages in {store.url} are named {given}"
+        raise Unknown(
+            f"{text}: {', '.join(named)}; `dualprune store show CONFIG {given}` shows that of a configuration"
+        )
+    near = get_close_matches(given, {entry.name for entry in known if entry.name}, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "; `dualprune store ls` lists them"
+    raise Unknown(f"{store.url} holds no stage whose key begins with {given}, or whose name it is{hint}")
 
 
 def lineage(store: Store, of: Mapping[str, Any]) -> list[Ancestor]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
-from dualprune.stages.settings.base import Settings
+from dualprune.stages.settings.base import Or, Settings
 
 
 class Named(Settings):
@@ -40,4 +40,4 @@ def _named(given: Any) -> Any:
     return given
 
 
-Aim = Annotated[Named, BeforeValidator(_named, json_schema_input_type=str | Named)]
+Aim = Annotated[Named, BeforeValidator(_named), Or(type="string")]

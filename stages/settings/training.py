@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, Validati
 from typing_extensions import Self
 
 from dualprune.stages.files import urls
-from dualprune.stages.settings.base import Settings
+from dualprune.stages.settings.base import Or, Settings
 from dualprune.stages.settings.data import Data
 from dualprune.stages.settings.objective import Aim, Named
 
@@ -38,7 +38,7 @@ class Partly(Settings):
 
     file: Annotated[str, AfterValidator(_weights)]
     """Where they come from."""
-    skip: Annotated[tuple[str, ...], BeforeValidator(_patterns, json_schema_input_type=str | list[str])]
+    skip: Annotated[tuple[str, ...], BeforeValidator(_patterns), Or(type="string")]
     """Shell patterns over the network's tensors: those stay as they were initialised, whatever the file has of them."""
 
 

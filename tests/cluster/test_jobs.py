@@ -6,7 +6,7 @@ import pytest
 
 from dualprune.cluster import jobs
 from dualprune.cluster.errors import ClusterError
-from dualprune.cluster.jobs import Jobs, State
+from dualprune.cluster.jobs import Jobs, Listed, State, meant
 
 RUNNING, DONE = State("RUNNING", False, None, ""), State("SUCCEEDED", True, 0, "")
 
@@ -50,3 +50,19 @@ def test_a_dashboard_that_stays_away_is_told(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(jobs, "AWAY", 0.05)
     with pytest.raises(ClusterError, match="nothing answers"):
         Dashboard(RUNNING, None).follow("job", print)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("mine", "mine-20260102-000000-aaaa"),
+        ("mine-20260101-000000-bbbb", "mine-20260101-000000-bbbb"),
+        ("mine-2", "mine-2-20260101-000000-cccc"),
+        ("raysubmit_1", "raysubmit_1"),
+        ("nobody", "nobody"),
+    ],
+)
+def test_which_job_is_meant(given: str, expected: str) -> None:
+    """Itself, by its id; or a run's newest; what there is not is asked for as it was given."""
+    ids = ("raysubmit_1", "mine-20260102-000000-aaaa", "mine-20260101-000000-bbbb", "mine-2-20260101-000000-cccc")
+    assert meant(given, [Listed(job, "RUNNING", None, None, "") for job in ids]) == expected

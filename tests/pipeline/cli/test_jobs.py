@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dualprune.cluster.errors import ClusterError
-from dualprune.cluster.jobs import State
+from dualprune.cluster.jobs import Listed, State
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.cli.jobs import exit_code, package, told
 from dualprune.pipeline.output import BAD_INPUT, DONE, FAILED, STOPPED
@@ -40,6 +40,10 @@ class Scripted:
         self.address, self.output, self.error = ADDRESS, output, error
         self.states = [state]
         self.sent: dict[str, Any] = {}
+        self.there = [
+            Listed("tiny-20260102-000000-aaaa", "RUNNING", 100.0, None, ""),
+            Listed("tiny-20260101-000000-bbbb", "FAILED", 10.0, 75.0, "..."),
+        ]
 
     def __call__(self, address: str) -> Scripted:
         """As a class is called."""
@@ -57,6 +61,12 @@ class Scripted:
     def state(self, job: str) -> State:
         """The state now."""
         return self.states[-1]
+
+    def all(self) -> list[Listed]:
+        """The newest first."""
+        if self.error is not None and isinstance(self.error, ClusterError):
+            raise self.error
+        return self.there
 
     def log(self, job: str) -> str:
         """All output."""
@@ -173,7 +183,7 @@ def test_places_that_all_machines_have(jobs: Callable[..., Scripted], tmp_path: 
         assert cli.main(["submit", str(config(tmp_path)), "--address", ADDRESS, *sets]) == DONE
 
 
-@pytest.mark.parametrize("verb", [["submit", "CONFIG"], ["logs", "tiny-1"], ["stop", "tiny-1"]])
+@pytest.mark.parametrize("verb", [["submit", "CONFIG"], ["logs", "tiny-1"], ["stop", "tiny-1"], ["jobs"]])
 def test_a_cluster_that_says_no(
     jobs: Callable[..., Scripted], tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: list[str]
 ) -> None:
@@ -256,6 +266,30 @@ def test_stop(jobs: Callable[..., Scripted], capsys: pytest.CaptureFixture[str])
     assert cli.main(["stop", "tiny-1", "--address", ADDRESS]) == DONE
     assert "tiny-1 had ended: stopped" in capsys.readouterr().out
     assert len(scripted.states) == 2
+
+
+def test_jobs(jobs: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]) -> None:
+    """A row each; as JSON too."""
+    scripted = jobs()
+    assert cli.main(["jobs", "--address", ADDRESS]) == DONE
+    head, *rows, last = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert head == ["job", "state", "started", "took"]
+    assert [row[:2] for row in rows] == [[one.job, one.status.lower()] for one in scripted.there]
+    assert (rows[1][-1], last) == ("1:05", [f"{ADDRESS}:", "2", "jobs"])
+    assert cli.main(["jobs", "--address", ADDRESS, "--json"]) == DONE
+    value = json.loads(capsys.readouterr().out)
+    assert (value["address"], value["jobs"][1]["ended"]) == (ADDRESS, 75.0)
+
+
+def test_a_job_by_its_run(jobs: Callable[..., Scripted], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the run's name or by its configuration: the newest; and by its id as before."""
+    scripted = jobs(RUNNING, "first\n")
+    newest, old = (one.job for one in scripted.there)
+    for given, found in (("tiny", newest), (str(config(tmp_path)), newest), (old, old), ("other", "other")):
+        assert cli.main(["logs", given, "--address", ADDRESS]) == DONE
+        assert capsys.readouterr().err == f"{found}: running\n"
+    assert cli.main(["stop", "tiny", "--address", ADDRESS]) == DONE
+    assert f"{newest}: stopped" in capsys.readouterr().out
 
 
 def test_a_package_is_all_that_a_run_needs(tmp_path: Path) -> None:

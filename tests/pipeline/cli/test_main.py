@@ -57,17 +57,30 @@ def test_the_flags_are_these() -> None:
         if verb != "store"
     }
     run, there = ["--from", "--only", "--force", "--smoke", "--keep-going", "--wait"], ["--address", "--follow"]
-    own = {"plan": ["--dot", "--tensors", "--images-per-second"]}
-    of_jobs = {"logs": ["-h --help", "job", *there], "stop": ["-h --help", "job", "--address"]}
+    own = {"plan": ["--dot", "--tensors", "--images-per-second", "--print-config"]}
+    of_jobs = {
+        "jobs": ["-h --help", "--address", "--json"],
+        "logs": ["-h --help", "job", *there],
+        "stop": ["-h --help", "job", "--address"],
+    }
     given = ["config", "--set", "--json"]
     configured = {verb: ["-h --help", *given, *own.get(verb, [])] for verb in VERBS}
-    configured |= {"run": ["-h --help", *run, *given], "submit": ["-h --help", *run, *given, *there]}
+    configured |= {"run": ["-h --help", *run, *given, "--print-config"], "submit": ["-h --help", *run, *given, *there]}
     places = ["-h --help", "source", "dest", "--split", "--held", "--bad", "--label-field", "--json"]
     made = ["--resize", "--quality", "--size", "--seed", "--max-pixels", "--no-check", "--processes", "--folder"]
     tables = ["--cut", "--label", "--target", "--columns", "--tokenizer", "--length"]
     whole = {"index": [*places, "--fields"], "shards": [*places, *tables, *made]}
     of_shards = whole | {"verify": ["-h --help", "shards", "--json"]}
-    assert flags == configured | of_jobs | of_shards
+    made = ["--model", "--data", "--args", "--classes", "--weights", "--objective", "-o --output"]
+    helps = {
+        "recipes": ["--json"],
+        "init": [*made],
+        "explain": ["setting", "--json"],
+        "schema": [],
+        "completion": ["shell"],
+    }
+    of_help = {verb: ["-h --help", *own] for verb, own in helps.items()}
+    assert flags == configured | of_jobs | of_shards | of_help
 
 
 def test_help_lists_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,6 +209,18 @@ def test_a_plan_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     }
 
 
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_a_configuration_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    """And nothing else is done."""
+    path = str(config(tmp_path))
+    assert cli.main([verb, path, "--print-config", "--set", "seed=7"]) == output.DONE
+    (tmp_path / "again.yaml").write_text(capsys.readouterr().out)
+    assert not (tmp_path / "store").exists()
+    assert cli.main([verb, str(tmp_path / "again.yaml"), "--print-config", "--json"]) == output.DONE
+    found = json.loads(capsys.readouterr().out)
+    assert (found["seed"], [stage["name"] for stage in found["stages"]][:2]) == (7, ["dense", "half"])
+
+
 def test_a_status_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The last line of stdout is one object; the table goes to stderr."""
     finished(tmp_path, "dense")
@@ -304,7 +329,7 @@ def test_the_help_of_run_is_in_groups(capsys: pytest.CaptureFixture[str]) -> Non
             options.append(line.split()[0])
     assert list(groups.values()) == [
         [],
-        [],
+        ["--print-config"],
         ["--from", "--only", "--force"],
         ["--smoke"],
         ["--keep-going", "--wait"],

@@ -174,6 +174,31 @@ def test_a_key_that_names_no_one_stage(store: str, capsys: pytest.CaptureFixture
     assert text in told(capsys, "show", prefix, "--store", store, code=output.BAD_INPUT)[1]
 
 
+def test_a_stage_is_shown_by_its_name(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it is the only one; an unfinished one, by its plan's."""
+    assert HALF in told(capsys, "show", "half", "--store", store)[0]
+    assert QUARTER in told(capsys, "show", "quarter", "--store", store)[0]
+    assert "did you mean 'half'?" in told(capsys, "show", "halv", "--store", store, code=output.BAD_INPUT)[1]
+    finished(store, "d" * 16, "half")
+    err = told(capsys, "show", "half", "--store", store, code=output.BAD_INPUT)[1]
+    assert f"2 stages in {store} are named half: " in err
+    assert "`dualprune store show CONFIG half`" in err
+
+
+def test_a_stage_of_a_configuration_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the store that it names, or in another one."""
+    settings, problems = loaded(tmp_path)
+    plan = {one.node.name: one.node.key for one in planning.make(settings, problems)[1]}
+    path = str(config(tmp_path))
+    for store, where in ((settings.top.store, []), (str(tmp_path / "b"), ["--store", str(tmp_path / "b")])):
+        finished(store, plan["dense"], "dense")
+        finished(store, DENSE, "dense")
+        assert plan["dense"] in told(capsys, "show", path, "dense", *where)[0]
+    assert f"has nothing of half, whose key is {plan['half']}" in told(capsys, "show", path, "half", code=2)[1]
+    assert "there is no stage 'halv'; did you mean 'half'?" in told(capsys, "show", path, "halv", code=2)[1]
+    assert "one stage is shown" in told(capsys, "show", path, "half", "dense", code=2)[1]
+
+
 def test_a_whole_store_verifies(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What was never finished is no damage: files without a manifest, tensors without their JSON."""
     Folder(store).write(f"{'d' * 16}/model.safetensors", b"half of it")
