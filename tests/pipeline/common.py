@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from dualprune.pipeline.config.load import Config, load
 from dualprune.pipeline.config.problems import ConfigError, Problems
 from dualprune.stages.artefacts.manifest import own_hash
 from dualprune.stages.files.folder import Folder, sha256
-from dualprune.stages.objectives.base import Metric, Objective
+from dualprune.stages.objectives.base import Batch, Metric, Objective
 from dualprune.stages.objectives.measures import Measure, Measures
 from dualprune.stages.settings.training import StageSpec
 
@@ -133,8 +134,18 @@ SCORE = Measures("score", {"score": Measure("", higher=False), "share": Measure(
 
 def scores(spec: StageSpec) -> Objective:
     """An objective of these metrics, as a line of the table of objectives; nothing is trained for it."""
-    metrics = {name: Metric(min, max, one.higher, one.unit) for name, one in SCORE.metrics.items()}
-    return Objective(call=max, loss=max, good=max, metrics=metrics, best=SCORE.best)
+
+    def summed(outputs: Any, batch: Batch) -> Tensor:
+        total: Tensor = outputs.sum()
+        return total
+
+    return Objective(
+        call=lambda network, batch: network(batch["image"]),
+        loss=summed,
+        good=lambda batch: batch["label"].numel() + batch["label"].new_zeros(()),
+        metrics={name: Metric(summed, max, one.higher, one.unit) for name, one in SCORE.metrics.items()},
+        best=SCORE.best,
+    )
 
 
 def scored(value: float, **own: float) -> dict[str, Any]:
