@@ -4,8 +4,8 @@
 
 Each is planned (built without memory, its patterns matched, one batch tried), then pruned by a stage as a run does it:
 one training step with the ADMM term, one update of Z and U, the final projection, evaluation, the artefact committed,
-loaded back and run. Pictures are two of noise, 224 x 224 or of the size that the network is made for. Of a timm family it is
-the network of the fewest weights among the first that the library lists. A process of its own each few networks.
+loaded back and run. Pictures are two of noise, 224 x 224 or of the size that the network is made for. Of a timm family
+it is the network of the fewest weights among the first that the library lists. A process of its own each few networks.
 """
 
 from __future__ import annotations
