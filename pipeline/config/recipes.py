@@ -24,13 +24,16 @@ from dualprune.pipeline.config.problems import Problems, brief, explained
 from dualprune.pipeline.config.yamlfile import Path
 from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.settings.base import Settings
-from dualprune.stages.settings.sets import SETS, Amount
+from dualprune.stages.settings.sets import SETS, Amount, Pattern
 
 
 def varying() -> set[str]:
     """Settings in which a list gives each target its own value."""
     return {name for kind in KINDS.values() for name in kind.varies}
 
+
+WHOLE = tuple(Pattern.model_fields)
+"""Settings that are lists themselves: which tensors a constraint is for."""
 
 Target = Annotated[float, Field(gt=0)]
 
@@ -150,7 +153,7 @@ def _varying(value: Any, path: Path = ()) -> Iterator[tuple[Path, list[Any]]]:
     """Lists that give each target its own value, with their places."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            if path or key in varying():
+            if key not in WHOLE and (path or key in varying()):
                 yield from _varying(inner, (*path, key))
     elif isinstance(value, list):
         if path == ("constraints",):
@@ -163,7 +166,7 @@ def _varying(value: Any, path: Path = ()) -> Iterator[tuple[Path, list[Any]]]:
 def _picked(value: Any, number: int) -> Any:
     """A setting for the number-th target."""
     if isinstance(value, dict):
-        return {key: _picked(inner, number) for key, inner in value.items()}
+        return {key: inner if key in WHOLE else _picked(inner, number) for key, inner in value.items()}
     return value[number] if isinstance(value, list) else value
 
 

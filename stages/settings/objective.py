@@ -29,7 +29,12 @@ class Named(Settings):
     @model_serializer(mode="wrap")
     def _short(self, handler: SerializerFunctionWrapHandler) -> Any:
         """The name alone where there are no arguments: so it is in manifests and keys."""
-        return handler(self) if self.args or self.source else self.name
+        if not self.args and self.source is None:
+            return self.name
+        found = handler(self)
+        if self.source is None:
+            found.pop("source", None)
+        return found
 
 
 def _named(given: Any) -> Any:

@@ -103,13 +103,16 @@ def test_a_beams_metric_is_that_of_all_its_choices(metric: str) -> None:
 
 
 def test_a_list_has_a_value_for_each_target() -> None:
-    """In constraints and in the training's settings, at any depth; what is no list is all targets'."""
+    """In constraints and in the training's settings, at any depth; what is no list is all targets'.
+
+    Which tensors a constraint is for is a list itself.
+    """
     stages = written_out(
         {
             **LADDER,
             "constraints": [
                 {"set": "cardinality", "tensors": "0.*", "rate": [1.5, 2, 3]},
-                {"set": "cardinality", "tensors": "[!0].*"},
+                {"set": "cardinality", "tensors": ["*", "!0.*", "!8.*"], "layers": ["Linear", "LSTM", "Conv2d"]},
             ],
             "admm": {"updates": [4, 5, 6], "lr": 1e-3, "rho": 1e-3},
             "distill": {"weight": [0.1, 0.2, 0.3]},
@@ -118,6 +121,8 @@ def test_a_list_has_a_value_for_each_target() -> None:
         }
     )
     assert [[c["rate"] for c in one["constraints"]] for one in stages] == [[1.5, 4], [2, 10], [3, 25]]
+    assert [one["constraints"][1]["tensors"] for one in stages] == [["*", "!0.*", "!8.*"]] * 3
+    assert [one["constraints"][1]["layers"] for one in stages] == [["Linear", "LSTM", "Conv2d"]] * 3
     assert [one["admm"]["updates"] for one in stages] == [4, 5, 6]
     assert [one["distill"]["weight"] for one in stages] == [0.1, 0.2, 0.3]
     assert [(one["regrow"], one["duals"]) for one in stages] == [(True, "reset"), (True, "carry"), (False, "carry")]

@@ -160,7 +160,7 @@ def test_a_stage_is_trained_for_one(make_task: MakeTask, shards: str, one_rank: 
     manifest = run_stage(task, quiet)
     assert manifest is not None
     assert manifest["metrics"]["val_margin"] < 0.3
-    assert manifest["spec"]["objective"] == {"name": "mytask:margin", "args": {"distil": True}, "source": None}
+    assert manifest["spec"]["objective"] == {"name": "mytask:margin", "args": {"distil": True}}
     measured = measure(f"{task.store}/{task.key}", shards)
     assert measured == {name: pytest.approx(manifest["metrics"][name]) for name in ("val_margin", "test_margin")}
 
