@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,12 +20,12 @@ class Motif(nn.Module):
         self.head = nn.Linear(channels if kind == "cnn" else 2 * hidden, labels)
 
     def forward(self, bases: Tensor) -> Tensor:
-        """The strongest place of each channel, or the mean of what the LSTM says along the sequence, decides."""
+        """The strongest place of each channel along the sequence decides."""
         x = F.one_hot(bases, 4).float().transpose(1, 2)
         if self.first is not None:
             x = F.max_pool1d(F.relu(self.first(x)), 3)
         if self.second is not None:
             x = F.relu(self.second(x))
-        if self.lstm is None:
-            return self.head(x.amax(2))
-        return self.head(torch.mean(self.lstm(x.transpose(1, 2))[0], 1))
+        if self.lstm is not None:
+            x = self.lstm(x.transpose(1, 2))[0].transpose(1, 2)
+        return self.head(x.amax(2))
