@@ -80,7 +80,11 @@ def start(address: str | None, modules: list[Path]) -> Any:
         else:
             reach(address)
             with _muted():
-                ray.init(address=address, runtime_env={"py_modules": [str(module) for module in modules]}, **options)
+                ray.init(
+                    address=address,
+                    runtime_env={} if _sent() else {"py_modules": [str(module) for module in modules]},
+                    **options,
+                )
     except ClusterError:
         raise
     except SystemExit:
@@ -105,6 +109,11 @@ def _import_from(modules: list[Path]) -> None:
 def _way_in(error: Exception) -> str:
     """What to do about an error, if it is about a token."""
     return f"; {WAY_IN}" if "token" in str(error).lower() or "auth" in type(error).__name__.lower() else ""
+
+
+def _sent() -> bool:
+    """Whether this process is a job whose workers get its packages already (cluster.jobs): Ray takes them once only."""
+    return "py_modules" in os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "")
 
 
 def _start_here(ray: Any, options: dict[str, Any]) -> None:
