@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -21,12 +22,22 @@ def build_model(settings: Model, device: str = "cpu") -> nn.Module:
     """The network that the settings name. Raises SpecError for one that there is not, or that can't be built."""
     make = maker(settings)
     try:
-        with torch.device(device):
-            return make()
+        return _made(make, device)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]  # torch adds where in its sources it was raised
         text = f"{settings.name} can't be built: {type(error).__name__}: {reason}"
         raise SpecError([(("model",), text)]) from error
+
+
+def _made(make: Callable[[], nn.Module], device: str) -> nn.Module:
+    """A network on a device. One that computes with tensors as it is built can't be built on `meta`, and is moved."""
+    try:
+        with torch.device(device):
+            return make()
+    except Exception:
+        if device != "meta":
+            raise
+        return make().to(device)
 
 
 @cache

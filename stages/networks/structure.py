@@ -5,6 +5,7 @@ A network is remade as `load(build_model(model), structure, weights)`. An edit i
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
@@ -68,7 +69,9 @@ def load(network: nn.Module, structure: Structure, weights: Mapping[str, Tensor]
 
     Of tied tensors, which have several names, weights may have the first alone.
     """
-    there = structure.apply(network).state_dict().keys()
+    there = structure.apply(network).state_dict()
     ties = {name: weights[first] for name, first in tied(network).items() if name in there and first in weights}
-    network.load_state_dict({**ties, **weights})
+    whole: Any = OrderedDict({**ties, **weights})
+    whole._metadata = getattr(there, "_metadata", {})  # versions of its modules, which some go by (MNASNet)
+    network.load_state_dict(whole)
     return network

@@ -16,6 +16,7 @@ from dualprune.stages.files import source
 from dualprune.stages.networks import builtin, code
 from dualprune.stages.networks.build import build_model, parameters_of
 from dualprune.stages.networks.code import source_of, unchanged, written_out
+from dualprune.stages.networks.structure import Structure, load
 from dualprune.stages.networks.zoo import MAKERS
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import LIBRARIES, Model
@@ -59,6 +60,7 @@ def test_the_tables_agree() -> None:
         ("torchvision:mobilenet_v3_small", {"dropout": 0.1}, "classifier.3.weight"),
         ("timm:efficientnet_lite0", {}, "classifier.weight"),
         ("timm:resnet10t", {"in_chans": 1}, "fc.weight"),
+        ("torchvision:regnet_x_400mf", {}, "fc.weight"),  # computes with tensors as it is built
         ("transformers:BertForSequenceClassification", BERT, "classifier.weight"),
     ],
 )
@@ -66,6 +68,14 @@ def test_a_librarys_network_has_as_many_outputs_as_asked_for(name: str, args: di
     """And what else it is given."""
     pytest.importorskip(name.partition(":")[0])
     assert parameters_of(Model(name=name, args=args, classes=7))[layer].shape[0] == 7
+
+
+def test_a_network_that_goes_by_its_versions_is_remade() -> None:
+    """From its tensors alone, as artefacts have them."""
+    settings = Model(name="torchvision:mnasnet0_5", classes=3)
+    tensors = dict(build_model(settings).state_dict())
+    network = load(build_model(settings), Structure(), tensors)
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in network.state_dict().items())
 
 
 def test_arguments_reach_the_network(own: Path) -> None:
