@@ -9,7 +9,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +25,7 @@ from dualprune.pipeline.config import checks
 from dualprune.pipeline.config.load import find, parsed, read
 from dualprune.pipeline.config.problems import ConfigError, Problems, argued
 from dualprune.pipeline.config.schema import Top
+from dualprune.pipeline.config.stage import Stage
 from dualprune.pipeline.config.yamlfile import Path as Place
 from dualprune.pipeline.output import DONE, FAILED, STOPPED, answer, need_reader, say, show
 from dualprune.pipeline.run.view import clock
@@ -96,10 +97,12 @@ def _submit(options: argparse.Namespace, console: Console) -> int:
     for stage, spec in trained:
         if spec is not None:
             _reachable(stage.place("model", "weights"), spec.model.file, problems)
+            if spec.model.folder is not None:
+                _reachable(stage.place("model", "args", "config"), spec.model.folder, problems)
+    own = _own(draft.stages, problems)
     config = draft.sound()
     jobs = _jobs(options)
     with tempfile.TemporaryDirectory(prefix="dualprune-") as folder:
-        own = dag.code(stage.spec for stage in config.stages)
         command = package(find(options.config), _arguments(options), Path(folder), own)
         modules = [Path(folder) / PACKAGE]
         job = _reaching(lambda: jobs.submit(config.top.name, command, Path(folder) / SENT, modules), options)
@@ -193,6 +196,17 @@ def _followed(jobs: Jobs, job: str, options: argparse.Namespace, console: Consol
     if exit_code(state) != DONE:
         say(console, f"{job}: {told(state)}")
     return exit_code(state)
+
+
+def _own(stages: Iterable[Stage], problems: Problems) -> dict[str, bytes]:
+    """The files of the user's own modules that stages name, by path; noted where one can't be found."""
+    found: dict[str, bytes] = {}
+    for stage in stages:
+        try:
+            found |= dag.code([stage.spec])
+        except source.SourceError as error:
+            problems.add(("stages", stage.number), str(error))
+    return found
 
 
 def _arguments(options: argparse.Namespace) -> list[str]:

@@ -32,8 +32,8 @@ FIRST: Mapping[str, str] = {
 def written_out(settings: Model) -> Model:
     """The settings with what they name on this machine alone in its place: a folder of transformers by the
     configuration in it. Raises SpecError."""
-    where = settings.args.get("config")
-    if not settings.name.startswith("transformers:") or not isinstance(where, str):
+    where = settings.folder
+    if where is None:
         return settings
     file = Path(where)
     file = file / "config.json" if file.is_dir() else file

@@ -21,6 +21,7 @@ from torch import nn
 
 from dualprune.stages.files import source
 from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.networks.code import written_out
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import Model
 
@@ -84,9 +85,9 @@ def _transformers(name: str, settings: Model) -> Callable[[], nn.Module]:
         raise _unknown(f"transformers has no network {name}; it has classes such as {', '.join(near)}")
 
     def make() -> nn.Module:
-        config = settings.args.get("config")
-        given = {"num_labels": settings.classes, **(config if isinstance(config, dict) else {})}
-        given |= {key: value for key, value in settings.args.items() if key != "config"}
+        args = dict(written_out(settings).args)
+        config = args.pop("config", None)
+        given = {"num_labels": settings.classes, **(config if isinstance(config, dict) else {}), **args}
         network: nn.Module = kind(kind.config_class.from_dict(given))  # type: ignore[attr-defined]
         return network
 

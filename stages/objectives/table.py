@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from dualprune.stages.files.source import load
+from dualprune.stages.files.source import load, unchanged
 from dualprune.stages.objectives.base import Objective
 from dualprune.stages.objectives.classify import classify
 from dualprune.stages.objectives.landmarks import landmarks
@@ -44,6 +44,8 @@ def _own(aim: Named) -> Objective:
     """An objective that is not in the table. Raises SpecError, of which an error of the user's code is the cause."""
     at = _place(aim)
     try:
+        if aim.source is not None:
+            unchanged(aim.name, aim.source)
         found = load(aim.name)
     except Exception as error:
         ours = type(error).__module__.startswith("dualprune.")

@@ -106,6 +106,12 @@ class Model(Settings):
         module, _, _ = self.name.rpartition(":")
         return module if module and module not in LIBRARIES else None
 
+    @property
+    def folder(self) -> str | None:
+        """Where the configuration of a network of transformers lies, if it is given by its place."""
+        where = self.args.get("config")
+        return where if self.name.startswith("transformers:") and isinstance(where, str) else None
+
     def __hash__(self) -> int:
         return hash((self.name, self.classes))  # args can't be hashed; equality tells the rest apart
 

@@ -155,6 +155,21 @@ def test_all_problems_at_once_and_nothing_sent(
     assert scripted.sent == {}
 
 
+def test_modules_that_are_not_there_are_told_before_anything_is_sent(
+    jobs: Callable[..., Scripted], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the data too, which is not looked at here; and a network's folder is where the cluster's machines are."""
+    scripted = jobs(error=ClusterError("is not asked"))
+    path = config(tmp_path)
+    wrong = ["--set", "data={source: 'no_such_data:rows'}", "--set"]
+    bert = "model={name: 'transformers:BertModel', args: {config: no/such/folder}}"
+    assert cli.main(["submit", str(path), "--address", ADDRESS, *wrong, bert]) == BAD_INPUT
+    printed = capsys.readouterr().err
+    assert "there is no module no_such_data, neither beside the configuration nor" in printed
+    assert "no/such/folder would be another place on the cluster's machines" in printed
+    assert scripted.sent == {}
+
+
 def test_paths_that_mean_something_here_only(
     jobs: Callable[..., Scripted], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -169,6 +169,7 @@ def test_a_folder_of_transformers_is_written_out(tmp_path: Path) -> None:
     settings = Model(name="transformers:BertModel", args={"config": str(tmp_path), "intermediate_size": 16})
     found = written_out(settings)
     assert found.args["config"] == {**BERT, "model_type": "bert", "vocab_size": 12}
+    assert parameters_of(settings) == parameters_of(found)
     shapes = parameters_of(found)
     assert shapes["embeddings.word_embeddings.weight"].shape == (12, 8)
     assert shapes["encoder.layer.0.intermediate.dense.weight"].shape == (16, 8)

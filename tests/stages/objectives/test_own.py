@@ -11,6 +11,7 @@ import pytest
 
 from dualprune.pipeline.blame import origin
 from dualprune.pipeline.config.load import load
+from dualprune.stages.files.source import source_digest
 from dualprune.stages.objectives.base import Objective
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.base import SpecError
@@ -146,6 +147,16 @@ def test_a_file_says_what_is_wrong_with_its_line(tmp_path: Path, mine: str) -> N
     assert found == "file.yaml:6: objective.args.best: must be 'r2', 'mse' or 'mae', not 'f1'"
     (found, *_) = problems(config(tmp_path, ("data:", "objective: 5\ndata:")))
     assert found == "file.yaml:6: objective: a name is needed, or a mapping with `name` and `args`, not 5"
+
+
+def test_code_that_is_not_what_was_planned_is_refused() -> None:
+    """As a network's is."""
+    planned = stage("mytask:margin")
+    here = planned.objective.model_copy(update={"source": source_digest("mytask")})
+    assert objective(planned.model_copy(update={"objective": here})).best
+    other = planned.objective.model_copy(update={"source": "0" * 64})
+    with pytest.raises(SpecError, match="the code of mytask:margin here is not the code that its stage was planned"):
+        objective(planned.model_copy(update={"objective": other}))
 
 
 def test_a_stage_is_trained_for_one(make_task: MakeTask, shards: str, one_rank: None) -> None:
