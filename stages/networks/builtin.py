@@ -48,7 +48,7 @@ class CifarBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.stride = 1 if inputs == outputs else 2
-        self.around = (outputs - inputs) // 2
+        self.before = self.after = (outputs - inputs) // 2
         self.conv1 = nn.Conv2d(inputs, outputs, 3, self.stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
@@ -57,7 +57,7 @@ class CifarBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[n, inputs, h, w] to [n, outputs, h / stride, w / stride]."""
         y = F.relu(self.bn1(self.conv1(x)))
-        shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.around, self.around))
+        shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
         return F.relu(self.bn2(self.conv2(y)) + shortcut)
 
 

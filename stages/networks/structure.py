@@ -1,45 +1,21 @@
 """What was changed about a network's shape after it was built: edits, which make the same network of a new one.
 
-A network is remade as `load(build_model(model), structure, weights)`. An edit is data with a line in `EDITS`.
+A network is remade as `load(build_model(model), structure, weights)`. An edit is data of a kind
+in `stages.networks.edits.EDITS`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch import Tensor, nn
 
+from dualprune.stages.networks.edits import EDITS, Edit
 from dualprune.stages.networks.parameters import tied
 from dualprune.stages.settings.base import Settings
-
-
-class Edit(Settings):
-    """One change of one module; what else it needs to know, each kind of edit adds."""
-
-    edit: str
-    """Its kind: a name from `EDITS`."""
-    module: str
-    """The module's path within the network."""
-
-
-E = TypeVar("E", bound=Edit)
-
-
-@dataclass(frozen=True)
-class EditKind(Generic[E]):
-    """A kind of edit."""
-
-    settings: type[E]
-    apply: Callable[[E, nn.Module], None]
-    """Changes a network in place, on the device `meta` too. Raises ValueError for one that it does not fit."""
-
-
-EDITS: dict[str, EditKind[Any]] = {}
-"""The table of edits. No kind of stage changes a network's shape yet."""
 
 
 def _parsed(edit: Any) -> Any:
@@ -62,6 +38,13 @@ class Structure(Settings):
         for edit in self.edits:
             EDITS[edit.edit].apply(edit, network)
         return network
+
+    def carry(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of the unchanged network's names and shapes (masks, duals) as they are after all edits."""
+        found = dict(tensors)
+        for edit in self.edits:
+            found = EDITS[edit.edit].carry(edit, found)
+        return found
 
 
 def load(network: nn.Module, structure: Structure, weights: Mapping[str, Tensor]) -> nn.Module:

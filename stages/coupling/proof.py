@@ -1,0 +1,195 @@
+"""Whether taking units out is exact: networks without them are compared with networks where they are zero.
+
+Rules can be wrong and code can have constants; so nothing counts before a network was cut at random and gave the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from dualprune.stages.coupling.surgery import Stays, following, narrowed
+from dualprune.stages.coupling.units import Coupling, Space
+from dualprune.stages.networks.edits import EDITS
+
+ROUNDS = 2
+"""Cuts at random that have to be exact."""
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+"""Largest difference of an output, relative to the largest output."""
+
+
+@dataclass(frozen=True)
+class Proved:
+    """What of a network can go."""
+
+    coupling: Coupling
+    """With the spaces that were proved alone."""
+    refused: Mapping[str, str]
+    """Of the others, by what they go by: why not."""
+
+
+def proved(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], coupling: Coupling) -> Proved:
+    """Cut a network at random, compare, and leave out the spaces that can't be cut exactly.
+
+    The network is on the CPU; it is copied, and left alone. Its weights are drawn anew where they are all alike, so
+    that nothing is hidden behind zeros.
+    """
+    check = _Check(_stirred(network), _spread(args), _spread(kwargs), coupling)
+    check.follow(list(range(len(coupling.spaces))))
+    refused: dict[int, str] = {}
+    good = _good(list(range(len(coupling.spaces))), check, refused)
+    while good and (reason := check(good)) is not None:  # each alone is exact, but not all of them together
+        refused[good[-1]] = reason
+        good = good[:-1]
+    return Proved(_only(check.coupling, good), {coupling.spaces[number].name: text for number, text in refused.items()})
+
+
+def _good(numbers: list[int], check: Callable[[list[int]], str | None], refused: dict[int, str]) -> list[int]:
+    """Those of some spaces that can be cut, by halves."""
+    reason = check(numbers) if numbers else None
+    if reason is None:
+        return numbers
+    if len(numbers) == 1:
+        refused[numbers[0]] = reason
+        return []
+    middle = len(numbers) // 2
+    return [*_good(numbers[:middle], check, refused), *_good(numbers[middle:], check, refused)]
+
+
+def _only(coupling: Coupling, good: Sequence[int]) -> Coupling:
+    """A coupling with these spaces alone."""
+    places = {number: place for place, number in enumerate(good)}
+    counted = tuple(
+        (one, tuple(tuple((places.get(space, -1), unit) for space, unit in of) for of in where))
+        for one, where in coupling.counted
+    )
+    return replace(coupling, spaces=tuple(coupling.spaces[number] for number in good), counted=counted)
+
+
+@dataclass
+class _Check:
+    """Compares networks cut at random in some spaces."""
+
+    network: nn.Module
+    args: Any
+    kwargs: Any
+    coupling: Coupling
+
+    def follow(self, numbers: list[int]) -> None:
+        """Find the numbers of modules that have to follow: where code fails without, those of the module that failed,
+        and of all others of its class."""
+        stays = {number: _drawn(self.coupling.spaces[number], np.random.default_rng(0)) for number in numbers}
+        able = following(self.network, self.coupling, stays)
+        while failed := self._failing(stays):
+            there = {name for path, name in able if path == failed and (path, name) not in self.coupling.numbers}
+            if not there:
+                return
+            kind = type(self.network.get_submodule(failed))
+            more = {one for one in able if one[1] in there and type(self.network.get_submodule(one[0])) is kind}
+            self.coupling = replace(self.coupling, numbers=self.coupling.numbers | more)
+
+    def _failing(self, stays: Stays) -> str | None:
+        """The innermost module whose code fails when units are cut, as a path; None where none does."""
+        compact, at = copy.deepcopy(self.network), list[str]()
+        for path, module in compact.named_modules():
+            module.register_forward_pre_hook(lambda *_, path=path: at.append(path))
+            module.register_forward_hook(lambda *_: at.pop() and None)
+        try:
+            with torch.no_grad():
+                for edit in narrowed(self.network, self.coupling, stays):
+                    EDITS[edit.edit].apply(edit, compact)
+                compact(*self.args, **self.kwargs)
+        except Exception:  # noqa: BLE001 - what code does that was written for other sizes, is anything
+            return at[-1] if at else ""
+        return None
+
+    def __call__(self, numbers: list[int]) -> str | None:
+        """None if the cut is exact, or why not."""
+        for seed in range(ROUNDS):
+            draw = np.random.default_rng(seed)
+            stays = {number: _drawn(self.coupling.spaces[number], draw) for number in numbers}
+            try:
+                reason = self._differs(stays)
+            except Exception as error:  # noqa: BLE001 - what code does that was written for other sizes, is anything
+                reason = f"without them its code fails: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            if reason is not None:
+                return reason
+        return None
+
+    def _differs(self, stays: Stays) -> str | None:
+        masked, compact = copy.deepcopy(self.network), copy.deepcopy(self.network)
+        with torch.no_grad():
+            for number, units in stays.items():
+                silence(masked, self.coupling.spaces[number], units)
+            for edit in narrowed(compact, self.coupling, stays):
+                EDITS[edit.edit].apply(edit, compact)
+            wanted, found = self._outputs(masked), self._outputs(compact)
+        if [one.shape for one in wanted] != [one.shape for one in found]:
+            return "without them the outputs have another shape"
+        for one, other in zip(wanted, found, strict=True):
+            scale = float(one.abs().max()) if one.numel() else 0.0
+            apart = float((one - other).abs().max()) if one.numel() else 0.0
+            if not apart <= TOLERANCE[one.dtype] * max(scale, 1e-30):
+                return f"without them the outputs differ by {apart / max(scale, 1e-30):.2g} of the largest"
+        return None
+
+    def _outputs(self, network: nn.Module) -> list[Tensor]:
+        found = pytree.tree_leaves(network(*self.args, **self.kwargs))
+        return [one for one in found if isinstance(one, Tensor) and one.is_floating_point()]
+
+
+def silence(network: nn.Module, space: Space, stays: Any) -> None:
+    """Set the weights of the units that don't stay to zero: what they are made by, and what reads them."""
+    for name, dim in space.weights:
+        gone = torch.from_numpy(space.places[name, dim][~stays].ravel())
+        network.get_parameter(name).index_fill_(dim, gone, 0.0)
+
+
+def _drawn(space: Space, draw: np.random.Generator) -> Any:
+    """Of a space's units some that stay: about half, one at least, and not all."""
+    stays = draw.random(space.size) < 0.5
+    stays[draw.integers(space.size)] = False
+    if not stays.any():
+        stays[np.flatnonzero(~stays)[0]] = True
+    return stays
+
+
+def _stirred(network: nn.Module) -> nn.Module:
+    """A copy in double precision and evaluation mode, whose tensors are not all alike."""
+    found = copy.deepcopy(network).double().eval()
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(tensor: Tensor) -> Tensor:
+        return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+
+    with torch.no_grad():
+        for tensor in found.parameters():
+            if tensor.ndim > 1 and (tensor.numel() == 1 or float(tensor.std()) < 1e-3):
+                tensor.copy_(drawn(tensor) / tensor[0].numel() ** 0.5)
+            elif tensor.ndim <= 1:
+                tensor.add_(drawn(tensor) * 0.1)
+        for name, tensor in found.named_buffers():
+            if name.endswith("running_var"):
+                tensor.copy_(0.5 + drawn(tensor).abs())
+            elif name.endswith("running_mean"):
+                tensor.copy_(drawn(tensor) * 0.1)
+    return found
+
+
+def _spread(given: Any) -> Any:
+    """Inputs in double precision, drawn at random where they are floating-point numbers."""
+    generator = torch.Generator().manual_seed(1)
+
+    def one(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        return value
+
+    return pytree.tree_map(one, given)

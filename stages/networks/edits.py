@@ -1,0 +1,218 @@
+"""The kinds of edits of a network's shape: how each changes a network, and tensors that are shaped like its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dualprune.stages.settings.base import Settings
+
+Tensors = Mapping[str, Tensor]
+
+
+class Edit(Settings):
+    """One change of one module; what else it needs to know, each kind of edit adds."""
+
+    edit: str
+    """Its kind: a name from `EDITS`."""
+    module: str
+    """The module's path within the network; empty for the network itself."""
+
+
+E = TypeVar("E", bound=Edit)
+
+
+def as_they_are(edit: Edit, tensors: Tensors) -> dict[str, Tensor]:
+    """Of edits that change no tensor."""
+    return dict(tensors)
+
+
+@dataclass(frozen=True)
+class EditKind(Generic[E]):
+    """A kind of edit."""
+
+    settings: type[E]
+    apply: Callable[[E, nn.Module], None]
+    """Changes a network in place, on the device `meta` too, weights with it. Raises ValueError for one that it does
+    not fit."""
+    carry: Callable[[E, Tensors], dict[str, Tensor]] = as_they_are
+    """Tensors of the network's names and shapes (masks, duals) as they are after it; those that go are left out."""
+
+
+class Narrow(Edit):
+    """Fewer channels, heads or features: positions that stay along dimensions of a module's own tensors."""
+
+    edit: Literal["narrow"] = "narrow"
+    """Its kind."""
+    kept: dict[str, dict[int, list[tuple[int, int]]]] = {}
+    """By tensor and dimension: runs of positions, from the first to before the last."""
+    attributes: dict[str, int] = {}
+    """Numbers that the module has of itself, as they are afterwards."""
+
+
+class Remove(Edit):
+    """A module that gives what it is given: a residual block that is gone."""
+
+    edit: Literal["remove"] = "remove"
+    """Its kind."""
+
+
+class Resolution(Edit):
+    """Pictures are brought to another size within the network, before anything else."""
+
+    edit: Literal["resolution"] = "resolution"
+    """Its kind."""
+    size: int
+    """Height and width, in pixels."""
+
+
+class FewerHeads(nn.MultiheadAttention):
+    """torch's attention with heads missing: those that are left are as wide as they were."""
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As torch's own, of the same shapes. Raises ValueError where the weights of attention are asked for."""
+        if need_weights or self.bias_k is not None or self.add_zero_attn:
+            raise ValueError("attention with fewer heads gives no weights, and takes no biases of keys and values")
+        order = (lambda x: x) if self.batch_first else (lambda x: x.transpose(0, 1))
+        weights, biases = self.in_proj_weight.chunk(3), [None] * 3
+        if self.in_proj_bias is not None:
+            biases = self.in_proj_bias.chunk(3)
+        q, k, v = (
+            nn.functional.linear(order(x), weight, bias).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
+        )
+        mask = _mask(attn_mask, key_padding_mask, q)
+        dropout = self.dropout if self.training else 0.0
+        causal = is_causal and mask is None
+        y = nn.functional.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal)
+        return order(self.out_proj(y.transpose(1, 2).flatten(2))), None
+
+
+def _mask(attention: Tensor | None, padding: Tensor | None, like: Tensor) -> Tensor | None:
+    """What is added to attention's scores, [samples, heads or 1, queries or 1, keys]; None where nothing is."""
+
+    def added(mask: Tensor) -> Tensor:
+        if mask.dtype != torch.bool:
+            return mask.to(like.dtype)
+        return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, float("-inf"))
+
+    whole = None
+    if attention is not None:
+        whole = added(attention)
+        whole = whole.view(1, 1, *whole.shape) if whole.ndim == 2 else whole.view(len(like), -1, *whole.shape[-2:])
+    if padding is not None:
+        keys = added(padding)[:, None, None]
+        whole = keys if whole is None else whole + keys
+    return whole
+
+
+class Passed(nn.Module):
+    """What stands for a module that was removed: its first input is its output."""
+
+    def __init__(self, several: bool = False) -> None:
+        super().__init__()
+        self.several = several
+
+    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """x, of any shape; the rest is left alone."""
+        return (x,) if self.several else x
+
+
+def _sliced(tensor: Tensor, dims: Mapping[int, list[tuple[int, int]]]) -> Tensor:
+    for dim, runs in dims.items():
+        if runs and runs[-1][1] > tensor.shape[dim]:
+            raise ValueError(f"positions to {runs[-1][1]} of {tensor.shape[dim]}")
+        places = torch.cat([torch.arange(*run, device="cpu") for run in runs]).to(tensor.device)
+        tensor = tensor.index_select(dim, places)
+    return tensor
+
+
+def _narrow(edit: Narrow, network: nn.Module) -> None:
+    module = network.get_submodule(edit.module)
+    for name, dims in edit.kept.items():
+        tensor = getattr(module, name, None)
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{edit.module} has no tensor {name}")
+        with torch.no_grad():
+            try:
+                value = _sliced(tensor, dims)
+            except ValueError as error:
+                raise ValueError(f"{edit.module}.{name}: {error}") from None
+        if isinstance(tensor, nn.Parameter):
+            value = nn.Parameter(value, requires_grad=tensor.requires_grad)
+        _put(network, tensor, value)
+    if isinstance(module, nn.MultiheadAttention):
+        module.__class__ = FewerHeads
+        module._qkv_same_embed_dim = False  # else torch's encoder layers pass its code by
+    for name, number in edit.attributes.items():
+        if not isinstance(getattr(module, name, None), int):
+            raise ValueError(f"{edit.module or 'the network'} has no number {name}")
+        setattr(module, name, number)
+
+
+def _put(network: nn.Module, tensor: Tensor, value: Tensor) -> None:
+    """Put a tensor in all places of another: it may be tied."""
+    for module in network.modules():
+        for held in (module._parameters, module._buffers):
+            for name, one in held.items():
+                if one is tensor:
+                    held[name] = value  # type: ignore[assignment]
+
+
+def _narrowed(edit: Narrow, tensors: Tensors) -> dict[str, Tensor]:
+    found = dict(tensors)
+    for name, dims in edit.kept.items():
+        whole = f"{edit.module}.{name}" if edit.module else name
+        if whole in found:
+            found[whole] = _sliced(found[whole], dims)
+    return found
+
+
+def _remove(edit: Remove, network: nn.Module) -> None:
+    above, _, name = edit.module.rpartition(".")
+    try:
+        parent, module = network.get_submodule(above), network.get_submodule(edit.module)
+    except AttributeError:
+        raise ValueError(f"there is no module {edit.module!r}") from None
+    del module
+    setattr(parent, name, Passed())
+
+
+def _removed(edit: Remove, tensors: Tensors) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{edit.module}.")}
+
+
+def _resize(edit: Resolution, network: nn.Module) -> None:
+    size = (edit.size, edit.size)
+
+    def resized(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(
+            nn.functional.interpolate(one, size, mode="bilinear", antialias=True, align_corners=False)
+            if isinstance(one, Tensor) and one.ndim == 4 and one.is_floating_point() and one.shape[2:] != size
+            else one
+            for one in args
+        )
+
+    network.register_forward_pre_hook(resized)
+
+
+EDITS: dict[str, EditKind[Any]] = {
+    "narrow": EditKind(Narrow, _narrow, _narrowed),
+    "remove": EditKind(Remove, _remove, _removed),
+    "resolution": EditKind(Resolution, _resize),
+}
+"""The table of edits. To add one: its settings, how it is made, and a line here."""
