@@ -6,7 +6,8 @@ Rules can be wrong and code can have constants; so nothing counts before a netwo
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from dualprune.stages.coupling.surgery import Stays, following, narrowed
 from dualprune.stages.coupling.units import Coupling, Space
 from dualprune.stages.networks.edits import EDITS
 
+Number = tuple[str, str]
+"""A number that a module has of itself: the module's path, and the number's name."""
 ROUNDS = 2
 """Cuts at random that have to be exact."""
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
@@ -73,6 +76,14 @@ def _only(coupling: Coupling, good: Sequence[int]) -> Coupling:
     return replace(coupling, spaces=tuple(coupling.spaces[number] for number in good), counted=counted)
 
 
+@dataclass(frozen=True)
+class _End:
+    """Where code failed: the innermost module that was at work, and how many were done with."""
+
+    module: str
+    done: int
+
+
 @dataclass
 class _Check:
     """Compares networks cut at random in some spaces."""
@@ -83,31 +94,41 @@ class _Check:
     coupling: Coupling
 
     def follow(self, numbers: list[int]) -> None:
-        """Find the numbers of modules that have to follow: where code fails without, those of the module that failed,
-        and of all others of its class."""
+        """Find the numbers of modules that have to follow: those with which code that fails gets further.
+
+        Each is taken with its like in other blocks. Where none helps, what the code failed on is left out.
+        """
         stays = {number: _drawn(self.coupling.spaces[number], np.random.default_rng(0)) for number in numbers}
         able = following(self.network, self.coupling, stays)
-        while failed := self._failing(stays):
-            there = {name for path, name in able if path == failed and (path, name) not in self.coupling.numbers}
-            if not there:
-                return
-            kind = type(self.network.get_submodule(failed))
-            more = {one for one in able if one[1] in there and type(self.network.get_submodule(one[0])) is kind}
-            self.coupling = replace(self.coupling, numbers=self.coupling.numbers | more)
+        while stays and (end := self._end(stays, self.coupling)) is not None:
+            near = end.module.rpartition(".")[0]
+            for option in _options(able, end.module):
+                trial = replace(self.coupling, numbers=self.coupling.numbers | option)
+                further = self._end(stays, trial) if not option <= self.coupling.numbers else end
+                if further is None or further.done > end.done:
+                    self.coupling = trial
+                    break
+            else:
+                near = end.module.rpartition(".")[0]
+                left = {n: units for n, units in stays.items() if not self._touches(n, near)}
+                stays = left if len(left) < len(stays) else {}
 
-    def _failing(self, stays: Stays) -> str | None:
-        """The innermost module whose code fails when units are cut, as a path; None where none does."""
-        compact, at = copy.deepcopy(self.network), list[str]()
+    def _touches(self, number: int, path: str) -> bool:
+        return any(name.startswith(f"{path}." if path else "") for name, _ in self.coupling.spaces[number].places)
+
+    def _end(self, stays: Stays, coupling: Coupling) -> _End | None:
+        """Where a network's code fails when units are cut; None where it does not."""
+        compact, at, done = copy.deepcopy(self.network), list[str](), list[str]()
         for path, module in compact.named_modules():
             module.register_forward_pre_hook(lambda *_, path=path: at.append(path))
-            module.register_forward_hook(lambda *_: at.pop() and None)
+            module.register_forward_hook(lambda *_: done.append(at.pop()))
         try:
             with torch.no_grad():
-                for edit in narrowed(self.network, self.coupling, stays):
+                for edit in narrowed(self.network, coupling, stays):
                     EDITS[edit.edit].apply(edit, compact)
                 compact(*self.args, **self.kwargs)
         except Exception:  # noqa: BLE001 - what code does that was written for other sizes, is anything
-            return at[-1] if at else ""
+            return _End(at[-1] if at else "", len(done))
         return None
 
     def __call__(self, numbers: list[int]) -> str | None:
@@ -143,6 +164,24 @@ class _Check:
     def _outputs(self, network: nn.Module) -> list[Tensor]:
         found = pytree.tree_leaves(network(*self.args, **self.kwargs))
         return [one for one in found if isinstance(one, Tensor) and one.is_floating_point()]
+
+
+def _options(able: Iterable[Number], failed: str) -> list[frozenset[Number]]:
+    """What may have to follow where a module failed: numbers of it, of what is around it and of what is beside it,
+    the deepest first; all of a module at once, then each alone."""
+    near = failed.rpartition(".")[0]
+    there = sorted(
+        (one for one in able if f"{failed}.".startswith(f"{one[0]}." if one[0] else "") or one[0].startswith(near)),
+        key=lambda one: (-len(one[0]), one),
+    )
+    whole = [frozenset(one for one in able if _alike(one[0]) == _alike(path)) for path, _ in there]
+    each = [frozenset(one for one in whole[n] if one[1] == name) for n, (_, name) in enumerate(there)]
+    return list(dict.fromkeys([*whole, *each]))
+
+
+def _alike(path: str) -> str:
+    """A module's path without the numbers of blocks."""
+    return re.sub(r"\d+", "#", path)
 
 
 def silence(network: nn.Module, space: Space, stays: Any) -> None:

@@ -86,7 +86,10 @@ def _names(network: nn.Module, signature: Any) -> dict[str, str]:
         *network.named_buffers(remove_duplicate=False),
     ):
         first.setdefault(id(tensor), name)
-    whole = {**dict(network.named_parameters(remove_duplicate=False)), **dict(network.named_buffers(remove_duplicate=False))}
+    whole = {
+        **dict(network.named_parameters(remove_duplicate=False)),
+        **dict(network.named_buffers(remove_duplicate=False)),
+    }
     given = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     return {place: first[id(whole[name])] for place, name in given.items() if name in whole}
 

@@ -90,7 +90,13 @@ def coupling(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
         at = tuple(tuple(where.get(atom, (-1, 0)) for atom in trace.atoms.roots(of).tolist()) for of in one.labels)
         if any(space >= 0 for positions in at for space, _ in positions):
             counted.append((one, at))
-    return Coupling(tuple(spaces), tuple(counted), frozenset(), trace.unknown, {name: tuple(one.shape) for name, one in able.items()})
+    return Coupling(
+        tuple(spaces),
+        tuple(counted),
+        frozenset(),
+        trace.unknown,
+        {name: tuple(one.shape) for name, one in able.items()},
+    )
 
 
 def _atoms(trace: Trace) -> dict[int, dict[Place, list[int]]]:
