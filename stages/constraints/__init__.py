@@ -65,6 +65,7 @@ def structured(settings: sets.Structured, shape: Shape) -> Constraint:
 
 def heads(settings: sets.Head, shape: Shape) -> Constraint:
     """Attention heads."""
+    assert settings.heads is not None
     return _groups(settings, partial(groups.heads, count=settings.heads, parts=settings.parts), shape, "heads")
 
 

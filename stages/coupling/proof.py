@@ -47,23 +47,29 @@ def proved(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], c
     check = _Check(_stirred(network), _spread(args), _spread(kwargs), coupling)
     check.follow(list(range(len(coupling.spaces))))
     refused: dict[int, str] = {}
-    good = _good(list(range(len(coupling.spaces))), check, refused)
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for number, space in enumerate(coupling.spaces):
+        alike.setdefault(tuple(_alike(name) for name, _ in space.weights), []).append(number)
+    good = sorted(_good(list(alike.values()), check, refused))
     while good and (reason := check(good)) is not None:  # each alone is exact, but not all of them together
         refused[good[-1]] = reason
         good = good[:-1]
     return Proved(_only(check.coupling, good), {coupling.spaces[number].name: text for number, text in refused.items()})
 
 
-def _good(numbers: list[int], check: Callable[[list[int]], str | None], refused: dict[int, str]) -> list[int]:
-    """Those of some spaces that can be cut, by halves."""
+def _good(kinds: list[list[int]], check: Callable[[list[int]], str | None], refused: dict[int, str]) -> list[int]:
+    """Those of some spaces that can be cut, by halves; spaces are together that are alike in other blocks."""
+    numbers = [number for kind in kinds for number in kind]
     reason = check(numbers) if numbers else None
     if reason is None:
         return numbers
-    if len(numbers) == 1:
-        refused[numbers[0]] = reason
-        return []
-    middle = len(numbers) // 2
-    return [*_good(numbers[:middle], check, refused), *_good(numbers[middle:], check, refused)]
+    if len(kinds) > 1:
+        middle = len(kinds) // 2
+        return [*_good(kinds[:middle], check, refused), *_good(kinds[middle:], check, refused)]
+    if len(numbers) > 1 and not (check(numbers[:1]) and check(numbers[-1:])):
+        return _good([[number] for number in numbers], check, refused)
+    refused |= dict.fromkeys(numbers, reason)
+    return []
 
 
 def _only(coupling: Coupling, good: Sequence[int]) -> Coupling:
@@ -214,11 +220,11 @@ def _stirred(network: nn.Module) -> nn.Module:
                 tensor.copy_(drawn(tensor) / tensor[0].numel() ** 0.5)
             elif tensor.ndim <= 1:
                 tensor.add_(drawn(tensor) * 0.1)
-        for name, tensor in found.named_buffers():
+        for name, buffer in found.named_buffers():
             if name.endswith("running_var"):
-                tensor.copy_(0.5 + drawn(tensor).abs())
+                buffer.copy_(0.5 + drawn(buffer).abs())
             elif name.endswith("running_mean"):
-                tensor.copy_(drawn(tensor) * 0.1)
+                buffer.copy_(drawn(buffer) * 0.1)
     return found
 
 

@@ -101,13 +101,12 @@ def _tensors(value: Any) -> list[Dims]:
 
 
 def _convolution(known: Known, call: Call) -> Sequence[Dims]:
-    x, weight, bias, groups = (call.args.get(name) for name in ("input", "weight", "bias", "groups"))
-    assert x is not None and weight is not None
+    x, weight, bias = call.args["input"], call.args["weight"], call.args.get("bias")
     known.atoms.fix(*weight[2:], *x[2:])
     outputs, inputs = weight[0], weight[1]
     if bias is not None:
         known.join(outputs, bias[0])
-    groups = groups or 1
+    groups = call.args.get("groups") or 1
     if groups == 1:
         known.join(x[1], inputs)
         known.inputs.append(inputs)
@@ -127,8 +126,7 @@ def _each(known: Known, whole: Labels, part: Labels, times: int) -> None:
 
 
 def _transposed(known: Known, call: Call) -> Sequence[Dims]:
-    x, weight, bias = (call.args.get(name) for name in ("input", "weight", "bias"))
-    assert x is not None and weight is not None
+    x, weight, bias = call.args["input"], call.args["weight"], call.args.get("bias")
     if (call.args.get("groups") or 1) != 1:
         raise Unknown
     known.atoms.fix(*weight[2:], *x[2:])
@@ -141,8 +139,7 @@ def _transposed(known: Known, call: Call) -> Sequence[Dims]:
 
 
 def _linear(known: Known, call: Call) -> Sequence[Dims]:
-    x, weight, bias = (call.args.get(name) for name in ("input", "weight", "bias"))
-    assert x is not None and weight is not None
+    x, weight, bias = call.args["input"], call.args["weight"], call.args.get("bias")
     known.join(x[-1], weight[1])
     if bias is not None:
         known.join(weight[0], bias[0])

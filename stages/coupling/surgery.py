@@ -22,10 +22,10 @@ def narrowed(network: nn.Module, coupling: Coupling, stays: Stays) -> list[Narro
     """The edits that leave these units alone. The network is as it was when it was followed."""
     going: dict[Place, list[NDArray[np.int64]]] = defaultdict(list)
     for number, units in stays.items():
-        for place, positions in gone(coupling.spaces[number], units).items():
-            if len(positions):
-                going[place].append(positions)
-    kept: dict[str, dict[str, dict[int, list[tuple[int, int]]]]] = defaultdict(lambda: defaultdict(dict))
+        for place, without in gone(coupling.spaces[number], units).items():
+            if len(without):
+                going[place].append(without)
+    kept: dict[str, dict[str, dict[int, list[list[int]]]]] = defaultdict(lambda: defaultdict(dict))
     sizes: dict[str, dict[str, list[int]]] = defaultdict(dict)
     for (name, dim), positions in going.items():
         path, _, own = name.rpartition(".")
@@ -41,15 +41,19 @@ def narrowed(network: nn.Module, coupling: Coupling, stays: Stays) -> list[Narro
             attributes[path].setdefault(name, number)
     paths = [path for path, _ in network.named_modules() if path in kept or attributes.get(path)]
     return [
-        Narrow(module=path, kept={name: dict(dims) for name, dims in kept[path].items()}, attributes=attributes[path])
+        Narrow(
+            module=path,
+            kept={name: [dims.get(dim) for dim in range(len(sizes[path][name]))] for name, dims in kept[path].items()},
+            attributes=attributes[path],
+        )
         for path in paths
     ]
 
 
-def runs(positions: NDArray[np.int64]) -> list[tuple[int, int]]:
+def runs(positions: NDArray[np.int64]) -> list[list[int]]:
     """Ascending positions as runs, each from its first to before its last."""
     breaks = np.flatnonzero(np.diff(positions) != 1) + 1
-    return [(int(run[0]), int(run[-1]) + 1) for run in np.split(positions, breaks) if len(run)]
+    return [[int(run[0]), int(run[-1]) + 1] for run in np.split(positions, breaks) if len(run)]
 
 
 def _numbers(module: nn.Module, shapes: Mapping[str, list[int]]) -> dict[str, int]:

@@ -77,7 +77,7 @@ def coupling(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
     for atom, places in found.items():
         if any(name in able for name, _ in places):
             by_kind[tuple((place, len(at)) for place, at in places.items())].append(atom)
-    spaces = []
+    spaces: list[Space] = []
     where: dict[int, tuple[int, int]] = {}
     for atoms in by_kind.values():
         space = _space(trace, {atom: found[atom] for atom in atoms}, able)

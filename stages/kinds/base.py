@@ -17,6 +17,7 @@ from dualprune.stages.settings.training import Rate, StageSpec
 
 if TYPE_CHECKING:
     from dualprune.stages.networks.parameters import Parameters
+    from dualprune.stages.solver.shrinking import Before, Smaller
     from dualprune.stages.solver.targets import Targets
     from dualprune.stages.training.run import Run
 
@@ -108,6 +109,9 @@ class Kind(Generic[S]):
     """Whether weights of its constrained tensors that the parent pruned may come back."""
     check: Callable[[S, Targets, Parameters], list[Problem]] = no_problems
     """What else is wrong, given the targets and what the network's parameters are; some targets may be missing."""
+    shrinks: Callable[[S, Before], Smaller] | None = None
+    """How the parent's network is made smaller before anything is trained; None for kinds that leave its shape alone.
+    Raises SpecError."""
     start: Callable[[Run[S]], None] = nothing
     """Before the first step of a stage that has no checkpoint."""
     enter: Callable[[Run[S], Phase], None] = nothing_in

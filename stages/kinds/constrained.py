@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dualprune.stages.kinds.table import KINDS
@@ -9,43 +10,45 @@ from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import StageSpec
 
 if TYPE_CHECKING:
+    from dualprune.stages.coupling.cut import Cut
     from dualprune.stages.networks.parameters import Parameters
     from dualprune.stages.solver.bounds import Room
     from dualprune.stages.solver.targets import Held, Targets
 
 
-def targets_of(spec: StageSpec, parameters: Parameters) -> Targets:
-    """What each constrained tensor is held to, in a network of these parameters.
+def targets_of(spec: StageSpec, parameters: Parameters, cut: Callable[[], Cut] | None = None) -> Targets:
+    """What each constrained tensor is held to, in a network of these parameters; `cut` says what goes together in it.
 
     Raises SpecError with all that is wrong.
     """
     from dualprune.stages.solver.targets import targets
 
     kind = KINDS[spec.kind]
-    found, problems = targets(kind.constraints(spec), parameters, spec.model.name)
+    found, problems = targets(kind.constraints(spec), parameters, spec.model.name, cut)
     problems = [*problems, *kind.check(spec, found, parameters)]
     if problems:
         raise SpecError(problems)
     return found
 
 
-def constrained(spec: StageSpec) -> list[Held]:
+def constrained(spec: StageSpec, cut: Callable[[], Cut] | None = None) -> list[Held]:
     """What each of a stage's constraints holds, for people. Raises SpecError."""
     from dualprune.stages.networks.build import parameters_of
     from dualprune.stages.solver.targets import held
 
     parameters = parameters_of(spec.model)
-    targets_of(spec, parameters)
-    return held(KINDS[spec.kind].constraints(spec), parameters)
+    targets_of(spec, parameters, cut)
+    return held(KINDS[spec.kind].constraints(spec), parameters, cut)
 
 
-def check(spec: StageSpec) -> Room:
+def check(spec: StageSpec, cut: Callable[[], Cut] | None = None) -> Room:
     """Everything that can be said of a stage's settings without data, and what may stay. Raises SpecError.
 
-    The network is built without memory for its weights, once for all stages that have it.
+    The network is built without memory for its weights, once for all stages that have it. What goes together in it,
+    `cut` says; without it coupled constraints are not looked at but for their patterns.
     """
     from dualprune.stages.networks.build import parameters_of
     from dualprune.stages.solver.bounds import room
 
     parameters = parameters_of(spec.model)
-    return room(targets_of(spec, parameters), parameters)
+    return room(targets_of(spec, parameters, cut), parameters)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from dualprune.stages.kinds import prune, quantize, train
+from dualprune.stages.kinds import prune, quantize, shrink, train
 from dualprune.stages.kinds.base import Kind, Phase
 from dualprune.stages.settings.training import StageSpec
 
-KINDS: dict[str, Kind[Any]] = {"train": train.KIND, "prune": prune.KIND, "quantize": quantize.KIND}
+KINDS: dict[str, Kind[Any]] = {
+    "train": train.KIND,
+    "prune": prune.KIND,
+    "shrink": shrink.KIND,
+    "quantize": quantize.KIND,
+}
 
 
 def parse(settings: Any) -> StageSpec:

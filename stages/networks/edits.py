@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from dualprune.stages.settings.base import Settings
@@ -48,9 +49,9 @@ class Narrow(Edit):
 
     edit: Literal["narrow"] = "narrow"
     """Its kind."""
-    kept: dict[str, dict[int, list[tuple[int, int]]]] = {}
-    """By tensor and dimension: runs of positions, from the first to before the last."""
-    attributes: dict[str, int] = {}
+    kept: dict[str, list[list[list[int]] | None]] = Field(default={})
+    """By tensor, for each of its dimensions: runs of positions, from the first to before the last; null: all."""
+    attributes: dict[str, int] = Field(default={})
     """Numbers that the module has of itself, as they are afterwards."""
 
 
@@ -88,9 +89,8 @@ class FewerHeads(nn.MultiheadAttention):
         if need_weights or self.bias_k is not None or self.add_zero_attn:
             raise ValueError("attention with fewer heads gives no weights, and takes no biases of keys and values")
         order = (lambda x: x) if self.batch_first else (lambda x: x.transpose(0, 1))
-        weights, biases = self.in_proj_weight.chunk(3), [None] * 3
-        if self.in_proj_bias is not None:
-            biases = self.in_proj_bias.chunk(3)
+        weights = self.in_proj_weight.chunk(3)
+        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         q, k, v = (
             nn.functional.linear(order(x), weight, bias).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
@@ -132,11 +132,15 @@ class Passed(nn.Module):
         return (x,) if self.several else x
 
 
-def _sliced(tensor: Tensor, dims: Mapping[int, list[tuple[int, int]]]) -> Tensor:
-    for dim, runs in dims.items():
-        if runs and runs[-1][1] > tensor.shape[dim]:
-            raise ValueError(f"positions to {runs[-1][1]} of {tensor.shape[dim]}")
-        places = torch.cat([torch.arange(*run, device="cpu") for run in runs]).to(tensor.device)
+def _sliced(tensor: Tensor, dims: Sequence[list[list[int]] | None]) -> Tensor:
+    if len(dims) != tensor.ndim:
+        raise ValueError(f"{len(dims)} dimensions of {tensor.ndim}")
+    for dim, runs in enumerate(dims):
+        if runs is None:
+            continue
+        if not runs or runs[-1][1] > tensor.shape[dim]:
+            raise ValueError(f"positions to {runs[-1][1] if runs else 0} of {tensor.shape[dim]}")
+        places = torch.cat([torch.arange(first, end, device="cpu") for first, end in runs]).to(tensor.device)
         tensor = tensor.index_select(dim, places)
     return tensor
 

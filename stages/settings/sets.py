@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Protocol
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
@@ -11,8 +11,20 @@ from typing_extensions import Self
 from dualprune.stages.settings.base import Settings, Texts
 
 
+class Sized(Protocol):
+    """Units of one kind."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
+
+
 class Amount(Settings):
     """How much stays. Exactly one of rate, keep and count says it."""
+
+    AMOUNTS: ClassVar[tuple[str, ...]] = ("rate", "keep", "count")
+    """Settings of which one is given."""
 
     rate: float | None = Field(default=None, ge=1)
     """k = floor(size / rate)."""
@@ -23,8 +35,9 @@ class Amount(Settings):
 
     @model_validator(mode="after")
     def _one_amount(self) -> Self:
-        if sum(value is not None for value in (self.rate, self.keep, self.count)) != 1:
-            raise ValueError("give exactly one of `rate`, `keep` and `count`")
+        if sum(getattr(self, name) is not None for name in self.AMOUNTS) != 1:
+            *names, last = (f"`{name}`" for name in self.AMOUNTS)
+            raise ValueError(f"give exactly one of {', '.join(names)} and {last}")
         return self
 
     def entries(self, size: int) -> int:
@@ -98,22 +111,66 @@ class Cardinality(Pattern, Amount):
         return self
 
 
-class Structured(Pattern, Amount):
+class Grouped(Pattern, Amount):
+    """Groups of entries that go as a whole: alone, or coupled over all tensors of the network."""
+
+    AMOUNTS: ClassVar[tuple[str, ...]] = ("rate", "keep", "count", "macs")
+    """Settings of which one is given."""
+    set: str
+    """Its name: what goes as a whole."""
+    coupled: bool = False
+    """Whether what makes and reads a filter, channel or head goes with it, in all tensors, so that it can be taken out
+    of the network exactly. The amount is then of each kind of them, such as the channels of a residual stream."""
+    macs: float | None = Field(default=None, gt=0, lt=1)
+    """With `coupled`: the same share of each kind stays, so that at most this share of the network's
+    multiply-accumulates is left."""
+    multiple: int = Field(default=1, ge=1)
+    """With `coupled`: as many stay of each kind as is a multiple of this, or all."""
+
+    @model_validator(mode="after")
+    def _of_coupled(self) -> Self:
+        if not self.coupled and (self.macs is not None or self.multiple != 1):
+            raise ValueError("`macs` and `multiple` belong to `coupled: true`, which is not given")
+        return self
+
+    def units(self, share: float, space: Sized) -> int:
+        """How many units of a space stay, if this share of them is to: one at least, and a multiple."""
+        wanted = math.floor(space.size * share * (1 + 1e-12))
+        return max(1, min(space.size, max(self.multiple, wanted // self.multiple * self.multiple)))
+
+    def part(self, size: int) -> float:
+        """The share of so many units that stays, where not multiply-accumulates say it."""
+        return self.entries(size) / size
+
+
+class Structured(Grouped):
     """At most k filters (outputs), channels (inputs), columns (of the matrix form) or rows (of linear layers)."""
 
     set: Literal["filter", "channel", "column", "row"]
     """Its name: what goes as a whole."""
 
+    @model_validator(mode="after")
+    def _of_units(self) -> Self:
+        if self.coupled and self.set == "column":
+            raise ValueError("columns are positions of kernels, which go with nothing; leave `coupled` out")
+        return self
 
-class Head(Pattern, Amount):
+
+class Head(Grouped):
     """At most k attention heads of a projection."""
 
     set: Literal["head"]
     """Its name."""
-    heads: int = Field(ge=1)
-    """Of each projection."""
+    heads: int | None = Field(default=None, ge=1)
+    """Of each projection; with `coupled` they are found."""
     parts: int = Field(default=1, ge=1)
     """Projections stacked in one tensor: 3 for fused query, key and value."""
+
+    @model_validator(mode="after")
+    def _counted(self) -> Self:
+        if (self.heads is None) != self.coupled or (self.coupled and self.parts != 1):
+            raise ValueError("give `heads`, how many each projection has, or `coupled: true`, which finds them")
+        return self
 
 
 class Block(Pattern, Amount):

@@ -22,6 +22,7 @@ from torch import Tensor
 from dualprune.stages.constraints import Constraint
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.settings.training import Penalty
+from dualprune.stages.solver import coupled
 from dualprune.stages.solver.budget import allocate
 from dualprune.stages.solver.targets import Targets
 
@@ -140,6 +141,8 @@ def _resolved(targets: Targets, value: Callable[[str], Tensor]) -> tuple[dict[st
         kept |= allocation.kept
         peak = max(peak, allocation.peak_bytes)
     sets |= {name: Cardinality(k) for name, k in kept.items()}
+    if targets.coupled:
+        sets |= coupled.slices(targets.coupled, coupled.stays(targets.coupled, value), targets.parameters)
     return {name: sets[name] for name in targets.names}, kept, peak
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dualprune.stages.networks.parameters import Parameters, weights
+from dualprune.stages.solver import coupled
 from dualprune.stages.solver.targets import Targets
 
 
@@ -32,6 +33,7 @@ class Room:
 def room(found: Targets, parameters: Parameters) -> Room:
     """What the targets of a network of these parameters let stay."""
     most = {name: constraint.most(tuple(parameters[name].shape)) for name, constraint in found.sets.items()}
+    most |= coupled.most(found.coupled, parameters)
     exact = frozenset(name for name in most if found.kinds[name] == ("cardinality",))
     filled = frozenset(name for name, kinds in found.kinds.items() if "lowrank" in kinds)
     size = sum(parameters[name].shape.numel() for name in found.names)

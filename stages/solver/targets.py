@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeGuard
 
 from torch import Tensor
@@ -12,12 +12,17 @@ from torch import Tensor
 from dualprune.stages.constraints import SETS, Constraint, refusal
 from dualprune.stages.constraints.combined import Combined
 from dualprune.stages.constraints.lowrank import LowRank
+from dualprune.stages.coupling.cut import Cut
 from dualprune.stages.engine.ranks import agreed
 from dualprune.stages.networks.parameters import Parameters
 from dualprune.stages.settings.base import Problem
-from dualprune.stages.settings.sets import AnySet, Cardinality, Clusters, Pattern
+from dualprune.stages.settings.sets import AnySet, Cardinality, Clusters, Grouped, Head, Pattern, Structured
+from dualprune.stages.solver import coupled as units
 from dualprune.stages.solver.budget import Budget
+from dualprune.stages.solver.coupled import Share, shares
 from dualprune.stages.solver.patterns import matching, shown, unmatched
+
+ALONE = "a coupled set can't be combined with another one on a tensor; put the other in a stage of its own"
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,11 @@ class Targets:
     """By tensor; those under a budget are not in it."""
     budgets: tuple[Budget, ...]
     kinds: Mapping[str, tuple[str, ...]]
-    """Names of the sets of each constrained tensor, budgets' among them."""
+    """Names of the sets of each constrained tensor, budgets' and coupled ones among them."""
+    coupled: tuple[Share, ...] = ()
+    """Units over several tensors; those are not in `sets`."""
+    parameters: Parameters = field(default_factory=dict)
+    """Of the network."""
 
     @property
     def names(self) -> list[str]:
@@ -36,23 +45,34 @@ class Targets:
         return list(self.kinds)
 
 
-def targets(constraints: Sequence[AnySet], parameters: Parameters, model: str) -> tuple[Targets, list[Problem]]:
+def targets(
+    constraints: Sequence[AnySet], parameters: Parameters, model: str, cut: Callable[[], Cut] | None = None
+) -> tuple[Targets, list[Problem]]:
     """What each tensor of a network is held to, and all that is wrong with it: then the targets can't be used.
 
-    `model` is what the network is called.
+    `model` is what the network is called; `cut` says what goes together in it. Without that, coupled constraints are
+    not looked at but for their patterns.
     """
     problems: list[Problem] = []
     made: dict[str, tuple[Constraint, ...]] = {}
     kinds: dict[str, tuple[str, ...]] = {}
     budgets: list[Budget] = []
+    coupled: list[Share] = []
     for number, settings in enumerate(constraints):
         at = ("constraints", number)
-        problems += [((*at, *path), text) for path, text in unmatched(settings, parameters, model)]
+        unmet = unmatched(settings, parameters, model)
+        problems += [((*at, *path), text) for path, text in unmet]
         meant = matching(settings, parameters)
+        if is_coupled(settings):
+            if cut is not None and not unmet:
+                problems += [(at, text) for text in _couple(settings, cut(), parameters, kinds, coupled)]
+            continue
         for name, one in meant.items():
             kinds[name] = (*kinds.get(name, ()), settings.set)
             before = made.get(name, ())
             try:
+                if any(name == place for share in coupled for place, _ in share.space.weights):
+                    raise ValueError(ALONE)
                 _check_clash(name, kinds[name], budgets, settings)
                 if not _is_global(settings):
                     made[name] = (*before, _set(settings, tuple(one.shape), before))
@@ -62,7 +82,33 @@ def targets(constraints: Sequence[AnySet], parameters: Parameters, model: str) -
             budgets.append(_budget(settings, meant))
             problems += [(at, text) for text in _overspent(budgets[-1], meant)]
     sets = {name: one[0] if len(one) == 1 else Combined(one) for name, one in made.items()}
-    return Targets(sets, tuple(budgets), kinds), problems
+    return Targets(sets, tuple(budgets), kinds, tuple(coupled), parameters), problems
+
+
+def is_coupled(settings: AnySet) -> TypeGuard[Structured | Head]:
+    """Whether a constraint is of units over several tensors."""
+    return isinstance(settings, Grouped) and settings.coupled
+
+
+def _couple(
+    settings: Grouped, cut: Cut, parameters: Parameters, kinds: dict[str, tuple[str, ...]], coupled: list[Share]
+) -> list[str]:
+    """Add what a coupled constraint holds, by what it is called too; what is wrong with it."""
+    try:
+        found = shares(settings, cut, parameters)
+    except ValueError as error:
+        return [str(error)]
+    twice = {share.number for share in coupled}.intersection(share.number for share in found)
+    if twice:
+        return [f"units of {cut.spaces[min(twice)].name} are held by an earlier constraint already"]
+    before = {name for share in coupled for name, _ in share.space.weights}
+    names = dict.fromkeys(name for share in found for name, _ in share.space.weights)
+    clash = [name for name in names if name in kinds and name not in before]
+    if clash:
+        return [f"{clash[0]}: {ALONE}"]
+    coupled += found
+    kinds |= {name: (settings.set,) for name in names if name not in kinds}
+    return []
 
 
 def ranked(aims: Targets, value: Callable[[str], Tensor]) -> Targets:
@@ -87,12 +133,15 @@ class Held:
     """The same of all together, under a budget."""
 
 
-def held(constraints: Sequence[AnySet], parameters: Parameters) -> list[Held]:
+def held(constraints: Sequence[AnySet], parameters: Parameters, cut: Callable[[], Cut] | None = None) -> list[Held]:
     """What each constraint holds, where nothing is wrong with them (`targets`)."""
     found = []
     for settings in constraints:
         meant = matching(settings, parameters)
-        if _is_global(settings):
+        if is_coupled(settings):
+            left = {} if cut is None else units.most(shares(settings, cut(), parameters), parameters)
+            found.append(Held(settings, {name: parameters[name] for name in left} or meant, left, None))
+        elif _is_global(settings):
             found.append(Held(settings, meant, {}, _budget(settings, meant).total))
         else:
             shapes = {name: tuple(one.shape) for name, one in meant.items()}

@@ -34,14 +34,16 @@ def evaluate(
     rank: int = 0,
     world: int = 1,
     size: int = 256,
+    samples: int | None = None,
 ) -> Score:
-    """Score a network on all of a split, `size` samples at a time on each rank.
+    """Score a network on all of a split, or its first `samples`, `size` samples at a time on each rank.
 
     All ranks run the same number of batches, as a sharded network needs; one that has run out of
     samples repeats the first without counting it.
     """
-    own = share(np.arange(len(split)), rank, world)
-    rounds = math.ceil(math.ceil(len(split) / world) / size)
+    count = len(split) if samples is None else min(samples, len(split))
+    own = share(np.arange(count), rank, world)
+    rounds = math.ceil(math.ceil(count / world) / size)
     parts = [own[number * size : (number + 1) * size] for number in range(rounds)]
     first = np.zeros(1, dtype=np.int64)
     metrics = list(objective.metrics.values())

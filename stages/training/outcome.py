@@ -113,6 +113,7 @@ def _manifest(run: Run[Any], network: Mapping[str, Tensor], scores: Mapping[str,
         "parents": [parent.model_dump() for parent in job.parents],
         "tensors": tensors,
         **structure,
+        **({"shrunk": dict(run.shrunk)} if run.shrunk else {}),
         **NO_FACTS,
         **facts,
         "metrics": {

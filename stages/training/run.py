@@ -39,6 +39,8 @@ class Run(Generic[S]):
     """`train`, `val` and `test`."""
     structure: Structure
     """What is changed about the network's shape."""
+    shrunk: Mapping[str, Any]
+    """What this stage took out of its parent's network, of kinds that do."""
     weights: frozenset[str]
     """All tensors that could be constrained."""
     targets: Targets

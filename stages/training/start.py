@@ -29,6 +29,7 @@ from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.training import StageSpec
 from dualprune.stages.solver.targets import Targets, ranked
 from dualprune.stages.training.run import Log, Run, Stopping, Teacher
+from dualprune.stages.training.shaping import Validated, carried, shaped
 
 SPLITS = ("train", "val", "test")
 
@@ -48,8 +49,16 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     structure = artefact.structure(parent) if parent is not None else Structure()
     network = _network(spec, store, parent, structure)
     teacher = _teacher(job, store, parent, device)
+    wanted = objective(spec)
+    checkpoints = Checkpoints(store / job.key, rank, world)
+    by = Validated(wanted, splits["val"], job.engine.evaluated(spec.batch, world), rank, world, device)
+    aims = ranked(targets_of(spec, parameters(network), lambda: by.cut(network)), network.get_parameter)
+    shrunk: dict[str, Any] = {}
+    if KINDS[spec.kind].shrinks is not None and parent is not None:
+        edits, shrunk = shaped(KINDS[spec.kind], spec, network, by, checkpoints.folder)
+        structure = Structure(edits=[*structure.edits, *edits.edits])
+        parent = carried(parent, edits)
     there = parameters(network)
-    aims = ranked(targets_of(spec, there), network.get_parameter)
     inherited = _inherited(spec, aims.names, parent.holds if parent else {})
     fixed = _fixed(parent, aims)
     masks = inherited | {name: torch.zeros_like(network.get_parameter(name)) for name in fixed}
@@ -57,10 +66,11 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         job=job,
         spec=spec,
         kind=KINDS[spec.kind],
-        objective=objective(spec),
+        objective=wanted,
         phases=phases(spec),
         splits=splits,
         structure=structure,
+        shrunk=shrunk,
         weights=frozenset(weights(there)),
         targets=aims,
         fixed=fixed,
@@ -70,7 +80,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         parent=parent,
         teacher=teacher,
         engine=Engine(network, set(aims.names), set(masks), spec.optimizer, spec.precision, job.engine),
-        checkpoints=Checkpoints(store / job.key, rank, world),
+        checkpoints=checkpoints,
         progress=Progress(),
         log=log,
         stopping=stopping,

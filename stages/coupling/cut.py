@@ -1,0 +1,110 @@
+"""A network that can be cut: what goes together in it, for the inputs that its objective gives it, and what is left."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from dualprune.stages.coupling.proof import proved
+from dualprune.stages.coupling.surgery import Stays, narrowed
+from dualprune.stages.coupling.units import Coupling, Space, coupling
+from dualprune.stages.networks.edits import EDITS, Narrow
+from dualprune.stages.objectives.base import Batch, Objective
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A network, how it is called, and what can go of it."""
+
+    network: nn.Module
+    """On the device `meta`."""
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    """What it is called with, on `meta` too."""
+    coupling: Coupling
+    refused: Mapping[str, str]
+    """Spaces that can't be cut, by what they go by, and why."""
+
+    @property
+    def spaces(self) -> Sequence[Space]:
+        """What can be cut."""
+        return self.coupling.spaces
+
+    def edits(self, stays: Stays) -> list[Narrow]:
+        """The edits that leave these units."""
+        return narrowed(self.network, self.coupling, stays)
+
+    def macs(self, stays: Stays) -> float:
+        """Multiply-accumulates for one sample when these units are left."""
+        network = copy.deepcopy(self.network)
+        for edit in self.edits(stays):
+            EDITS[edit.edit].apply(edit, network)
+        return macs(network, self.args, self.kwargs)
+
+    def share(self, spaces: Sequence[int], most: float, left: Callable[[float, Space], int]) -> float:
+        """The largest share of the units of these spaces, to a thousandth, with which at most `most` of the network's
+        multiply-accumulates are left; `left` says how many units of a space are. Raises ValueError if none is so small.
+        """
+        whole, low, high = self.macs({}), 0, 1000
+        while high - low > 1:
+            middle = (low + high) // 2
+            stays = {n: first(self.spaces[n].size, left(middle / 1000, self.spaces[n])) for n in spaces}
+            low, high = (middle, high) if self.macs(stays) <= most * whole else (low, middle)
+        if low == 0:
+            raise ValueError(f"can't be cut to {most:g} of its multiply-accumulates by these units alone")
+        return low / 1000
+
+
+def cut(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Cut:
+    """Find and prove what can go of a network on the CPU, which is left alone.
+
+    Raises stages.coupling.trace.Untraceable.
+    """
+    network = copy.deepcopy(network).cpu().eval()
+    found = proved(network, args, kwargs, coupling(network, args, kwargs))
+    there = (tuple(args), dict(kwargs))
+    args, kwargs = pytree.tree_map(lambda one: one.to("meta") if isinstance(one, Tensor) else one, there)
+    return Cut(network.to("meta"), tuple(args), kwargs, found.coupling, found.refused)
+
+
+def first(size: int, count: int) -> Any:
+    """Of so many units the first few."""
+    return np.arange(size) < count
+
+
+def macs(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
+    """Multiply-accumulates of convolutions, matrix products and attention for one sample: half of what torch counts."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    samples = next((len(one) for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, Tensor) and one.ndim), 1)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(*args, **kwargs)
+    found: float = counter.get_total_flops() / 2 / samples
+    return found
+
+
+class _Given(Exception):
+    """Not an error: what a network was called with."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.args_, self.kwargs = args, kwargs
+
+
+def inputs(objective: Objective, batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What an objective calls its network with."""
+
+    def network(*args: Any, **kwargs: Any) -> Any:
+        raise _Given(args, kwargs)
+
+    try:
+        objective.call(network, batch)
+    except _Given as given:
+        return given.args_, given.kwargs
+    raise ValueError("the objective does not call its network")

@@ -1,0 +1,195 @@
+"""What is taken out of a network to make it physically smaller, and what that changes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from dualprune.stages.coupling.cut import Cut, cut, macs
+from dualprune.stages.coupling.trace import Untraceable
+from dualprune.stages.coupling.units import Space
+from dualprune.stages.networks.edits import EDITS, Edit, Remove, Resolution
+from dualprune.stages.networks.parameters import parameters, weights
+from dualprune.stages.settings.base import SpecError
+from dualprune.stages.settings.sets import Grouped
+from dualprune.stages.solver import coupled
+
+
+@dataclass(frozen=True)
+class Before:
+    """A network that is to be smaller, with its weights, on the CPU."""
+
+    network: nn.Module
+    inputs: tuple[Sequence[Any], Mapping[str, Any]]
+    """What it is called with, for a few real samples."""
+    score: Callable[[nn.Module, int], float]
+    """How well a network does on so many samples of validation; more is better. All ranks call it together."""
+
+
+@dataclass(frozen=True)
+class Smaller:
+    """The edits that make a network smaller, in their order, and what they come to."""
+
+    edits: list[Edit]
+    facts: dict[str, Any]
+
+
+def smaller(
+    before: Before, constraints: Sequence[Grouped], multiple: int, remove: int, samples: int, resolution: int | None
+) -> Smaller:
+    """Take out of a network what settings say: pixels, then `remove` blocks, then units. Raises SpecError.
+
+    `samples` of validation say which blocks; `multiple` and `constraints` are as settings of `kind: shrink` have them.
+    """
+    network = copy.deepcopy(before.network).eval()
+    made: list[Edit] = [] if resolution is None else [Resolution(module="", size=resolution)]
+    _apply(made, network, "resolution", resolution)
+    gone = removed(network, before, remove, samples)
+    made += [Remove(module=path) for path, _ in gone]
+    args, kwargs = before.inputs
+    found = _cut(network, args, kwargs)
+    stays = _stays(network, found, constraints, multiple)
+    narrow = found.edits(stays)
+    for edit in narrow:
+        EDITS[edit.edit].apply(edit, network)
+    facts = {
+        "units": {found.spaces[n].name: [len(units), int(units.sum())] for n, units in stays.items()},
+        "blocks": dict(gone),
+        "weights": [_size(before.network), _size(network)],
+        "macs": [macs(copy.deepcopy(before.network).eval(), args, kwargs), macs(network, args, kwargs)],
+        "difference": _apart(before.network, network, args, kwargs),
+        "refused": dict(found.refused),
+    }
+    return Smaller([*made, *narrow], facts)
+
+
+def _apply(edits: Sequence[Edit], network: nn.Module, setting: str, value: Any) -> None:
+    for edit in edits:
+        try:
+            EDITS[edit.edit].apply(edit, network)
+        except ValueError as error:
+            raise SpecError([((setting,), f"{value}: {error}")]) from error
+
+
+def _cut(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Cut:
+    try:
+        return cut(network, args, kwargs)
+    except Untraceable as error:
+        raise SpecError([(("model",), f"the network can't be cut: {error}")]) from error
+
+
+def _stays(
+    network: nn.Module, found: Cut, constraints: Sequence[Grouped], multiple: int
+) -> dict[int, NDArray[np.bool_]]:
+    """Which units stay: by constraints those of largest norm, else those that are not zero."""
+    there = parameters(network)
+    if not constraints:
+        every = {number: alive(network, space) for number, space in enumerate(found.spaces)}
+        rounded = {number: _rounded(units, multiple) for number, units in every.items()}
+        return {number: units for number, units in rounded.items() if not units.all()}
+    shares: list[coupled.Share] = []
+    for number, settings in enumerate(constraints):
+        try:
+            shares += coupled.shares(settings, found, there)
+        except ValueError as error:
+            raise SpecError([(("constraints", number), str(error))]) from error
+    return coupled.stays(shares, lambda name: network.get_parameter(name).detach())
+
+
+def alive(network: nn.Module, space: Space) -> NDArray[np.bool_]:
+    """The units of which something that makes them and something that reads them is not zero."""
+    found = np.ones(space.size, np.bool_)
+    for ends in (space.makers, space.readers):
+        each = [_nonzero(network.get_parameter(name), dim)[space.places[name, dim]].any(1) for name, dim in ends]
+        found &= np.any(each, 0)
+    return found
+
+
+def _nonzero(tensor: Tensor, dim: int) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_]
+    found = (tensor != 0).movedim(dim, 0).flatten(1).any(1).numpy()
+    return found
+
+
+def _rounded(units: NDArray[np.bool_], multiple: int) -> NDArray[np.bool_]:
+    """The same and the first of the others, up to a multiple; one at least."""
+    wanted = max(1, -(-int(units.sum()) // multiple) * multiple)
+    more = np.flatnonzero(~units)[: max(0, wanted - int(units.sum()))]
+    found = units.copy()
+    found[more] = True
+    return found
+
+
+def removed(network: nn.Module, before: Before, count: int, samples: int) -> list[tuple[str, float]]:
+    """Take out blocks whose absence costs least, one after another; each with the score that is left without it.
+
+    Raises SpecError if there are not as many that can be.
+    """
+    gone: list[tuple[str, float]] = []
+    while len(gone) < count:
+        scores: dict[str, float] = {}
+        for path in blocks(network, *before.inputs):
+            trial = copy.deepcopy(network)
+            EDITS["remove"].apply(Remove(module=path), trial)
+            scores[path] = before.score(trial, samples)
+        if not scores:
+            text = f"{count} blocks can't be removed: {len(gone)} give what they are given a place for, and no more"
+            raise SpecError([(("blocks", "remove"), text)])
+        best = max(scores, key=lambda path: scores[path])
+        EDITS["remove"].apply(Remove(module=best), network)
+        gone.append((best, scores[best]))
+    return gone
+
+
+def blocks(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
+    """Modules in a row of modules, with several weights, whose output is of the shape of their first input."""
+    rows = (nn.Sequential, nn.ModuleList)
+    able = {
+        path: module
+        for path, module in network.named_modules()
+        if path
+        and isinstance(network.get_submodule(path.rpartition(".")[0]), rows)
+        and len([p for p in module.parameters() if p.ndim > 1]) > 1
+    }
+    shapes: dict[str, bool] = {}
+    handles = [
+        module.register_forward_hook(lambda _, given, out, path=path: shapes.update({path: _same(given, out)}))
+        for path, module in able.items()
+    ]
+    try:
+        with torch.no_grad():
+            network(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = [path for path, same in shapes.items() if same]
+    return sorted(path for path in found if not any(other.startswith(f"{path}.") for other in found))
+
+
+def _same(given: tuple[Any, ...], out: Any) -> bool:
+    first = given[0] if given else None
+    return isinstance(first, Tensor) and isinstance(out, Tensor) and first.shape == out.shape
+
+
+def _size(network: nn.Module) -> int:
+    return sum(one.shape.numel() for one in weights(parameters(network)).values())
+
+
+def _apart(one: nn.Module, other: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
+    """How far the outputs of two networks are from each other, relative to the first's largest."""
+    outputs = []
+    for network in (one, other):
+        with torch.no_grad():
+            found = pytree.tree_leaves(copy.deepcopy(network).eval()(*args, **kwargs))
+        outputs.append(torch.cat([x.flatten().double() for x in found if isinstance(x, Tensor)]))
+    if outputs[0].shape != outputs[1].shape:
+        return float("inf")
+    return float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max().clamp(min=1e-30))
