@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dualprune.stages.files.folder import Folder, sha256
 from dualprune.stages.files.home import NoHome, cache_folder
+from dualprune.stages.networks import structure
 from dualprune.stages.networks.build import build_model
 from dualprune.stages.networks.builtin import TORCHVISION
 from dualprune.stages.networks.parameters import Parameters, parameters, weights
@@ -68,7 +69,8 @@ def load(settings: Model, store: Folder, network: nn.Module) -> None:
     if sha256(data) != settings.sha256:
         text = f"{store.url}/{_place(settings.sha256)} is not there, or not what was put there"
         raise WeightsError(f"{text}: delete it, and run again, which reads {settings.origin} anew")
-    network.load_state_dict({**network.state_dict(), **_taken(data, settings, wanted(network, settings.skip)).tensors})
+    found = _taken(data, settings, wanted(network, settings.skip))
+    structure.load(network, structure.Structure(), {**network.state_dict(), **found.tensors})
 
 
 def _taken(data: bytes, settings: Model, needs: Wanted) -> Taken:
