@@ -1,13 +1,13 @@
 """Whether a batch passes: a stage's network and objective tried on one, before anything is trained or read.
 
 The batch has the fields of the data, of the shapes and types that its manifest says: numbers are zero, and labels the
-largest there is. Networks of few weights are run with whatever is in the memory that these get; larger ones on the
-device `meta`, where nothing is computed, and what depends on values is let pass.
+largest there is. Networks of few weights are run, with small numbers as these; larger ones on the device `meta` (whose
+imports take two seconds), where nothing is computed, and what depends on values is let pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.func import functional_call
 from dualprune.stages.data.fields import MASK
 from dualprune.stages.data.format import has_fields, labels, pictures
 from dualprune.stages.files import source
-from dualprune.stages.networks.build import FEW, build_model, check_pictures, empty
+from dualprune.stages.networks.build import build_model, filled
 from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.base import SpecError
@@ -26,6 +26,8 @@ from dualprune.stages.settings.training import Model, StageSpec
 
 SAMPLES = 2
 """Of the batch: normalisation over a batch needs more than one."""
+FEW = 50_000_000
+"""Weights up to which a network is really run."""
 LONGEST = 512
 """Values of a padded field, at most."""
 
@@ -35,12 +37,7 @@ def probe(spec: StageSpec, manifest: Mapping[str, Any]) -> None:
 
     An error of a user's own code is the cause of it.
     """
-    plain = spec.objective.name == "classify" and not spec.objective.args
-    shape = pictures(manifest, spec.data).get("image")
-    if plain and shape is not None:
-        check_pictures(spec.model, shape, labels(manifest))
-        if not has_fields(manifest):
-            return
+    _classes(spec, _labels(manifest))
     batch = _batch(manifest, spec)
     try:
         _passed(spec.model, objective(spec), batch)
@@ -48,7 +45,26 @@ def probe(spec: StageSpec, manifest: Mapping[str, Any]) -> None:
         raise
     except Exception as error:
         if not (_device(spec.model) == "meta" and _of_values(error)):
-            raise _refused(spec, batch, error) from error
+            raise _refused(spec, batch, pictures(manifest, spec.data), error) from error
+
+
+def _classes(spec: StageSpec, there: int | None) -> None:
+    """Raise SpecError for a network that has an output for each of `classes`, where the data has more of them."""
+    has = spec.model.classes
+    if spec.objective.name == "classify" and spec.model.own is None and there is not None and there > has:
+        text = f"the data has {there} classes, and {spec.model.name} {has}; set model.classes to {there}"
+        raise SpecError([(("model",), text)])
+
+
+def _labels(manifest: Mapping[str, Any]) -> int | None:
+    """How many classes the labels are of; None where that is not known, or samples have several of them."""
+    several = has_fields(manifest) and sum(one["kind"] == "cls" for one in _fields(manifest).values()) > 1
+    return None if several else labels(manifest)
+
+
+def _fields(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = manifest["splits"]["train"]["fields"]
+    return found
 
 
 def _of_values(error: Exception) -> bool:
@@ -56,14 +72,17 @@ def _of_values(error: Exception) -> bool:
     return isinstance(error, NotImplementedError) or "meta tensor" in str(error)
 
 
-def _refused(spec: StageSpec, batch: Batch, error: Exception) -> SpecError:
-    given = ", ".join(
-        f"{name} {str(one.dtype).removeprefix('torch.')} {list(one.shape)}" for name, one in batch.items()
-    )
+def _refused(spec: StageSpec, batch: Batch, shown: Collection[str], error: Exception) -> SpecError:
+    """What is said of a batch that does not pass; fields that are `shown` are pictures."""
+    given = [
+        f"{name} {str(one.dtype).removeprefix('torch.')} {list(one.shape)}"
+        + (" (samples, channels, height, width)" if name in shown else "")
+        for name, one in batch.items()
+    ]
     reason = str(error).strip().partition("\n")[0]
     where = source.line_of(error)
-    text = f"{spec.model.name} with {spec.objective.name} fails on a batch of {given}: {type(error).__name__}: {reason}"
-    text += f" (at {where})" if where else ""
+    text = f"{spec.model.name} with {spec.objective.name} fails on a batch of {', '.join(given)}: "
+    text += f"{type(error).__name__}: {reason}" + (f" (at {where})" if where else "")
     return SpecError([(("model",), text)])
 
 
@@ -72,7 +91,7 @@ def _passed(model: Model, wanted: Objective, batch: Batch) -> None:
     device = _device(model)
     network = build_model(model, device="meta").eval()
     with torch.no_grad(), torch.device(device):
-        tensors = empty(network)
+        tensors = filled(network)
         here = {name: one.to(device) for name, one in batch.items()}
 
         def call(*given: Any, **named: Any) -> Any:
@@ -102,11 +121,11 @@ def _device(model: Model) -> str:
 
 def _batch(manifest: Mapping[str, Any], spec: StageSpec) -> dict[str, Tensor]:
     """A batch as readers give it, of zeros; labels are the largest that the data has."""
-    most = (labels(manifest) or 1) - 1
+    most = (_labels(manifest) or 1) - 1
     found = {name: torch.zeros(SAMPLES, *shape) for name, shape in pictures(manifest, spec.data).items()}
     if not has_fields(manifest):
         return found | {"label": torch.full((SAMPLES,), most)}
-    for name, entry in manifest["splits"]["train"]["fields"].items():
+    for name, entry in _fields(manifest).items():
         if name in found:
             continue
         dtype = torch.float32 if entry["dtype"].startswith("float") else torch.int64
