@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 
 import torch
@@ -39,10 +40,33 @@ def _made(make: Callable[[], nn.Module], device: str) -> nn.Module:
         return make().to(device)
 
 
+def sketch(settings: Model) -> nn.Module:
+    """A network without memory for its weights, on the device `meta`: built once, whatever it starts from.
+
+    All who ask have the same one: it is looked at, and not changed or called. Raises SpecError.
+    """
+    return _built(settings.model_copy(update={"weights": None, "sha256": None}))
+
+
+@cache
+def _built(settings: Model) -> nn.Module:
+    return build_model(settings, device="meta")
+
+
+def own_sketch(settings: Model) -> nn.Module:
+    """A sketch of one's own, which may be changed and called. Raises SpecError."""
+    try:
+        return deepcopy(sketch(settings))
+    except SpecError:
+        raise
+    except Exception:  # noqa: BLE001 - some networks can't be copied, such as those with torch's weight_norm
+        return build_model(settings, device="meta")
+
+
 @cache
 def parameters_of(settings: Model) -> Parameters:
     """What a network's parameters are, found without memory for them. Raises SpecError."""
-    return parameters(build_model(settings, device="meta"))
+    return parameters(sketch(settings))
 
 
 def filled(network: nn.Module) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dualprune.stages.files.folder import Folder, sha256
 from dualprune.stages.files.home import NoHome, cache_folder
 from dualprune.stages.networks import structure
-from dualprune.stages.networks.build import build_model
+from dualprune.stages.networks.build import sketch
 from dualprune.stages.networks.builtin import TORCHVISION
 from dualprune.stages.networks.parameters import Parameters, parameters, weights
 from dualprune.stages.networks.statedict import Taken, Wanted, taken, wanted, zeros
@@ -50,7 +50,7 @@ def bring(settings: Model, store: Folder, tell: Callable[[Note], None] = lambda 
     digest = sha256(data)
     if settings.sha256 not in (None, digest):
         raise WeightsError(f"the sha256 of {settings.origin} is {digest}, and not {settings.sha256} as asked for")
-    network = build_model(settings, device="meta")
+    network = sketch(settings)
     needs = wanted(network, settings.skip)
     for note in _notes(_taken(data, settings, needs), needs, parameters(network), settings):
         tell(note)

@@ -8,7 +8,6 @@ imports take two seconds), where nothing is computed, and what depends on values
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch.func import functional_call
 from dualprune.stages.data.fields import MASK
 from dualprune.stages.data.format import has_fields, labels, pictures
 from dualprune.stages.files import source
-from dualprune.stages.networks.build import build_model, filled
+from dualprune.stages.networks.build import filled, own_sketch, sketch
 from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.base import SpecError
@@ -89,7 +88,7 @@ def _refused(spec: StageSpec, batch: Batch, shown: Collection[str], error: Excep
 def _passed(model: Model, wanted: Objective, batch: Batch) -> None:
     """Run the network on a batch, and compute all that the objective adds up. Raises what they raise."""
     device = _device(model)
-    network = build_model(model, device="meta").eval()
+    network = own_sketch(model).eval()
     with torch.no_grad(), torch.device(device):
         tensors = filled(network)
         here = {name: one.to(device) for name, one in batch.items()}
@@ -113,10 +112,8 @@ def _passed(model: Model, wanted: Objective, batch: Batch) -> None:
                 )
 
 
-@cache
 def _device(model: Model) -> str:
-    network = build_model(model, device="meta")
-    return "cpu" if sum(p.numel() for p in network.parameters()) <= FEW else "meta"
+    return "cpu" if sum(parameter.numel() for parameter in sketch(model).parameters()) <= FEW else "meta"
 
 
 def _batch(manifest: Mapping[str, Any], spec: StageSpec) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -12,8 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.table import parse
+from dualprune.stages.networks.build import parameters_of, sketch
 from dualprune.stages.networks.builtin import MODELS
+from dualprune.stages.networks.parameters import parameters
+from dualprune.stages.networks.pretrained import bring
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import StageSpec
 from dualprune.stages.training.probe import probe
@@ -201,6 +206,50 @@ def test_whatever_is_in_memory_plays_no_part(stage: Stage, monkeypatch: pytest.M
         probe(stage("choosy", 10, "classify"), PICTURES)
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+class Changing(nn.Module):
+    """Keeps something as it is called, can't be copied (torch's old weight_norm), and is counted as it is built."""
+
+    built = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        type(self).built += 1
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, 1, 8, 8] to [n, 10]."""
+        y: Tensor = self.linear(x.flatten(1))
+        self.register_buffer("last", y)
+        return y
+
+
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_network_is_built_once_and_stays_as_it_was_built(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, copied: bool
+) -> None:
+    """For all that is asked of it before training, whatever it starts from; once more if it can't be copied."""
+    name = f"changing, {copied}"
+
+    def make(classes: int) -> nn.Module:
+        network = Changing()
+        if not copied:
+            nn.utils.weight_norm(network.linear)
+        return network
+
+    monkeypatch.setattr(Changing, "built", 0)
+    monkeypatch.setitem(MODELS, name, make)
+    spec, store = stage(name, 10, "classify"), Folder(str(tmp_path / "store"))
+    torch.save(make(10).state_dict(), tmp_path / "w.pth")
+    before = parameters_of(spec.model)
+    probe(spec, PICTURES)
+    model = bring(spec.model.model_copy(update={"weights": str(tmp_path / "w.pth")}), store)
+    assert parameters_of(model) == before == parameters(sketch(model))
+    assert "last" not in dict(sketch(model).named_buffers())
+    assert sketch(model).training
+    assert Changing.built == (2 if copied else 3)
 
 
 def test_labels_of_several_fields_are_of_no_known_number(stage: Stage) -> None:
