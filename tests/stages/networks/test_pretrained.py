@@ -169,8 +169,15 @@ def test_torchvisions_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     store = Folder(str(tmp_path / "store"))
-    with pytest.raises(WeightsError, match=r"resnet20 as it is here; it has weights for alexnet, .*give `weights`"):
-        bring(Model(name="resnet20", weights="torchvision"), store)
+    for network in ("resnet20", "timm:resnet18", "mypkg.nets:resnet18"):
+        with pytest.raises(
+            WeightsError, match=f"torchvision has no weights for {network}; give `weights` a file's path"
+        ):
+            bring(Model(name=network, weights="torchvision"), store)
+    with pytest.raises(
+        WeightsError, match=r"for torchvision:resnet34 can't be downloaded \(.*no route to .*/resnet34-"
+    ):
+        bring(Model(name="torchvision:resnet34", classes=1000, weights="torchvision"), store)
     with pytest.raises(WeightsError, match="no weights V9 for squeezenet1_1; it has IMAGENET1K_V1"):
         bring(Model(name="squeezenet1_1", weights="torchvision:V9"), store)
     with pytest.raises(WeightsError, match=r"can't be downloaded \(.*no route to.*give `weights` the path of"):
