@@ -162,6 +162,61 @@ def test_changed_code_of_a_built_in_network_is_noticed(tmp_path: Path) -> None:
     assert {name for name, digest in now.items() if digest != code.FIRST[name]} == {"resnet20", "resnet32", "resnet56"}
 
 
+TABLED = '''
+from functools import lru_cache
+
+WIDTH = 4
+"""Of all."""
+DEEP: int = 2
+OTHER = 1
+
+
+def named(build):
+    """Nothing."""
+    return build
+
+
+@named
+def small(classes):
+    """Of one layer."""
+    return WIDTH, classes
+
+
+class Large:
+    """Of many layers."""
+
+    deep = DEEP
+    """How many."""
+
+
+MODELS: dict = {"small": small, "large": lambda classes: Large()}
+'''
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed"),
+    [
+        ("Of one layer", "Of a single layer", set()),
+        ("How many", "Layers", set()),
+        ('    """Of one layer."""', "    # of one layer", set()),
+        ("return WIDTH, classes", "return (WIDTH,\n        classes)", set()),
+        ("OTHER = 1", "OTHER = 2", set()),
+        ("WIDTH = 4", "WIDTH = 5", {"small"}),
+        ("DEEP: int = 2", "DEEP: int = 3", {"large"}),
+        ("@named", "@lru_cache\n@named", {"small"}),
+        ("    return build", "    return lru_cache(build)", {"small"}),
+    ],
+)
+def test_code_is_what_is_run(tmp_path: Path, before: str, after: str, changed: set[str]) -> None:
+    """Constants and decorators too; not what is said of it."""
+    found = []
+    for name, text in (("one.py", TABLED), ("other.py", TABLED.replace(before, after))):
+        (tmp_path / name).write_text(text)
+        found.append(code.built_in(tmp_path / name))
+    assert before in TABLED
+    assert {name for name in found[0] if found[0][name] != found[1][name]} == changed
+
+
 def test_a_folder_of_transformers_is_written_out(tmp_path: Path) -> None:
     """What is in its config.json counts, not where it lies; arguments go before it."""
     pytest.importorskip("transformers")
