@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -62,6 +62,27 @@ class Objective:
     def measures(self) -> Measures:
         """What stages are measured by, as facts."""
         return Measures(self.best, {name: Measure(one.unit, one.higher) for name, one in self.metrics.items()})
+
+
+class Summed(NamedTuple):
+    """What an objective adds up over the samples of a batch."""
+
+    name: str
+    function: Callable[..., Any]
+    """That gives it."""
+    value: Any
+    """A tensor, if the objective is right."""
+
+
+def sums(objective: Objective, outputs: Any, batch: Batch) -> Iterator[Summed]:
+    """All that an objective adds up of a batch, one after the other; distillation, which needs a teacher, is not there.
+
+    Raises what the objective's functions raise.
+    """
+    yield Summed("loss", objective.loss, objective.loss(outputs, batch))
+    yield Summed("number of good samples", objective.good, objective.good(batch))
+    for name, metric in objective.metrics.items():
+        yield Summed(f"metric {name}", metric.sums, metric.sums(outputs, batch))
 
 
 A = TypeVar("A", bound=Settings)

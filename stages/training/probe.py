@@ -7,7 +7,7 @@ imports take two seconds), where nothing is computed, and what depends on values
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from dualprune.stages.data.fields import MASK
 from dualprune.stages.data.format import has_fields, labels, pictures
 from dualprune.stages.files import source
 from dualprune.stages.networks.build import filled, own_sketch, sketch
-from dualprune.stages.objectives.base import Batch, Objective
+from dualprune.stages.objectives.base import Batch, Objective, sums
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import Model, StageSpec
@@ -97,19 +97,13 @@ def _passed(model: Model, wanted: Objective, batch: Batch) -> None:
             return functional_call(network, tensors, given, named)
 
         outputs = wanted.call(call, here)
-        sums: dict[str, Callable[[], Any]] = {
-            "loss": lambda: wanted.loss(outputs, here),
-            "number of good samples": lambda: wanted.good(here),
-            **{f"metric {name}": lambda one=one: one.sums(outputs, here) for name, one in wanted.metrics.items()},  # type: ignore[misc]
-        }
-        for what, computed in sums.items():
-            found = computed()
+        for one in sums(wanted, outputs, here):
+            found = one.value
             if not isinstance(found, Tensor):
-                raise TypeError(f"the objective's {what} is a {type(found).__name__}, and a tensor is needed")
-            if what == "loss" and found.numel() != 1:
-                raise ValueError(
-                    f"the objective's loss is of shape {list(found.shape)}: the sum over samples is needed"
-                )
+                raise TypeError(f"the objective's {one.name} is a {type(found).__name__}, and a tensor is needed")
+            if one.function is wanted.loss and found.numel() != 1:
+                text = f"the objective's loss is of shape {list(found.shape)}: the sum over samples is needed"
+                raise ValueError(text)
 
 
 def _device(model: Model) -> str:
