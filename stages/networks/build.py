@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dualprune.stages.networks.parameters import Parameters, parameters
+from dualprune.stages.networks.weightsfile import some
 from dualprune.stages.networks.zoo import maker
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import Model
@@ -19,14 +20,21 @@ SMALL = 0.01
 
 
 def build_model(settings: Model, device: str = "cpu") -> nn.Module:
-    """The network that the settings name. Raises SpecError for one that there is not, or that can't be built."""
+    """The network that the settings name. Raises SpecError for one that there is not, that can't be built, or whose
+    parameters can't be trained."""
     make = maker(settings)
     try:
-        return _made(make, device)
+        network = _made(make, device)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]  # torch adds where in its sources it was raised
         text = f"{settings.name} can't be built: {type(error).__name__}: {reason}"
         raise SpecError([(("model",), text)]) from error
+    wrong = [name for name, one in network.named_parameters() if one.is_complex() and one.requires_grad]
+    if wrong:
+        text = f"{settings.name} has complex parameters, which are not trained: {some(wrong)}; keep each as a real one "
+        text += "of a last axis of 2, and take torch.view_as_complex of it in forward"
+        raise SpecError([(("model",), text)])
+    return network
 
 
 def _made(make: Callable[[], nn.Module], device: str) -> nn.Module:
