@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from dualprune.stages.objectives.measures import Measure, Measures
-from dualprune.stages.settings.base import Settings, SpecError
+from dualprune.stages.settings.base import Settings, SpecError, worded
 from dualprune.stages.settings.objective import Named
 
 if TYPE_CHECKING:
@@ -102,9 +102,5 @@ def _path(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
 
 
 def _told(model: type[Settings], one: Any) -> str:
-    if one["type"] == "extra_forbidden":
-        return f"unknown setting; there are {', '.join(model.model_fields) or 'none'}"
-    if one["type"] == "missing":
-        return "is missing"
-    text = str(one["ctx"]["error"]) if one["type"] == "value_error" else one["msg"]
-    return f"{text.removeprefix('Input ').replace('should ', 'must ')}, not {one['input']!r}"
+    known = f"; there are {', '.join(model.model_fields) or 'none'}" if one["type"] == "extra_forbidden" else ""
+    return worded(one) + known
