@@ -396,6 +396,21 @@ def test_a_network_that_can_not_take_the_pictures_is_refused(
     assert words in found
 
 
+def test_a_network_that_stages_say_themselves_is_refused_at_each(tmp_path: Path) -> None:
+    """And once for all that inherit it."""
+    own = "kind: prune\n    parent: half\n    model: {name: digits_cnn}"
+    settings, problems = loaded(tmp_path, ("kind: prune\n    parent: half", own))
+    folder = Folder(str(tmp_path / "shards"))
+    there = folder.read_json("manifest.json")
+    folder.write_json("manifest.json", there | {"labels": 12})
+    with pytest.raises(ConfigError) as caught:
+        planning.make(settings, problems)
+    text = "the data has 12 classes, and digits_cnn 10; set model.classes to 12"
+    first, second = caught.value.problems
+    assert first.endswith(f": model: {text}")
+    assert second == f"file.yaml:{line(tmp_path / 'file.yaml', '    model: ')}: stages[2].model: {text}"
+
+
 def test_an_override_that_does_not_suit_the_data_is_blamed_itself(tmp_path: Path) -> None:
     """Not the line that says the setting for all stages."""
     settings, problems = loaded(tmp_path, overrides=["stages.dense.batch=9999"])
