@@ -52,5 +52,5 @@ def test_a_hash_is_of_weights() -> None:
 
 
 def test_weights_that_are_partly_taken_are_refused_in_our_words() -> None:
-    with pytest.raises(ValidationError, match="file: must be a valid string, not 3; skip: is missing"):
-        Model.model_validate({"name": "lenet5", "weights": {"file": 3}})
+    with pytest.raises(ValidationError, match="file: must be a valid string, not 3; skip: is missing; more: unknown"):
+        Model.model_validate({"name": "lenet5", "weights": {"file": 3, "more": 1}})
