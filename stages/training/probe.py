@@ -27,6 +27,8 @@ SAMPLES = 2
 """Of the batch: normalisation over a batch needs more than one."""
 FEW = 50_000_000
 """Weights up to which a network is really run."""
+LABEL = "label"
+"""The field whose values a manifest counts as classes; of others there is no telling."""
 LONGEST = 512
 """Values of a padded field, at most."""
 
@@ -36,7 +38,7 @@ def probe(spec: StageSpec, manifest: Mapping[str, Any]) -> None:
 
     An error of a user's own code is the cause of it.
     """
-    _classes(spec, _labels(manifest))
+    _classes(spec, labels(manifest))
     batch = _batch(manifest, spec)
     try:
         _passed(spec.model, objective(spec), batch)
@@ -49,21 +51,12 @@ def probe(spec: StageSpec, manifest: Mapping[str, Any]) -> None:
 
 def _classes(spec: StageSpec, there: int | None) -> None:
     """Raise SpecError for a network that has an output for each of `classes`, where the data has more of them."""
-    has = spec.model.classes
-    if spec.objective.name == "classify" and spec.model.own is None and there is not None and there > has:
+    has, target = spec.model.classes, spec.objective.args.get("target", LABEL)
+    if spec.objective.name != "classify" or spec.model.own is not None or target != LABEL:
+        return
+    if there is not None and there > has:
         text = f"the data has {there} classes, and {spec.model.name} {has}; set model.classes to {there}"
         raise SpecError([(("model",), text)])
-
-
-def _labels(manifest: Mapping[str, Any]) -> int | None:
-    """How many classes the labels are of; None where that is not known, or samples have several of them."""
-    several = has_fields(manifest) and sum(one["kind"] == "cls" for one in _fields(manifest).values()) > 1
-    return None if several else labels(manifest)
-
-
-def _fields(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = manifest["splits"]["train"]["fields"]
-    return found
 
 
 def _of_values(error: Exception) -> bool:
@@ -112,16 +105,16 @@ def _device(model: Model) -> str:
 
 def _batch(manifest: Mapping[str, Any], spec: StageSpec) -> dict[str, Tensor]:
     """A batch as readers give it, of zeros; labels are the largest that the data has."""
-    most = (_labels(manifest) or 1) - 1
+    most = (labels(manifest) or 1) - 1
     found = {name: torch.zeros(SAMPLES, *shape) for name, shape in pictures(manifest, spec.data).items()}
     if not has_fields(manifest):
-        return found | {"label": torch.full((SAMPLES,), most)}
-    for name, entry in _fields(manifest).items():
+        return found | {LABEL: torch.full((SAMPLES,), most)}
+    for name, entry in manifest["splits"]["train"]["fields"].items():
         if name in found:
             continue
         dtype = torch.float32 if entry["dtype"].startswith("float") else torch.int64
         length = [min(entry["longest"], LONGEST)] if "longest" in entry else []
-        value = most if entry["kind"] == "cls" else 0
+        value = most if name == LABEL and entry["kind"] == "cls" else 0
         found[name] = torch.full((SAMPLES, *length, *entry["shape"]), value, dtype=dtype)
         if length:
             found[f"{name}{MASK}"] = torch.ones(SAMPLES, *length, dtype=torch.bool)

@@ -252,11 +252,13 @@ def test_a_network_is_built_once_and_stays_as_it_was_built(
     assert Changing.built == (2 if copied else 3)
 
 
-def test_labels_of_several_fields_are_of_no_known_number(stage: Stage) -> None:
-    """The manifest has the largest of all, which another field than the target may have."""
+def test_the_number_of_classes_is_that_of_one_field(stage: Stage) -> None:
+    """Of `label`: of others the manifest says nothing."""
     fields = {**TABLE["splits"]["train"]["fields"], "group": {"kind": "cls", "dtype": "int64", "shape": []}}  # type: ignore[index]
     table = {"splits": {"train": {**TABLE["splits"]["train"], "fields": fields}}, "labels": 9}  # type: ignore[index]
-    probe(stage("linear", 4, {"name": "classify", "args": {"inputs": ["x"]}}), table)
+    probe(stage("linear", 4, {"name": "classify", "args": {"inputs": ["x"], "target": "group"}}), table)
+    with pytest.raises(SpecError, match="the data has 9 classes, and linear 4"):
+        probe(stage("linear", 4, {"name": "classify", "args": {"inputs": ["x"]}}), table)
 
 
 def test_what_depends_on_values_is_let_pass_in_large_networks(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
