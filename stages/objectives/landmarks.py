@@ -43,8 +43,13 @@ class Landmarks(Args):
 def landmarks(spec: StageSpec) -> Objective:
     """The objective as a stage's settings have it. Raises SpecError."""
     args = arguments(Landmarks, spec.objective)
-    if isinstance(args.normalise, list) and len(args.normalise) != 2:
-        raise SpecError([(("objective", "args", "normalise"), f"two points are needed, not {args.normalise}")])
+    by = args.normalise
+    if isinstance(by, list) and (len(by) != 2 or by[0] == by[1] or min(by) < 0):
+        raise SpecError(
+            [(("objective", "args", "normalise"), f"two points are needed, not {by}; give their numbers, from 0")]
+        )
+    if isinstance(by, float) and by <= 0:
+        raise SpecError([(("objective", "args", "normalise"), f"must be above 0, not {by}")])
     return Objective(
         call=partial(called, args=args),
         loss=partial(_loss, args=args),
