@@ -170,7 +170,7 @@ def _objects(text: str) -> Read:
     header: list[str] = []
     rows: dict[int, list[Any]] = {}
     bad: dict[int, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):  # strings may have other ends of lines in them
         if not line.strip():
             continue
         try:
