@@ -104,6 +104,14 @@ def test_text_in_objects_may_hold_other_ends_of_lines(tmp_path: Path, ends: str)
     assert not found.bad
 
 
+@pytest.mark.parametrize("columns", [("a b", "a-b"), ("label", "text"), ("numbers", "text")])
+def test_columns_that_would_be_one_field_are_refused(tmp_path: Path, columns: tuple[str, str]) -> None:
+    """One of them would be lost."""
+    (tmp_path / "a.csv").write_text(f"kind,x,{','.join(columns)}\n" + "0,1.5,one,two\n1,2.5,three,four\n" * 5)
+    with pytest.raises(DataError, match=r"a\.csv: two of its columns would be the field (a_b|label|numbers); rename"):
+        convert_tables(str(tmp_path / "out"), "it", {"train": str(tmp_path / "a.csv")}, Wanted(label="kind"), CUT)
+
+
 def test_three_tables_whose_columns_have_other_names(tmp_path: Path) -> None:
     for split, column in (("train", "sentence"), ("val", "content"), ("test", "text")):
         (tmp_path / f"{split}.tsv").write_text(f"label\t{column}\n0\tbad {split}\n1\tgood {split}\n")
