@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from dualprune.stages.objectives.base import Batch, Metric, Objective, arguments, as_it_is
-from dualprune.stages.objectives.fields import IGNORED, Args, called, field
+from dualprune.stages.objectives.fields import IGNORED, Args, called, field, mean
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import StageSpec
 
@@ -46,9 +46,7 @@ def classify(spec: StageSpec) -> Objective:
         raise SpecError([(("mix",), f"mixes the pictures of `image`, and `objective.args.inputs` is {args.inputs}")])
     metrics = {
         "accuracy": Metric(partial(_correct, args=args), lambda sums, samples: 100 * sums / samples),
-        "loss": Metric(
-            partial(_loss, args=args, smoothing=0.0), lambda sums, samples: sums / samples, higher=False, unit=""
-        ),
+        "loss": Metric(partial(_loss, args=args, smoothing=0.0), mean, higher=False, unit=""),
     }
     if spec.model.classes > FEW:
         metrics["top5"] = Metric(partial(_among_five, args=args), lambda sums, samples: 100 * sums / samples)

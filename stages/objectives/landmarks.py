@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dualprune.stages.objectives.base import Batch, Metric, Objective, arguments
-from dualprune.stages.objectives.fields import Args, called, field, samples, spread
+from dualprune.stages.objectives.fields import Args, called, field, mean, samples, spread
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import StageSpec
 
@@ -56,7 +56,7 @@ def landmarks(spec: StageSpec) -> Objective:
         good=lambda batch: samples(_known(batch, args)),
         metrics={
             "nme": Metric(partial(_errors, args=args), _normalised, higher=False, unit=""),
-            "loss": Metric(partial(_loss, args=args), lambda total, count: total / count, higher=False, unit=""),
+            "loss": Metric(partial(_loss, args=args), mean, higher=False, unit=""),
         },
         best="nme",
         distil=partial(_distilled, args=args),
