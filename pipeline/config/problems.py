@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from dualprune.pipeline.config.yamlfile import Path
 from dualprune.stages.kinds.table import KINDS
-from dualprune.stages.settings.base import Settings
+from dualprune.stages.settings.base import Settings, worded
 from dualprune.stages.settings.sets import SETS
 
 EXAMPLES = {
@@ -102,11 +102,6 @@ def _typed(entry: Any, path: Path) -> str | None:
     return None
 
 
-def _plain(text: str) -> str:
-    """pydantic's words in ours."""
-    return text.removeprefix("Input ").replace("should ", "must ").replace(" after validation", "")
-
-
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -133,10 +128,6 @@ def _explained(entry: Any, path: Path, model: type[Settings], also: tuple[str, .
     shown = "" if isinstance(value, dict | list) else f", not {brief(repr(value))}"
     if kind == "extra_forbidden":
         return path, _unknown(path, model, also)
-    if kind == "missing":
-        return path, "is missing"
-    if kind == "value_error":
-        return path, str(entry["ctx"]["error"])
     if kind == "union_tag_invalid":
         return (*path, "set"), _no_set(entry["ctx"]["tag"], re.findall(r"\w+", entry["ctx"]["expected_tags"]))
     if kind == "union_tag_not_found":
@@ -145,7 +136,9 @@ def _explained(entry: Any, path: Path, model: type[Settings], also: tuple[str, .
         last = next((part for part in reversed(path) if isinstance(part, str)), model.__name__.lower())
         example = EXAMPLES.get(last)
         return path, f"a mapping is needed{f', such as {example}' if example else ''}{shown}"
-    text = _typed(entry, path) or _plain(entry["msg"])
+    text = _typed(entry, path)
+    if text is None:
+        return path, worded(entry, shown)
     return path, text.replace("{}", shown) if "{}" in text else text + shown
 
 

@@ -25,7 +25,7 @@ from dualprune.pipeline.store.store import LOOKS, Store
 from dualprune.stages.data.format import too_small
 from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.table import KINDS, phases
-from dualprune.stages.settings.base import SpecError
+from dualprune.stages.settings.base import Problem, SpecError
 
 There = tuple[Mapping[str, Any] | None, int | None, bool]
 """What a store has of a stage: its manifest if it is done, steps of its checkpoint, whether its artefact is damaged."""
@@ -67,23 +67,26 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
 
 
 def _probed(stages: Collection[Stage], data: Mapping[Origin, Shards], problems: Problems) -> None:
-    """Note where a network can't take the data, or an objective its outputs."""
+    """Note where a network can't take the data, or an objective its outputs: at each stage that says so itself.
+
+    Stages that ask the same are tried once.
+    """
     from dualprune.stages.training.probe import probe
 
-    tried: set[tuple[Any, ...]] = set()
+    tried: dict[tuple[Any, ...], list[Problem]] = {}
     for stage in stages:
         spec = dag.trained(stage.spec)
         if spec is None or spec.data.origin not in data:
             continue
         asked = (spec.model, spec.objective.model_dump_json(), spec.data.origin, spec.data.crop, spec.smoothing)
-        if asked in tried:
-            continue
-        tried.add(asked)
-        try:
-            probe(spec, data[spec.data.origin].manifest)
-        except SpecError as error:
-            for path, text in error.problems:
-                problems.add(stage.place(*path), text)
+        if asked not in tried:
+            tried[asked] = []
+            try:
+                probe(spec, data[spec.data.origin].manifest)
+            except SpecError as error:
+                tried[asked] = error.problems
+        for path, text in tried[asked]:
+            problems.add(stage.place(*path), text)
 
 
 def _looked(store: Store, keys: Collection[str]) -> dict[str, There]:

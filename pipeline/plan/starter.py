@@ -29,6 +29,40 @@ TRAINED_ON = 1000
 """Classes of the weights that torchvision has."""
 ABOUT = ("mean", "std", "shift", "flip")
 """Settings of data that recipes know of pictures."""
+TEMPLATE = """\
+# {model} on {data}.
+# From {start} to {most}x by ADMM: a beginning; rates, epochs and learning rates are yours.
+#
+# What a setting means:  dualprune explain SETTING, such as stages.admm.rho
+# Before a long run:     dualprune plan FILE; dualprune run FILE --smoke
+name: {name}
+store: ./runs                # artefacts by key; a folder, or a bucket's URL
+cluster: {{workers: 1}}        # processes that share a stage; gpus: 1 gives each a GPU
+model: {model_settings}
+data: {data_settings}
+{objective}batch: {batch}                    # samples a step, over all workers
+optimizer: {{name: adam}}
+
+stages:
+  - name: dense
+    kind: train
+    train: {dense}
+
+# What can be pruned, by types of layers, of {weights:,} weights:
+{layers}
+  - name: prune
+    kind: prune
+    parent: dense
+    ladder: {rates}        # a stage for each rate, from the one before: prune-{least}x, ...
+    constraints:
+      # One budget over all, magnitudes in units of their layer's; {floor} of each tensor stay anyway.
+      # For some alone: layers: TYPE, or tensors: PATTERN. What is held is listed by
+      # `dualprune plan FILE --tensors`.
+      - {{set: cardinality, tensors: "*", scope: global, scale: rms, floor: {floor}}}
+    # The residual that is shown should end below 0.1; where it does not, raise rho or rho_growth.
+    admm: {{updates: 6, epochs: 2, lr: 0.001, rho: 0.01, rho_growth: 1.5}}
+    retrain: {{epochs: 8, lr: 0.001}}
+"""
 
 
 @dataclass(frozen=True)
@@ -131,45 +165,24 @@ def _text(
     rates: Sequence[float],
     floor: int,
 ) -> str:
-    aim = "" if wanted.objective is None else f"objective: {wanted.objective}\n"
     whole = isinstance(model.get("weights"), str)
-    start = "dense training" if model.get("weights") is None else "trained weights"
-    dense = "{epochs: 0, lr: 0.001}          # the weights as they are" if whole else "{epochs: 20, lr: 0.001}"
-    layers = "\n".join(_layers(parameters))
-    return f"""\
-# {wanted.model} on {wanted.data}.
-# From {start} to {rates[-1]:g}x by ADMM: a beginning; rates, epochs and learning rates are yours.
-#
-# What a setting means:  dualprune explain SETTING, such as stages.admm.rho
-# Before a long run:     dualprune plan FILE; dualprune run FILE --smoke
-name: {_name(wanted)}
-store: ./runs                # artefacts by key; a folder, or a bucket's URL
-cluster: {{workers: 1}}        # processes that share a stage; gpus: 1 gives each a GPU
-model: {inline(model)}
-data: {inline(data)}
-{aim}batch: {min(64, samples or 64)}                    # samples a step, over all workers
-optimizer: {{name: adam}}
-
-stages:
-  - name: dense
-    kind: train
-    train: {dense}
-
-# What can be pruned, by types of layers, of {sum(one.shape.numel() for one in weights(parameters).values()):,} weights:
-{layers}
-  - name: prune
-    kind: prune
-    parent: dense
-    ladder: {list(rates)}        # a stage for each rate, from the one before: prune-{rates[0]:g}x, ...
-    constraints:
-      # One budget over all, magnitudes in units of their layer's; {floor} of each tensor stay anyway.
-      # For some alone: layers: TYPE, or tensors: PATTERN. What is held is listed by
-      # `dualprune plan FILE --tensors`.
-      - {{set: cardinality, tensors: "*", scope: global, scale: rms, floor: {floor}}}
-    # The residual that is shown should end below 0.1; where it does not, raise rho or rho_growth.
-    admm: {{updates: 6, epochs: 2, lr: 0.001, rho: 0.01, rho_growth: 1.5}}
-    retrain: {{epochs: 8, lr: 0.001}}
-"""
+    return TEMPLATE.format(
+        model=wanted.model,
+        data=wanted.data,
+        start="dense training" if model.get("weights") is None else "trained weights",
+        most=f"{rates[-1]:g}",
+        name=_name(wanted),
+        model_settings=inline(model),
+        data_settings=inline(data),
+        objective="" if wanted.objective is None else f"objective: {wanted.objective}\n",
+        batch=min(64, samples or 64),
+        dense="{epochs: 0, lr: 0.001}          # the weights as they are" if whole else "{epochs: 20, lr: 0.001}",
+        weights=sum(one.shape.numel() for one in weights(parameters).values()),
+        layers="\n".join(_layers(parameters)),
+        rates=list(rates),
+        least=f"{rates[0]:g}",
+        floor=floor,
+    )
 
 
 def _layers(parameters: Parameters) -> Iterator[str]:

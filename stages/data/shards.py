@@ -53,14 +53,13 @@ def write(
             files.append({"file": file, "sha256": sha256(data), "bytes": len(data), "samples": len(index)})
         if not files:
             raise DataError(f"{name}: the split {split} has no samples to write")
-        shape = encoded.shape
-        if shape:
-            manifest["labels"] = max([manifest.get("labels", 0), *(1 + int(index[:, 3].max()) for index in rows)])
+        whole = np.concatenate(rows)
+        manifest["labels"] = max(manifest.get("labels", 0), 1 + int(whole[:, 3].max(initial=-1)))
         manifest["splits"][split] = {
             "samples": sum(f["samples"] for f in files),
-            **({"shape": shape} if shape else {"format": "jpeg"}),
+            **({"shape": encoded.shape} if encoded.shape else {"format": "jpeg"}),
             "shards": files,
-            "index": write_index(folder, split, np.concatenate(rows)),
+            "index": write_index(folder, split, whole),
         }
     folder.write_json(MANIFEST, manifest)
     return manifest

@@ -38,6 +38,7 @@ class TransformersCallback(TrainerCallback):  # type: ignore[misc]
         """Once training has begun."""
         self.history: list[dict[str, float]] = []
         """Of each update: step, residuals, rho; of the last one, what the projection did."""
+        self._step = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **there: Any) -> None:
         """Begin, or go on from the checkpoint that the Trainer goes on from.
@@ -53,11 +54,13 @@ class TransformersCallback(TrainerCallback):  # type: ignore[misc]
         self.pruner.wrap(there["optimizer"])
         if state.global_step:
             self.pruner.load_state_dict(torch.load(_found(args, state), map_location="cpu", weights_only=True))
+        self._step = state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **there: Any) -> None:
         """Update and project where it is time."""
         assert self.pruner is not None
-        if row := self.schedule.stepped(self.pruner, state.global_step):
+        before, self._step = self._step, state.global_step
+        if row := self.schedule.stepped(self.pruner, before, self._step):
             self.history.append({"step": state.global_step, **row})
 
     def on_save(self, args: Any, state: Any, control: Any, **there: Any) -> None:

@@ -55,8 +55,8 @@ class LightningCallback(_base()):  # type: ignore[misc]
         assert self.pruner is not None
         if trainer.global_step == self._step:
             return
-        self._step = trainer.global_step
-        if row := self.schedule.stepped(self.pruner, self._step):
+        before, self._step = self._step, trainer.global_step
+        if row := self.schedule.stepped(self.pruner, before, self._step):
             self.history.append({"step": self._step, **row})
             pl_module.log_dict(row)
 

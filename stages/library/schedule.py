@@ -30,9 +30,10 @@ class Schedule:
                 " update more often"
             )
 
-    def stepped(self, pruner: Pruner, step: int) -> dict[str, float]:
-        """After the optimizer step of that number, from 1 on: update and project where it is time; what to log then."""
-        if pruner.phase != "admm" or step % self.every:
+    def stepped(self, pruner: Pruner, before: int, step: int) -> dict[str, float]:
+        """With `step` optimizer steps done, and `before` when it was last asked: update and project where it is time;
+        what to log then. Several steps at a time, as of several optimizers, update once at most."""
+        if pruner.phase != "admm" or step // self.every == before // self.every:
             return {}
         row = _row(pruner.update()) | {"pruning/rho": pruner.rho}
         if pruner.updates >= self.updates:

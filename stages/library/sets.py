@@ -8,23 +8,14 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from dualprune.stages.settings.base import worded
 from dualprune.stages.settings.sets import SETS, Pattern
 
 
 def refused(error: ValidationError) -> ValueError:
     """What pydantic found wrong with settings, as the pipeline says it."""
-    found = []
-    for one in error.errors(include_url=False):
-        if one["type"] == "value_error":
-            text = str(one["ctx"]["error"])
-        elif one["type"] == "extra_forbidden":
-            text = "unknown setting"
-        elif one["type"] == "missing":
-            text = "is missing"
-        else:
-            text = f"{one['msg'].removeprefix('Input ').replace('should ', 'must ')}, not {one['input']!r}"
-        found.append(": ".join(filter(None, [".".join(map(str, one["loc"])), text])))
-    return ValueError("; ".join(found))
+    found = [(".".join(map(str, one["loc"])), worded(one)) for one in error.errors(include_url=False)]
+    return ValueError("; ".join(": ".join(filter(None, one)) for one in found))
 
 
 def _maker(name: str, settings: type[Pattern]) -> Callable[..., Pattern]:

@@ -98,7 +98,7 @@ def torchvision(name: str, classes: int) -> nn.Module:
 
 
 TORCHVISION = ("alexnet", "mobilenet_v2", "resnet18", "resnet50", "squeezenet1_1", "vgg16", "vgg16_bn", "vit_b_16")
-"""Networks taken from torchvision under its names; `weights: torchvision` is for these."""
+"""Networks taken from torchvision under its names; the others of it are `torchvision:NAME`."""
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "digits_cnn": digits_cnn,

@@ -20,11 +20,11 @@ from dualprune.stages.settings.training import Model
 BUILTIN = Path(__file__).with_name("builtin.py")
 TABLE = "MODELS"
 FIRST: Mapping[str, str] = {
-    "digits_cnn": "fdf4bc4cdd0a01a812dc59a991c340c9b6603d0056635a0bd6f0ead1ca77fb9d",
-    "lenet5": "855fe2d9120eeecf1f7dc5ce87d4b0838bc4bf66d43ff20bccd4806c2a6d4936",
-    "resnet20": "acd5a5e19fd72b28b9d9c72fa8b5061d34234f90fe04ac4d21ce32a1d58cbb66",
-    "resnet32": "8c61e25c481a322f9eb0e0661d9db6c4d5717eff7684214d4320c4160dcf9cbf",
-    "resnet56": "966d008c05caffbc70df70c1771c539cbe546ec76a3379995d5dab39c8624040",
+    "digits_cnn": "cefb38c836f102a8a27a3961f73f7e67fa2362d174050d6afcccc237aba4aedc",
+    "lenet5": "c989147bba22805b7b2e8357e20c7638c915f29abda995b23216055bed09b5f6",
+    "resnet20": "ee1cb7aa2a8f4e785ee55024fe1e7adc8b3cfe0efa855c5c48352ae8ff4b06c2",
+    "resnet32": "09d4fcbf7df484fe63d8b0a4c21c1dbedfd32f63d22c8e763e2f0639de520158",
+    "resnet56": "370440858c63165307fe374a48bb530d945e28676a3a3434a4467fa2b4f14b9c",
 }
 """Hashes of the networks that older keys know by their names alone. They stay as they are when the code changes."""
 
@@ -70,14 +70,30 @@ def unchanged(settings: Model) -> None:
 
 @cache
 def built_in(file: Path = BUILTIN) -> Mapping[str, str]:
-    """Hashes of what makes each network of a table: its line, and all functions and classes that it goes through."""
-    text = file.read_text(encoding="utf-8")
-    tree = ast.parse(text)
-    parts = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    """Hashes of what makes each network of a table: its line, and all functions, classes and values of the module that
+    it goes through. Comments, docstrings and how lines are broken are no part of it."""
+    tree = _Undocumented().visit(ast.parse(file.read_text(encoding="utf-8")))
+    parts = {name: node for node in tree.body for name in _defined(node)}
     return {
-        name: sha256(canonical([ast.get_source_segment(text, node) for node in (made, *_through(made, parts))]))
+        name: sha256(canonical([ast.unparse(node) for node in (made, *_through(made, parts))]))
         for name, made in _lines(tree)
     }
+
+
+class _Undocumented(ast.NodeTransformer):
+    """Takes out text that stands alone: docstrings, and what is said of values below them."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if text else node
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    """The names that a statement of a module gives to a function, a class or a value."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def _lines(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
@@ -90,7 +106,7 @@ def _lines(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _through(made: ast.AST, parts: Mapping[str, ast.AST]) -> list[ast.AST]:
-    """The definitions that some code names, and those that these name, in the order of the file."""
+    """The definitions that some code names, decorators too, and those that these name, in the order of the file."""
     found: set[str] = set()
     waiting = [made]
     while waiting:

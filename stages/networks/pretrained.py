@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from dualprune.stages.files.folder import Folder, sha256
 from dualprune.stages.files.home import NoHome, cache_folder
-from dualprune.stages.networks.build import build_model
-from dualprune.stages.networks.builtin import TORCHVISION
+from dualprune.stages.networks import structure
+from dualprune.stages.networks.build import sketch
 from dualprune.stages.networks.parameters import Parameters, parameters, weights
 from dualprune.stages.networks.statedict import Taken, Wanted, taken, wanted, zeros
 from dualprune.stages.networks.weightsfile import WeightsError, read, some
@@ -49,7 +49,7 @@ def bring(settings: Model, store: Folder, tell: Callable[[Note], None] = lambda 
     digest = sha256(data)
     if settings.sha256 not in (None, digest):
         raise WeightsError(f"the sha256 of {settings.origin} is {digest}, and not {settings.sha256} as asked for")
-    network = build_model(settings, device="meta")
+    network = sketch(settings)
     needs = wanted(network, settings.skip)
     for note in _notes(_taken(data, settings, needs), needs, parameters(network), settings):
         tell(note)
@@ -68,7 +68,8 @@ def load(settings: Model, store: Folder, network: nn.Module) -> None:
     if sha256(data) != settings.sha256:
         text = f"{store.url}/{_place(settings.sha256)} is not there, or not what was put there"
         raise WeightsError(f"{text}: delete it, and run again, which reads {settings.origin} anew")
-    network.load_state_dict({**network.state_dict(), **_taken(data, settings, wanted(network, settings.skip)).tensors})
+    found = _taken(data, settings, wanted(network, settings.skip))
+    structure.load(network, structure.Structure(), {**network.state_dict(), **found.tensors})
 
 
 def _taken(data: bytes, settings: Model, needs: Wanted) -> Taken:
@@ -148,13 +149,17 @@ def _from_torchvision(settings: Model) -> bytes:
     from torch.hub import download_url_to_file, get_dir
     from torchvision.models import get_model_weights
 
-    if settings.name not in TORCHVISION:
-        text = f"torchvision has no {settings.name} as it is here; it has weights for {', '.join(TORCHVISION)}"
-        raise WeightsError(f"{text}; give `weights` a file's path")
-    there = get_model_weights(settings.name).__members__
+    library, _, name = settings.name.rpartition(":")
+    try:
+        if library not in ("", "torchvision"):
+            raise ValueError(library)
+        there = get_model_weights(name).__members__
+    except ValueError:
+        raise WeightsError(f"torchvision has no weights for {settings.name}; give `weights` a file's path") from None
     which = (settings.origin or "").partition(":")[2] or "DEFAULT"
     if which not in there:
-        raise WeightsError(f"torchvision has no weights {which} for {settings.name}; it has {', '.join(there)}")
+        known = f"it has {', '.join(there)}" if there else "it has none; give `weights` a file's path"
+        raise WeightsError(f"torchvision has no weights {which} for {settings.name}; {known}")
     url = there[which].url
     file = Path(get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if str(file).startswith("~"):

@@ -25,7 +25,7 @@ COUNTS = ("n_averaged",)
 DEEP = 4
 """Mappings within mappings that are looked into."""
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,8 @@ def _oddity(tensor: Tensor, wanted: Tensor) -> str:
     if tensor.dtype not in (FLOATS if wanted.is_floating_point() else (*INTEGERS, *FLOATS)):
         return f"{what}; floating-point numbers of 16, 32 or 64 bits are needed, with any scale multiplied in"
     if not wanted.is_floating_point():
-        return "" if bool((tensor == tensor.to(wanted.dtype)).all()) else "values that are no integers"
+        known = "other values than 0 and 1" if wanted.dtype == torch.bool else "values that are no integers"
+        return "" if bool((tensor == tensor.to(wanted.dtype)).all()) else known
     if not bool(tensor.isfinite().all()):
         return "values that are not finite"
     if not bool(tensor.to(wanted.dtype).isfinite().all()):

@@ -28,7 +28,8 @@ def _parsed(edit: Any) -> Any:
 
 
 class Structure(Settings):
-    """Changes of a network's shape; as JSON they are a manifest's `structure`, which is absent where there are none."""
+    """Changes of a network's shape, as JSON a manifest's `structure`. No kind of stage makes any today, so there is
+    none in what runs write; what is there is read and kept by the stages after it."""
 
     edits: list[Annotated[SerializeAsAny[Edit], BeforeValidator(_parsed)]] = Field(default=[])
     """In the order in which they are made."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
 from dualprune.stages.objectives.measures import Measure, Measures
-from dualprune.stages.settings.base import Settings, SpecError
+from dualprune.stages.settings.base import Settings, SpecError, worded
 from dualprune.stages.settings.objective import Named
 
 if TYPE_CHECKING:
@@ -64,6 +64,27 @@ class Objective:
         return Measures(self.best, {name: Measure(one.unit, one.higher) for name, one in self.metrics.items()})
 
 
+class Summed(NamedTuple):
+    """What an objective adds up over the samples of a batch."""
+
+    name: str
+    function: Callable[..., Any]
+    """That gives it."""
+    value: Any
+    """A tensor, if the objective is right."""
+
+
+def sums(objective: Objective, outputs: Any, batch: Batch) -> Iterator[Summed]:
+    """All that an objective adds up of a batch, one after the other; distillation, which needs a teacher, is not there.
+
+    Raises what the objective's functions raise.
+    """
+    yield Summed("loss", objective.loss, objective.loss(outputs, batch))
+    yield Summed("number of good samples", objective.good, objective.good(batch))
+    for name, metric in objective.metrics.items():
+        yield Summed(f"metric {name}", metric.sums, metric.sums(outputs, batch))
+
+
 A = TypeVar("A", bound=Settings)
 
 
@@ -81,9 +102,5 @@ def _path(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
 
 
 def _told(model: type[Settings], one: Any) -> str:
-    if one["type"] == "extra_forbidden":
-        return f"unknown setting; there are {', '.join(model.model_fields) or 'none'}"
-    if one["type"] == "missing":
-        return "is missing"
-    text = str(one["ctx"]["error"]) if one["type"] == "value_error" else one["msg"]
-    return f"{text.removeprefix('Input ').replace('should ', 'must ')}, not {one['input']!r}"
+    known = f"; there are {', '.join(model.model_fields) or 'none'}" if one["type"] == "extra_forbidden" else ""
+    return worded(one) + known

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from dualprune.stages.objectives.base import Batch, Metric, Objective, arguments, as_it_is
-from dualprune.stages.objectives.fields import IGNORED, Args, called, field
+from dualprune.stages.objectives.fields import IGNORED, Args, called, field, mean
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import StageSpec
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 FEW = 5
 """Of so many classes the right one is always among the first five."""
+OTHERS, SHARE = "other label", "own share"
+"""In a batch of mixed pictures: the labels [n] of what was mixed in, and how much of each is its own, []. No field of
+data is called so."""
 
 
 class Classify(Args):
@@ -43,9 +46,7 @@ def classify(spec: StageSpec) -> Objective:
         raise SpecError([(("mix",), f"mixes the pictures of `image`, and `objective.args.inputs` is {args.inputs}")])
     metrics = {
         "accuracy": Metric(partial(_correct, args=args), lambda sums, samples: 100 * sums / samples),
-        "loss": Metric(
-            partial(_loss, args=args, smoothing=0.0), lambda sums, samples: sums / samples, higher=False, unit=""
-        ),
+        "loss": Metric(partial(_loss, args=args, smoothing=0.0), mean, higher=False, unit=""),
     }
     if spec.model.classes > FEW:
         metrics["top5"] = Metric(partial(_among_five, args=args), lambda sums, samples: 100 * sums / samples)
@@ -71,9 +72,9 @@ def _loss(logits: Tensor, batch: Batch, args: Classify, smoothing: float) -> Ten
     def of(labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing)
 
-    if "other" not in batch:
+    if OTHERS not in batch:
         return of(_label(batch, args))
-    return batch["own"] * of(_label(batch, args)) + (1 - batch["own"]) * of(batch["other"])
+    return batch[SHARE] * of(_label(batch, args)) + (1 - batch[SHARE]) * of(batch[OTHERS])
 
 
 def _correct(logits: Tensor, batch: Batch, args: Classify) -> Tensor:
@@ -97,10 +98,10 @@ def _apart(given: Tensor, wanted: Tensor, batch: Batch, temperature: float, args
 
 
 def _mixed(batch: Batch, settings: Any, args: Classify) -> Batch:
-    """Pictures mixed in pairs: their `other` labels too, and their `own` share, []."""
+    """Pictures mixed in pairs: OTHERS and SHARE too."""
     import torch
 
     from dualprune.stages.objectives.mix import mixed
 
     pictures, others, own = mixed(field(batch, "image", "inputs"), _label(batch, args), settings)
-    return {**batch, "image": pictures, "other": others, "own": torch.tensor(own, device=pictures.device)}
+    return {**batch, "image": pictures, OTHERS: others, SHARE: torch.tensor(own, device=pictures.device)}

@@ -101,3 +101,8 @@ def spread(values: Tensor, known: Tensor) -> Tensor:
 def samples(known: Tensor) -> Tensor:
     """How many samples have something that is known: of [n, d], a number."""
     return known.any(1).sum()
+
+
+def mean(total: float, count: int) -> float:
+    """A metric's value of what was summed over the good samples."""
+    return total / count

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dualprune.stages.objectives.base import Batch, Metric, Objective, arguments
-from dualprune.stages.objectives.fields import Args, called, field, samples, spread
+from dualprune.stages.objectives.fields import Args, called, field, mean, samples, spread
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import StageSpec
 
@@ -43,15 +43,20 @@ class Landmarks(Args):
 def landmarks(spec: StageSpec) -> Objective:
     """The objective as a stage's settings have it. Raises SpecError."""
     args = arguments(Landmarks, spec.objective)
-    if isinstance(args.normalise, list) and len(args.normalise) != 2:
-        raise SpecError([(("objective", "args", "normalise"), f"two points are needed, not {args.normalise}")])
+    by = args.normalise
+    if isinstance(by, list) and (len(by) != 2 or by[0] == by[1] or min(by) < 0):
+        raise SpecError(
+            [(("objective", "args", "normalise"), f"two points are needed, not {by}; give their numbers, from 0")]
+        )
+    if isinstance(by, float) and by <= 0:
+        raise SpecError([(("objective", "args", "normalise"), f"must be above 0, not {by}")])
     return Objective(
         call=partial(called, args=args),
         loss=partial(_loss, args=args),
         good=lambda batch: samples(_known(batch, args)),
         metrics={
             "nme": Metric(partial(_errors, args=args), _normalised, higher=False, unit=""),
-            "loss": Metric(partial(_loss, args=args), lambda total, count: total / count, higher=False, unit=""),
+            "loss": Metric(partial(_loss, args=args), mean, higher=False, unit=""),
         },
         best="nme",
         distil=partial(_distilled, args=args),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dualprune.stages.objectives.base import Batch, Metric, Objective, arguments
-from dualprune.stages.objectives.fields import IGNORED, Args, called, field, rows, samples, spread
+from dualprune.stages.objectives.fields import IGNORED, Args, called, field, mean, rows, samples, spread
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import StageSpec
 
@@ -44,7 +44,7 @@ def multilabel(spec: StageSpec) -> Objective:
         metrics={
             "map": Metric(partial(_counts, args=args), _precision),
             "auc": Metric(partial(_counts, args=args), _area),
-            "loss": Metric(partial(_loss, args=args), lambda total, count: total / count, higher=False, unit=""),
+            "loss": Metric(partial(_loss, args=args), mean, higher=False, unit=""),
         },
         best=args.best,
         distil=partial(_distilled, args=args),

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from dualprune.stages.objectives.base import Batch, Metric, Objective, arguments
-from dualprune.stages.objectives.fields import Args, called, field, rows, samples, spread
+from dualprune.stages.objectives.fields import Args, called, field, mean, rows, samples, spread
 from dualprune.stages.settings.training import StageSpec
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def regress(spec: StageSpec) -> Objective:
         good=partial(_good, args=args),
         metrics={
             "r2": Metric(lambda outputs, batch: _moments(*known(outputs, batch)), _explained, unit=""),
-            "mse": Metric(partial(_apart, args=args, loss="mse"), _mean, higher=False, unit=""),
-            "mae": Metric(partial(_apart, args=args, loss="mae"), _mean, higher=False, unit=""),
+            "mse": Metric(partial(_apart, args=args, loss="mse"), mean, higher=False, unit=""),
+            "mae": Metric(partial(_apart, args=args, loss="mae"), mean, higher=False, unit=""),
         },
         best=args.best,
         distil=lambda given, wanted, batch, temperature: _distilled(given, wanted, batch, args),
@@ -53,10 +53,6 @@ def regress(spec: StageSpec) -> Objective:
 def _good(batch: Batch, args: Regress) -> Tensor:
     target = field(batch, args.target, "target").float()
     return samples(rows(target, target)[2])
-
-
-def _mean(total: float, count: int) -> float:
-    return total / count
 
 
 def _rows(outputs: Tensor, batch: Batch, args: Regress) -> tuple[Tensor, Tensor, Tensor]:

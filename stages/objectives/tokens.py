@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from dualprune.stages.objectives.base import Batch, Metric, Objective, arguments
-from dualprune.stages.objectives.fields import IGNORED, Args, called, field, samples, spread
+from dualprune.stages.objectives.fields import IGNORED, Args, called, field, mean, samples, spread
 from dualprune.stages.settings.training import StageSpec
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Tokens(Args):
 def tokens(spec: StageSpec) -> Objective:
     """The objective as a stage's settings have it. Raises SpecError."""
     args = arguments(Tokens, spec.objective)
-    loss = Metric(partial(_loss, args=args), lambda total, count: total / count, higher=False, unit="")
+    loss = Metric(partial(_loss, args=args), mean, higher=False, unit="")
     accuracy = Metric(partial(_correct, args=args), lambda sums, count: float(100 * sums[0] / sums[1]))
     perplexity = Metric(partial(_surprise, args=args), _perplexity, higher=False, unit="")
     models = args.task in ("masked", "language")

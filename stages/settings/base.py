@@ -28,6 +28,19 @@ class Settings(BaseModel):
     )
 
 
+def worded(one: Any, shown: str | None = None) -> str:
+    """What is wrong with one setting, as pydantic's ValidationError lists it, in our words. `shown` is said of its
+    value; left out, that is the value itself."""
+    if one["type"] == "value_error":
+        return str(one["ctx"]["error"])
+    if one["type"] == "extra_forbidden":
+        return "unknown setting"
+    if one["type"] == "missing":
+        return "is missing"
+    text = one["msg"].removeprefix("Input ").replace("should ", "must ").replace(" after validation", "")
+    return f"{text}, not {one['input']!r}" if shown is None else f"{text}{shown}"
+
+
 class Or:
     """Beside the type of a setting: it may be given in a shorter form too, of this JSON schema."""
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, Validati
 from typing_extensions import Self
 
 from dualprune.stages.files import urls
-from dualprune.stages.settings.base import Or, Settings
+from dualprune.stages.settings.base import Or, Settings, worded
 from dualprune.stages.settings.data import Data
 from dualprune.stages.settings.objective import Aim, Named
 
@@ -51,7 +51,7 @@ def _given(given: Any) -> Any:
             return Partly.model_validate(given)
         except ValidationError as error:
             found = error.errors(include_url=False)
-            told = [f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}" for one in found]
+            told = [f"{'.'.join(map(str, one['loc']))}: {worded(one)}" for one in found]
             raise ValueError("; ".join(told)) from None
     if isinstance(given, str):
         return _weights(given)

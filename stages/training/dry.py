@@ -7,7 +7,6 @@ evaluation mode, and runs on both; samples that it mixes (by statistics of a bat
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dualprune.stages.objectives.base import Batch, Objective, StandIn
+from dualprune.stages.objectives.base import Batch, Objective, StandIn, Summed, sums
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.training.run import Run
 
@@ -35,8 +34,8 @@ def tried(run: Run[Any]) -> None:
     with torch.no_grad():
         single, double = (_sums(run, one) for one in (batch, _twice(batch)))
     problems = [
-        f"{what} gives {float(one.norm()):.4g} for {_samples(batch)} samples and {float(two.norm()):.4g} for the same "
-        f"ones twice, where a sum over samples gives twice as much; a sum is needed, no mean{_where(function)}"
+        f"its {what} gives {float(one.norm()):.4g} for {_samples(batch)} samples and {float(two.norm()):.4g} for the "
+        f"same ones twice, where a sum over samples gives twice as much; a sum is needed, no mean{_where(function)}"
         for (what, function, one), (_, _, two) in zip(single, double, strict=True)
         if _differs(2 * one, two)
     ]
@@ -52,24 +51,18 @@ def _twice(batch: Batch) -> Batch:
     return {name: torch.cat([values, values]) for name, values in batch.items()}
 
 
-def _sums(run: Run[Any], batch: Batch) -> list[tuple[str, Callable[..., Any], Tensor]]:
-    """All that is added up of a batch, with what it is and the function that gives it."""
+def _sums(run: Run[Any], batch: Batch) -> list[Summed]:
+    """All that is added up of a batch, as fp64."""
     objective: Objective = run.objective
     outputs = objective.call(run.engine.forward, batch)
-    asked: list[tuple[str, Callable[..., Any], Any]] = [
-        ("its loss", objective.loss, objective.loss(outputs, batch)),
-        ("its number of good samples", objective.good, objective.good(batch)),
-    ]
-    for name, metric in objective.metrics.items():
-        asked.append((f"its metric {name}", metric.sums, metric.sums(outputs, batch)))
+    found = list(sums(objective, outputs, batch))
     if run.teacher is not None and objective.distil is not None:
-        temperature = run.spec.distill.temperature
-        apart = objective.distil(outputs, run.teacher(batch), batch, temperature)
-        asked.append(("its distillation loss", objective.distil, apart))
-    wrong = [(what, function) for what, function, found in asked if not isinstance(found, Tensor)]
+        apart = objective.distil(outputs, run.teacher(batch), batch, run.spec.distill.temperature)
+        found.append(Summed("distillation loss", objective.distil, apart))
+    wrong = [one for one in found if not isinstance(one.value, Tensor)]
     if wrong:
-        raise SpecError([(("objective",), f"{what} is no tensor{_where(function)}") for what, function in wrong])
-    return [(what, function, found.double()) for what, function, found in asked]
+        raise SpecError([(("objective",), f"its {one.name} is no tensor{_where(one.function)}") for one in wrong])
+    return [one._replace(value=one.value.double()) for one in found]
 
 
 def _differs(wanted: Tensor, found: Tensor) -> bool:

@@ -24,7 +24,7 @@ from dualprune.stages.networks.build import build_model
 from dualprune.stages.networks.code import unchanged
 from dualprune.stages.networks.parameters import parameters, weights
 from dualprune.stages.networks.structure import Structure, load
-from dualprune.stages.objectives.base import Batch
+from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.training import StageSpec
 from dualprune.stages.solver.targets import Targets, ranked
@@ -48,10 +48,10 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     parent = _loaded(store, job.parent.key) if job.parent else None
     structure = artefact.structure(parent) if parent is not None else Structure()
     network = _network(spec, store, parent, structure)
-    teacher = _teacher(job, store, parent, device)
-    wanted = objective(spec)
+    aim = objective(spec)
+    teacher = _teacher(job, aim, store, parent, device)
     checkpoints = Checkpoints(store / job.key, rank, world)
-    by = Validated(wanted, splits["val"], job.engine.evaluated(spec.batch, world), rank, world, device)
+    by = Validated(aim, splits["val"], job.engine.evaluated(spec.batch, world), rank, world, device)
     aims = ranked(targets_of(spec, parameters(network), lambda: by.cut(network)), network.get_parameter)
     shrunk: dict[str, Any] = {}
     if KINDS[spec.kind].shrinks is not None and parent is not None:
@@ -66,7 +66,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         job=job,
         spec=spec,
         kind=KINDS[spec.kind],
-        objective=wanted,
+        objective=aim,
         phases=phases(spec),
         splits=splits,
         structure=structure,
@@ -160,7 +160,9 @@ def _fixed(parent: artefact.Artefact | None, aims: Targets) -> dict[str, tuple[s
     return {name: tuple(sets) for name, sets in there.items() if name not in aims.kinds}
 
 
-def _teacher(job: StageJob, store: Folder, parent: artefact.Artefact | None, device: torch.device) -> Teacher | None:
+def _teacher(
+    job: StageJob, aim: Objective, store: Folder, parent: artefact.Artefact | None, device: torch.device
+) -> Teacher | None:
     """The network that the stage learns from, if it does: its teacher's, or its `parent`'s.
 
     It answers in the stage's precision, and is compiled if the stage's own network is.
@@ -172,11 +174,11 @@ def _teacher(job: StageJob, store: Folder, parent: artefact.Artefact | None, dev
     network = artefact.network(of).to(device)
     if job.engine.compile:
         network.compile()
-    wanted, bf16 = objective(job.spec), job.spec.precision == "bf16"
+    bf16 = job.spec.precision == "bf16"
 
     @torch.no_grad()
     def teacher(batch: Batch) -> Any:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return wanted.call(network, batch)
+            return aim.call(network, batch)
 
     return teacher

@@ -14,11 +14,9 @@ from torch import Tensor
 from dualprune.stages.data.order import Indices, global_batch, micro_batches, share
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.kinds.base import Phase, learning_rate
+from dualprune.stages.networks.weightsfile import some
 from dualprune.stages.objectives.base import Batch, StandIn
 from dualprune.stages.training.run import Run
-
-NAMED = 5
-"""Tensors that an error names at most."""
 
 
 class NonFinite(ArithmeticError):
@@ -97,7 +95,7 @@ def _explained(run: Run[Any], parts: list[Indices], epoch: int) -> str:
     first = next(filter(None, every), "")  # the same on all ranks
     if first:
         return first
-    names = _some(engine.not_finite()) or "of no tensor when it is computed once more"
+    names = some(engine.not_finite()) or "of no tensor when it is computed once more"
     return f"the gradient is not finite at {where}): {names}"
 
 
@@ -107,9 +105,5 @@ def _spoilt(engine: Engine, batch: Batch) -> str:
     given = {f"the {name}s": tensor for name, tensor in batch.items()}
     bad = [name for name, tensor in {**given, **whole}.items() if not bool(tensor.isfinite().all())]
     if bad:
-        return f"not finite: {_some(bad)}"
+        return f"not finite: {some(bad)}"
     return "the inputs are finite" + (", and so is every weight: activations overflow" if whole else "")
-
-
-def _some(tensors: list[str]) -> str:
-    return ", ".join(tensors[:NAMED]) + (f" and {len(tensors) - NAMED} more" if len(tensors) > NAMED else "")

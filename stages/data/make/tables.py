@@ -170,7 +170,7 @@ def _objects(text: str) -> Read:
     header: list[str] = []
     rows: dict[int, list[Any]] = {}
     bad: dict[int, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):  # strings may have other ends of lines in them
         if not line.strip():
             continue
         try:
@@ -215,7 +215,19 @@ def _schema(tables: Mapping[str, Table], wanted: Wanted) -> Schema:
             classes = sorted({str(label) for label in labels})
     if wanted.tokenizer is not None and not sorts["text"]:
         raise DataError(f"{train.place} has no column of text for the tokenizer")
-    return Schema(tuple(sorts["numbers"]), tuple(sorts["text"]), tuple(sorts["lists"]), classes)
+    found = Schema(tuple(sorts["numbers"]), tuple(sorts["text"]), tuple(sorts["lists"]), classes)
+    names = _names(wanted, found)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{train.place}: two of its columns would be the field {twice}; rename one, or leave it out")
+    return found
+
+
+def _names(wanted: Wanted, schema: Schema) -> list[str]:
+    """The names of all fields that a table's columns become."""
+    given = {"label": wanted.label is not None, "target": wanted.target is not None, "numbers": bool(schema.numbers)}
+    text = _text_fields(schema, wanted.tokenizer is not None)
+    return [*(name for name, there in given.items() if there), *text, *map(_plain, schema.lists)]
 
 
 def _samples(
@@ -244,7 +256,12 @@ def _text_fields(schema: Schema, tokens: bool) -> list[str]:
     """Fields of the columns of text: the one's by what it is, several by their columns' names."""
     if len(schema.text) == 1:
         return ["tokens" if tokens else "text"]
-    return [re.sub(r"\W", "_", name) for name in schema.text]
+    return [_plain(name) for name in schema.text]
+
+
+def _plain(name: str) -> str:
+    """A column's name as a field can have it."""
+    return re.sub(r"\W", "_", name)
 
 
 def _fields(one: Table, row: Sequence[Any], wanted: Wanted, schema: Schema, tokens: bool) -> Iterator[tuple[str, Any]]:
@@ -259,7 +276,7 @@ def _fields(one: Table, row: Sequence[Any], wanted: Wanted, schema: Schema, toke
     for name, field in zip(schema.text, _text_fields(schema, tokens), strict=True):
         yield field, str(row[one.column(name)])
     for name in schema.lists:
-        yield re.sub(r"\W", "_", name), _list(name, row[one.column(name)])
+        yield _plain(name), _list(name, row[one.column(name)])
 
 
 def _label(value: Any, classes: list[str] | None) -> int:

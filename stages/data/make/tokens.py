@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Sequence
@@ -58,7 +59,8 @@ def _of_json(place: str, data: bytes) -> Any:
 
 def _of_vocabulary(place: str, data: bytes) -> Any:
     """BERT's: words and their pieces, [CLS] and [SEP] around a text; lower case if all of the vocabulary is."""
-    tokens = data.decode("utf-8", "replace").splitlines()
+    lines = io.StringIO(data.decode("utf-8", "replace"), newline=None)  # a token may be another end of a line
+    tokens = [line.removesuffix("\n") for line in lines]
     numbers = {token: number for number, token in enumerate(tokens)}
     special = {name: numbers[name] for name in ("[UNK]", "[CLS]", "[SEP]") if name in numbers}
     if len(special) < 3:

@@ -373,8 +373,8 @@ def test_settings_that_do_nothing_to_the_pictures_are_refused(tmp_path: Path, se
 @pytest.mark.parametrize(
     ("shape", "known", "words"),
     [
-        ([3, 8, 8], {}, "can't take pictures of 3 x 8 x 8 (channels, height, width): RuntimeError: "),
-        ([1, 28, 28], {}, "can't take pictures of 1 x 28 x 28 (channels, height, width): RuntimeError: "),
+        ([3, 8, 8], {}, "fails on a batch of image float32 [2, 3, 8, 8] (samples, channels, height, width), label "),
+        ([1, 28, 28], {}, "fails on a batch of image float32 [2, 1, 28, 28] (samples, channels, height, width), "),
         ([1, 8, 8], {"labels": 12}, "the data has 12 classes, and digits_cnn 10; set model.classes to 12"),
         ([1, 8, 8], {"classes": ["dog"] * 11}, "set model.classes to 11"),
     ],
@@ -394,6 +394,21 @@ def test_a_network_that_can_not_take_the_pictures_is_refused(
     (found,) = caught.value.problems
     assert found.startswith(f"file.yaml:{line(tmp_path / 'file.yaml', 'model: {')}: model: ")
     assert words in found
+
+
+def test_a_network_that_stages_say_themselves_is_refused_at_each(tmp_path: Path) -> None:
+    """And once for all that inherit it."""
+    own = "kind: prune\n    parent: half\n    model: {name: digits_cnn}"
+    settings, problems = loaded(tmp_path, ("kind: prune\n    parent: half", own))
+    folder = Folder(str(tmp_path / "shards"))
+    there = folder.read_json("manifest.json")
+    folder.write_json("manifest.json", there | {"labels": 12})
+    with pytest.raises(ConfigError) as caught:
+        planning.make(settings, problems)
+    text = "the data has 12 classes, and digits_cnn 10; set model.classes to 12"
+    first, second = caught.value.problems
+    assert first.endswith(f": model: {text}")
+    assert second == f"file.yaml:{line(tmp_path / 'file.yaml', '    model: ')}: stages[2].model: {text}"
 
 
 def test_an_override_that_does_not_suit_the_data_is_blamed_itself(tmp_path: Path) -> None:
@@ -511,7 +526,7 @@ def test_pictures_among_other_fields_must_suit_the_network(tmp_path: Path, monke
     (tmp_path / "own_rows.py").write_text(text)
     sys.modules.pop("own_rows", None)
     found = refused(tmp_path, (f"{{shards: {tmp_path / 'shards'}}}", "{source: own_rows:rows}"))
-    assert "digits_cnn can't take pictures of 3 x 8 x 8" in found[0], found
+    assert "digits_cnn with classify fails on a batch of image float32 [2, 3, 8, 8] (samples, " in found[0], found
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from dualprune.pipeline.config.problems import ConfigError
 from dualprune.pipeline.output import DONE
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.reports import tensors
+from dualprune.stages.networks import build
 from dualprune.stages.networks.builtin import MODELS
 from tests.pipeline.common import extended
 from tests.pipeline.reports.test_plan import shown
@@ -97,8 +98,7 @@ def test_a_network_that_is_there_no_more_is_said(tmp_path: Path, monkeypatch: py
     """A plan does not build those of stages that are done."""
     plan = planning.make(*load(str(extended(tmp_path, ENTRIES))))[1]
     monkeypatch.delitem(MODELS, "digits_cnn")
-    from dualprune.stages.networks.build import parameters_of
-
-    parameters_of.cache_clear()
+    for cached in (build._built, build.parameters_of):
+        cached.cache_clear()
     with pytest.raises(ConfigError, match="there is no model 'digits_cnn'"):
         tensors.held(plan)

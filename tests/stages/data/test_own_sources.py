@@ -128,6 +128,7 @@ def test_pictures_with_labels_are_shards_of_pictures(tmp_path: Path, kind: str) 
     plain: list[Any] = jpegs(12) if kind == "encoded" else random_pictures(12, (6, 9, 3), seed=0)
     given = [{"image": Image.fromarray(p) if kind == "pil" else p, "label": np.int64(y)} for p, y in plain]
     found = write_source(str(tmp_path / "own_shards"), "it", dict.fromkeys(("train", "val", "test"), given))
+    assert found["labels"] == 1 + max(y for _, y in plain)
     if kind == "pil":
         assert found["splits"]["train"]["format"] == "jpeg"
     else:

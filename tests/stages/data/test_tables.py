@@ -15,6 +15,7 @@ import torch
 
 from dualprune.stages.data.format import DataError, digest, read_manifest
 from dualprune.stages.data.make.tables import Wanted, convert_tables, table
+from dualprune.stages.data.make.tokens import Tokenizer
 from dualprune.stages.data.read.memory import open_split
 from dualprune.stages.objectives.base import Batch
 from dualprune.stages.settings.data import Cut, Data
@@ -91,6 +92,24 @@ def test_objects_a_line_compressed_or_not(tmp_path: Path) -> None:
     assert set(found) == {"v", "target", "text", "text_mask"}
     assert found["v"][:, 0].tolist() == (found["target"] * 2).tolist()
     assert texts(found)[0] == "é"
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_text_in_objects_may_hold_other_ends_of_lines(tmp_path: Path, ends: str) -> None:
+    """As JSON allows: a line separator, a next line."""
+    lines = [json.dumps({"t": text, "y": 1}, ensure_ascii=False) for text in ("a\u2028b", "c\x85d", "e")]
+    (tmp_path / "a.jsonl").write_bytes(ends.join(lines).encode())
+    found = table(str(tmp_path / "a.jsonl"))
+    assert found.rows == {1: ["a\u2028b", 1], 2: ["c\x85d", 1], 3: ["e", 1]}
+    assert not found.bad
+
+
+@pytest.mark.parametrize("columns", [("a b", "a-b"), ("label", "text"), ("numbers", "text")])
+def test_columns_that_would_be_one_field_are_refused(tmp_path: Path, columns: tuple[str, str]) -> None:
+    """One of them would be lost."""
+    (tmp_path / "a.csv").write_text(f"kind,x,{','.join(columns)}\n" + "0,1.5,one,two\n1,2.5,three,four\n" * 5)
+    with pytest.raises(DataError, match=r"a\.csv: two of its columns would be the field (a_b|label|numbers); rename"):
+        convert_tables(str(tmp_path / "out"), "it", {"train": str(tmp_path / "a.csv")}, Wanted(label="kind"), CUT)
 
 
 def test_three_tables_whose_columns_have_other_names(tmp_path: Path) -> None:
@@ -201,6 +220,13 @@ def test_text_becomes_tokens(tmp_path: Path, kind: str) -> None:
     (tmp_path / "b").mkdir()
     again = made(tmp_path / "b", label="label", columns=("text",), tokenizer=str(file), length=6)
     assert digest(again) != before
+
+
+def test_a_token_may_be_another_end_of_a_line(tmp_path: Path) -> None:
+    """As in some vocabularies of many scripts: those behind it keep their numbers."""
+    pytest.importorskip("tokenizers")
+    (tmp_path / "vocab.txt").write_bytes("\r\n".join(["[UNK]", "[CLS]", "[SEP]", "\u2028", "good"]).encode())
+    assert Tokenizer(str(tmp_path / "vocab.txt"), 9)(["good"])[0].tolist() == [1, 4, 2]
 
 
 def test_without_the_library_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

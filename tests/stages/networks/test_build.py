@@ -1,26 +1,22 @@
-"""Networks that are looked at before anything is trained."""
+"""Networks as they are built, and what they are called with to be tried."""
 
-import subprocess
-import sys
+from __future__ import annotations
 
-LOOK = """
-import sys
-from dualprune.stages.networks.build import check_pictures
-from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.training import Model
+import torch
+from torch import nn
 
-check_pictures(Model(name="digits_cnn"), (1, 8, 8), 10)
-try:
-    check_pictures(Model(name="digits_cnn"), (3, 8, 8), 10)
-except SpecError as error:
-    print(error)
-print([name for name in ("sympy", "torch._dynamo") if name in sys.modules])
-"""
+from dualprune.stages.networks.build import filled
 
 
-def test_a_network_is_given_a_picture_without_torchs_slow_imports() -> None:
-    """They take longer than the rest of a plan."""
-    ended = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=True)
-    refused, imported = ended.stdout.splitlines()
-    assert "digits_cnn can't take pictures of 3 x 8 x 8" in refused
-    assert imported == "[]"
+def test_a_network_that_is_tried_has_numbers_that_stay_finite() -> None:
+    """Not what is in memory; integers may be indices."""
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm2d(2))
+    network.register_buffer("order", torch.arange(4))
+    network.register_buffer("kept", torch.ones(2, dtype=torch.bool))
+    network.register_buffer("turns", torch.ones(2, dtype=torch.complex64))
+    found = filled(network)
+    assert found.keys() == network.state_dict().keys()
+    for name, tensor in found.items():
+        there = network.state_dict()[name]
+        assert (tensor.shape, tensor.dtype) == (there.shape, there.dtype)
+        assert bool((tensor == (0.01 if there.is_floating_point() or there.is_complex() else 0)).all()), name

@@ -78,6 +78,16 @@ def test_every_form_gives_the_same_network(form: str, tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, want, rtol=1e-3 if "halves" in form else 0, atol=1e-3 * ("halves" in form))
 
 
+def test_networks_that_go_by_the_versions_of_their_modules_take_them(tmp_path: Path) -> None:
+    """MNASNet takes tensors without a version for those of its first one, whose stem was of other widths."""
+    name = "torchvision:mnasnet0_5"
+    (tmp_path / "w.pth").write_bytes(saved(trained(name)))
+    settings, store = Model(name=name, weights=str(tmp_path / "w.pth")), Folder(str(tmp_path / "store"))
+    settings, network = bring(settings, store), build_model(settings)
+    load(settings, store, network)
+    assert torch.equal(network.state_dict()["layers.0.weight"], trained(name)["layers.0.weight"])
+
+
 def test_they_are_kept_by_the_hash_of_the_file(tmp_path: Path) -> None:
     """The same place with another file is another hash; ranks read what was there when it was planned."""
     file, store = tmp_path / "w.pth", Folder(str(tmp_path / "store"))
@@ -159,8 +169,15 @@ def test_torchvisions_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     store = Folder(str(tmp_path / "store"))
-    with pytest.raises(WeightsError, match=r"resnet20 as it is here; it has weights for alexnet, .*give `weights`"):
-        bring(Model(name="resnet20", weights="torchvision"), store)
+    for network in ("resnet20", "timm:resnet18", "mypkg.nets:resnet18"):
+        with pytest.raises(
+            WeightsError, match=f"torchvision has no weights for {network}; give `weights` a file's path"
+        ):
+            bring(Model(name=network, weights="torchvision"), store)
+    with pytest.raises(
+        WeightsError, match=r"for torchvision:resnet34 can't be downloaded \(.*no route to .*/resnet34-"
+    ):
+        bring(Model(name="torchvision:resnet34", classes=1000, weights="torchvision"), store)
     with pytest.raises(WeightsError, match="no weights V9 for squeezenet1_1; it has IMAGENET1K_V1"):
         bring(Model(name="squeezenet1_1", weights="torchvision:V9"), store)
     with pytest.raises(WeightsError, match=r"can't be downloaded \(.*no route to.*give `weights` the path of"):

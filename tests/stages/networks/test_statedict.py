@@ -251,6 +251,20 @@ def test_counts_of_batches_may_be_of_any_whole_numbers() -> None:
         taken(tensors, needs, "w", "resnet20")
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32])
+def test_truths_that_a_network_keeps_are_taken(dtype: torch.dtype) -> None:
+    """As they are, and as the numbers 0 and 1; no others."""
+    network = nn.Linear(2, 2)
+    network.register_buffer("kept", torch.tensor([True, False]))
+    tensors = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    tensors["kept"] = tensors["kept"].to(dtype)
+    assert taken(tensors, wanted(network), "w", "linear").tensors.keys() == tensors.keys()
+    if dtype != torch.bool:
+        tensors["kept"][0] = 2
+        with pytest.raises(WeightsError, match="kept: other values than 0 and 1"):
+            taken(tensors, wanted(network), "w", "linear")
+
+
 def test_a_file_within_itself_ends() -> None:
     """Mappings may hold themselves."""
     tensors: dict[str, Any] = {"net": state()}

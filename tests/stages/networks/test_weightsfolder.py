@@ -191,10 +191,10 @@ def test_settings_of_a_part_come_back_from_json() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"skip": "a"}, "file: Field required"),
+        ({"skip": "a"}, "file: is missing"),
         ({"file": "w.pth", "skip": []}, r"skip: a pattern is needed, or a list of them, not \[\]"),
         ({"file": "w.pth", "skip": 3}, "skip: a pattern is needed, or a list of them, not 3"),
-        ({"file": "w.pth", "keep": "a"}, "keep: Extra inputs"),
+        ({"file": "w.pth", "keep": "a"}, "keep: unknown setting"),
         ({"file": "s3:/b/w.pth", "skip": "a"}, "file: s3:/b/w.pth would be in a folder"),
         ({"file": "s3:/b/w.pth"}, "s3:/b/w.pth would be in a folder"),
         (3, r"a path or URL is needed, or \{file: ..., skip: PATTERN\}, not 3"),

@@ -33,6 +33,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "zoo_net.py").write_text(
         "from torch import nn\nfrom zoo_parts.blocks import block\n\n\n"
         "def small(width=4, **more):\n    return nn.Sequential(block(3, width), nn.ReLU(), block(width, 2))\n\n\n"
+        "def turning():\n    net = nn.Linear(2, 2)\n    net.turn = nn.Parameter(net.weight.cfloat())\n"
+        "    return net\n\n\n"
         "def broken():\n    raise RuntimeError('no such width')\n\n\ndef text():\n    return 'net'\n"
     )
     monkeypatch.syspath_prepend(str(folder))
@@ -103,8 +105,9 @@ def test_a_network_of_ones_own_has_the_bits_of_a_built_in_one(own: Path, monkeyp
         ("torchvision:resnet51", "torchvision has no classification network 'resnet51'; did you mean resnet5"),
         ("torchvision:fcn_resnet50", "torchvision has no classification network 'fcn_resnet50'"),
         ("nets.of.nobody:net", "there is no module nets, neither beside the configuration nor where Python looks"),
-        ("zoo_net:smal", "has no smal; it has small, broken, text"),
+        ("zoo_net:smal", "has no smal; it has small, turning, broken, text"),
         ("zoo_net:text", "zoo_net:text returned str, and a torch.nn.Module is needed"),
+        ("zoo_net:turning", "zoo_net:turning has complex parameters, which are not trained: turn; keep each as a real"),
         ("zoo_net:", "is not of the form package.module:name"),
         ("zoonet", "there is no model 'zoonet'; there are alexnet, digits_cnn"),
     ],
@@ -126,7 +129,7 @@ def test_errors_of_a_users_code_have_its_line(own: Path) -> None:
     with pytest.raises(SpecError) as caught:
         build_model(Model(name="zoo_net:broken"))
     assert "RuntimeError: no such width" in str(caught.value)
-    assert (origin(caught.value) or "").startswith(f"{own}/zoo_net.py:10: raise RuntimeError")
+    assert (origin(caught.value) or "").startswith(f"{own}/zoo_net.py:16: raise RuntimeError")
     (own / "zoo_bad.py").write_text("import torch\n\n1 / 0\n")
     with pytest.raises(SpecError) as caught:
         build_model(Model(name="zoo_bad:net"))
@@ -160,6 +163,61 @@ def test_changed_code_of_a_built_in_network_is_noticed(tmp_path: Path) -> None:
     changed.write_text(text.replace("nn.init.kaiming_normal_", "nn.init.xavier_normal_"))
     now = code.built_in(changed)
     assert {name for name, digest in now.items() if digest != code.FIRST[name]} == {"resnet20", "resnet32", "resnet56"}
+
+
+TABLED = '''
+from functools import lru_cache
+
+WIDTH = 4
+"""Of all."""
+DEEP: int = 2
+OTHER = 1
+
+
+def named(build):
+    """Nothing."""
+    return build
+
+
+@named
+def small(classes):
+    """Of one layer."""
+    return WIDTH, classes
+
+
+class Large:
+    """Of many layers."""
+
+    deep = DEEP
+    """How many."""
+
+
+MODELS: dict = {"small": small, "large": lambda classes: Large()}
+'''
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed"),
+    [
+        ("Of one layer", "Of a single layer", set()),
+        ("How many", "Layers", set()),
+        ('    """Of one layer."""', "    # of one layer", set()),
+        ("return WIDTH, classes", "return (WIDTH,\n        classes)", set()),
+        ("OTHER = 1", "OTHER = 2", set()),
+        ("WIDTH = 4", "WIDTH = 5", {"small"}),
+        ("DEEP: int = 2", "DEEP: int = 3", {"large"}),
+        ("@named", "@lru_cache\n@named", {"small"}),
+        ("    return build", "    return lru_cache(build)", {"small"}),
+    ],
+)
+def test_code_is_what_is_run(tmp_path: Path, before: str, after: str, changed: set[str]) -> None:
+    """Constants and decorators too; not what is said of it."""
+    found = []
+    for name, text in (("one.py", TABLED), ("other.py", TABLED.replace(before, after))):
+        (tmp_path / name).write_text(text)
+        found.append(code.built_in(tmp_path / name))
+    assert before in TABLED
+    assert {name for name in found[0] if found[0][name] != found[1][name]} == changed
 
 
 def test_a_folder_of_transformers_is_written_out(tmp_path: Path) -> None:

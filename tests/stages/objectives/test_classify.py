@@ -25,6 +25,14 @@ def test_rows_of_a_table_are_classified() -> None:
     }
 
 
+def test_fields_of_any_names_may_lie_beside() -> None:
+    """They are no labels of mixed pictures."""
+    objective = made("classify", inputs=["numbers"], target="kind")
+    logits = torch.randn(6, 3)
+    beside = {"other": torch.zeros(6, dtype=torch.long), "own": torch.tensor(0.5)}
+    assert objective.loss(logits, {**BATCH, **beside}) == objective.loss(logits, BATCH)
+
+
 @pytest.mark.parametrize(("args", "said"), [({}, "inputs"), ({"inputs": ["numbers"]}, "target")])
 def test_a_field_that_is_not_there_is_named(args: dict[str, list[str]], said: str) -> None:
     objective = made("classify", **args)

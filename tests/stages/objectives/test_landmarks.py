@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dualprune.stages.settings.base import SpecError
 from tests.stages.objectives.common import made, values
 
 TARGET = torch.tensor(
@@ -33,6 +34,13 @@ def test_errors_by_hand(normalise: Any, sizes: list[float]) -> None:
         assert found["nme"] == pytest.approx(wanted, rel=1e-6)
         assert found["loss"] == pytest.approx(3.5)
     assert values(made("landmarks", loss="mse"), MOVED, {"target": TARGET})["loss"] == pytest.approx(12.5)
+
+
+@pytest.mark.parametrize("normalise", [[3], [3, 3], [-1, 2], 0.0, -2.0])
+def test_what_nothing_can_be_divided_by_is_refused(normalise: Any) -> None:
+    """No error would be measured."""
+    with pytest.raises(SpecError, match=r"objective.args.normalise: (two points are needed|must be above 0)"):
+        made("landmarks", normalise=normalise)
 
 
 def test_unknown_points_count_nowhere() -> None:

@@ -49,3 +49,8 @@ def test_a_hash_is_of_weights() -> None:
         Model(name="lenet5", sha256="a" * 64)
     given = (None, "torchvision", "torchvision:V2", "s3://x")
     assert [Model(name="lenet5", weights=one).file for one in given] == [None, None, None, "s3://x"]
+
+
+def test_weights_that_are_partly_taken_are_refused_in_our_words() -> None:
+    with pytest.raises(ValidationError, match="file: must be a valid string, not 3; skip: is missing; more: unknown"):
+        Model.model_validate({"name": "lenet5", "weights": {"file": 3, "more": 1}})

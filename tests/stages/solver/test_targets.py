@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import nn
 
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.kinds.constrained import check, targets_of
 from dualprune.stages.kinds.prune import PruneSpec
 from dualprune.stages.kinds.quantize import QuantizeSpec
 from dualprune.stages.kinds.train import TrainSpec
-from dualprune.stages.networks.build import build_model, check_pictures
+from dualprune.stages.networks.build import build_model
 from dualprune.stages.networks.builtin import MODELS, CifarBlock
 from dualprune.stages.networks.parameters import Parameter, parameters, weights
 from dualprune.stages.settings.base import SpecError
@@ -172,45 +171,6 @@ def test_models_have_the_weights_they_promise(name: str) -> None:
 
 def test_every_model_is_promised() -> None:
     assert set(PROMISED) == set(MODELS)
-
-
-def test_a_network_of_a_billion_weights_is_looked_at_without_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its tensors' shapes, and which pictures it takes, in a process that has no room for its weights."""
-
-    def wide(classes: int) -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.Linear(64, 32_000), nn.Linear(32_000, 32_000), nn.Linear(32_000, classes))
-
-    monkeypatch.setitem(MODELS, "wide", wide)
-    settings = Model(name="wide")
-    before = psutil.Process().memory_info().vms
-    check_pictures(settings, (1, 8, 8), 10)
-    with pytest.raises(SpecError, match=r"wide can't take pictures of 1 x 9 x 9"):
-        check_pictures(settings, (1, 9, 9), 10)
-    assert psutil.Process().memory_info().vms - before < 1 << 30
-
-
-class Indexed(nn.Module):
-    """Takes the pixels in an order that it keeps."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.register_buffer("order", torch.arange(64))
-        self.linear = nn.Linear(64, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, 1, 8, 8] to [n, classes]."""
-        y: Tensor = self.linear(x.flatten(1)[:, self.get_buffer("order")])
-        return y
-
-
-def test_indices_that_a_network_keeps_are_none_that_are_out_of_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where memory is filled with the largest numbers, as it may be."""
-    monkeypatch.setitem(MODELS, "indexed", Indexed)
-    torch.use_deterministic_algorithms(True)
-    try:
-        check_pictures(Model(name="indexed"), (1, 8, 8), 10)
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def test_a_residual_block_adds_its_input_as_option_a_says() -> None:
