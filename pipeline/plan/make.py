@@ -58,8 +58,8 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
         _probed(left, data, problems)
         problems.stop()
     plan = _states(config.top.name, nodes, there, store)
-    sizes = _sizes(nodes, {where[origin][1]: shards.samples for origin, shards in data.items()}, waiting)
     manifests = {where[origin][1]: shards.manifest for origin, shards in data.items()}
+    sizes = _sizes(nodes, {where[origin][1]: shards for origin, shards in data.items()}, waiting)
     return store, [
         replace(one, size=sizes.get(name), notes=(*notes.get(name, ()), *_small(one, manifests)))
         for name, one in plan.items()
@@ -67,10 +67,12 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
 
 
 def _probed(stages: Collection[Stage], data: Mapping[Origin, Shards], problems: Problems) -> None:
-    """Note where a network can't take the data, or an objective its outputs: at each stage that says so itself.
+    """Note where a network can't take the data, or an objective its outputs: at each stage that says so itself. And,
+    where nothing of that is wrong, what can't be cut out of a network.
 
     Stages that ask the same are tried once.
     """
+    from dualprune.stages.training.cuts import cuts
     from dualprune.stages.training.probe import probe
 
     tried: dict[tuple[Any, ...], list[Problem]] = {}
@@ -87,6 +89,12 @@ def _probed(stages: Collection[Stage], data: Mapping[Origin, Shards], problems: 
                 tried[asked] = error.problems
         for path, text in tried[asked]:
             problems.add(stage.place(*path), text)
+        if not tried[asked] and (found := cuts(spec, data[spec.data.origin].manifest)) is not None:
+            try:
+                check(spec, found)
+            except SpecError as error:
+                for path, text in error.problems:
+                    problems.add(stage.place(*path), text)
 
 
 def _looked(store: Store, keys: Collection[str]) -> dict[str, There]:
@@ -159,12 +167,15 @@ def _tried(
     return done, search
 
 
-def _sizes(nodes: list[Node], samples: Mapping[str, int], waiting: Collection[str]) -> dict[str, Size]:
-    """How much work stages are, by name. `samples` are of the data, by digest; of a search, one trial's work.
+def _sizes(nodes: list[Node], data: Mapping[str, Shards], waiting: Collection[str]) -> dict[str, Size]:
+    """How much work stages are, by name. `data` is by digest; of a search, one trial's work.
 
-    How many weights they leave is told of those that are `waiting`.
+    How many weights they leave is told of those that are `waiting`, unless the network is made smaller before them.
     """
+    from dualprune.stages.training.cuts import cuts
+
     left: dict[str, Parts] = {}
+    smaller: set[str] = set()
     found = {}
     for node in nodes:
         spec = dag.trained(node.spec)
@@ -173,13 +184,16 @@ def _sizes(nodes: list[Node], samples: Mapping[str, int], waiting: Collection[st
                 left[node.name] = either([left[parent] for parent in node.parents])
             continue
         epochs = sum(phase.epochs for phase in phases(spec))
-        steps = epochs * (spec.data.used(samples[node.data_digest]) // spec.batch)
+        shards = data[node.data_digest]
+        steps = epochs * (spec.data.used(shards.samples) // spec.batch)
         found[node.name] = Size(epochs, steps, None, None)
+        if KINDS[spec.kind].shrinks is not None or not smaller.isdisjoint(node.parents):
+            smaller.add(node.name)
         if node.name in waiting:
-            room = check(spec)
+            room = check(spec, cuts(spec, shards.manifest))
             parents = [left[parent] for parent in node.parents]
             left[node.name] = after(room, parents, KINDS[spec.kind].regrows(spec))
-            if KINDS[spec.kind].prunes:
+            if KINDS[spec.kind].prunes and node.name not in smaller:
                 found[node.name] = Size(epochs, steps, room.rate, counts(room, left[node.name]))
     return found
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from dualprune.pipeline import dag
 from dualprune.pipeline.config.problems import ConfigError
 from dualprune.pipeline.plan.state import Planned
+from dualprune.stages.data.format import planned_manifest
 from dualprune.stages.kinds.constrained import constrained
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.sets import Pattern
@@ -24,13 +25,16 @@ def held(plan: Sequence[Planned]) -> dict[str, list[Held]]:
 
     Raises ConfigError where a stage that is done has a network that can't be built any more.
     """
+    from dualprune.stages.training.cuts import cuts
+
     found = {}
     for planned in plan:
         spec = dag.trained(planned.node.spec)
         if spec is None or planned.search is not None:
             continue
         try:
-            found[planned.node.name] = constrained(spec)
+            manifest = planned_manifest(planned.node.shards, planned.node.data_digest)
+            found[planned.node.name] = constrained(spec, cuts(spec, manifest))
         except SpecError as error:
             raise ConfigError(planned.node.name, [text for _, text in error.problems]) from None
     return {name: constraints for name, constraints in found.items() if constraints}

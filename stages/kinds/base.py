@@ -109,6 +109,8 @@ class Kind(Generic[S]):
     """Whether weights of its constrained tensors that the parent pruned may come back."""
     check: Callable[[S, Targets, Parameters], list[Problem]] = no_problems
     """What else is wrong, given the targets and what the network's parameters are; some targets may be missing."""
+    removes: Callable[[S], Sequence[AnySet]] = no_constraints
+    """The same of what is taken out of the network, so that it is held to nothing."""
     shrinks: Callable[[S, Before], Smaller] | None = None
     """How the parent's network is made smaller before anything is trained; None for kinds that leave its shape alone.
     Raises SpecError."""

@@ -38,7 +38,8 @@ def constrained(spec: StageSpec, cut: Callable[[], Cut] | None = None) -> list[H
 
     parameters = parameters_of(spec.model)
     targets_of(spec, parameters, cut)
-    return held(KINDS[spec.kind].constraints(spec), parameters, cut)
+    kind = KINDS[spec.kind]
+    return held([*kind.constraints(spec), *kind.removes(spec)], parameters, cut)
 
 
 def check(spec: StageSpec, cut: Callable[[], Cut] | None = None) -> Room:
@@ -49,6 +50,13 @@ def check(spec: StageSpec, cut: Callable[[], Cut] | None = None) -> Room:
     """
     from dualprune.stages.networks.build import parameters_of
     from dualprune.stages.solver.bounds import room
+    from dualprune.stages.solver.targets import targets
 
-    parameters = parameters_of(spec.model)
-    return room(targets_of(spec, parameters, cut), parameters)
+    kind, parameters = KINDS[spec.kind], parameters_of(spec.model)
+    found = targets_of(spec, parameters, cut)
+    _, problems = targets(kind.removes(spec), parameters, spec.model.name, cut)
+    if problems:
+        raise SpecError(problems)
+    if kind.shrinks is not None and cut is not None:
+        cut()  # that a network can't be followed is told here
+    return room(found, parameters)

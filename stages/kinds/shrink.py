@@ -80,6 +80,7 @@ KIND = Kind(
     phases=_phases,
     varies=("constraints", "multiple", "blocks", "resolution", "retrain", "distill"),
     needs_parent=True,
+    removes=lambda spec: spec.constraints,
     shrinks=_shrinks,
     enter=_enter,
 )

@@ -114,9 +114,7 @@ def alive(network: nn.Module, space: Space) -> NDArray[np.bool_]:
 
 
 def _nonzero(tensor: Tensor, dim: int) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_]
-    found = (tensor != 0).movedim(dim, 0).flatten(1).any(1).numpy()
-    return found
+    return np.asarray((tensor != 0).movedim(dim, 0).flatten(1).any(1))
 
 
 def _rounded(units: NDArray[np.bool_], multiple: int) -> NDArray[np.bool_]:

@@ -39,7 +39,7 @@ def probe(spec: StageSpec, manifest: Mapping[str, Any]) -> None:
     An error of a user's own code is the cause of it.
     """
     _classes(spec, labels(manifest))
-    batch = _batch(manifest, spec)
+    batch = batch_of(manifest, spec)
     try:
         _passed(spec.model, objective(spec), batch)
     except SpecError:
@@ -103,7 +103,7 @@ def _device(model: Model) -> str:
     return "cpu" if sum(parameter.numel() for parameter in sketch(model).parameters()) <= FEW else "meta"
 
 
-def _batch(manifest: Mapping[str, Any], spec: StageSpec) -> dict[str, Tensor]:
+def batch_of(manifest: Mapping[str, Any], spec: StageSpec) -> dict[str, Tensor]:
     """A batch as readers give it, of zeros; labels are the largest that the data has."""
     most = (labels(manifest) or 1) - 1
     found = {name: torch.zeros(SAMPLES, *shape) for name, shape in pictures(manifest, spec.data).items()}

@@ -1,0 +1,43 @@
+"""What can be cut of a stage's network, found before anything is trained, as it is built: for plans."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from dualprune.stages.coupling.cut import Cut, cut, inputs
+from dualprune.stages.coupling.trace import Untraceable
+from dualprune.stages.kinds.table import KINDS
+from dualprune.stages.networks.build import build_model
+from dualprune.stages.objectives.table import objective
+from dualprune.stages.settings.base import SpecError
+from dualprune.stages.settings.training import StageSpec
+from dualprune.stages.training.probe import batch_of
+
+_found: dict[str, Cut] = {}
+"""By network, objective and shapes of a batch: plans ask for the same one many times."""
+
+
+def cuts(spec: StageSpec, manifest: Mapping[str, Any]) -> Callable[[], Cut] | None:
+    """What finds out what can be cut of a stage's network, for a stage that cuts; None for others."""
+    kind = KINDS[spec.kind]
+    coupled = any(getattr(one, "coupled", False) for one in kind.constraints(spec))
+    return partial(_cut, spec, manifest) if coupled or kind.shrinks is not None else None
+
+
+def _cut(spec: StageSpec, manifest: Mapping[str, Any]) -> Cut:
+    """Raises SpecError for a network that can't be followed."""
+    batch = batch_of(manifest, spec)
+    shapes = {name: [str(values.dtype), *values.shape] for name, values in batch.items()}
+    model = spec.model.model_copy(update={"weights": None, "sha256": None})
+    key = json.dumps([model.model_dump(mode="json"), spec.objective.model_dump(mode="json"), shapes])
+    if key not in _found:
+        network = build_model(model).eval()
+        try:
+            _found[key] = cut(network, *inputs(objective(spec), batch))
+        except Untraceable as error:
+            text = f"what goes together in {model.name} can't be found: {error}"
+            raise SpecError([(("model",), text)]) from error
+    return _found[key]
