@@ -109,7 +109,7 @@ def alive(network: nn.Module, space: Space) -> NDArray[np.bool_]:
     found = np.ones(space.size, np.bool_)
     for ends in (space.makers, space.readers):
         each = [_nonzero(network.get_parameter(name), dim)[space.places[name, dim]].any(1) for name, dim in ends]
-        found &= np.any(each, 0)
+        found = found & np.any(each, 0)
     return found
 
 
@@ -121,7 +121,7 @@ def _rounded(units: NDArray[np.bool_], multiple: int) -> NDArray[np.bool_]:
     """The same and the first of the others, up to a multiple; one at least."""
     wanted = max(1, -(-int(units.sum()) // multiple) * multiple)
     more = np.flatnonzero(~units)[: max(0, wanted - int(units.sum()))]
-    found = units.copy()
+    found = np.array(units)
     found[more] = True
     return found
 
