@@ -135,12 +135,11 @@ class Grouped(Pattern, Amount):
 
     def units(self, share: float, space: Sized) -> int:
         """How many units of a space stay, if this share of them is to: one at least, and a multiple."""
-        wanted = math.floor(space.size * share * (1 + 1e-12))
-        return max(1, min(space.size, max(self.multiple, wanted // self.multiple * self.multiple)))
+        return self.rounded(math.floor(space.size * share * (1 + 1e-12)), space.size)
 
-    def part(self, size: int) -> float:
-        """The share of so many units that stays, where not multiply-accumulates say it."""
-        return self.entries(size) / size
+    def rounded(self, wanted: int, size: int) -> int:
+        """How many of so many units stay where so many are wanted: one at least, and a multiple, or all."""
+        return max(1, min(size, max(self.multiple, wanted // self.multiple * self.multiple)))
 
 
 class Structured(Grouped):

@@ -40,23 +40,28 @@ def shares(settings: Grouped, cut: Cut, parameters: Parameters) -> list[Share]:
     It is for a space if its pattern matches all weights that make it, or of `channel` all that read it.
     """
     meant = matching(settings, parameters)
-    numbers = [
-        number
-        for number, space in enumerate(cut.spaces)
-        if space.heads == (settings.set == "head")
-        and all(name in meant for name, _ in (space.readers if settings.set == "channel" else space.makers))
-    ]
+    numbers = [number for number, space in enumerate(cut.spaces) if _meant(settings, space, meant)]
     if not numbers:
         raise ValueError(_none(settings, cut))
     share = None if settings.macs is None else cut.share(numbers, settings.macs, settings.units)
     return [Share(n, cut.spaces[n], _keep(settings, cut.spaces[n], share)) for n in numbers]
 
 
+def _meant(settings: Grouped, space: Space, meant: Parameters) -> bool:
+    """Whether a constraint on these tensors is for a space. Rows are outputs of linear layers alone."""
+    ends = [name for name, _ in (space.readers if settings.set == "channel" else space.makers)]
+    if space.heads != (settings.set == "head") or not all(name in meant for name in ends):
+        return False
+    return settings.set != "row" or all(len(meant[name].shape) == 2 for name in ends)
+
+
 def _keep(settings: Grouped, space: Space, share: float | None) -> int:
-    keep = settings.units(settings.part(space.size) if share is None else share, space)
-    if keep > space.size:
-        raise ValueError(f"asks for {keep} units, but {space.name} has {space.size}")
-    return keep
+    if share is not None:
+        return settings.units(share, space)
+    wanted = settings.entries(space.size)
+    if wanted > space.size:
+        raise ValueError(f"asks for {wanted} {settings.set}s, but there are {space.size} of {space.name}")
+    return settings.rounded(wanted, space.size)
 
 
 def _none(settings: Grouped, cut: Cut) -> str:
