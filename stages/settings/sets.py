@@ -122,7 +122,7 @@ class Grouped(Pattern, Amount):
     """Whether what makes and reads a filter, channel or head goes with it, in all tensors, so that it can be taken out
     of the network exactly. The amount is then of each kind of them, such as the channels of a residual stream."""
     macs: float | None = Field(default=None, gt=0, lt=1)
-    """With `coupled`: the same share of each kind stays, so that at most this share of the network's
+    """With `coupled`: about the same share of each kind stays, so that at most this share of the network's
     multiply-accumulates is left."""
     multiple: int = Field(default=1, ge=1)
     """With `coupled`: as many stay of each kind as is a multiple of this, or all."""
