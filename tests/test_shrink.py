@@ -1,4 +1,4 @@
-"""Networks of a user's own made smaller in whole runs: killed, resumed, cached, measured, built without their parents."""
+"""Networks of a user's own made smaller in whole runs: killed, resumed, cached, measured, built without parents."""
 
 from __future__ import annotations
 
