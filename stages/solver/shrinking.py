@@ -64,19 +64,33 @@ def smaller(
     part = {space.name: count for space in found.spaces if (count := in_part(network, space))}
     narrow = found.edits(stays)
     if not made and not narrow:
-        raise SpecError([(("kind",), _nothing(found, part, bool(constraints)))])
+        zero = sum(int((~alive(network, space)).sum()) for space in found.spaces)
+        if constraints:
+            why = "the constraints keep all units"
+        elif zero:
+            why = f"{zero} units are zero, and stay for widths to be multiples of {multiple}"
+        else:
+            why = _nothing(found, part)
+        raise SpecError([(("kind",), f"nothing would be taken out: {why}")])
     for edit in narrow:
         EDITS[edit.edit].apply(edit, network)
     facts = {
         "units": {found.spaces[n].name: [len(units), int(units.sum())] for n, units in stays.items()},
         "blocks": dict(gone),
-        "weights": [_size(before.network), _size(network)],
-        "macs": [macs(copy.deepcopy(before.network).eval(), args, kwargs), macs(network, args, kwargs)],
-        "difference": _apart(before.network, network, args, kwargs),
         "part": part,
         "refused": dict(found.refused),
     }
-    return Smaller([*made, *narrow], facts)
+    return Smaller([*made, *narrow], facts | _compared(before, network))
+
+
+def _compared(before: Before, network: nn.Module) -> dict[str, Any]:
+    """How large a network was and is now, and how far its outputs are from what they were."""
+    args, kwargs = before.inputs
+    return {
+        "weights": [_size(before.network), _size(network)],
+        "macs": [macs(copy.deepcopy(before.network).eval(), args, kwargs), macs(network, args, kwargs)],
+        "difference": _apart(before.network, network, args, kwargs),
+    }
 
 
 def fits(network: nn.Module, inputs: Inputs, remove: int, resolution: int | None) -> None:
@@ -123,11 +137,9 @@ def _few(count: int, there: Sequence[str]) -> str:
     return f"{count} blocks can't be removed; those whose output is of their input's shape are {len(there)}{named}"
 
 
-def _nothing(found: Cut, part: Mapping[str, int], constrained: bool) -> str:
-    """Why nothing is taken out."""
-    if constrained:
-        return "nothing would be taken out: the constraints keep all units"
-    text = "nothing would be taken out: no unit is zero in all that makes it, or in all that reads it"
+def _nothing(found: Cut, part: Mapping[str, int]) -> str:
+    """Why no unit goes."""
+    text = "no unit is zero in all that makes it, or in all that reads it"
     if part:
         text += "; zero in a part of that are " + ", ".join(f"{count} of {name}" for name, count in part.items())
     if found.refused:

@@ -23,7 +23,7 @@ stages:
 
 @pytest.fixture
 def examples() -> list[str]:
-    """What stands between the fences, in order: a whole file, more stages for it, twice, and entries that are several."""
+    """What stands between the fences: a whole file, more stages for it, twice, and entries that are several."""
     found = re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(found) == 4
     return found
