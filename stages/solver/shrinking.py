@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,11 +16,16 @@ from torch.utils import _pytree as pytree
 from dualprune.stages.coupling.cut import Cut, cut, macs
 from dualprune.stages.coupling.trace import Untraceable
 from dualprune.stages.coupling.units import Space
-from dualprune.stages.networks.edits import EDITS, Edit, Remove, Resolution
+from dualprune.stages.networks.edits import EDITS, Edit, Factorise, Remove, Resolution, matrix
 from dualprune.stages.networks.parameters import parameters, weights
+from dualprune.stages.networks.structure import Structure, load, untied
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.sets import Grouped
 from dualprune.stages.solver import coupled
+
+VIEWS: tuple[Literal["channel", "spatial"], ...] = ("channel", "spatial")
+RANK = 1e-5
+"""Singular values below so many times the largest are rounding."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Before:
     """What it is called with, for a few real samples."""
     score: Callable[[nn.Module, int], float]
     """How well a network does on so many samples of validation; more is better. All ranks call it together."""
+    lowrank: Sequence[str] = ()
+    """Weights that an earlier stage has held to a low rank."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +52,16 @@ class Smaller:
 def smaller(
     before: Before, constraints: Sequence[Grouped], multiple: int, remove: int, samples: int, resolution: int | None
 ) -> Smaller:
-    """Take out of a network what settings say: pixels, then `remove` blocks, then units. Raises SpecError.
+    """Take out of a network what settings say: pixels, then `remove` blocks, then units; layers of low rank become two
+    where that is smaller. Raises SpecError.
 
     `samples` of validation say which blocks; `multiple` and `constraints` are as settings of `kind: shrink` have them.
     """
     network = copy.deepcopy(before.network).eval()
     made: list[Edit] = [] if resolution is None else [Resolution(module="", size=resolution)]
     _apply(made, network, "resolution", resolution)
+    two = _factorised(network, before.lowrank)
+    made += two
     gone = removed(network, before, remove, samples)
     made += [Remove(module=path) for path, _ in gone]
     args, kwargs = before.inputs
@@ -62,6 +72,7 @@ def smaller(
         EDITS[edit.edit].apply(edit, network)
     facts = {
         "units": {found.spaces[n].name: [len(units), int(units.sum())] for n, units in stays.items()},
+        "factorised": {edit.module: edit.rank for edit in two},
         "blocks": dict(gone),
         "weights": [_size(before.network), _size(network)],
         "macs": [macs(copy.deepcopy(before.network).eval(), args, kwargs), macs(network, args, kwargs)],
@@ -77,6 +88,31 @@ def _apply(edits: Sequence[Edit], network: nn.Module, setting: str, value: Any) 
             EDITS[edit.edit].apply(edit, network)
         except ValueError as error:
             raise SpecError([((setting,), f"{value}: {error}")]) from error
+
+
+def _factorised(network: nn.Module, names: Sequence[str]) -> list[Factorise]:
+    """Make two layers each of those whose weights are of a rank at which that is smaller, in place."""
+    made = []
+    for name in names:
+        weight = network.get_parameter(name).detach()
+        edit = min(
+            (Factorise(module=name.rpartition(".")[0], rank=_rank(weight, view), view=view) for view in VIEWS),
+            key=lambda one: one.rank * sum(matrix(weight, one.view).shape),
+        )
+        if edit.rank * sum(matrix(weight, edit.view).shape) < weight.numel():
+            structure = Structure(edits=[edit])
+            try:
+                load(network, structure, structure.carry(untied(network)))
+            except ValueError:
+                continue  # a layer of another kind stays as it is
+            made.append(edit)
+    return made
+
+
+def _rank(weight: Tensor, view: str) -> int:
+    """The rank of a weight, rounding aside."""
+    values = torch.linalg.svdvals(matrix(weight.double(), view))
+    return max(1, int((values > RANK * values[0]).sum()))
 
 
 def _cut(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Cut:

@@ -17,7 +17,7 @@ from dualprune.stages.data.read.reading import Reader
 from dualprune.stages.engine.ranks import agreed
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.base import Kind
-from dualprune.stages.networks.structure import Structure
+from dualprune.stages.networks.structure import Structure, load, untied
 from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import StageSpec
@@ -64,28 +64,33 @@ class Validated:
 
 
 def shaped(
-    kind: Kind[Any], spec: StageSpec, network: nn.Module, by: Validated, folder: Folder
+    kind: Kind[Any], spec: StageSpec, parent: Artefact, network: nn.Module, by: Validated, folder: Folder
 ) -> tuple[Structure, dict[str, Any]]:
     """Make a parent's network smaller as a kind that shrinks says, in place; its edits, and what they come to.
 
     They are kept in the folder of the stage's checkpoints, so that an attempt goes on with what was decided.
     """
     assert kind.shrinks is not None
+    lowrank = [name for name, sets in parent.manifest.get("fixed", {}).items() if "lowrank" in sets]
     kept = agreed(_read(folder) if by.rank == 0 else None)
     if kept is None:
-        found = kind.shrinks(spec, Before(network, inputs(by.objective, by.batch()), by.score))
+        found = kind.shrinks(spec, Before(network, inputs(by.objective, by.batch()), by.score, lowrank))
         structure = Structure(edits=list(found.edits))
         kept = agreed({"structure": structure.model_dump(mode="json"), "facts": found.facts})
         if by.rank == 0:
             folder.write_json(SHAPE, kept)
     structure = Structure.model_validate(kept["structure"])
-    structure.apply(network)
+    load(network, structure, structure.carry(untied(network)))
     return structure, kept["facts"]
 
 
 def carried(parent: Artefact, edits: Structure) -> Artefact:
     """What a parent leaves, for its network after edits: masks, duals, and what is fixed of it."""
-    holds, duals = edits.carry(parent.holds), edits.carry(parent.duals)
+    two = {f"{edit.module}.weight" for edit in edits.edits if edit.edit == "factorise"}
+    holds, duals = (
+        edits.carry({name: tensor for name, tensor in tensors.items() if name not in two})
+        for tensors in (parent.holds, parent.duals)
+    )
     left = edits.carry(parent.network)
     fixed = {name: sets for name, sets in parent.manifest.get("fixed", {}).items() if name in left}
     return replace(parent, manifest={**parent.manifest, "fixed": fixed}, network=left, holds=holds, duals=duals)

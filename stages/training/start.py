@@ -60,7 +60,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     aims = ranked(targets_of(spec, parameters(network), lambda: by.cut(network)), network.get_parameter)
     shrunk: dict[str, Any] = {}
     if KINDS[spec.kind].shrinks is not None and parent is not None:
-        edits, shrunk = shaped(KINDS[spec.kind], spec, network, by, checkpoints.folder)
+        edits, shrunk = shaped(KINDS[spec.kind], spec, parent, network, by, checkpoints.folder)
         structure = Structure(edits=[*structure.edits, *edits.edits])
         parent = carried(parent, edits)
     there = parameters(network)
