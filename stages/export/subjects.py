@@ -46,7 +46,7 @@ def subject(
     SpecError for a network whose code has changed, and stages.export.errors.NotExported.
     """
     loaded = artefact.load(store / key)
-    return _subject(loaded, artefact.network(loaded), store, name, dense, data, shape)
+    return _subject(loaded, loaded.manifest, artefact.network(loaded), store, name, dense, data, shape)
 
 
 def built(store: Folder, key: str, name: str, data: str | None = None, shape: tuple[int, ...] | None = None) -> Subject:
@@ -56,11 +56,12 @@ def built(store: Folder, key: str, name: str, data: str | None = None, shape: tu
     """
     loaded = artefact.load(store / key)
     network = build_model(Model(**loaded.manifest["spec"]["model"])).eval()
-    return _subject(loaded, network, store, name, None, data, shape)
+    return _subject(loaded, {}, network, store, name, None, data, shape)
 
 
 def _subject(
     loaded: Artefact,
+    manifest: Mapping[str, Any],
     network: nn.Module,
     store: Folder,
     name: str,
@@ -75,7 +76,6 @@ def _subject(
         sizes = " and ".join(" x ".join(map(str, one.shape[1:])) for one in inputs)
         reason = str(error).strip().partition("\n")[0]
         raise Unfit(f"its network can't take inputs of {sizes}: {type(error).__name__}: {reason}") from error
-    manifest = loaded.manifest if dense is not None else {}
     return Subject(name, called, inputs, facts(called, found, manifest), dense)
 
 
