@@ -79,7 +79,7 @@ def _speed(options: argparse.Namespace, console: Console) -> int:
     subjects = _subjects(found, options)
     effort = Effort(options.seconds, options.repeats)
     rows = []
-    for row in speeds(subjects, backends, options.batch, devices, options.threads, effort, _noted(console)):
+    for row in speeds(subjects, backends, list(dict.fromkeys(options.batch)), devices, options.threads, effort, _noted(console)):
         need_reader()
         rows.append(row)
     show(console, reports.networks(subjects))
@@ -198,7 +198,7 @@ def _listed(given: str) -> list[str]:
 
 
 def _numbers(given: str) -> list[int]:
-    return list(dict.fromkeys(map(_number, given.split(","))))
+    return [_number(part) for part in given.split(",")]
 
 
 def _number(given: str) -> int:

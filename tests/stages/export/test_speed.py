@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dualprune.stages.export import csr, speed
+from dualprune.stages.export import backends, csr, speed
 from dualprune.stages.export.speed import Speed, judged, speeds
 from dualprune.stages.export.subjects import seeded
 from dualprune.stages.export.timing import Effort, Spread
@@ -84,9 +84,13 @@ def test_without_any_faster_layer_sparse_rows_are_not_timed(monkeypatch: pytest.
     assert [key[0] for key in timed("csr", batches=(4,))] == ["sparse", "half"]
 
 
-def test_onnx_is_exported_once_for_all_batches() -> None:
+def test_onnx_is_exported_once_for_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
-    assert all(one.latency for one in timed("onnx").values())
+    written = []
+    before = backends.to_onnx
+    monkeypatch.setattr(backends, "to_onnx", lambda *args: written.append(before(*args)))
+    assert all(one.latency for one in timed("onnx", batches=(1, 4)).values())
+    assert len(written) == 3
 
 
 @pytest.mark.slow
