@@ -49,7 +49,7 @@ def tensor(entry: dict[str, Any], chunks: Iterator[bytes]) -> np.ndarray:
         values = np.ascontiguousarray(planes.T).view(stored).reshape(count)
     whole = np.zeros(size, kind)
     whole[places] = values
-    return whole.reshape(entry["shape"])
+    return np.reshape(whole, entry["shape"])
 
 
 def numbers(chunk: bytes, bits: int, count: int) -> np.ndarray:

@@ -18,7 +18,7 @@ with the filter `reader.LZMA`, an adaptive arithmetic coder). The rest says how 
     as: type   otherwise the values themselves, in this type if not the tensor's: the first bytes of all, the second
                ones, ..., and in a chunk of their own the last ones, in which sign and exponent are
 
-Bits are packed as np.packbits does, numbers with their highest bit first. Each tensor has the codings that are smallest.
+Bits are packed as np.packbits does, numbers with their highest bit first. Each tensor has its smallest codings.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def pack(
 
     Raises ValueError for types that the format does not have, and for numbers that fp16 can't hold.
     """
-    entries, chunks = [], []
+    entries: list[dict[str, Any]] = []
+    chunks: list[bytes] = []
     for name, tensor in tensors.items():
         entry, own = _coded(name, np.asarray(tensor), half)
         entries.append(entry)
