@@ -70,8 +70,8 @@ def _export(options: argparse.Namespace, console: Console) -> int:
         raise ConfigError(" ".join(options.artefact), [str(error)]) from None
     except OSError as error:
         raise ConfigError("--out", [f"{options.out} can't be written: {error}"]) from None
-    share = f"{made.dense / made.bytes:.3g} times less than its dense tensors' {made.dense:,}"
-    say(console, f"{made.file}: {made.bytes:,} bytes, {share}")
+    share = f", {made.dense / made.bytes:.3g} times as many" if made.dense > made.bytes else ""
+    say(console, f"{made.file}: {made.bytes:,} bytes; the dense network's tensors take {made.dense:,}{share}")
     say(console, f"  loaded back without dualprune; outputs differ by {made.apart:.2g} of the largest at most")
     for note in made.notes:
         say(console, f"  {note}")

@@ -9,8 +9,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +23,7 @@ TAKEN = (*keyword.kwlist, "network", "outputs", "torch")
 """Names that inputs don't get: code that calls a network has other uses for them."""
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """A network and one call of it."""
 
     network: Plain

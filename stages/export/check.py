@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dualprune.stages.export.errors import NotExported
 from dualprune.stages.export.formats import Format, Loading
+from dualprune.stages.export.program import sequences
 from dualprune.stages.export.source import Source
 
 NEAR = 1e-4
@@ -29,7 +30,7 @@ import torch
 
 _given, _found = torch.load("given.pt"), {}
 for _number, _inputs in enumerate(_given):
-    {names} = _inputs
+    {names} = [one.numpy() for one in _inputs] if {arrays} else _inputs
     {call}
     _outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
     _found[_number] = [torch.as_tensor(one).detach() for one in _outputs]
@@ -46,13 +47,13 @@ torch.save({name: torch.as_tensor(tensor) for name, tensor in tensors.items()}, 
 
 
 @torch.no_grad()
-def apart(source: Source, form: Format, folder: Path, file: str, half: bool) -> float:
+def apart(source: Source, form: Format, folder: Path, file: str, half: bool, lengths: bool) -> float:
     """How far what a file's network gives is from what the artefact's own does: the largest difference as a share of
-    the largest output, over all samples together and the first alone.
+    the largest output, over all samples together and the first alone; with `lengths`, cut to half their length too.
 
     Raises NotExported where that is too much, or where the file does not load; then with the end of what Python said.
     """
-    batches = _batches(source.call.inputs)
+    batches = _batches(source.call.inputs, lengths)
     wanted = [_listed(source.call.network(*inputs)) for inputs in batches]
     loading = form.loading(source, file)
     if form.holds == "network":
@@ -67,10 +68,15 @@ def apart(source: Source, form: Format, folder: Path, file: str, half: bool) -> 
     return far
 
 
-def _batches(inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
-    """All samples, and the first alone."""
+def _batches(inputs: tuple[Tensor, ...], lengths: bool) -> list[tuple[Tensor, ...]]:
+    """All samples, the first alone and, where that may be, all without their second half."""
     samples = len(inputs[0]) if inputs[0].ndim else None
-    return [inputs, tuple(one[:1] if one.ndim and len(one) == samples else one for one in inputs)]
+    batches = [inputs, tuple(one[:1] if one.ndim and len(one) == samples else one for one in inputs)]
+    if lengths:
+        long = sequences(inputs)
+        half = inputs[long[0]].shape[1] // 2
+        batches.append(tuple(one[:, :half] if number in long else one for number, one in enumerate(inputs)))
+    return batches
 
 
 def _run(
@@ -79,6 +85,7 @@ def _run(
     """Outputs of a loaded network for each batch."""
     torch.save([list(inputs) for inputs in batches], folder / "given.pt")
     after = _AFTER.replace("{names}", f"[{', '.join(names)}]").replace("{call}", loading.call or "")
+    after = after.replace("{arrays}", str(loading.arrays))
     found = _child(f"{loading.load}\n{after}", folder)
     return [found[number] for number in range(len(batches))]
 

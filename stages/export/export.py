@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dualprune.stages.constraints import SETS
-from dualprune.stages.export.card import card
+from dualprune.stages.export.card import File, card
 from dualprune.stages.export.check import apart
 from dualprune.stages.export.errors import NotExported
-from dualprune.stages.export.formats import FORMATS, Notes
+from dualprune.stages.export.formats import FORMATS
 from dualprune.stages.export.onnx import need
 from dualprune.stages.export.source import Source
 from dualprune.stages.kinds.table import parse
@@ -29,7 +29,7 @@ class Exported:
     bytes: int
     """Of the file, and of what it needs beside it."""
     dense: int
-    """Bytes of the same tensors as they are in memory: fp32, mostly."""
+    """Bytes of the dense network's tensors: fp32, mostly."""
     apart: float
     """How far its outputs are from the artefact's, as a share of the largest."""
     notes: tuple[str, ...]
@@ -52,20 +52,20 @@ def export(source: Source, name: str, out: Path, half: bool = False) -> Exported
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as made:
         folder = Path(made)
-        notes += form.write(source, folder / file, half)
+        more, lengths = form.write(source, folder / file, half)
+        notes += more
         written = sorted(folder.iterdir(), key=lambda path: path.name == file)
-        far = apart(source, form, folder, file, half)
+        far = apart(source, form, folder, file, half, lengths)
         size = sum(path.stat().st_size for path in written)
-        text = card(source, form, name, file, size, far, notes)
+        text = card(source, form, name, File(file, size, far, lengths), notes)
         (folder / f"{file}.md").write_text(text, encoding="utf-8")
         for path in (*written, folder / f"{file}.md"):
             _synced(path)
             os.replace(path, out / path.name)
-    dense = sum(tensor.nbytes for tensor in source.tensors.values())
-    return Exported(out / file, out / f"{file}.md", size, dense, far, tuple(notes))
+    return Exported(out / file, out / f"{file}.md", size, source.dense, far, tuple(notes))
 
 
-def checked_pattern(source: Source) -> Notes:
+def checked_pattern(source: Source) -> list[str]:
     """What is to be told of tensors that the stage holds to n of every m inputs.
 
     Raises NotExported for one that has more.

@@ -35,15 +35,17 @@ def to_onnx(
     names: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     whole: Mapping[str, Codes] | None = None,
+    lengths: bool = False,
 ) -> Any:
     """Write a network that takes tensors in their order as ONNX at `path`; returns torch's ONNXProgram.
 
-    `inputs` are two samples or more along the first axis, whose number varies in the file. `names` and `outputs` name
+    `inputs` are two samples or more along the first axis, whose number varies in the file; with `lengths` that of
+    sequences too (`stages.export.program.traced`). `names` and `outputs` name
     what goes in and comes out. `stages.export.calls.recorded` makes such a network of any that an objective calls.
     Tensors named in `whole` are written as whole numbers and a scale (DequantizeLinear).
     Raises NotExported for what can't be traced, has no ONNX, or needs a package that is not installed.
     """
-    program = converted(network, inputs, names, outputs)
+    program = converted(network, inputs, names, outputs, lengths)
     for name, codes in (whole or {}).items():
         _store_whole(program.model, name, codes)
     program.optimize()
@@ -56,10 +58,11 @@ def converted(
     inputs: tuple[Tensor, ...],
     names: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
+    lengths: bool = False,
 ) -> Any:
     """The same in memory, before it is made faster: its initializers are the network's tensors, by their names."""
     need(*NEEDED[:2])
-    program = traced(network, inputs)
+    program = traced(network, inputs, lengths)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own, about its own

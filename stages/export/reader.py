@@ -39,7 +39,7 @@ def tensor(entry: dict[str, Any], chunks: Iterator[bytes]) -> np.ndarray:
         places = np.flatnonzero(numbers(next(chunks), 1, size))
     elif "rice" in entry:
         ends = np.flatnonzero(np.unpackbits(np.frombuffer(next(chunks), np.uint8)) == 0)[:count]
-        zeros = (np.diff(ends, prepend=-1) - 1 << entry["rice"]) + numbers(next(chunks), entry["rice"], count)
+        zeros = ((np.diff(ends, prepend=-1) - 1) << entry["rice"]) + numbers(next(chunks), entry["rice"], count)
         places = np.cumsum(zeros + 1) - 1
     if "bits" in entry:
         table = np.array(entry["codes"]) * entry["step"] if "step" in entry else np.frombuffer(next(chunks), "<f4")

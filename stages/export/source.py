@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.artefacts.artefact import Artefact
+from dualprune.stages.artefacts.manifest import Damaged, read
 from dualprune.stages.data.format import DataError
 from dualprune.stages.export.calls import Call, recorded
 from dualprune.stages.export.errors import NotExported, untraceable
@@ -56,6 +58,26 @@ class Source:
         return str(self.manifest.get("name", self.key)).replace("/", "-")
 
     @property
+    def lineage(self) -> list[tuple[str, str, Mapping[str, Any]]]:
+        """Name, key and manifest of its stage and of those before it, nearer ones first; an empty one where the store
+        does not have it any more."""
+        found = {self.key: (self.name, self.key, self.manifest)}
+        waiting: list[Mapping[str, Any]] = [self.manifest]
+        while waiting:
+            for parent in waiting.pop(0).get("parents", []):
+                if parent["key"] not in found:
+                    manifest = _manifest(self.store / parent["key"])
+                    found[parent["key"]] = (parent["name"], parent["key"], manifest)
+                    waiting.append(manifest)
+        return list(found.values())
+
+    @property
+    def dense(self) -> int:
+        """Bytes of the dense network's tensors, fp32 mostly: of the largest that it came of."""
+        known = [manifest["metrics"].get("dense_bytes") or 0 for _, _, manifest in self.lineage if manifest]
+        return max(known, default=0) or sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
     def same(self) -> dict[str, str]:
         """Names of tied tensors beside their first, and that one."""
         names = self.network.state_dict().keys()
@@ -78,6 +100,13 @@ def source(store: Folder, key: str, origin: Origin) -> Source:
     network = artefact.network(loaded)
     call, samples = _called(loaded, network, store, origin)
     return Source(store, key, loaded.manifest, _several(call), samples)
+
+
+def _manifest(folder: Folder) -> dict[str, Any]:
+    try:
+        return read(folder) or {}
+    except Damaged:
+        return {}
 
 
 def _called(loaded: Artefact, network: nn.Module, store: Folder, origin: Origin) -> tuple[Call, str]:

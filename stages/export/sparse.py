@@ -88,7 +88,7 @@ def _coded(name: str, tensor: Array, half: bool) -> tuple[dict[str, Any], tuple[
         whole["type"] = flat.dtype.str
     ways = [[_smallest(_values(name, flat, half))]]
     there = np.flatnonzero(flat)
-    if len(there) < flat.size and not np.signbit(flat[flat == 0]).any():
+    if len(there) < flat.size and not _negative_zeros(flat):
         whole_places = _smallest(_places(flat, there))
         ways.append([whole_places, _smallest(_values(name, flat[there], half))])
     parts = min(ways, key=lambda parts: sum(part.size for part in parts))
@@ -131,7 +131,7 @@ def _values(name: str, stored: Array, half: bool) -> Iterator[Coded]:
 def _numbered(stored: Array) -> Iterator[Coded]:
     """Values by their places in a table, where there are few."""
     values = np.unique(stored)
-    if not 0 < len(values) <= MOST or np.isnan(values).any() or np.signbit(stored[stored == 0]).any():
+    if not 0 < len(values) <= MOST or np.isnan(values).any() or _negative_zeros(stored):
         return
     steps = grid(values)
     entry = {} if steps is None else {"step": steps[0], "codes": steps[1].tolist()}
@@ -156,6 +156,11 @@ def _squeezed(chunk: bytes) -> bytes | None:
         return None
     found = lzma.compress(chunk, lzma.FORMAT_RAW, filters=[LZMA])
     return found if len(found) < len(chunk) else None
+
+
+def _negative_zeros(stored: Array) -> bool:
+    """Whether there are zeros that would come back as others."""
+    return stored.dtype.kind == "f" and bool(np.signbit(stored[stored == 0]).any())
 
 
 def _smallest(parts: Iterable[Coded]) -> Coded:
