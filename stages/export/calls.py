@@ -6,9 +6,10 @@ network is a function of the tensors that went in, and returns what of its outpu
 
 from __future__ import annotations
 
+import keyword
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,11 @@ from dualprune.stages.objectives.base import Batch, Objective
 
 Path = tuple[str | int, ...]
 """Where a tensor is among arguments or outputs: keys of mappings, places in lists."""
+TAKEN = (*keyword.kwlist, "network", "outputs", "torch")
+"""Names that inputs don't get: code that calls a network has other uses for them."""
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """A network and one call of it."""
 
     network: Plain
@@ -126,7 +128,7 @@ def _named(inputs: Mapping[Path, Tensor], batch: Batch) -> tuple[str, ...]:
     names: list[str] = []
     for path, tensor in inputs.items():
         fields = [name for name, one in batch.items() if one.shape == tensor.shape and torch.equal(one, tensor)]
-        keyword = path[-1] if path[0] == 1 and isinstance(path[-1], str) else None
-        name = keyword or next(iter(fields), f"input_{len(names)}")
-        names.append(name if name not in names else f"{name}_{len(names)}")
+        given = path[-1] if path[0] == 1 and isinstance(path[-1], str) else None
+        name = re.sub(r"\W", "_", given or next(iter(fields), f"input_{len(names)}"))
+        names.append(name if name.isidentifier() and name not in (*names, *TAKEN) else f"input_{len(names)}")
     return tuple(names)

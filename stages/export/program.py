@@ -12,29 +12,46 @@ from torch.export import Dim, ExportedProgram
 from dualprune.stages.export.errors import untraceable
 
 
-def traced(network: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
+def traced(network: nn.Module, inputs: tuple[Tensor, ...], lengths: bool = False) -> ExportedProgram:
     """The program of a network that takes tensors in their order, for any number of samples.
 
-    `inputs` are two samples or more along the first axis: what all of them have as many of varies, nothing else.
+    `inputs` are two samples or more along the first axis: what all of them have as many of varies and, with `lengths`,
+    the second axis of sequences (`sequences`); nothing else.
     Raises NotExported for a network that can't be followed, with the operation, its layer and the line at fault.
     """
-    batch = Dim("batch")
-    shapes: tuple[dict[int, Any], ...] = tuple({0: batch} if _batched(one, inputs) else {} for one in inputs)
+    batch, length, long = Dim("batch"), Dim("length"), sequences(inputs) if lengths else []
+    shapes: list[dict[int, Any]] = [{0: batch} if _batched(one, inputs) else {} for one in inputs]
+    shapes = [{**shape, 1: length} if number in long else shape for number, shape in enumerate(shapes)]
     try:
         with torch.no_grad():
-            return torch.export.export(network.eval(), inputs, dynamic_shapes=(shapes,), strict=False)
+            return torch.export.export(network.eval(), inputs, dynamic_shapes=(tuple(shapes),), strict=False)
     except Exception as error:
-        raise untraceable(error, network, "the network can't be traced for batches of any size") from error
+        raise untraceable(
+            error, network, f"the network can't be traced for batches of any size{' and length' if lengths else ''}"
+        ) from error
 
 
-def to_program(network: nn.Module, inputs: tuple[Tensor, ...], path: str | Path) -> ExportedProgram:
+def to_program(
+    network: nn.Module, inputs: tuple[Tensor, ...], path: str | Path, lengths: bool = False
+) -> ExportedProgram:
     """Write a network's program (`.pt2`); `torch.export.load(path).module()` is a module, without dualprune.
 
     Raises NotExported.
     """
-    program = traced(network, inputs)
+    program = traced(network, inputs, lengths)
     torch.export.save(program, path)
     return program
+
+
+def sequences(inputs: tuple[Tensor, ...]) -> list[int]:
+    """Which inputs are sequences of whole numbers, such as tokens and their mask, all of one length."""
+    whole = [
+        n for n, one in enumerate(inputs) if one.ndim > 1 and not one.is_floating_point() and _batched(one, inputs)
+    ]
+    same = (
+        whole and inputs[whole[0]].shape[1] > 1 and all(inputs[n].shape[1] == inputs[whole[0]].shape[1] for n in whole)
+    )
+    return whole if same else []
 
 
 def _batched(tensor: Tensor, inputs: tuple[Tensor, ...]) -> bool:
