@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -126,11 +126,20 @@ def _subjects(found: Sequence[Finished], inputs: Origin) -> list[Subject]:
 
 
 def _parent(of: Finished, is_dense: Callable[[Any], bool]) -> Finished | None:
-    """The nearest stage before it of which nothing was pruned, if that is in the store."""
+    """The nearest stage before it with the same network, of which nothing was pruned, if that is in the store.
+
+    A teacher's network may be another one.
+    """
     for one in inventory.lineage(of.store, of.manifest):
-        if one.manifest is not None and is_dense(one.manifest):
+        if one.manifest is not None and _network(one.manifest) == _network(of.manifest) and is_dense(one.manifest):
             return Finished(of.store, one.key, dict(one.manifest))
     return None
+
+
+def _network(manifest: Mapping[str, Any]) -> list[Any]:
+    """What names an artefact's network, without the weights that it began with."""
+    model = manifest["spec"]["model"]
+    return [model.get(what) for what in ("name", "classes", "args")]
 
 
 def _name(of: Finished, taken: set[str], before: str) -> str:

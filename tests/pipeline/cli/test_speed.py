@@ -15,6 +15,7 @@ from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.output import BAD_INPUT, DONE
 from dualprune.pipeline.reports import speed as reports
 from dualprune.stages.artefacts import artefact
+from dualprune.stages.artefacts.manifest import own_hash
 from dualprune.stages.data.format import digest, read_manifest
 from dualprune.stages.data.make.builtin import digits
 from dualprune.stages.data.shards import write
@@ -144,6 +145,17 @@ def test_a_folder_without_its_parents_or_data(store: Path, tmp_path: Path, run: 
     assert run(tmp_path / "copied", "--data", store / "data" / "digits")[0] == DONE
 
 
+def test_a_teacher_with_another_network_is_no_dense_ancestor(store: Path, run: Run) -> None:
+    path = store / KEYS["dense"] / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["spec"]["model"]["name"] = "lenet5"
+    manifest["sha256"] = own_hash(manifest)
+    path.write_text(json.dumps(manifest))
+    code, out, _ = run("quarter", "--store", store)
+    assert code == DONE
+    assert "dense of quarter" in out
+
+
 def test_stages_of_one_name_in_two_stores(store: Path, tmp_path: Path, run: Run) -> None:
     shutil.copytree(store, tmp_path / "other")
     code, out, _ = run(store / KEYS["half"], tmp_path / "other" / KEYS["half"])
@@ -163,7 +175,7 @@ def test_bad_input(store: Path, tmp_path: Path, run: Run) -> None:
         (("half", "--store", store, "--device", "cuda"), "no CUDA device"),
         (
             ("half", "--store", store, "--noise", "1,4,4"),
-            "half: 1 problem\n  its network can't take inputs of 1 x 4 x 4",
+            "dense: 1 problem\n  the network can't take samples of 1 x 4 x 4: RuntimeError: mat1",
         ),
         ((tmp_path / "nowhere.yaml", "half"), "nowhere.yaml"),
         (("half", "--store", store, "--data", tmp_path), "holds no manifest.json"),
