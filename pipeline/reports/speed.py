@@ -12,6 +12,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from dualprune.stages.export.speed import Speed, Subject
 
+BUSY = 0.1
+"""Share of the time that may be waited before it is told."""
 SAID = {
     "no gain": "no gain on this backend",
     "slower": "slower than dense on this backend",
@@ -38,9 +40,9 @@ def networks(subjects: Sequence[Subject]) -> Table:
 
 
 def table(rows: Sequence[Speed]) -> Table:
-    """Latency with its quartiles, and speed-up over the dense network with the bounds of 95 % certainty."""
+    """Latency with its quartiles, and speed-up over the dense network with the bounds of 99 % certainty."""
     words = ("device", "backend")
-    numbers = ("batch", "ms", "quartiles", "samples/s", "speed-up", "95 %", "of MACs' ratio")
+    numbers = ("batch", "ms", "quartiles", "samples/s", "speed-up", "99 %", "of MACs' ratio")
     found = _titled(("network", *words), numbers, ("",))
     for row in rows:
         if row.latency is None:
@@ -74,6 +76,10 @@ def verdicts(rows: Sequence[Speed]) -> Iterator[str]:
     for (name, said, why), places in found.items():
         where = "; ".join(f"{backend}, batch {' and '.join(batches)}" for backend, batches in places.items())
         yield f"{name}: {said} ({where}): {'; '.join(why)}"
+    waited = max((row.waited for row in rows if row.waited is not None), default=0.0)
+    if waited > BUSY:
+        share = f"up to {100 * waited:.0f} % of the time this process waited for a processor"
+        yield f"the machine is busy: {share}; on a quiet one intervals are narrower"
 
 
 def as_json(subjects: Sequence[Subject], rows: Sequence[Speed]) -> dict[str, Any]:

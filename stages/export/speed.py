@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -58,7 +59,7 @@ class Speed:
     latency: Spread | None = None
     """Seconds of one call: median and quartiles over rounds."""
     ratio: Spread | None = None
-    """How many times as fast as the dense network: the median, and where it lies with 95 % certainty."""
+    """How many times as fast as the dense network: the median, and where it lies with 99 % certainty."""
     of_macs: float | None = None
     """That median over how many times fewer MACs it has than the dense network."""
     rounds: int = 0
@@ -66,6 +67,8 @@ class Speed:
     why: tuple[str, ...] = ()
     sparse: tuple[str, ...] = ()
     """Of `csr`: the layers that are sparse."""
+    waited: float | None = None
+    """Share of the time for which there was no processor for it: others had it. None of several threads."""
 
     @property
     def title(self) -> str:
@@ -108,23 +111,40 @@ def _on(
         place = Place(device, backend, batch, threads)
         with used(threads), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own, of what it compiles and of sparse tensors
-            bound: dict[str, Bound] = {}
-            failed: dict[str, str] = {}
-            torch.compiler.reset()
-            for one in subjects:
-                note(f"{one.name} is made ready: {BACKENDS[backend].title}, batch {batch}, {device}")
-                try:
-                    bound[one.name] = _bound(one, place, prepared, len(subjects))
-                except Unavailable as error:
-                    failed[one.name] = str(error)
-            if backend == "csr" and all(one.dense is None for one in subjects if one.name in bound):
-                bound.clear()  # the dense ones alone, which are as in torch's own rows
-            times = interleaved({name: one.call for name, one in bound.items()}, effort)
+            bound, failed = _ready(subjects, place, prepared, note)
+            times, waited = _timed(bound, place, effort)
         for one in subjects:
             if one.name in failed:
                 yield Speed(one.name, place, why=(failed[one.name],))
             elif one.name in bound:
-                yield _speed(one, place, bound[one.name], times, subjects)
+                yield replace(_speed(one, place, bound[one.name], times, subjects), waited=waited)
+
+
+def _ready(
+    subjects: Sequence[Subject], place: Place, prepared: dict[str, Bind | str], note: Callable[[str], None]
+) -> tuple[dict[str, Bound], dict[str, str]]:
+    """Networks ready to be timed, and why others can't be, by name."""
+    bound: dict[str, Bound] = {}
+    failed: dict[str, str] = {}
+    torch.compiler.reset()
+    for one in subjects:
+        note(f"{one.name} is made ready: {BACKENDS[place.backend].title}, batch {place.batch}, {place.device}")
+        try:
+            bound[one.name] = _bound(one, place, prepared, len(subjects))
+        except Unavailable as error:
+            failed[one.name] = str(error)
+    if place.backend == "csr" and all(one.dense is None for one in subjects if one.name in bound):
+        bound.clear()  # the dense ones alone, which are as in torch's own rows
+    return bound, failed
+
+
+def _timed(bound: Mapping[str, Bound], place: Place, effort: Effort) -> tuple[dict[str, list[float]], float | None]:
+    """Seconds by name and round, and the share of the time for which there was no processor."""
+    began, before = time.perf_counter(), time.process_time()
+    times = interleaved({name: one.call for name, one in bound.items()}, effort)
+    lasted, worked = time.perf_counter() - began, time.process_time() - before
+    alone = place.threads == 1 and place.device == "cpu"
+    return times, max(0.0, 1 - worked / lasted) if alone else None
 
 
 def _bound(one: Subject, place: Place, prepared: dict[str, Bind | str], networks: int) -> Bound:
@@ -164,7 +184,9 @@ def _speed(
     macs = dense.facts.cost.macs / max(1, one.facts.cost.macs)
     why: list[str] = []
     if verdict != "gain" and sparse:
-        why = [f"what is faster with sparse rows ({', '.join(sparse)}) is little of the whole"]
+        named = f"{', '.join(sparse[:3])}{', ...' if len(sparse) > 3 else ''}"
+        text = f"layers that are faster with sparse rows ({len(sparse)}: {named}) make no certain difference"
+        why = [f"{text} to the whole"]
     elif verdict == "gain" and ratio.middle < SHORT * macs:
         why = shape(dense.facts, one.facts, place.batch)
     elif verdict != "gain":

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 BURST = 0.02
 """Seconds that a burst lasts at least."""
-LEAST = 7
-"""Rounds: of fewer no interval of 95 % is known, and one call that was held up would decide."""
+LEAST = 8
+"""Rounds: of fewer no interval of 99 % is known."""
+UNCERTAIN = 0.01
+"""Share of intervals that may not hold the median: several networks are compared in several places at once."""
 MOST = 1000
 
 
@@ -66,19 +68,22 @@ def quartiles(figures: Sequence[float]) -> Spread:
 
 
 def times_as_fast(base: Sequence[float], other: Sequence[float]) -> Spread:
-    """How many times as fast the second is as the first, by figures of the same rounds: the median, and between
-    what bounds it lies with at least 95 % certainty (order statistics; of fewer than six rounds, all that was seen)."""
+    """How many times as fast the second is as the first, by figures of the same rounds.
+
+    The median, and between what bounds it lies with at least 99 % certainty (order statistics; of fewer than eight
+    rounds, all that was seen).
+    """
     found = sorted(a / b for a, b in zip(base, other, strict=True))
     out = _outside(len(found))
     return Spread(found[out], statistics.median(found), found[-1 - out])
 
 
 def _outside(rounds: int) -> int:
-    """How many of so many figures may be left out at each end: the most with 2 P(that few below the median) <= 5 %."""
+    """How many of so many figures may be left out at each end: the most with 2 P(that few below the median) <= 1 %."""
     chance, out = 0.0, 0
     for below in range(rounds // 2):
         chance += math.comb(rounds, below) / 2**rounds
-        if 2 * chance > 0.05:
+        if 2 * chance > UNCERTAIN:
             break
         out = below
     return out

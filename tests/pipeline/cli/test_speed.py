@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +261,7 @@ def test_sentences_say_where_a_reason_holds() -> None:
         "b: faster, but by less than its MACs are fewer (torch, batch 1): z",
         "b: not timed (torch, batch 8): it can't",
     ]
+    busy = [replace(speed("dense", 1, "dense"), waited=waited) for waited in (0.05, 0.31)]
+    assert list(reports.verdicts(busy[:1])) == []
+    (said,) = reports.verdicts(busy)
+    assert said.startswith("the machine is busy: up to 31 % of the time")

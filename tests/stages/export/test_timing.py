@@ -75,7 +75,7 @@ def test_quartiles() -> None:
     assert quartiles([5.0, 1.0, 4.0, 2.0, 3.0]) == Spread(2, 3, 4)
 
 
-@pytest.mark.parametrize(("rounds", "out"), [(1, 0), (5, 0), (6, 0), (7, 0), (9, 1), (12, 2), (20, 5), (100, 39)])
+@pytest.mark.parametrize(("rounds", "out"), [(1, 0), (7, 0), (8, 0), (11, 0), (12, 1), (20, 3), (100, 36)])
 def test_the_interval_leaves_out_as_many_as_the_table_of_the_sign_test_says(rounds: int, out: int) -> None:
     """Conover, Practical Nonparametric Statistics, table A3, p = 1/2."""
     figures = [float(n) for n in range(1, rounds + 1)]
@@ -89,7 +89,7 @@ def test_the_interval_holds_the_median_as_often_as_it_says() -> None:
     for _ in range(1000):
         found = times_as_fast([math.exp(drawn.gauss(0, 0.2)) for _ in range(15)], [1.0] * 15)
         held += found.low <= 1 <= found.high
-    assert held >= 950
+    assert held >= 990 - 10
 
 
 def test_ratios_are_taken_within_rounds() -> None:
