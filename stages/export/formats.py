@@ -20,6 +20,9 @@ from dualprune.stages.export.program import sequences, to_program
 from dualprune.stages.export.source import Source
 from dualprune.stages.files.folder import Folder
 
+MUCH = 0.95
+"""Share of dense tensors' bytes, or of their numbers, above which nothing was gained."""
+
 
 class Written(NamedTuple):
     """What is to be told of a file that was written."""
@@ -118,8 +121,10 @@ def _sparse(source: Source, path: Path, half: bool) -> Written:
         raise NotExported(str(error)) from None
     Folder(str(path.parent)).write(path.name, data)
     dense = sum(tensor.nbytes for tensor in tensors.values())
-    if len(data) > 0.9 * dense:
-        return Written(["There are few zeros and no shared values: this format gains nothing over `safetensors`."])
+    if len(data) > MUCH * dense:
+        return Written(
+            ["There are too few zeros and shared values to pack: this format gains little over `safetensors`."]
+        )
     return Written(["Numbers that are in no table of values are rounded to fp16."] if half else [])
 
 
@@ -131,7 +136,7 @@ def _about(source: Source) -> dict[str, str]:
 def _zeros(tensors: dict[str, Tensor]) -> list[str]:
     """A word on zeros that take as much room as any number."""
     size, left = sum(t.numel() for t in tensors.values()), sum(int(t.count_nonzero()) for t in tensors.values())
-    return ["Zeros take as much room here as other numbers; `sparse` packs them."] if left < 0.9 * size else []
+    return ["Zeros take as much room here as other numbers; `sparse` packs them."] if left < MUCH * size else []
 
 
 def _on_levels(source: Source) -> list[str]:
