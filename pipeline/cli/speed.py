@@ -3,46 +3,33 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from dualprune.pipeline.cli.store import RUNS, opened
-from dualprune.pipeline.config.problems import ConfigError, argued
+from dualprune.pipeline.cli.finished import NAMES, Finished, called_with, finished, origin
+from dualprune.pipeline.config.problems import ConfigError
 from dualprune.pipeline.output import DONE, FAILED, answer, need_reader, redraws, say, show
 from dualprune.pipeline.reports import speed as reports
 from dualprune.pipeline.store import inventory
-from dualprune.pipeline.store.store import Store
-from dualprune.stages.artefacts.manifest import MANIFEST, Damaged, read
-from dualprune.stages.files import urls
-from dualprune.stages.files.folder import Folder
+from dualprune.stages.artefacts.manifest import Damaged
 from dualprune.stages.settings.base import SpecError
 
 if TYPE_CHECKING:
+    from dualprune.stages.export.source import Origin
     from dualprune.stages.export.speed import Subject
 
 USUAL = ("torch", "compile", "csr", "onnx")
 """Backends that are timed where none are named, of these what is installed."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """A finished stage that was asked for, or the dense one before it."""
-
-    store: Store
-    key: str
-    name: str
-    manifest: dict[str, Any]
-
-
 def add(verbs: Any) -> None:
     """Add the verb to the command line's."""
     text = "time finished networks and the dense ones they came from side by side, and say where nothing was gained"
     verb = verbs.add_parser("speed", help=text, description=text)
-    text = "a finished stage's key, the beginning of it, its name where no other in the store has it, or its folder"
-    verb.add_argument("artefacts", metavar="ARTEFACT", nargs="+", help=text)
+    verb.add_argument("artefacts", metavar="ARTEFACT", nargs="+", help=NAMES)
     what = verb.add_argument_group("what is timed")
     text = f"of {', '.join(USUAL)} (default: all that are installed); csr is torch with sparse linear layers"
     what.add_argument("--backend", metavar="NAME,...", type=_listed, help=text)
@@ -55,13 +42,7 @@ def add(verbs: Any) -> None:
     text = "for each network, backend and batch (default: 2)"
     how.add_argument("--seconds", metavar="S", type=_seconds, default=2.0, help=text)
     how.add_argument("--repeats", metavar="N", type=_number, help="rounds, instead of seconds")
-    where = verb.add_argument_group("where things are")
-    text = f"folder or fsspec URL of the store (default: {RUNS})"
-    where.add_argument("--store", metavar="URL", type=argued(urls.checked), default=RUNS, help=text)
-    text = "shards whose first samples the networks are called with (default: those that they were trained on)"
-    where.add_argument("--data", metavar="SHARDS", type=argued(urls.checked), help=text)
-    text = "call them with noise of this shape instead, such as 3,224,224: that needs no data"
-    where.add_argument("--noise", metavar="N,...", type=_numbers, help=text)
+    called_with(verb)
     text = "print one JSON object as the last line of output"
     verb.add_argument_group("output").add_argument("--json", action="store_true", help=text)
     verb.set_defaults(command=_speed)
@@ -73,13 +54,13 @@ def _speed(options: argparse.Namespace, console: Console) -> int:
 
     backends, skipped = _backends(options.backend)
     devices = _devices(options.device)
-    if options.data and options.noise:
-        raise ConfigError("speed", ["give --data or --noise, not both"])
-    found = [_found(given, options.store) for given in dict.fromkeys(options.artefacts)]
-    subjects = _subjects(found, options)
+    found = [finished(words, options.store, "speed") for words in dict.fromkeys(_each(options.artefacts))]
+    subjects = _subjects(found, origin(options))
     effort = Effort(options.seconds, options.repeats)
     rows = []
-    for row in speeds(subjects, backends, options.batch, devices, options.threads, effort, _noted(console)):
+    for row in speeds(
+        subjects, backends, list(dict.fromkeys(options.batch)), devices, options.threads, effort, _noted(console)
+    ):
         need_reader()
         rows.append(row)
     show(console, reports.networks(subjects))
@@ -118,56 +99,50 @@ def _devices(asked: Sequence[str] | None) -> list[str]:
     return list(asked or there)
 
 
-def _found(given: str, url: str) -> Found:
-    """A finished stage by what names it. Raises ConfigError."""
-    above, _, last = given.rstrip("/").rpartition("/")
-    try:
-        if Folder(given).exists(MANIFEST):
-            store, key = Store(above or ("/" if given.startswith("/") else ".")), last
-        else:
-            store = opened(url, "--store")
-            key = inventory.find(store, given)
-        manifest = read(store.folder / key)
-    except (inventory.Unknown, Damaged) as error:
-        raise ConfigError("speed", [str(error)]) from None
-    if manifest is None:
-        raise ConfigError("speed", [f"{given}: its stage is not done; {store.url}/{key} has no {MANIFEST}"])
-    return Found(store, key, manifest.get("name", key), manifest)
+def _each(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """What names one stage each: a word, or a configuration's file and the word after it."""
+    rest = iter(words)
+    for word in rest:
+        yield (word, *islice(rest, 1)) if word.endswith((".yaml", ".yml")) else (word,)
 
 
-def _subjects(found: Sequence[Found], options: argparse.Namespace) -> list[Subject]:
+def _subjects(found: Sequence[Finished], inputs: Origin) -> list[Subject]:
     """The dense networks first, each once, then what came of them. Raises ConfigError."""
     from dualprune.stages.export.subjects import built, is_dense, subject
 
     dense: dict[str, Subject] = {}
     results: list[Subject] = []
-    shape = tuple(options.noise) if options.noise else None
     taken: set[str] = set()
     for one in found:
-        with_parent = one if is_dense(one.manifest) else _parent(one, is_dense)
-        if with_parent is not None:
-            key = f"{with_parent.store.url}/{with_parent.key}"
-            if key not in dense:
-                name = _name(with_parent, taken)
-                dense[key] = _made(with_parent, subject, name, dense=None, data=options.data, shape=shape)
-        else:
-            key = f"{one.store.url}/{one.key}: dense"
-            dense[key] = _made(one, built, _name(one, taken, "dense of "), data=options.data, shape=shape)
-        if with_parent is not one:
-            name = _name(one, taken)
-            results.append(_made(one, subject, name, dense=dense[key].name, data=options.data, shape=shape))
+        base = one if is_dense(one.manifest) else _parent(one, is_dense)
+        above, before = (one, "dense of ") if base is None else (base, "")
+        place = f"{before}{above.store.url}/{above.key}"
+        if place not in dense:
+            name = _name(above, taken, before)
+            dense[place] = _made(above, built if base is None else subject, name, inputs, None)
+        if base is not one:
+            results.append(_made(one, subject, _name(one, taken, ""), inputs, dense[place].name))
     return [*dense.values(), *results]
 
 
-def _parent(of: Found, is_dense: Callable[[Any], bool]) -> Found | None:
-    """The nearest stage before it of which nothing was pruned, if that is in the store."""
+def _parent(of: Finished, is_dense: Callable[[Any], bool]) -> Finished | None:
+    """The nearest stage before it with the same network, of which nothing was pruned, if that is in the store.
+
+    A teacher's network may be another one.
+    """
     for one in inventory.lineage(of.store, of.manifest):
-        if one.manifest is not None and is_dense(one.manifest):
-            return Found(of.store, one.key, one.name, dict(one.manifest))
+        if one.manifest is not None and _network(one.manifest) == _network(of.manifest) and is_dense(one.manifest):
+            return Finished(of.store, one.key, dict(one.manifest))
     return None
 
 
-def _name(of: Found, taken: set[str], before: str = "") -> str:
+def _network(manifest: Mapping[str, Any]) -> list[Any]:
+    """What names an artefact's network, without the weights that it began with."""
+    model = manifest["spec"]["model"]
+    return [model.get(what) for what in ("name", "classes", "args")]
+
+
+def _name(of: Finished, taken: set[str], before: str) -> str:
     """A stage's name; with the beginning of its key, where another one has it."""
     name = f"{before}{of.name}"
     name = f"{name} ({of.key[:8]})" if name in taken else name
@@ -175,16 +150,15 @@ def _name(of: Found, taken: set[str], before: str = "") -> str:
     return name
 
 
-def _made(of: Found, make: Callable[..., Subject], name: str, **more: Any) -> Subject:
+def _made(of: Finished, make: Callable[..., Subject], name: str, inputs: Origin, dense: str | None) -> Subject:
     """A network ready to be timed. Raises ConfigError."""
     from dualprune.stages.export.errors import NotExported
-    from dualprune.stages.export.subjects import Unfit
 
     try:
-        return make(of.store.folder, of.key, name, **more)
+        return make(of.store.folder, of.key, name, inputs, dense)
     except SpecError as error:
         raise ConfigError(of.name, [text for _, text in error.problems]) from None
-    except (Damaged, FileNotFoundError, NotExported, Unfit) as error:
+    except (Damaged, FileNotFoundError, NotExported) as error:
         raise ConfigError(of.name, [str(error)]) from None
 
 
@@ -198,7 +172,7 @@ def _listed(given: str) -> list[str]:
 
 
 def _numbers(given: str) -> list[int]:
-    return list(dict.fromkeys(map(_number, given.split(","))))
+    return [_number(part) for part in given.split(",")]
 
 
 def _number(given: str) -> int:

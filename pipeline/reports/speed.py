@@ -12,10 +12,17 @@ from rich.table import Table
 if TYPE_CHECKING:
     from dualprune.stages.export.speed import Speed, Subject
 
+SAID = {
+    "no gain": "no gain on this backend",
+    "slower": "slower than dense on this backend",
+    "gain": "faster, but by less than its MACs are fewer",
+}
+"""Of a verdict that needs a reason."""
+
 
 def networks(subjects: Sequence[Subject]) -> Table:
     """What the networks are made of. MACs are of one sample, those with zeros too."""
-    table = _titled(("network",), ("parameters", "not zero", "MACs", "fewer MACs"))
+    table = _titled(("network",), ("parameters", "not zero", "bytes", "MACs", "fewer MACs"))
     by_name = {one.name: one for one in subjects}
     for one in subjects:
         facts, dense = one.facts, by_name[one.dense or one.name].facts
@@ -23,6 +30,7 @@ def networks(subjects: Sequence[Subject]) -> Table:
             escape(one.name),
             f"{facts.parameters:,}",
             f"{facts.parameters - facts.zeros:,}",
+            f"{facts.bytes:,}",
             f"{facts.cost.macs:,}",
             f"{dense.cost.macs / max(1, facts.cost.macs):.2f}x",
         )
@@ -30,9 +38,9 @@ def networks(subjects: Sequence[Subject]) -> Table:
 
 
 def table(rows: Sequence[Speed]) -> Table:
-    """Latency with its quartiles, and times as fast as the dense network with the bounds of 95 % certainty."""
+    """Latency with its quartiles, and speed-up over the dense network with the bounds of 95 % certainty."""
     words = ("device", "backend")
-    numbers = ("batch", "ms", "quartiles", "samples/s", "as fast", "95 %", "of MACs")
+    numbers = ("batch", "ms", "quartiles", "samples/s", "speed-up", "95 %", "of MACs' ratio")
     found = _titled(("network", *words), numbers, ("",))
     for row in rows:
         if row.latency is None:
@@ -55,13 +63,17 @@ def table(rows: Sequence[Speed]) -> Table:
 
 
 def verdicts(rows: Sequence[Speed]) -> Iterator[str]:
-    """A sentence for each network that is no faster in a place, with the reason, and each that was not timed."""
+    """A sentence for each network and reason for which it is no faster, or was not timed, and where that is so."""
+    found: dict[tuple[str, str, tuple[str, ...]], dict[str, list[str]]] = {}
     for row in rows:
-        place = f"{row.title}, {row.place.device}, batch {row.place.batch}"
-        if row.verdict in ("no gain", "slower"):
-            yield f"{row.name}: {_said(row.verdict)} on this backend ({place}): {'; '.join(row.why)}"
-        elif row.latency is None:
-            yield f"{row.name}: not timed ({place}): {'; '.join(row.why)}"
+        said = "not timed" if row.latency is None else SAID.get(row.verdict or "")
+        if said is not None and row.why:
+            backend = row.title if row.place.device == "cpu" else f"{row.title} on {row.place.device}"
+            places = found.setdefault((row.name, said, row.why), {})
+            places.setdefault(backend, []).append(str(row.place.batch))
+    for (name, said, why), places in found.items():
+        where = "; ".join(f"{backend}, batch {' and '.join(batches)}" for backend, batches in places.items())
+        yield f"{name}: {said} ({where}): {'; '.join(why)}"
 
 
 def as_json(subjects: Sequence[Subject], rows: Sequence[Speed]) -> dict[str, Any]:
@@ -73,6 +85,7 @@ def as_json(subjects: Sequence[Subject], rows: Sequence[Speed]) -> dict[str, Any
                 "dense": one.dense,
                 "parameters": one.facts.parameters,
                 "nonzeros": one.facts.parameters - one.facts.zeros,
+                "bytes": one.facts.bytes,
                 **asdict(one.facts.cost),
             }
             for one in subjects
@@ -86,10 +99,6 @@ def as_json(subjects: Sequence[Subject], rows: Sequence[Speed]) -> dict[str, Any
             for row in rows
         ],
     }
-
-
-def _said(verdict: str) -> str:
-    return "no gain" if verdict == "no gain" else "no gain, but slower"
 
 
 def _titled(left: Sequence[str], right: Sequence[str], after: Sequence[str] = ()) -> Table:

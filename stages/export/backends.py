@@ -90,7 +90,12 @@ def _compiled(network: nn.Module, example: Inputs, device: torch.device, threads
 
 def _with_csr(network: nn.Module, example: Inputs, device: torch.device, threads: int) -> Bind:
     def bind(inputs: Inputs) -> Bound:
-        changed, layers = with_csr(network, inputs)
+        try:
+            changed, found = with_csr(network, inputs)
+        except (ArithmeticError, RuntimeError) as error:
+            raise Unavailable(f"sparse rows can't: {str(error).strip().partition(chr(10))[0]}") from error
+        before = "network." if isinstance(network, Plain) else ""
+        layers = {name.removeprefix(before): timed for name, timed in found.items()}
         return Bound(_called(changed, inputs, device), _tensors, layers)
 
     return bind

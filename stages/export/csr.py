@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import statistics
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +86,8 @@ def save(network: nn.Module, path: str) -> None:
 def _given(network: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
     """What each linear layer that may be sparse is given in a call: [..., in], by its name.
 
-    Layers that share their weight with others stay, lest that weight be stored twice.
+    Layers that share their weight with others stay, lest that weight be stored twice; so do those of torch's own
+    transformers, which multiply with their layers' weights themselves where nothing is hooked in.
     """
     found: dict[str, Tensor] = {}
     uses: dict[int, int] = {}
@@ -94,6 +96,8 @@ def _given(network: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
     hooks = []
     for name, layer in network.named_modules():
         if type(layer) is not nn.Linear or uses[id(layer.weight)] > 1 or not name:
+            continue
+        if isinstance(network.get_submodule(name.rpartition(".")[0]), nn.TransformerEncoderLayer):
             continue
         if float((layer.weight == 0).float().mean()) >= ZEROS:
 
@@ -114,7 +118,9 @@ def _given(network: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
 def _sparse(layer: nn.Linear) -> SparseLinear:
     with torch.device("meta"):
         made = SparseLinear(layer.in_features, layer.out_features, layer.bias is not None)
-    rows = layer.weight.detach().to_sparse_csr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that CSR is in beta
+        rows = layer.weight.detach().to_sparse_csr()
     # Indices of 32 bits, which MKL computes with: those of 64 take twice the memory, and more time.
     weight = torch.sparse_csr_tensor(
         rows.crow_indices().int(), rows.col_indices().int(), rows.values(), rows.shape, check_invariants=False

@@ -17,6 +17,8 @@ FEW = 3_000_000
 """MACs of a call below which the calls themselves take most of the time: some 0.1 ms of arithmetic."""
 REUSE = 16
 """Multiplications for each number that is moved, below which memory is what is waited for."""
+PART = 0.25
+"""Share of zeros that are whole outputs or inputs, from which on that is worth a word: some come by chance."""
 WIDTH = 8
 """Numbers that vector units take at once, or more."""
 
@@ -34,6 +36,8 @@ class Facts:
     cost: Cost
     widths: Mapping[str, int]
     """Outputs of each layer with weights."""
+    bytes: int
+    """Of all tensors: zeros not stored, where an artefact says how much that is."""
     sets: frozenset[str]
     """What its tensors are held to: names of constraint sets."""
 
@@ -43,6 +47,7 @@ def facts(network: nn.Module, cost: Cost, manifest: Mapping[str, Any]) -> Facts:
     weights = {name: one.detach() for name, one in network.named_parameters() if one.ndim > 1}
     sets = {one for tensor in manifest.get("tensors", {}).values() for one in tensor.get("sets", [])}
     sets |= {one for fixed in manifest.get("fixed", {}).values() for one in fixed}
+    stored = manifest.get("metrics", {}).get("bytes")
     return Facts(
         sum(one.numel() for one in network.parameters()),
         sum(one.numel() for one in weights.values()),
@@ -50,6 +55,7 @@ def facts(network: nn.Module, cost: Cost, manifest: Mapping[str, Any]) -> Facts:
         sum(map(_idle, weights.values())),
         cost,
         {name: len(one) for name, one in weights.items()},
+        stored if stored is not None else sum(one.nbytes for one in network.state_dict().values()),
         frozenset(sets),
     )
 
@@ -64,7 +70,7 @@ def _idle(weight: Tensor) -> int:
 def reasons(dense: Facts, other: Facts, batch: int, device: torch.device) -> list[str]:
     """Why it is no faster on a device by so many samples a call, as far as what it is made of tells."""
     found = [*_zeros(other, device), *_values(other)] if _same(dense, other) else []
-    found += list(_shape(dense, other, batch))
+    found += shape(dense, other, batch)
     if not found:
         found = ["it is the dense network in all that takes time"] if _same(dense, other) else []
     return found or [f"its {_ratio(dense, other):.2f}x fewer MACs are not what this backend spends its time on"]
@@ -79,8 +85,9 @@ def _ratio(dense: Facts, other: Facts) -> float:
 
 
 def _zeros(of: Facts, device: torch.device) -> Iterator[str]:
-    scattered = of.zeros - of.idle
-    if of.idle > 0.02 * of.weights:
+    idle = of.idle if of.idle > PART * of.zeros else 0
+    scattered = of.zeros - idle
+    if idle:
         share = f"{100 * of.idle / of.weights:.0f} % of its weights are zero as whole outputs or inputs of layers"
         yield f"{share}, which are computed as long as they are there: a stage of kind shrink takes them out"
     if "nm" in of.sets:
@@ -98,10 +105,12 @@ def _values(of: Facts) -> Iterator[str]:
         yield "low rank, of matrices that are stored and multiplied whole"
 
 
+def shape(dense: Facts, other: Facts, batch: int) -> list[str]:
+    """What keeps fewer MACs from being as much less time, by so many samples a call."""
+    return [] if _same(dense, other) else list(_shape(dense, other, batch))
+
+
 def _shape(dense: Facts, other: Facts, batch: int) -> Iterator[str]:
-    """What keeps fewer MACs from being less time."""
-    if _same(dense, other):
-        return
     cost = other.cost
     if cost.macs * batch < FEW:
         yield f"few MACs ({cost.macs * batch:,} a call): calling {cost.layers} layers takes longer than computing them"

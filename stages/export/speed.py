@@ -13,11 +13,13 @@ from torch import nn
 from dualprune.stages.export.backends import BACKENDS, Bind, Bound, Unavailable, check
 from dualprune.stages.export.inputs import Inputs, batched
 from dualprune.stages.export.latency import used
-from dualprune.stages.export.reasons import Facts, reasons
+from dualprune.stages.export.reasons import Facts, reasons, shape
 from dualprune.stages.export.timing import Effort, Spread, interleaved, quartiles, times_as_fast
 
 GAIN = 1.05
 """Times as fast as the dense network, from which on it is a gain."""
+SHORT = 0.8
+"""Share of the MACs' ratio, below which a gain is less than it could be."""
 AT_ONCE = 8
 """Networks that torch keeps compiled, of one class; further ones would run as they are, without a word."""
 Verdict = Literal["dense", "gain", "no gain", "slower"]
@@ -160,8 +162,14 @@ def _speed(
     ratio = times_as_fast(times[one.dense], own)
     verdict = judged(ratio)
     macs = dense.facts.cost.macs / max(1, one.facts.cost.macs)
-    why = () if verdict == "gain" else tuple(reasons(dense.facts, one.facts, place.batch, torch.device(place.device)))
-    return Speed(one.name, place, latency, ratio, ratio.middle / macs, len(own), verdict, why, sparse)
+    why: list[str] = []
+    if verdict != "gain" and sparse:
+        why = [f"what is faster with sparse rows ({', '.join(sparse)}) is little of the whole"]
+    elif verdict == "gain" and ratio.middle < SHORT * macs:
+        why = shape(dense.facts, one.facts, place.batch)
+    elif verdict != "gain":
+        why = reasons(dense.facts, one.facts, place.batch, torch.device(place.device))
+    return Speed(one.name, place, latency, ratio, ratio.middle / macs, len(own), verdict, tuple(why), sparse)
 
 
 def judged(ratio: Spread) -> Verdict:

@@ -19,7 +19,7 @@ from dualprune.stages.export.export import export
 from dualprune.stages.export.formats import FORMATS, Written
 from dualprune.stages.export.source import Origin, Source, source
 from dualprune.stages.networks.builtin import MODELS
-from tests.stages.export.common import GPT2, KEY, OWN, committed, given, same, tokens
+from tests.stages.export.finished import GPT2, KEY, OWN, committed, given, same, tokens
 
 NETWORKS = ("digits_cnn", "resnet20", "torchvision", "own", "tied")
 
