@@ -18,7 +18,6 @@ from dualprune.stages.export.building import building
 from dualprune.stages.export.errors import NotExported
 from dualprune.stages.export.program import sequences, to_program
 from dualprune.stages.export.source import Source
-from dualprune.stages.files.folder import Folder
 
 MUCH = 0.95
 """Share of dense tensors' bytes, or of their numbers, above which nothing was gained."""
@@ -65,7 +64,8 @@ def _safetensors(source: Source, path: Path, half: bool) -> Written:
     # Copies: those that lie within others are refused.
     tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in source.tensors.items()}
     about = {**_about(source), "same": source.same, "build": building(source.manifest).code}
-    safetensors.torch.save_file(tensors, path, {"format": "pt", "dualprune": json.dumps(about, sort_keys=True)})
+    data = safetensors.torch.save(tensors, {"format": "pt", "dualprune": json.dumps(about, sort_keys=True)})
+    path.write_bytes(data)
     return Written(_zeros(source.tensors))
 
 
@@ -119,7 +119,7 @@ def _sparse(source: Source, path: Path, half: bool) -> Written:
         data = sparse.pack(tensors, source.same, _about(source), half)
     except (ValueError, TypeError) as error:
         raise NotExported(str(error)) from None
-    Folder(str(path.parent)).write(path.name, data)
+    path.write_bytes(data)
     dense = sum(tensor.nbytes for tensor in tensors.values())
     if len(data) > MUCH * dense:
         return Written(
