@@ -24,10 +24,8 @@ def add(verbs: Any) -> None:
     text = "write a finished network as a file that others load; it is loaded back and compared before it counts"
     verb = verbs.add_parser("export", help=text, description=text)
     verb.add_argument("artefact", metavar="ARTEFACT", nargs="+", help=NAMES)
-    text = (
-        "safetensors, torch: its weights, zeros and all; torch-export, onnx: all of the network; sparse: its weights, "
-    )
-    text += "packed to their bits"
+    text = "safetensors, torch: its weights, zeros and all; torch-export, onnx: all of the network; "
+    text += "sparse: its weights, packed to their bits"
     verb.add_argument("--format", choices=FORMATS, required=True, help=text)
     text = "folder to write to (default: this one)"
     verb.add_argument("--out", metavar="FOLDER", type=argued(urls.local), default=".", help=text)

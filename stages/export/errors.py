@@ -17,7 +17,8 @@ class NotExported(ValueError):
 
 def untraceable(error: Exception, network: nn.Module, what: str) -> NotExported:
     """What is told of a network that could not be followed: the reason, its layer and the line of a user's own."""
-    note_layer(error, network)
+    own = getattr(network, "network", network)  # what stages.export.calls.Plain is around
+    note_layer(error, own if isinstance(own, nn.Module) else network)
     said = " ".join(str(error).strip().partition("\n\n")[0].split())
     said = said if len(said) <= LONGEST else f"{said[:LONGEST]} ..."
     notes = [note for note in getattr(error, "__notes__", []) if note.startswith("in layer ")]

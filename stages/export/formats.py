@@ -18,7 +18,9 @@ from dualprune.stages.export.building import building
 from dualprune.stages.export.errors import NotExported
 from dualprune.stages.export.program import sequences, to_program
 from dualprune.stages.export.source import Source
-from dualprune.stages.files.folder import Folder
+
+MUCH = 0.95
+"""Share of dense tensors' bytes, or of their numbers, above which nothing was gained."""
 
 
 class Written(NamedTuple):
@@ -62,7 +64,8 @@ def _safetensors(source: Source, path: Path, half: bool) -> Written:
     # Copies: those that lie within others are refused.
     tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in source.tensors.items()}
     about = {**_about(source), "same": source.same, "build": building(source.manifest).code}
-    safetensors.torch.save_file(tensors, path, {"format": "pt", "dualprune": json.dumps(about, sort_keys=True)})
+    data = safetensors.torch.save(tensors, {"format": "pt", "dualprune": json.dumps(about, sort_keys=True)})
+    path.write_bytes(data)
     return Written(_zeros(source.tensors))
 
 
@@ -116,10 +119,12 @@ def _sparse(source: Source, path: Path, half: bool) -> Written:
         data = sparse.pack(tensors, source.same, _about(source), half)
     except (ValueError, TypeError) as error:
         raise NotExported(str(error)) from None
-    Folder(str(path.parent)).write(path.name, data)
+    path.write_bytes(data)
     dense = sum(tensor.nbytes for tensor in tensors.values())
-    if len(data) > 0.9 * dense:
-        return Written(["There are few zeros and no shared values: this format gains nothing over `safetensors`."])
+    if len(data) > MUCH * dense:
+        return Written(
+            ["There are too few zeros and shared values to pack: this format gains little over `safetensors`."]
+        )
     return Written(["Numbers that are in no table of values are rounded to fp16."] if half else [])
 
 
@@ -131,7 +136,7 @@ def _about(source: Source) -> dict[str, str]:
 def _zeros(tensors: dict[str, Tensor]) -> list[str]:
     """A word on zeros that take as much room as any number."""
     size, left = sum(t.numel() for t in tensors.values()), sum(int(t.count_nonzero()) for t in tensors.values())
-    return ["Zeros take as much room here as other numbers; `sparse` packs them."] if left < 0.9 * size else []
+    return ["Zeros take as much room here as other numbers; `sparse` packs them."] if left < MUCH * size else []
 
 
 def _on_levels(source: Source) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-TRIED = 16
+TRIED = 128
 """Multiples of the interval that the least magnitude may be: the lowest levels may be those of no weight."""
 
 

@@ -73,8 +73,13 @@ class Source:
 
     @property
     def dense(self) -> int:
-        """Bytes of the dense network's tensors, fp32 mostly: of the largest that it came of."""
-        known = [manifest["metrics"].get("dense_bytes") or 0 for _, _, manifest in self.lineage if manifest]
+        """Bytes of the dense network's tensors, fp32 mostly: of the same network before it, at its largest.
+
+        A teacher may be another.
+        """
+        own = self.manifest["spec"]["model"]["name"]
+        before = [one for _, _, one in self.lineage if one and one["spec"].get("model", {}).get("name") == own]
+        known = [one["metrics"].get("dense_bytes") or 0 for one in before]
         return max(known, default=0) or sum(tensor.nbytes for tensor in self.tensors.values())
 
     @property
