@@ -20,17 +20,17 @@ QUICK = Effort(repeats=3)
 def test_more_samples_take_longer(backend: str) -> None:
     network, inputs = zeroed(layers(256), 0.9), noise((32,))
     one, many = (latency(network, inputs, backend, batch, effort=QUICK) for batch in (1, 512))
-    assert 0 < one < many < 1
+    assert 0 < one < many
 
 
 def test_onnx() -> None:
     pytest.importorskip("onnxruntime")
-    assert 0 < latency(layers(), noise((32,)), "onnx", batch=3, effort=QUICK) < 0.1
+    assert latency(layers(), noise((32,)), "onnx", batch=3, effort=QUICK) > 0
 
 
 @pytest.mark.slow
 def test_compiled() -> None:
-    assert 0 < latency(layers(), noise((32,)), "compile", batch=3, effort=QUICK) < 0.1
+    assert latency(layers(), noise((32,)), "compile", batch=3, effort=QUICK) > 0
 
 
 def test_a_backend_that_there_is_not() -> None:

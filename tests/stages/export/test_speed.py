@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from dualprune.stages.export import backends, csr, speed
+from dualprune.stages.export import backends, csr, speed, timing
 from dualprune.stages.export.speed import Speed, judged, speeds
 from dualprune.stages.export.subjects import seeded
 from dualprune.stages.export.timing import Effort, Spread
+from tests.bench.speed import thin_resnet18
 from tests.stages.export.common import layers, subjects, zeroed
 
 QUICK = Effort(repeats=7)
@@ -137,10 +140,10 @@ def _steady(monkeypatch: pytest.MonkeyPatch, seconds: Mapping[str, float]) -> No
 
 
 @pytest.mark.slow
-def test_a_compact_resnet_is_faster_and_a_sparse_one_is_not() -> None:
-    """ResNet-18 at 64 x 64 with about half the MACs, in torch and, if it is there, ONNX Runtime."""
-    from tests.bench.speed import thin_resnet18
-
+def test_a_compact_resnet_is_faster_and_a_sparse_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNet-18 at 64 x 64 with less than half the MACs, in torch and, if it is there, ONNX Runtime; by processor time,
+    which stands still while others have the core."""
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=time.process_time))
     torch.manual_seed(0)
     dense = thin_resnet18(64)
     sparse = thin_resnet18(64)
@@ -155,5 +158,5 @@ def test_a_compact_resnet_is_faster_and_a_sparse_one_is_not() -> None:
     ]
     names = ["torch"] if speed.BACKENDS["onnx"].missing() else ["torch", "onnx"]
     for one in speeds(networks, names, [8], ["cpu"], 1, Effort(1.5)):
-        expected = {"dense": "dense", "compact": "gain", "sparse": "no gain"}[one.name]
-        assert one.verdict == expected, one
+        expected = {"dense": ["dense"], "compact": ["gain"], "sparse": ["no gain", "slower"]}[one.name]
+        assert one.verdict in expected, one
