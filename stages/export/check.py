@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -98,11 +97,12 @@ def _read(loading: Loading, folder: Path) -> dict[str, Tensor]:
 
 def _child(code: str, folder: Path) -> dict:
     """What a process of its own that runs some code in a folder leaves there. Raises NotExported."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    (folder / "load.py").write_text(code)
-    done = subprocess.run(
-        [sys.executable, "load.py"], cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE
-    )
+    (folder / "load.py").write_text(code, encoding="utf-8")
+    command = [sys.executable, "load.py"]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise NotExported(f"the exported file was not loaded and run within {PATIENCE:g} seconds") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise NotExported(f"the exported file does not load and run without dualprune: {lines[-1]}")

@@ -19,7 +19,7 @@ from dualprune.stages.export.errors import NotExported
 from dualprune.stages.export.program import sequences, to_program
 from dualprune.stages.export.source import Source
 
-MUCH = 0.95
+MUCH = 0.8
 """Share of dense tensors' bytes, or of their numbers, above which nothing was gained."""
 
 

@@ -24,16 +24,20 @@ def grid(values: NDArray[Any], most: int = 128) -> tuple[float, NDArray[Any]] | 
         codes = np.rint(magnitudes / (magnitudes[0] / multiple))
         if codes[-1] > most:
             return None
-        step = _interval(magnitudes, codes)
-        signed = np.rint(values.astype(np.float64) / step) if step else values
-        if step and np.array_equal((signed * step).astype(np.float32), values):
-            return step, signed.astype(np.int64)
+        for step in _intervals(magnitudes, codes):
+            signed = np.rint(values.astype(np.float64) / step)
+            if np.array_equal((signed * step).astype(np.float32), values):
+                return step, signed.astype(np.int64)
     return None
 
 
-def _interval(magnitudes: NDArray[Any], codes: NDArray[Any]) -> float | None:
-    """A q, of few digits, with which all q c round to their magnitudes."""
+def _intervals(magnitudes: NDArray[Any], codes: NDArray[Any]) -> list[float]:
+    """Some q, of few digits first, with which all q c may round to their magnitudes; none where that can't be."""
     half = np.spacing(magnitudes.astype(np.float32)).astype(np.float64) / 2
     low, high = ((magnitudes - half) / codes).max(), ((magnitudes + half) / codes).min()
-    found = (float(f"{(low + high) / 2:.{digits}g}") for digits in range(6, 18))
-    return next((q for q in found if low < q < high), None)
+    middle = float((low + high) / 2)
+    if low > high * (1 + 1e-12):
+        return []
+    short = (float(f"{middle:.{digits}g}") for digits in range(6, 18))
+    # Where the interval was in fp32 itself, products lie halfway between numbers, and no other will do.
+    return [*(q for q in short if low < q < high), float(np.float32(middle)), middle]
