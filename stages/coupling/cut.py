@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dualprune.stages.coupling.proof import proved
 from dualprune.stages.coupling.surgery import Stays, narrowed
 from dualprune.stages.coupling.units import Coupling, Space, coupling
+from dualprune.stages.networks.counting import counted
 from dualprune.stages.networks.edits import EDITS, Narrow
 from dualprune.stages.objectives.base import Batch, Objective
 
@@ -81,13 +81,10 @@ def first(size: int, count: int) -> Any:
 
 def macs(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
     """Multiply-accumulates of convolutions, matrix products and attention for one sample: half of what torch counts."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     samples = next((len(one) for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, Tensor) and one.ndim), 1)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with counted() as found:
         network(*args, **kwargs)
-    found: float = counter.get_total_flops() / 2 / samples
-    return found
+    return found.macs / samples
 
 
 class _Given(Exception):

@@ -58,7 +58,10 @@ def apart(source: Source, form: Format, folder: Path, file: str, half: bool, len
     if form.holds == "network":
         found = _run(loading, source.call.names, batches, folder)
     else:
-        found = _rebuilt(source, _read(loading, folder), batches, half)
+        tensors = {
+            name: one if one.layout == torch.strided else one.to_dense() for name, one in _read(loading, folder).items()
+        }
+        found = _rebuilt(source, tensors, batches, half)
     far = max(_apart(one, other) for one, other in zip(_flat(found), _flat(wanted), strict=True))
     most = NEAR_HALF if half else NEAR
     if not far <= most:

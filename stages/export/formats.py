@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dualprune.stages.export import onnx, reader, sparse
+from dualprune.stages.export import csr, onnx, reader, sparse
 from dualprune.stages.export.building import building
 from dualprune.stages.export.errors import NotExported
 from dualprune.stages.export.program import sequences, to_program
@@ -128,6 +128,16 @@ def _sparse(source: Source, path: Path, half: bool) -> Written:
     return Written(["Numbers that are in no table of values are rounded to fp16."] if half else [])
 
 
+def _csr(source: Source, path: Path, half: bool) -> Written:
+    """Linear layers as sparse rows where that was faster in a trial on this machine."""
+    network, layers = csr.with_csr(source.call.network, source.call.inputs)
+    if not layers:
+        raise NotExported("no linear layer of it is faster as sparse rows on this machine")
+    csr.save(network.get_submodule("network"), str(path))
+    names = ", ".join(f"`{name.removeprefix('network.')}`" for name in layers)
+    return Written([f"As sparse rows, which were faster in a trial here: {names}."])
+
+
 def _about(source: Source) -> dict[str, str]:
     """What files say of themselves."""
     return {"name": source.name, "key": source.key}
@@ -158,6 +168,11 @@ def _load_torch(source: Source, file: str) -> Loading:
     return Loading(f"import torch\n\ntensors = torch.load({file!r}, weights_only=True)")
 
 
+def _load_csr(source: Source, file: str) -> Loading:
+    load = f"import torch\n\ntensors = torch.load({file!r}, weights_only=True)"
+    return Loading(f"{load}\n# network.load_state_dict(tensors, assign=True); then call it under torch.no_grad()")
+
+
 def _load_program(source: Source, file: str) -> Loading:
     load = f"import torch\n\nnetwork = torch.export.load({file!r}).module()"
     return Loading(load, f"outputs = network({', '.join(source.call.names)})")
@@ -183,5 +198,6 @@ FORMATS: dict[str, Format] = {
     "torch": Format("pt", "tensors", _torch, _load_torch),
     "onnx": Format("onnx", "network", _onnx, _load_onnx, needs=onnx.NEEDED),
     "torch-export": Format("pt2", "network", _program, _load_program),
+    "torch-csr": Format("csr.pt", "tensors", _csr, _load_csr),
     "sparse": Format("dps", "tensors", _sparse, _load_sparse, halves=True),
 }

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from dualprune.stages.export.calls import leaves
 from dualprune.stages.export.inputs import Inputs, batched
+from dualprune.stages.networks.counting import counted
 
 
 @dataclass(frozen=True)
@@ -19,8 +17,7 @@ class Cost:
     """Of one sample."""
 
     macs: int
-    """Multiplications with additions of matrix products, convolutions and attention, as torch's own counter has them:
-    those with zeros too. Recurrent layers are not counted, which torch runs as a whole."""
+    """As `stages.networks.counting` has them."""
     activations: int
     """Numbers that layers give."""
     layers: int
@@ -38,14 +35,10 @@ def cost(network: nn.Module, inputs: Inputs) -> Cost:
 
     one = batched(inputs, 1)
     hooks = [layer.register_forward_hook(called) for layer in network.modules() if not list(layer.children())]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    # Attention in one piece is no product that torch counts.
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with counted() as found:
             network(*one)
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         for hook in hooks:
             hook.remove()
-    return Cost(counter.get_total_flops() // 2, activations, layers)
+    return Cost(found.macs, activations, layers)

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision import models
 
+from dualprune.stages.coupling.cut import cut
 from dualprune.stages.export.backends import BACKENDS
 from dualprune.stages.export.speed import Subject, speeds
 from dualprune.stages.export.subjects import seeded
 from dualprune.stages.export.timing import Effort
+from dualprune.stages.networks.parameters import parameters
+from dualprune.stages.networks.structure import Structure, load
+from dualprune.stages.settings.sets import Structured
+from dualprune.stages.solver import coupled
 from tests.bench.common import Row, options, report
 
 PICTURES = (3, 224, 224)
-
-
-def thin_resnet18(width: int) -> nn.Module:
-    """ResNet-18 (He et al. 2016, table 1) whose first stage has this many channels; 64 in the paper."""
-    net = ResNet(BasicBlock, [2, 2, 2, 2])
-    net.conv1, net.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
-    inputs = width
-    for number in range(4):
-        outputs, stride = width * 2**number, 1 if number == 0 else 2
-        net.inplanes = inputs
-        stage = net._make_layer(BasicBlock, outputs, 2, stride)
-        setattr(net, f"layer{number + 1}", stage)
-        inputs = outputs
-    net.fc = nn.Linear(inputs, 1000)
-    return net.eval()
 
 
 def scattered(network: nn.Module, share: float) -> nn.Module:
@@ -41,12 +32,23 @@ def scattered(network: nn.Module, share: float) -> nn.Module:
     return network
 
 
-def resnet18() -> list[Subject]:
-    """As it is, with about half the MACs, and with nine of ten weights at zero."""
+def halved(network: nn.Module) -> nn.Module:
+    """A network cut to half its MACs: the same share of all channels that can go, in widths of eight."""
+    found = cut(network, [torch.zeros(2, *PICTURES)], {})
+    wanted = Structured(set="filter", tensors="*", coupled=True, macs=0.5, multiple=8)
+    shares = coupled.shares(wanted, found, parameters(network))
+    units = coupled.stays(shares, lambda name: network.get_parameter(name))
+    structure = Structure(edits=list(found.edits(units)))
+    return load(network, structure, structure.carry(network.state_dict())).eval()
+
+
+def torchvision(name: str) -> list[Subject]:
+    """As it is, with half the MACs, and with nine of ten weights at zero."""
+    dense, half, zeros = (models.get_model(name, weights=None).eval() for _ in range(3))
     return [
-        seeded(thin_resnet18(64), PICTURES, "ResNet-18", None),
-        seeded(thin_resnet18(40), PICTURES, "ResNet-18, 40 channels", "ResNet-18"),
-        seeded(scattered(thin_resnet18(64), 0.9), PICTURES, "ResNet-18, 90 % zeros", "ResNet-18"),
+        seeded(dense, PICTURES, name, None),
+        seeded(halved(half), PICTURES, f"{name}, half", name),
+        seeded(scattered(zeros, 0.9), PICTURES, f"{name}, 90 % zeros", name),
     ]
 
 
@@ -60,7 +62,7 @@ def linear() -> list[Subject]:
 
 
 CASES: Sequence[tuple[Callable[[], list[Subject]], Sequence[str], Sequence[int]]] = (
-    (resnet18, ("torch", "onnx"), (1, 8)),
+    *((partial(torchvision, name), ("torch", "onnx"), (1, 8)) for name in ("resnet18", "resnet50", "mobilenet_v2")),
     (linear, ("torch", "csr", "onnx"), (1, 8, 64)),
 )
 """Each gives a dense network and what came of it; on which backends these are timed, and by which batches."""
