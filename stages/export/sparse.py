@@ -61,8 +61,9 @@ class Coded(NamedTuple):
 def pack(
     tensors: Mapping[str, Array], same: Mapping[str, str] | None = None, about: Any = None, half: bool = False
 ) -> bytes:
-    """Tensors as the bytes of a file. `same` are further names of some; with `half`, numbers that are in no table are
-    rounded to fp16.
+    """Tensors as the bytes of a file, to the bit but for the sign of zeros.
+
+    `same` are further names of some; with `half`, numbers that are in no table are rounded to fp16.
 
     Raises ValueError for types that the format does not have, and for numbers that fp16 can't hold.
     """
@@ -83,12 +84,13 @@ def _coded(name: str, tensor: Array, half: bool) -> tuple[dict[str, Any], tuple[
     if tensor.dtype.kind not in "fiub":
         raise ValueError(f"{name} is of type {tensor.dtype}, which the format sparse does not have")
     flat = np.ascontiguousarray(tensor).reshape(-1).astype(tensor.dtype.newbyteorder("<"), copy=False)
+    flat = flat + flat.dtype.type(0) if flat.dtype.kind == "f" else flat  # no -0, which masks make of negative numbers
     whole: dict[str, Any] = {"name": name, "shape": list(tensor.shape)}
     if flat.dtype != np.float32:
         whole["type"] = flat.dtype.str
     ways = [[_smallest(_values(name, flat, half))]]
     there = np.flatnonzero(flat)
-    if len(there) < flat.size and not _negative_zeros(flat):
+    if len(there) < flat.size:
         whole_places = _smallest(_places(flat, there))
         ways.append([whole_places, _smallest(_values(name, flat[there], half))])
     parts = min(ways, key=lambda parts: sum(part.size for part in parts))
@@ -131,7 +133,7 @@ def _values(name: str, stored: Array, half: bool) -> Iterator[Coded]:
 def _numbered(stored: Array) -> Iterator[Coded]:
     """Values by their places in a table, where there are few."""
     values = np.unique(stored)
-    if not 0 < len(values) <= MOST or np.isnan(values).any() or _negative_zeros(stored):
+    if not 0 < len(values) <= MOST or np.isnan(values).any():
         return
     steps = grid(values)
     entry = {} if steps is None else {"step": steps[0], "codes": steps[1].tolist()}
@@ -156,11 +158,6 @@ def _squeezed(chunk: bytes) -> bytes | None:
         return None
     found = lzma.compress(chunk, lzma.FORMAT_RAW, filters=[LZMA])
     return found if len(found) < len(chunk) else None
-
-
-def _negative_zeros(stored: Array) -> bool:
-    """Whether there are zeros that would come back as others."""
-    return stored.dtype.kind == "f" and bool(np.signbit(stored[stored == 0]).any())
 
 
 def _smallest(parts: Iterable[Coded]) -> Coded:

@@ -21,7 +21,7 @@ from dualprune.stages.settings.training import Model
 KEY = "0123456789abcdef"
 GPT2 = {
     "name": "transformers:GPT2LMHeadModel",
-    "args": {"vocab_size": 50, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2, "use_cache": False},
+    "args": {"vocab_size": 2000, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2, "use_cache": False},
 }
 OWN = '''
 import torch
