@@ -6,6 +6,7 @@ function gets onto machines. Importing this one loads nothing heavy: what is nam
     Pruner                                    ADMM in a training loop of your own
     cardinality, nm, filter, ...              its constraints: a function for each set
     TransformersCallback, LightningCallback   the same, for those who leave the loop to a trainer
+    shrink, Structure                         a pruned network without what is zero in it; how to make one of another
     run, load                                 a configuration run from Python; a finished network
     Objective, Metric                         what a module of your own makes, to train a network for something else
 """
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from dualprune.stages.library.huggingface import TransformersCallback as TransformersCallback
     from dualprune.stages.library.lightning import LightningCallback as LightningCallback
     from dualprune.stages.library.pruner import Pruner as Pruner
+    from dualprune.stages.library.shrink import shrink as shrink
+    from dualprune.stages.networks.structure import Structure as Structure
     from dualprune.stages.objectives.base import Metric as Metric
     from dualprune.stages.objectives.base import Objective as Objective
     from dualprune.stages.settings.base import SpecError as SpecError
@@ -30,6 +33,8 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "Pruner": "dualprune.stages.library.pruner",
+    "shrink": "dualprune.stages.library.shrink",
+    "Structure": "dualprune.stages.networks.structure",
     "TransformersCallback": "dualprune.stages.library.huggingface",
     "LightningCallback": "dualprune.stages.library.lightning",
     "Objective": "dualprune.stages.objectives.base",

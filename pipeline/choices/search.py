@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from dualprune.pipeline.choices.base import ChoiceError, ChoiceSettings
 from dualprune.stages.kinds.prune import PruneSpec
-from dualprune.stages.settings.sets import Amount
+from dualprune.stages.settings.sets import Amount, Grouped
 
 CLOSE = 1.02
 """A search ends when the harshest factor that holds and the mildest that does not are this close."""
@@ -35,7 +35,7 @@ class Search(ChoiceSettings):
     @classmethod
     def _can_shrink(cls, stage: PruneSpec) -> PruneSpec:
         if not any(isinstance(constraint, Amount) for constraint in stage.constraints):
-            raise ValueError("a search changes `rate`, `keep` or `count`, and no constraint has one of them")
+            raise ValueError("a search changes `rate`, `keep`, `count` or `macs`, and no constraint has one of them")
         return stage
 
 
@@ -95,6 +95,7 @@ def shrunk(stage: PruneSpec, factor: float) -> PruneSpec:
                 "rate": constraint.rate and constraint.rate * factor,
                 "keep": constraint.keep and constraint.keep / factor,
                 "count": constraint.count and max(1, math.floor(constraint.count / factor)),
+                **_macs(constraint, factor),
             }
         )
         if isinstance(constraint, Amount)
@@ -102,3 +103,7 @@ def shrunk(stage: PruneSpec, factor: float) -> PruneSpec:
         for constraint in stage.constraints
     ]
     return stage.model_copy(update={"constraints": constraints})
+
+
+def _macs(constraint: Amount, factor: float) -> dict[str, float]:
+    return {"macs": constraint.macs / factor} if isinstance(constraint, Grouped) and constraint.macs else {}

@@ -124,6 +124,9 @@ def _shrinking(stages: Sequence[Stage], problems: Problems) -> None:
             continue
         before = left[stage.parents[0]] if stage.parents else {}
         room, kind = check(spec), KINDS[spec.kind]
+        if kind.shrinks is not None:
+            left[stage.name] = {}  # of tensors of other shapes nothing is known
+            continue
         own = _bounds(room)
         if kind.regrows(spec):
             left[stage.name] = {of: k for of, k in before.items() if of[0] not in room.kinds} | own

@@ -178,7 +178,7 @@ def _setting(key: str, value: Any, number: int, target: float) -> Any:
         {**one, "rate": target}
         if isinstance(one, dict)
         and issubclass(SETS.get(str(one.get("set")), object), Amount)
-        and not {"rate", "keep", "count"} & set(one)
+        and not {"rate", "keep", "count", "macs"} & set(one)
         else one
         for one in (_picked(constraint, number) for constraint in value)
     ]

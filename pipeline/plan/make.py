@@ -72,7 +72,7 @@ def _probed(stages: Collection[Stage], data: Mapping[Origin, Shards], problems: 
 
     Stages that ask the same are tried once.
     """
-    from dualprune.stages.training.cuts import cuts
+    from dualprune.stages.training.cuts import cuts, fits
     from dualprune.stages.training.probe import probe
 
     tried: dict[tuple[Any, ...], list[Problem]] = {}
@@ -92,6 +92,7 @@ def _probed(stages: Collection[Stage], data: Mapping[Origin, Shards], problems: 
         if not tried[asked] and (found := cuts(spec, data[spec.data.origin].manifest)) is not None:
             try:
                 check(spec, found)
+                fits(spec, data[spec.data.origin].manifest)
             except SpecError as error:
                 for path, text in error.problems:
                     problems.add(stage.place(*path), text)
@@ -182,6 +183,8 @@ def _sizes(nodes: list[Node], data: Mapping[str, Shards], waiting: Collection[st
         if spec is None:
             if node.name in waiting:
                 left[node.name] = either([left[parent] for parent in node.parents])
+            if not smaller.isdisjoint(node.parents):
+                smaller.add(node.name)
             continue
         epochs = sum(phase.epochs for phase in phases(spec))
         shards = data[node.data_digest]

@@ -16,8 +16,10 @@ from dualprune.stages.settings.sets import AnySet
 from dualprune.stages.settings.training import Rate, StageSpec
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from dualprune.stages.networks.parameters import Parameters
-    from dualprune.stages.solver.shrinking import Before, Smaller
+    from dualprune.stages.solver.shrinking import Before, Inputs, Smaller
     from dualprune.stages.solver.targets import Targets
     from dualprune.stages.training.run import Run
 
@@ -83,6 +85,10 @@ def empty(run: Run[Any], phase: Phase) -> Row:
     return {}
 
 
+def any_network(spec: Any, network: nn.Module, inputs: Inputs) -> None:
+    """Of kinds that fit all networks."""
+
+
 def no_facts(run: Run[Any]) -> dict[str, Any]:
     """Nothing but what every stage's manifest says."""
     return {}
@@ -114,6 +120,9 @@ class Kind(Generic[S]):
     shrinks: Callable[[S, Before], Smaller] | None = None
     """How the parent's network is made smaller before anything is trained; None for kinds that leave its shape alone.
     Raises SpecError."""
+    fits: Callable[[S, nn.Module, Inputs], None] = any_network
+    """Raises SpecError for a network that can't be made smaller so, whatever its weights; it may change it. For
+    plans."""
     start: Callable[[Run[S]], None] = nothing
     """Before the first step of a stage that has no checkpoint."""
     enter: Callable[[Run[S], Phase], None] = nothing_in

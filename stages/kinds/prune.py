@@ -58,7 +58,8 @@ def _duals(run: Run[PruneSpec]) -> dict[str, Tensor]:
     parent, spec = run.parent, run.spec
     if spec.duals == "reset" or parent is None:
         return {}
-    if parent.manifest["spec"]["kind"] != spec.kind:  # what a quantisation leaves is the U of other sets
+    solved = parent.manifest.get("solved", parent.manifest["spec"]["kind"])
+    if solved != spec.kind:  # what a quantisation leaves is the U of other sets
         return {}
     assert spec.admm is not None
     factor = parent.manifest["rho"] / spec.admm.rho

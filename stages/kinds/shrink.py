@@ -15,7 +15,9 @@ from dualprune.stages.settings.sets import Head, Structured
 from dualprune.stages.settings.training import Distill, StageSpec, Training
 
 if TYPE_CHECKING:
-    from dualprune.stages.solver.shrinking import Before, Smaller
+    from torch import nn
+
+    from dualprune.stages.solver.shrinking import Before, Inputs, Smaller
     from dualprune.stages.training.run import Run
 
 
@@ -36,7 +38,8 @@ class ShrinkSpec(StageSpec):
     constraints: list[Structured | Head] = Field(default=[])
     """Of coupled units those that stay, by the norms of the parent's weights; without any, those that are not zero."""
     multiple: int = Field(default=1, ge=1)
-    """Of units that are zero, some stay where that makes the rest a multiple of this: widths that machines like."""
+    """Of units that are zero, some stay where that makes the rest a multiple of this: widths that machines like. With
+    `constraints`, theirs say it."""
     blocks: Blocks | None = None
     """Depth: residual blocks that are taken out before anything else."""
     resolution: int | None = Field(default=None, ge=1)
@@ -53,6 +56,8 @@ class ShrinkSpec(StageSpec):
                 raise ValueError(
                     f"`{one.set}` without `coupled: true` leaves nothing that could be taken out; add that"
                 )
+        if self.constraints and self.multiple != 1:
+            raise ValueError("`multiple` is of units that are zero; with `constraints`, give it in each of these")
         if self.distill is not None and self.retrain is None:
             raise ValueError("`distill` is of training, and `retrain` is not given")
         return self
@@ -70,6 +75,12 @@ def _shrinks(spec: ShrinkSpec, before: Before) -> Smaller:
     return smaller(before, spec.constraints, spec.multiple, count, blocks.samples, spec.resolution)
 
 
+def _fits(spec: ShrinkSpec, network: nn.Module, inputs: Inputs) -> None:
+    from dualprune.stages.solver.shrinking import fits
+
+    fits(network, inputs, 0 if spec.blocks is None else spec.blocks.remove, spec.resolution)
+
+
 def _enter(run: Run[ShrinkSpec], phase: Phase) -> None:
     run.engine.optimizer.masking = run.masked
 
@@ -82,5 +93,6 @@ KIND = Kind(
     needs_parent=True,
     removes=lambda spec: spec.constraints,
     shrinks=_shrinks,
+    fits=_fits,
     enter=_enter,
 )

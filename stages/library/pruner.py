@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -22,10 +23,11 @@ from dualprune.stages.constraints import SETS
 from dualprune.stages.constraints.lowrank import LowRank
 from dualprune.stages.engine.proximal import STATE
 from dualprune.stages.library.sets import refused
+from dualprune.stages.library.shrink import cut_of
 from dualprune.stages.library.steps import Steps
 from dualprune.stages.library.tensors import ModuleTensors, rest
 from dualprune.stages.library.wrappers import bare, plain
-from dualprune.stages.networks.parameters import Parameters, parameters
+from dualprune.stages.networks.parameters import parameters
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.sets import AnySet, Pattern
 from dualprune.stages.settings.training import Penalty
@@ -52,12 +54,15 @@ class Pruner:
         rho_growth: float = 1.0,
         rho_balance: bool = False,
         masks: Mapping[str, Tensor] | None = None,
+        inputs: Any = None,
     ) -> None:
         """`model` is the network, or what DDP or `torch.compile` made of it; on its device and sharded, if it is to be.
 
         `rho` weighs the penalty rho/2 |W - Z + U|^2; `rho_growth` and `rho_balance` are those of a stage's `admm`.
-        `masks` by tensor, such as an earlier pruner's, are in force from the first step on. Raises ValueError for
-        settings that make no sense, and SpecError (one too) where constraints don't fit the network.
+        `masks` by tensor, such as an earlier pruner's, are in force from the first step on. `inputs`, which `coupled`
+        sets need, is what the model is called with, by which it is followed: a tensor, a tuple of arguments, or a
+        mapping of named ones. Raises ValueError for settings that make no sense, and SpecError (one too) where
+        constraints don't fit the network.
         """
         try:
             self.penalty = Penalty(rho=rho, rho_growth=rho_growth, rho_balance=rho_balance)
@@ -67,7 +72,7 @@ class Pruner:
         rest(self.module)
         shapes = {name: p.shape for name, p in self.module.named_parameters() if p.is_floating_point()}
         self.constraints = list(constraints)
-        self.targets = _targets(self.constraints, parameters(self.module), type(self.module).__name__)
+        self.targets = _targets(self.constraints, self.module, inputs)
         self.rho = self.penalty.rho
         """The penalty's present weight."""
         self.phase: Phase = "new"
@@ -242,13 +247,14 @@ class Pruner:
         return {name: (int(torch.count_nonzero(w)), w.numel()) for name, w in wholes}
 
 
-def _targets(constraints: Sequence[AnySet], there: Parameters, model: str) -> Targets:
+def _targets(constraints: Sequence[AnySet], module: nn.Module, inputs: Any) -> Targets:
     """What each tensor is held to. Raises SpecError with all that is wrong."""
     if not constraints:
         raise SpecError([(("constraints",), "at least one is needed")])
     if wrong := [one for one in constraints if not isinstance(one, Pattern)]:
         raise SpecError([(("constraints",), f"{wrong[0]!r} is none; make them by dualprune.cardinality(...) and such")])
-    found, problems = targets(constraints, there, model)
+    name = type(module).__name__
+    found, problems = targets(constraints, parameters(module), name, cache(lambda: cut_of(module, inputs)))
     if problems:
         raise SpecError(problems)
     return found

@@ -28,8 +28,7 @@ def _parsed(edit: Any) -> Any:
 
 
 class Structure(Settings):
-    """Changes of a network's shape, as JSON a manifest's `structure`. No kind of stage makes any today, so there is
-    none in what runs write; what is there is read and kept by the stages after it."""
+    """Changes of a network's shape, as JSON a manifest's `structure`: those of all stages before and of its own."""
 
     edits: list[Annotated[SerializeAsAny[Edit], BeforeValidator(_parsed)]] = Field(default=[])
     """In the order in which they are made."""

@@ -122,7 +122,7 @@ class Grouped(Pattern, Amount):
     """Whether what makes and reads a filter, channel or head goes with it, in all tensors, so that it can be taken out
     of the network exactly. The amount is then of each kind of them, such as the channels of a residual stream."""
     macs: float | None = Field(default=None, gt=0, lt=1)
-    """With `coupled`: the same share of each kind stays, so that at most this share of the network's
+    """With `coupled`: about the same share of each kind stays, so that at most this share of the network's
     multiply-accumulates is left."""
     multiple: int = Field(default=1, ge=1)
     """With `coupled`: as many stay of each kind as is a multiple of this, or all."""
@@ -135,12 +135,11 @@ class Grouped(Pattern, Amount):
 
     def units(self, share: float, space: Sized) -> int:
         """How many units of a space stay, if this share of them is to: one at least, and a multiple."""
-        wanted = math.floor(space.size * share * (1 + 1e-12))
-        return max(1, min(space.size, max(self.multiple, wanted // self.multiple * self.multiple)))
+        return self.rounded(math.floor(space.size * share * (1 + 1e-12)), space.size)
 
-    def part(self, size: int) -> float:
-        """The share of so many units that stays, where not multiply-accumulates say it."""
-        return self.entries(size) / size
+    def rounded(self, wanted: int, size: int) -> int:
+        """How many of so many units stay where so many are wanted: one at least, and a multiple, or all."""
+        return max(1, min(size, max(self.multiple, wanted // self.multiple * self.multiple)))
 
 
 class Structured(Grouped):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dualprune.stages.constraints.select import largest
 from dualprune.stages.constraints.slices import Slices
-from dualprune.stages.coupling.cut import Cut
+from dualprune.stages.coupling.cut import Cut, first
 from dualprune.stages.coupling.units import Space
 from dualprune.stages.networks.parameters import Parameters
 from dualprune.stages.settings.sets import Grouped
@@ -40,23 +40,46 @@ def shares(settings: Grouped, cut: Cut, parameters: Parameters) -> list[Share]:
     It is for a space if its pattern matches all weights that make it, or of `channel` all that read it.
     """
     meant = matching(settings, parameters)
-    numbers = [
-        number
-        for number, space in enumerate(cut.spaces)
-        if space.heads == (settings.set == "head")
-        and all(name in meant for name, _ in (space.readers if settings.set == "channel" else space.makers))
-    ]
+    numbers = [number for number, space in enumerate(cut.spaces) if _meant(settings, space, meant)]
     if not numbers:
         raise ValueError(_none(settings, cut))
-    share = None if settings.macs is None else cut.share(numbers, settings.macs, settings.units)
-    return [Share(n, cut.spaces[n], _keep(settings, cut.spaces[n], share)) for n in numbers]
+    keeps = (
+        {n: _keep(settings, cut.spaces[n]) for n in numbers}
+        if settings.macs is None
+        else _within(settings, cut, numbers)
+    )
+    return [Share(n, cut.spaces[n], keep) for n, keep in keeps.items()]
 
 
-def _keep(settings: Grouped, space: Space, share: float | None) -> int:
-    keep = settings.units(settings.part(space.size) if share is None else share, space)
-    if keep > space.size:
-        raise ValueError(f"asks for {keep} units, but {space.name} has {space.size}")
-    return keep
+def _within(settings: Grouped, cut: Cut, numbers: Sequence[int]) -> dict[int, int]:
+    """How many units stay of each of some spaces so that no more than `macs` of the multiply-accumulates are left.
+
+    By one share of all, and of those that this rounds down the most, one step more where there is room for it.
+    """
+    assert settings.macs is not None
+    most, share = settings.macs * cut.macs({}), cut.share(numbers, settings.macs, settings.units)
+    sizes = {n: cut.spaces[n].size for n in numbers}
+    keeps = {n: settings.units(share, cut.spaces[n]) for n in numbers}
+    for n in sorted(numbers, key=lambda n: keeps[n] / sizes[n]):
+        trial = keeps | {n: min(sizes[n], keeps[n] + settings.multiple)}
+        if trial != keeps and cut.macs({one: first(sizes[one], keep) for one, keep in trial.items()}) <= most:
+            keeps = trial
+    return keeps
+
+
+def _meant(settings: Grouped, space: Space, meant: Parameters) -> bool:
+    """Whether a constraint on these tensors is for a space. Rows are outputs of linear layers alone."""
+    ends = [name for name, _ in (space.readers if settings.set == "channel" else space.makers)]
+    if space.heads != (settings.set == "head") or not all(name in meant for name in ends):
+        return False
+    return settings.set != "row" or all(len(meant[name].shape) == 2 for name in ends)
+
+
+def _keep(settings: Grouped, space: Space) -> int:
+    wanted = settings.entries(space.size)
+    if wanted > space.size:
+        raise ValueError(f"asks for {wanted} {settings.set}s, but there are {space.size} of {space.name}")
+    return settings.rounded(wanted, space.size)
 
 
 def _none(settings: Grouped, cut: Cut) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,6 +27,8 @@ from dualprune.stages.solver import coupled
 VIEWS: tuple[Literal["channel", "spatial"], ...] = ("channel", "spatial")
 RANK = 1e-5
 """Singular values below so many times the largest are rounding."""
+Inputs = tuple[Sequence[Any], Mapping[str, Any]]
+"""What a network is called with."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,10 @@ class Before:
     """A network that is to be smaller, with its weights, on the CPU."""
 
     network: nn.Module
-    inputs: tuple[Sequence[Any], Mapping[str, Any]]
-    """What it is called with, for a few real samples."""
-    score: Callable[[nn.Module, int], float]
-    """How well a network does on so many samples of validation; more is better. All ranks call it together."""
+    inputs: Inputs
+    """For a few real samples."""
+    loss: Callable[[nn.Module, int], float]
+    """A network's mean loss over so many samples of validation. All ranks call it together."""
     lowrank: Sequence[str] = ()
     """Weights that an earlier stage has held to a low rank."""
 
@@ -53,21 +56,24 @@ def smaller(
     before: Before, constraints: Sequence[Grouped], multiple: int, remove: int, samples: int, resolution: int | None
 ) -> Smaller:
     """Take out of a network what settings say: pixels, then `remove` blocks, then units; layers of low rank become two
-    where that is smaller. Raises SpecError.
+    where that is smaller.
 
     `samples` of validation say which blocks; `multiple` and `constraints` are as settings of `kind: shrink` have them.
+    Raises SpecError, also where nothing is taken out.
     """
     network = copy.deepcopy(before.network).eval()
-    made: list[Edit] = [] if resolution is None else [Resolution(module="", size=resolution)]
-    _apply(made, network, "resolution", resolution)
+    args, kwargs = before.inputs
+    made: list[Edit] = [] if resolution is None else [resized(network, before.inputs, resolution)]
     two = _factorised(network, before.lowrank)
     made += two
     gone = removed(network, before, remove, samples)
     made += [Remove(module=path) for path, _ in gone]
-    args, kwargs = before.inputs
     found = _cut(network, args, kwargs)
     stays = _stays(network, found, constraints, multiple)
+    part = {space.name: count for space in found.spaces if (count := in_part(network, space))}
     narrow = found.edits(stays)
+    if not made and not narrow:
+        raise SpecError([(("kind",), _nothing(found, part, bool(constraints)))])
     for edit in narrow:
         EDITS[edit.edit].apply(edit, network)
     facts = {
@@ -77,17 +83,67 @@ def smaller(
         "weights": [_size(before.network), _size(network)],
         "macs": [macs(copy.deepcopy(before.network).eval(), args, kwargs), macs(network, args, kwargs)],
         "difference": _apart(before.network, network, args, kwargs),
+        "part": part,
         "refused": dict(found.refused),
     }
     return Smaller([*made, *narrow], facts)
 
 
-def _apply(edits: Sequence[Edit], network: nn.Module, setting: str, value: Any) -> None:
-    for edit in edits:
+def fits(network: nn.Module, inputs: Inputs, remove: int, resolution: int | None) -> None:
+    """Raise SpecError if a network, whatever its weights, can't be brought to a resolution or has not as many blocks.
+
+    It is changed.
+    """
+    if resolution is not None:
+        resized(network, inputs, resolution)
+    args, kwargs = inputs
+    if remove and len(there := blocks(network, args, kwargs)) < remove:
+        raise SpecError([(("blocks", "remove"), _few(remove, there))])
+
+
+def resized(network: nn.Module, inputs: Inputs, size: int) -> Edit:
+    """Bring pictures to another height and width within a network. Raises SpecError for one that can't take it."""
+    pictures = [one for one in pytree.tree_leaves(inputs) if _is_picture(one)]
+    text = None
+    if not pictures:
+        text = "the network is given no pictures"
+    elif all(tuple(one.shape[2:]) == (size, size) for one in pictures):
+        text = "the pictures are of this size already"
+    edit = Resolution(module="", size=size)
+    if text is None:
+        EDITS[edit.edit].apply(edit, network)
+        args, kwargs = inputs
         try:
-            EDITS[edit.edit].apply(edit, network)
-        except ValueError as error:
-            raise SpecError([((setting,), f"{value}: {error}")]) from error
+            with torch.no_grad():
+                network(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - what code does that was written for other sizes, is anything
+            reason = str(error).strip().partition("\n")[0]
+            text = f"the network can't take pictures of {size} x {size}: {type(error).__name__}: {reason}"
+    if text is not None:
+        raise SpecError([(("resolution",), text)])
+    return edit
+
+
+def _is_picture(one: Any) -> bool:
+    return isinstance(one, Tensor) and one.ndim == 4 and one.is_floating_point()
+
+
+def _few(count: int, there: Sequence[str]) -> str:
+    named = f": {', '.join(there)}" if there else ""
+    return f"{count} blocks can't be removed; those whose output is of their input's shape are {len(there)}{named}"
+
+
+def _nothing(found: Cut, part: Mapping[str, int], constrained: bool) -> str:
+    """Why nothing is taken out."""
+    if constrained:
+        return "nothing would be taken out: the constraints keep all units"
+    text = "nothing would be taken out: no unit is zero in all that makes it, or in all that reads it"
+    if part:
+        text += "; zero in a part of that are " + ", ".join(f"{count} of {name}" for name, count in part.items())
+    if found.refused:
+        name, reason = next(iter(found.refused.items()))
+        text += f"; {len(found.refused)} groups can't be cut, {name} for instance: {reason}"
+    return f"{text}. Prune with `coupled: true` before it, or give `constraints`, `blocks` or `resolution`"
 
 
 def _factorised(network: nn.Module, names: Sequence[str]) -> list[Factorise]:
@@ -149,6 +205,14 @@ def alive(network: nn.Module, space: Space) -> NDArray[np.bool_]:
     return found
 
 
+def in_part(network: nn.Module, space: Space) -> int:
+    """How many units stay, though in one of the weights that make or read them they are zero."""
+    somewhere = np.zeros(space.size, np.bool_)
+    for name, dim in space.weights:
+        somewhere |= ~_nonzero(network.get_parameter(name), dim)[space.places[name, dim]].any(1)
+    return int((somewhere & alive(network, space)).sum())
+
+
 def _nonzero(tensor: Tensor, dim: int) -> NDArray[np.bool_]:
     return np.asarray((tensor != 0).movedim(dim, 0).flatten(1).any(1))
 
@@ -163,23 +227,26 @@ def _rounded(units: NDArray[np.bool_], multiple: int) -> NDArray[np.bool_]:
 
 
 def removed(network: nn.Module, before: Before, count: int, samples: int) -> list[tuple[str, float]]:
-    """Take out blocks whose absence costs least, one after another; each with the score that is left without it.
+    """Take out blocks whose absence costs least, one after another; each with the loss that is left without it.
 
     Raises SpecError if there are not as many that can be.
     """
     gone: list[tuple[str, float]] = []
     while len(gone) < count:
-        scores: dict[str, float] = {}
+        losses: dict[str, float] = {}
         for path in blocks(network, *before.inputs):
             trial = copy.deepcopy(network)
             EDITS["remove"].apply(Remove(module=path), trial)
-            scores[path] = before.score(trial, samples)
-        if not scores:
-            text = f"{count} blocks can't be removed: {len(gone)} give what they are given a place for, and no more"
+            loss = before.loss(trial, samples)
+            losses[path] = loss if math.isfinite(loss) else math.inf
+        if not losses:
+            raise SpecError([(("blocks", "remove"), _few(count, [path for path, _ in gone]))])
+        best = min(losses, key=lambda path: losses[path])
+        if losses[best] == math.inf:
+            text = f"without {best}, and any other of {', '.join(losses)}, the loss on validation is not finite"
             raise SpecError([(("blocks", "remove"), text)])
-        best = max(scores, key=lambda path: scores[path])
         EDITS["remove"].apply(Remove(module=best), network)
-        gone.append((best, scores[best]))
+        gone.append((best, losses[best]))
     return gone
 
 
@@ -217,13 +284,14 @@ def _size(network: nn.Module) -> int:
     return sum(one.shape.numel() for one in weights(parameters(network)).values())
 
 
-def _apart(one: nn.Module, other: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
-    """How far the outputs of two networks are from each other, relative to the first's largest."""
+def _apart(one: nn.Module, other: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
+    """How far the outputs of two networks are from each other, relative to the first's largest; None where they are of
+    other shapes."""
     outputs = []
     for network in (one, other):
         with torch.no_grad():
             found = pytree.tree_leaves(copy.deepcopy(network).eval()(*args, **kwargs))
         outputs.append(torch.cat([x.flatten().double() for x in found if isinstance(x, Tensor)]))
     if outputs[0].shape != outputs[1].shape:
-        return float("inf")
+        return None
     return float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max().clamp(min=1e-30))

@@ -13,7 +13,7 @@ from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.networks.build import build_model
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.training import StageSpec
+from dualprune.stages.settings.training import Model, StageSpec
 from dualprune.stages.training.probe import batch_of
 
 _found: dict[str, Cut] = {}
@@ -27,11 +27,22 @@ def cuts(spec: StageSpec, manifest: Mapping[str, Any]) -> Callable[[], Cut] | No
     return partial(_cut, spec, manifest) if coupled or kind.shrinks is not None else None
 
 
+def fits(spec: StageSpec, manifest: Mapping[str, Any]) -> None:
+    """Raise SpecError for a network that can't be made smaller as a stage says, whatever its weights."""
+    given = inputs(objective(spec), batch_of(manifest, spec))
+    KINDS[spec.kind].fits(spec, build_model(_plain(spec.model)).eval(), given)
+
+
+def _plain(model: Model) -> Model:
+    """A network with weights of its own beginning."""
+    return model.model_copy(update={"weights": None, "sha256": None})
+
+
 def _cut(spec: StageSpec, manifest: Mapping[str, Any]) -> Cut:
     """Raises SpecError for a network that can't be followed."""
     batch = batch_of(manifest, spec)
     shapes = {name: [str(values.dtype), *values.shape] for name, values in batch.items()}
-    model = spec.model.model_copy(update={"weights": None, "sha256": None})
+    model = _plain(spec.model)
     key = json.dumps([model.model_dump(mode="json"), spec.objective.model_dump(mode="json"), shapes])
     if key not in _found:
         network = build_model(model).eval()

@@ -37,7 +37,7 @@ def committed(run: Run[Any], folder: Folder) -> dict[str, Any]:
     if run.rank != 0:
         return {}
     manifest = _manifest(run, network, scores)
-    return artefact.commit(folder, manifest, network, _masks(run, masks, network), duals)
+    return artefact.commit(folder, manifest, network, _masks(run, masks, network), {**run.duals, **duals})
 
 
 def _scores(run: Run[Any]) -> dict[str, Score]:
@@ -115,6 +115,7 @@ def _manifest(run: Run[Any], network: Mapping[str, Tensor], scores: Mapping[str,
         **structure,
         **({"shrunk": dict(run.shrunk)} if run.shrunk else {}),
         **NO_FACTS,
+        **run.handed,
         **facts,
         "metrics": {
             "rate": size / nonzeros if nonzeros else None,

@@ -57,6 +57,10 @@ class Run(Generic[S]):
     """Whether anything is held from the first step on."""
     parent: Artefact | None
     """Until the first step: it is of the network's size."""
+    duals: Mapping[str, Tensor]
+    """The parent's U, which is handed on: of kinds that make its network smaller, on rank 0."""
+    handed: Mapping[str, Any]
+    """What the parent's manifest says of that U."""
     teacher: Teacher | None
     engine: Engine
     checkpoints: Checkpoints

@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 from dualprune.stages.artefacts.artefact import Artefact
+from dualprune.stages.artefacts.checkpoint import Checkpoints
 from dualprune.stages.coupling.cut import Cut, cut, inputs
 from dualprune.stages.coupling.trace import Untraceable
 from dualprune.stages.data.read.reading import Reader
 from dualprune.stages.engine.ranks import agreed
-from dualprune.stages.files.folder import Folder
-from dualprune.stages.kinds.base import Kind
+from dualprune.stages.kinds.job import StageJob
+from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.networks.structure import Structure, load, untied
-from dualprune.stages.objectives.base import Batch, Objective
+from dualprune.stages.objectives.base import Batch, Metric, Objective
 from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.training import StageSpec
 from dualprune.stages.solver.shrinking import Before
 from dualprune.stages.training.evaluate import evaluate
 
@@ -47,13 +47,12 @@ class Validated:
         (found,) = self.split.evaluation([np.arange(min(SAMPLES, len(self.split)))])
         return {name: values.cpu() for name, values in found.items()}
 
-    def score(self, network: nn.Module, samples: int) -> float:
-        """The best metric on so many samples; more is better. On all ranks together."""
+    def loss(self, network: nn.Module, samples: int) -> float:
+        """The mean loss over so many samples of validation. On all ranks together."""
         network = network.to(self.device).eval()
-        score = evaluate(network, self.objective, self.split, self.rank, self.world, self.size, samples)
-        metric = self.objective.metrics[self.objective.best]
-        value = score.values[self.objective.best]
-        return value if metric.higher else -value
+        mean = Metric(self.objective.loss, lambda total, good: total / good, higher=False, unit="")
+        aim = replace(self.objective, metrics={"loss": mean}, best="loss")
+        return evaluate(network, aim, self.split, self.rank, self.world, self.size, samples).values["loss"]
 
     def cut(self, network: nn.Module) -> Cut:
         """What can be cut of a network. Raises SpecError for one that can't be followed."""
@@ -64,19 +63,23 @@ class Validated:
 
 
 def shaped(
-    kind: Kind[Any], spec: StageSpec, parent: Artefact, network: nn.Module, by: Validated, folder: Folder
+    job: StageJob, network: nn.Module, by: Validated, parent: Artefact, checkpoints: Checkpoints
 ) -> tuple[Structure, dict[str, Any]]:
     """Make a parent's network smaller as a kind that shrinks says, in place; its edits, and what they come to.
 
-    They are kept in the folder of the stage's checkpoints, so that an attempt goes on with what was decided.
+    They are kept beside the stage's checkpoints, so that an attempt goes on with what was decided. Before the first
+    checkpoint that counts only for this very `parent`.
     """
-    assert kind.shrinks is not None
+    shrinks, folder = KINDS[job.spec.kind].shrinks, checkpoints.folder
+    assert shrinks is not None
+    of = parent.manifest["sha256"]
     lowrank = [name for name, sets in parent.manifest.get("fixed", {}).items() if "lowrank" in sets]
-    kept = agreed(_read(folder) if by.rank == 0 else None)
+    kept = agreed(_kept(checkpoints, of) if by.rank == 0 else None)
     if kept is None:
-        found = kind.shrinks(spec, Before(network, inputs(by.objective, by.batch()), by.score, lowrank))
+        found = shrinks(job.spec, Before(network, inputs(by.objective, by.batch()), by.loss, lowrank))
         structure = Structure(edits=list(found.edits))
-        kept = agreed({"structure": structure.model_dump(mode="json"), "facts": found.facts})
+        shape = {"parent": of, "structure": structure.model_dump(mode="json"), "facts": found.facts}
+        kept = agreed(shape)
         if by.rank == 0:
             folder.write_json(SHAPE, kept)
     structure = Structure.model_validate(kept["structure"])
@@ -96,9 +99,16 @@ def carried(parent: Artefact, edits: Structure) -> Artefact:
     return replace(parent, manifest={**parent.manifest, "fixed": fixed}, network=left, holds=holds, duals=duals)
 
 
-def _read(folder: Folder) -> Mapping[str, Any] | None:
+def handed(parent: Artefact) -> dict[str, Any]:
+    """What a manifest says of a parent's U that is handed on: its rho, and the kind of stage that left it."""
+    manifest = parent.manifest
+    return {"rho": manifest["rho"], "solved": manifest.get("solved", manifest["spec"]["kind"])}
+
+
+def _kept(checkpoints: Checkpoints, parent: str) -> Mapping[str, Any] | None:
+    """What an earlier attempt decided, if that still counts."""
     try:
-        found: Mapping[str, Any] = folder.read_json(SHAPE)
+        found: Mapping[str, Any] = checkpoints.folder.read_json(SHAPE)
     except FileNotFoundError:
         return None
-    return found
+    return found if found.get("parent") == parent or checkpoints.newest() is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ from dualprune.stages.settings.training import StageSpec
 from dualprune.stages.solver.targets import Targets, ranked
 from dualprune.stages.training.probe import batch_of
 from dualprune.stages.training.run import Log, Run, Stopping, Teacher
-from dualprune.stages.training.shaping import Validated, carried, shaped
+from dualprune.stages.training.shaping import Validated, carried, handed, shaped
 
 SPLITS = ("train", "val", "test")
 _log = logging.getLogger(__name__)
@@ -57,10 +58,10 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     teacher = _teacher(job, aim, store, parent, device)
     checkpoints = Checkpoints(store / job.key, rank, world)
     by = Validated(aim, splits["val"], job.engine.evaluated(spec.batch, world), rank, world, device)
-    aims = ranked(targets_of(spec, parameters(network), lambda: by.cut(network)), network.get_parameter)
+    aims = ranked(targets_of(spec, parameters(network), cache(lambda: by.cut(network))), network.get_parameter)
     shrunk: dict[str, Any] = {}
     if KINDS[spec.kind].shrinks is not None and parent is not None:
-        edits, shrunk = shaped(KINDS[spec.kind], spec, parent, network, by, checkpoints.folder)
+        edits, shrunk = shaped(job, network, by, parent, checkpoints)
         structure = Structure(edits=[*structure.edits, *edits.edits])
         parent = carried(parent, edits)
     there = parameters(network)
@@ -84,6 +85,8 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         inherited=frozenset(inherited),
         masked=bool(masks),
         parent=parent,
+        duals=parent.duals if parent is not None and shrunk and rank == 0 else {},
+        handed=handed(parent) if parent is not None and shrunk else {},
         teacher=teacher,
         engine=Engine(network, set(aims.names), set(masks), spec.optimizer, spec.precision, job.engine),
         checkpoints=checkpoints,

@@ -50,6 +50,17 @@ def example(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict
     return found
 
 
+def test_a_smaller_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It computes the same, with half of the channels, and is read back."""
+    found = example("A network that is smaller", tmp_path, monkeypatch)
+    assert found["small"][0].out_channels == 8
+    assert torch.allclose(found["small"](found["images"]), found["model"](found["images"]), atol=1e-5)
+    saved = torch.load(tmp_path / "small.pt", weights_only=True)
+    again = dualprune.Structure.model_validate_json(saved["structure"]).apply(found["model"])
+    again.load_state_dict(saved["weights"])
+    assert torch.equal(again(found["images"]), found["small"](found["images"]))
+
+
 def test_a_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It learns something hard to learn with a tenth of the weights."""
     found = example("Your own loop", tmp_path, monkeypatch)
