@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torchvision import models
 
-from dualprune.stages.coupling.cut import cut
+from dualprune.stages.coupling.cut import cut, macs
 from dualprune.stages.export.backends import BACKENDS
 from dualprune.stages.export.speed import Subject, speeds
 from dualprune.stages.export.subjects import seeded
-from dualprune.stages.export.timing import Effort
+from dualprune.stages.export.timing import Effort, interleaved, quartiles, times_as_fast
 from dualprune.stages.networks.parameters import parameters
 from dualprune.stages.networks.structure import Structure, load
 from dualprune.stages.settings.sets import Structured
@@ -21,6 +21,7 @@ from dualprune.stages.solver import coupled
 from tests.bench.common import Row, options, report
 
 PICTURES = (3, 224, 224)
+NAMES = ("resnet18", "resnet50", "mobilenet_v2")
 
 
 def scattered(network: nn.Module, share: float) -> nn.Module:
@@ -62,7 +63,7 @@ def linear() -> list[Subject]:
 
 
 CASES: Sequence[tuple[Callable[[], list[Subject]], Sequence[str], Sequence[int]]] = (
-    *((partial(torchvision, name), ("torch", "onnx"), (1, 8)) for name in ("resnet18", "resnet50", "mobilenet_v2")),
+    *((partial(torchvision, name), ("torch", "onnx"), (1, 8)) for name in NAMES),
     (linear, ("torch", "csr", "onnx"), (1, 8, 64)),
 )
 """Each gives a dense network and what came of it; on which backends these are timed, and by which batches."""
@@ -72,7 +73,7 @@ def networks(made: Sequence[Subject], backends: Sequence[str], batches: Sequence
     """A row for each network, backend and batch."""
     names = [name for name in backends if BACKENDS[name].missing() is None]
     rows: list[Row] = []
-    macs = {one.name: one.facts.cost.macs for one in made}
+    computed = {one.name: one.facts.cost.macs for one in made}
     dense = {one.name: one.dense or one.name for one in made}
     for one in speeds(made, names, batches, ["cpu"], 1, effort):
         if one.latency is None or one.ratio is None:
@@ -85,7 +86,7 @@ def networks(made: Sequence[Subject], backends: Sequence[str], batches: Sequence
                 "batch": one.place.batch,
                 "ms": 1000 * one.latency.middle,
                 "samples_s": one.throughput,
-                "fewer_macs": macs[dense[one.name]] / macs[one.name],
+                "fewer_macs": computed[dense[one.name]] / computed[one.name],
                 "speed_up": one.ratio.middle,
                 "interval": (one.ratio.low, one.ratio.high),
                 "of_macs": one.of_macs,
@@ -93,6 +94,31 @@ def networks(made: Sequence[Subject], backends: Sequence[str], batches: Sequence
             }
         )
     return rows
+
+
+def retraining(name: str, effort: Effort) -> Row:
+    """A step of plain training, forward and backward, of a network and of its half."""
+    dense, half = (models.get_model(name, weights=None) for _ in range(2))
+    half = halved(half)
+    x, labels = torch.randn(8, *PICTURES), torch.randint(1000, (8,))
+
+    def step(network: nn.Module) -> None:
+        network.zero_grad()
+        nn.functional.cross_entropy(network(x), labels).backward()
+
+    both = {"dense": dense.train(), "half": half.train()}
+    times = interleaved({of: partial(step, network) for of, network in both.items()}, effort)
+    fewer = macs(dense.eval(), [x], {}) / macs(half.eval(), [x], {})
+    ratio = times_as_fast(times["dense"], times["half"])
+    return {
+        "network": name,
+        "dense_ms": 1000 * quartiles(times["dense"]).middle,
+        "half_ms": 1000 * quartiles(times["half"]).middle,
+        "fewer_macs": fewer,
+        "speed_up": ratio.middle,
+        "interval": (ratio.low, ratio.high),
+        "of_macs": ratio.middle / fewer,
+    }
 
 
 def main() -> None:
@@ -103,6 +129,7 @@ def main() -> None:
     effort = Effort(repeats=7) if asked.quick else Effort(10)
     table = [row for make, backends, batches in CASES for row in networks(make(), backends, batches, effort)]
     report("Networks (one thread)", table, asked)
+    report("A training step of 8 pictures (one thread)", [retraining(name, effort) for name in NAMES], asked)
 
 
 if __name__ == "__main__":
