@@ -110,14 +110,18 @@ def retraining(name: str, effort: Effort) -> Row:
     times = interleaved({of: partial(step, network) for of, network in both.items()}, effort)
     fewer = macs(dense.eval(), [x], {}) / macs(half.eval(), [x], {})
     ratio = times_as_fast(times["dense"], times["half"])
+    middle = quartiles(times["half"]).middle
     return {
-        "network": name,
-        "dense_ms": 1000 * quartiles(times["dense"]).middle,
-        "half_ms": 1000 * quartiles(times["half"]).middle,
+        "network": f"{name}, half",
+        "backend": "training",
+        "batch": len(x),
+        "ms": 1000 * middle,
+        "samples_s": len(x) / middle,
         "fewer_macs": fewer,
         "speed_up": ratio.middle,
         "interval": (ratio.low, ratio.high),
         "of_macs": ratio.middle / fewer,
+        "verdict": "",
     }
 
 
@@ -128,8 +132,8 @@ def main() -> None:
     torch.set_num_threads(1)
     effort = Effort(repeats=7) if asked.quick else Effort(10)
     table = [row for make, backends, batches in CASES for row in networks(make(), backends, batches, effort)]
-    report("Networks (one thread)", table, asked)
-    report("A training step of 8 pictures (one thread)", [retraining(name, effort) for name in NAMES], asked)
+    table += [retraining(name, effort) for name in NAMES]
+    report("Networks (one thread), and a step of training one and its half", table, asked)
 
 
 if __name__ == "__main__":
