@@ -2,15 +2,15 @@
 
     python -m tests.bench.coverage [--shrink] [--quick] [--json PATH]
 
-With `--shrink` each is cut at random, and the compact network compared with the masked one, as Torch-Pruning does beside
-it (`tests.bench.shrinking`). Pictures are small there where a network takes such.
+With `--shrink` each is cut at random, and the compact network compared with the masked one, as Torch-Pruning does
+beside it (`tests.bench.shrinking`). Pictures are small there where a network takes such.
 
-Without it each is planned (built without memory, its patterns matched, one batch tried), then pruned by a stage as a run
-does it: one training step with the ADMM term, one update of Z and U, the final projection, evaluation, the artefact
+Without it each is planned (built without memory, its patterns matched, one batch tried), then pruned by a stage as a
+run does it: one training step with the ADMM term, one update of Z and U, the final projection, evaluation, the artefact
 committed, loaded back and run. Pictures are two of noise, 224 x 224 or of the size that the network is made for.
 
-Of a timm family it is the network of the fewest weights among the first that the library lists. A process that took much
-memory is replaced (`tests.bench.apart`).
+Of a timm family it is the network of the fewest weights among the first that the library lists. A process that took
+much memory is replaced (`tests.bench.apart`).
 """
 
 from __future__ import annotations

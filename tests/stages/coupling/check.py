@@ -15,7 +15,7 @@ from dualprune.stages.networks.structure import Structure
 
 
 def exact(network: nn.Module, *args: Any, **kwargs: Any) -> Cut:
-    """What can go of a network: half of it is taken out, and gives what the masked network does, for twice the batch."""
+    """What can go of a network: half of it is taken out, and gives what the masked network does, of another batch."""
     network = network.eval()
     found = cut(network, args, kwargs)
     draw = np.random.default_rng(5)
