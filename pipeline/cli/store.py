@@ -144,6 +144,10 @@ def _facts(store: Store, found: Mapping[str, Any], console: Console) -> None:
         say(console, f"{'  ' * above.depth}{above.name}  {above.key}  {shown}")
     if not found.get("parents"):
         say(console, "  none")
+    if "shrunk" in found:
+        say(console, "\ntaken out")
+        for line in _taken(found["shrunk"]):
+            say(console, f"  {line}")
     say(console, "\nsettings")
     settings = yaml.safe_dump(found.get("spec", {}), sort_keys=False, default_flow_style=None, width=100)
     say(console, "  " + settings.rstrip().replace("\n", "\n  "))
@@ -165,6 +169,23 @@ def _facts(store: Store, found: Mapping[str, Any], console: Console) -> None:
     for table in (tensors, files):
         say(console, "")
         show(console, table)
+
+
+def _taken(shrunk: Mapping[str, Any]) -> Iterator[str]:
+    """Lines on what made a stage's network smaller."""
+    for name, title in (("weights", "weights"), ("macs", "multiply-accumulates")):
+        before, after = shrunk[name]
+        yield f"{title}  {before:,.0f} -> {after:,.0f} ({100 * after / max(1, before):.1f} %)"
+    for name, (before, after) in shrunk["units"].items():
+        yield f"{name}  {before} -> {after}"
+    for path, loss in shrunk["blocks"].items():
+        yield f"{path}  block gone; loss on validation without it {loss:.4g}"
+    for name, count in shrunk["part"].items():
+        yield f"{name}  {count} stay that are zero in a part of what makes or reads them"
+    for name, reason in shrunk["refused"].items():
+        yield f"{name}  can't be cut: {reason}"
+    if shrunk["difference"] is not None:
+        yield f"its outputs, before training, differ by {shrunk['difference']:.2g} of the largest"
 
 
 def _verify(options: argparse.Namespace, console: Console) -> int:

@@ -146,7 +146,8 @@ def _unknown(path: Path, model: type[Settings], also: tuple[str, ...]) -> str:
     """What to say of a setting that there is not."""
     kinds = [name for name, kind in KINDS.items() if path[0] in kind.settings.model_fields]
     if len(path) == 1 and kinds and model in [kind.settings for kind in KINDS.values()]:
-        return f"belongs to {' and '.join(kinds)} stages, and this is of another kind"
+        named = " and ".join(filter(None, (", ".join(kinds[:-1]), kinds[-1])))
+        return f"belongs to {named} stages, and this is of another kind"
     known = [*_fields(model, path[:-1]), *(also if len(path) == 1 else ())]
     return f"unknown setting{like(str(path[-1]), known)}"
 

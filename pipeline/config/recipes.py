@@ -74,7 +74,8 @@ def expand(entry: dict[str, Any], at: Path, problems: Problems) -> Expanded | No
         return None
     able = [name for name, kind in KINDS.items() if kind.varies]
     if rest.get("kind") not in able:
-        text = f"a ladder or a beam is of {' or '.join(able)} stages, not {brief(repr(rest.get('kind')))}"
+        *names, last = able
+        text = f"a ladder or a beam is of {', '.join(names)} or {last} stages, not {brief(repr(rest.get('kind')))}"
         problems.add((*at, "kind"), text)
         return None
     try:

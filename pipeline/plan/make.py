@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dualprune.pipeline import dag
 from dualprune.pipeline.choices.base import Refuse, Trials, Try
@@ -26,6 +26,10 @@ from dualprune.stages.data.format import too_small
 from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.table import KINDS, phases
 from dualprune.stages.settings.base import Problem, SpecError
+
+if TYPE_CHECKING:
+    from dualprune.stages.settings.training import StageSpec
+    from dualprune.stages.solver.bounds import Room
 
 There = tuple[Mapping[str, Any] | None, int | None, bool]
 """What a store has of a stage: its manifest if it is done, steps of its checkpoint, whether its artefact is damaged."""
@@ -173,8 +177,6 @@ def _sizes(nodes: list[Node], data: Mapping[str, Shards], waiting: Collection[st
 
     How many weights they leave is told of those that are `waiting`, unless the network is made smaller before them.
     """
-    from dualprune.stages.training.cuts import cuts
-
     left: dict[str, Parts] = {}
     smaller: set[str] = set()
     found = {}
@@ -193,12 +195,19 @@ def _sizes(nodes: list[Node], data: Mapping[str, Shards], waiting: Collection[st
         if KINDS[spec.kind].shrinks is not None or not smaller.isdisjoint(node.parents):
             smaller.add(node.name)
         if node.name in waiting:
-            room = check(spec, cuts(spec, shards.manifest))
+            room = _room(spec, shards.manifest)
             parents = [left[parent] for parent in node.parents]
             left[node.name] = after(room, parents, KINDS[spec.kind].regrows(spec))
             if KINDS[spec.kind].prunes and node.name not in smaller:
                 found[node.name] = Size(epochs, steps, room.rate, counts(room, left[node.name]))
     return found
+
+
+def _room(spec: StageSpec, manifest: Mapping[str, Any]) -> Room:
+    """What a stage lets stay."""
+    from dualprune.stages.training.cuts import cuts
+
+    return check(spec, cuts(spec, manifest))
 
 
 def _small(planned: Planned, manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -27,6 +27,8 @@ AMOUNTS = (
     "dense_bytes",
 )
 """What artefacts say of their weights, of the constrained tensors and of the whole network."""
+MACS = ("macs", "dense_macs")
+"""The same of the multiply-accumulates of networks that were made smaller."""
 LARGE = 0.1
 """A residual above this is told: stages/README.md says what came of it."""
 
@@ -59,6 +61,10 @@ class Result:
     """Of the whole network, zeros not stored: see `stages.solver.snapping.whole`."""
     dense_bytes: int | None = None
     """The same with zeros, as `model.safetensors` has it."""
+    macs: float | None = None
+    """Multiply-accumulates for one sample, of a network that is smaller than it was built."""
+    dense_macs: float | None = None
+    """The same as it was built."""
     val: float | None = None
     """By what `measures` names as the best; for programs it goes by that name, such as `val_accuracy`."""
     test: float | None = None
@@ -87,7 +93,7 @@ def result(
         node.spec.kind,
         node.key,
         state,
-        **{k: metrics.get(k) for k in (*AMOUNTS, *AFTER)},
+        **{k: metrics.get(k) for k in (*AMOUNTS, *MACS, *AFTER)},
         **{split: metrics.get(of.of(split)) for split in measured.SPLITS},
         advice=advice(manifest),
         artefact=f"{store.url}/{node.key}",
@@ -140,7 +146,8 @@ def as_table(results: Iterable[Result]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left", caption_style="")
     results = list(results)
     titles = measured.titles(row.measures for row in results)
-    columns = (*BEFORE, *titles, *AFTER)
+    smaller = any(row.macs is not None for row in results)
+    columns = (*BEFORE, *(("MACs\nleft",) if smaller else ()), *titles, *AFTER)
     for title in ("stage", *columns):
         table.add_column(title, justify="left" if title == "stage" else "right", no_wrap=True)
     table.add_column("artefact", no_wrap=True)
@@ -157,6 +164,11 @@ def as_table(results: Iterable[Result]) -> Table:
             _number(row.network_rate, ".2f", "x"),
             _number(row.network_nonzeros, ","),
             _number(row.bytes, ","),
+            *(
+                [_number(row.macs and row.dense_macs and 100 * row.macs / row.dense_macs, ".1f", " %")]
+                if smaller
+                else []
+            ),
             *map(measured.cell, (row.val, row.test), (row.measures, row.measures), titles),
             _number(row.residual, ".3f", "!" if row.advice else ""),
             _number(row.seconds, ".1f"),

@@ -61,6 +61,8 @@ class Run(Generic[S]):
     """The parent's U, which is handed on: of kinds that make its network smaller, on rank 0."""
     handed: Mapping[str, Any]
     """What the parent's manifest says of that U."""
+    macs: Mapping[str, float]
+    """Multiply-accumulates of a sample, `macs` and `dense_macs`: of a network that is smaller than it was built."""
     teacher: Teacher | None
     engine: Engine
     checkpoints: Checkpoints

@@ -105,6 +105,19 @@ def handed(parent: Artefact) -> dict[str, Any]:
     return {"rho": manifest["rho"], "solved": manifest.get("solved", manifest["spec"]["kind"])}
 
 
+def counted(parent: Artefact | None, shrunk: Mapping[str, Any]) -> dict[str, float]:
+    """Multiply-accumulates of a sample in a network that is smaller than it was built, and as it was built.
+
+    Of `shrunk`, what a stage took out of it; else as its parent has them. Nothing for networks that are as they were.
+    """
+    before = {} if parent is None else parent.manifest["metrics"]
+    known = {name: before[name] for name in ("macs", "dense_macs") if name in before}
+    if not shrunk:
+        return known
+    first, left = shrunk["macs"]
+    return {"macs": left, "dense_macs": known.get("dense_macs", first)}
+
+
 def _kept(checkpoints: Checkpoints, parent: str) -> Mapping[str, Any] | None:
     """What an earlier attempt decided, if that still counts."""
     try:

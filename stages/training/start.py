@@ -34,7 +34,7 @@ from dualprune.stages.settings.training import StageSpec
 from dualprune.stages.solver.targets import Targets, ranked
 from dualprune.stages.training.probe import batch_of
 from dualprune.stages.training.run import Log, Run, Stopping, Teacher
-from dualprune.stages.training.shaping import Validated, carried, handed, shaped
+from dualprune.stages.training.shaping import Validated, carried, counted, handed, shaped
 
 SPLITS = ("train", "val", "test")
 _log = logging.getLogger(__name__)
@@ -87,6 +87,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         parent=parent,
         duals=parent.duals if parent is not None and shrunk and rank == 0 else {},
         handed=handed(parent) if parent is not None and shrunk else {},
+        macs=counted(parent, shrunk),
         teacher=teacher,
         engine=Engine(network, set(aims.names), set(masks), spec.optimizer, spec.precision, job.engine),
         checkpoints=checkpoints,

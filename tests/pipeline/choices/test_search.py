@@ -125,3 +125,10 @@ def test_what_loses_just_the_tolerance_holds(reference: float) -> None:
     assert next_factor(one, reference, [(1.0, allowed)]) == 16.0
     assert next_factor(one, reference, [(1.0, allowed), (16.0, less)]) == 4.0
     assert best_factor(one, reference, [(1.0, reference), (2.0, allowed), (4.0, less)]) == 1
+
+
+def test_multiply_accumulates_are_divided_too() -> None:
+    coupled = {"set": "filter", "tensors": "*", "coupled": True, "macs": 0.8}
+    one = search(stage=stage(coupled))
+    (found,) = shrunk(one.stage, 2.0).constraints
+    assert found.macs == 0.4  # type: ignore[union-attr]

@@ -23,25 +23,27 @@ stages:
 
 @pytest.fixture
 def examples() -> list[str]:
-    """What stands between the fences, in order: a whole file, a stage more for it, and entries that are several."""
+    """What stands between the fences, in order: a whole file, more stages for it, twice, and entries that are several."""
     found = re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(found) == 3
+    assert len(found) == 4
     return found
 
 
 def test_the_first_configuration_is_sound(examples: list[str], tmp_path: Path) -> None:
-    """With the stage that is shown after it, too."""
-    (tmp_path / "mine.yaml").write_text(examples[0] + examples[1])
+    """With the stages that are shown after it, too."""
+    (tmp_path / "mine.yaml").write_text(examples[0] + examples[1] + examples[2])
     config, _ = load(str(tmp_path / "mine.yaml"))
     assert [(stage.name, stage.parents) for stage in config.stages] == [
         ("dense", ()),
         ("small", ("dense",)),
         ("quantized", ("small",)),
+        ("cut", ("dense",)),
+        ("compact", ("cut",)),
     ]
 
 
 def test_ladders_leave_what_their_names_say(examples: list[str], tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text(HEAD + examples[2])
+    (tmp_path / "mine.yaml").write_text(HEAD + examples[3])
     config, _ = load(str(tmp_path / "mine.yaml"))
     specs = {stage.name: trained(stage.spec) for stage in config.stages}
     assert {"prune-25x", "beam-30x", "found", "best"} <= set(specs)

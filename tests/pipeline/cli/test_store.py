@@ -156,6 +156,31 @@ def test_a_stage_is_shown_with_its_parents(store: str, capsys: pytest.CaptureFix
     assert json.loads(out) == Folder(store).read_json(f"{HALF}/manifest.json")
 
 
+def test_what_was_taken_out_is_shown(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shrunk = {
+        "weights": [1000, 400],
+        "macs": [20000.0, 9000.0],
+        "units": {"0.weight": [8, 4]},
+        "blocks": {"layer1.2": 0.25},
+        "part": {"2.weight": 3},
+        "refused": {"head": "code fails"},
+        "difference": 1.5e-7,
+    }
+    finished(store, QUARTER, "small", own={"shrunk": shrunk})
+    printed = told(capsys, "show", QUARTER, "--store", store)[0]
+    rows = [" ".join(row.split()) for row in printed.splitlines()]
+    begin = rows.index("taken out")
+    assert rows[begin + 1 : begin + 8] == [
+        "weights 1,000 -> 400 (40.0 %)",
+        "multiply-accumulates 20,000 -> 9,000 (45.0 %)",
+        "0.weight 8 -> 4",
+        "layer1.2 block gone; loss on validation without it 0.25",
+        "2.weight 3 stay that are zero in a part of what makes or reads them",
+        "head can't be cut: code fails",
+        "its outputs, before training, differ by 1.5e-07 of the largest",
+    ]
+
+
 def test_a_stage_whose_parent_is_gone_says_so(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It can be shown all the same."""
     Folder(store).remove(DENSE)

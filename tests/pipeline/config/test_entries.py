@@ -134,7 +134,7 @@ BAD = {
         "\n    kind: train",
         "kind: train  # here",
         "stages[4].kind",
-        "a ladder or a beam is of prune or quantize stages, not 'train'",
+        "a ladder or a beam is of prune, shrink or quantize stages, not 'train'",
     ),
     "a ladder whose kind is misspelt": Bad(
         "  # the ladder\n    kind: prune",
@@ -209,7 +209,7 @@ BAD = {
         'set: nm, tensors: "6.*", n: 2, m: 4}]',
         "search: {",
         "stages[6].search",
-        "a search changes `rate`, `keep` or `count`, and no constraint has one of them",
+        "a search changes `rate`, `keep`, `count` or `macs`, and no constraint has one of them",
     ),
     "a search whose most leaves nothing": Bad(
         "most: 4}", "most: 1000}", "rate: 2.25", "stages[6].constraints[0]", "(at the search's factor 1000)"
@@ -275,7 +275,7 @@ BAD = {
         "kind: replace\n    candidate: 0",
         "kind: replace",
         "stages[7].kind",
-        "must be one of train, prune, quantize, select, not 'replace'",
+        "must be one of train, prune, shrink, quantize, select, not 'replace'",
     ),
     "a child of a select with another network": Bad(
         "parent: best\n", "parent: best\n    model: {name: lenet5}\n", "lenet5", "stages[8].model", "best has another"

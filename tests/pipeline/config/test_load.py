@@ -81,7 +81,11 @@ UNKNOWN = {
         TRAIN, TRAIN + "    regrow: true\n", "regrow", "stages[0].regrow", "belongs to prune stages"
     ),
     "of two other kinds": Bad(
-        TRAIN, TRAIN + "    constraints: []\n", "[]", "stages[0].constraints", "belongs to prune and quantize stages"
+        TRAIN,
+        TRAIN + "    constraints: []\n",
+        "[]",
+        "stages[0].constraints",
+        "belongs to prune, shrink and quantize stages",
     ),
     "kind misspelt": Bad("kind: train", "knd: train", "knd", "stages[0].knd", "unknown setting; did you mean 'kind'?"),
     "parent misspelt": Bad(TRAIN, TRAIN + "    parnet: x\n", "parnet", "stages[0].parnet", "did you mean 'parent'?"),
@@ -206,14 +210,18 @@ VALUES = {
 }
 GRAPH = {
     "unknown kind": Bad(
-        "kind: train", "kind: trane", "trane", "stages[0].kind", "one of train, prune, quantize, select, not 'trane'"
+        "kind: train",
+        "kind: trane",
+        "trane",
+        "stages[0].kind",
+        "one of train, prune, shrink, quantize, select, not 'trane'",
     ),
     "no kind": Bad(
         "    kind: train\n",
         "",
         "name: dense",
         "stages[0].kind",
-        "must be one of train, prune, quantize, select, not None",
+        "must be one of train, prune, shrink, quantize, select, not None",
     ),
     "no such parent": Bad("parent: half", "parent: hafl", "hafl", "stages[2].parent", "did you mean 'half'?"),
     "parent no name": Bad("parent: half", "parent: [half]", "[half]", "stages[2].parent", "not ['half']"),

@@ -38,6 +38,15 @@ def refused(entry: dict[str, Any]) -> list[str]:
     return problems.found
 
 
+def test_a_ladder_of_coupled_sets() -> None:
+    """Its targets are rates, unless a list says multiply-accumulates."""
+    coupled = {"set": "filter", "tensors": "*", "coupled": True}
+    stages = written_out(LADDER | {"constraints": [coupled]})
+    assert [one["constraints"][0]["rate"] for one in stages] == [4, 10, 25]
+    stages = written_out(LADDER | {"constraints": [coupled | {"macs": [0.5, 0.4, 0.3]}]})
+    assert [one["constraints"] for one in stages] == [[coupled | {"macs": macs}] for macs in (0.5, 0.4, 0.3)]
+
+
 def test_a_ladder_goes_from_target_to_target() -> None:
     """Each from the one before, the first from the entry's parent; all else is the entry's."""
     stages = written_out(LADDER)
@@ -174,11 +183,11 @@ def test_targets_need_not_be_whole() -> None:
         ({**BEAM, "search": {}}, "stages[0]: an entry has one of `ladder`, `beam` and `search`"),
         (
             {**LADDER, "kind": "train"},
-            "stages[0].kind: a ladder or a beam is of prune or quantize stages, not 'train'",
+            "stages[0].kind: a ladder or a beam is of prune, shrink or quantize stages, not 'train'",
         ),
         (
             {**BEAM, "kind": "select"},
-            "stages[0].kind: a ladder or a beam is of prune or quantize stages, not 'select'",
+            "stages[0].kind: a ladder or a beam is of prune, shrink or quantize stages, not 'select'",
         ),
         ({**LADDER, "ladder": []}, "stages[0].ladder: List must have at least 1 item, not 0"),
         ({**LADDER, "ladder": 4}, "stages[0].ladder: a list is needed, not 4; write [4]"),

@@ -18,8 +18,10 @@ from dualprune.pipeline.plan import make as planning
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.prune import PruneSpec
 from dualprune.stages.kinds.quantize import QuantizeSpec
+from dualprune.stages.kinds.shrink import ShrinkSpec
 from dualprune.stages.kinds.table import phases
 from dualprune.stages.kinds.train import TrainSpec
+from dualprune.stages.settings.training import StageSpec
 from tests.pipeline.common import extended
 from tests.running import dualprune, json_of
 
@@ -52,6 +54,16 @@ ENTRIES = """\
   admm: *admm
   retrain: *retrain
   search: {tolerance: 0.5, trials: 9, most: 8}
+- name: narrow
+  kind: prune
+  parent: dense
+  constraints: [{set: filter, tensors: "*", macs: 0.5, coupled: true}]
+  admm: *admm
+  retrain: *retrain
+- name: compact
+  kind: shrink
+  parent: narrow
+  retrain: {epochs: 7, lr: 1e-3}
 - name: best
   kind: select
   parents: [half, small]
@@ -76,7 +88,8 @@ def test_what_shrinks(tmp_path: Path) -> None:
     assert [phase.name for phase in phases(half)] == ["admm", "retrain"]
     assert [phase.name for phase in phases(levels)] == ["admm"] * UPDATES + ["snap"] * 2
     assert [phase.name for phase in phases(shared)] == ["admm", "centroids"]
-    for spec in (dense, half, levels, shared):
+    for spec in (dense, half, levels, shared, small["compact"]):
+        assert isinstance(spec, StageSpec)
         assert all(phase.epochs == 1 for phase in phases(spec))
     least, best = small["least"], small["best"]
     assert isinstance(least, Search)
@@ -107,7 +120,14 @@ def test_what_stays(tmp_path: Path) -> None:
     assert small.top.store == f"{whole.top.store}/smoke"
     assert small.top.monitor.wandb == "disabled"
     assert whole == every_kind(tmp_path)
-    assert {type(stage.spec) for stage in small.stages} >= {TrainSpec, PruneSpec, QuantizeSpec, Search, Select}
+    assert {type(stage.spec) for stage in small.stages} >= {
+        TrainSpec,
+        PruneSpec,
+        QuantizeSpec,
+        ShrinkSpec,
+        Search,
+        Select,
+    }
 
 
 @pytest.mark.parametrize(("gpus", "precision"), [("0", "fp32"), ("1", "bf16")])
@@ -152,7 +172,7 @@ def test_a_run(tmp_path: Path) -> None:
     assert code == 0, "\n".join(lines)
     rows = {row["name"]: row for row in json_of(lines)["stages"]}
     assert {row["state"] for row in rows.values()} == {"done"}
-    assert {"dense", "levels", "shared", "small-4x", "least@1", "least@8", "least", "best"} <= set(rows)
+    assert {"dense", "levels", "shared", "compact", "small-4x", "least@1", "least@8", "least", "best"} <= set(rows)
     assert rows["half"]["rate"] == pytest.approx(2, rel=1e-3)
     assert Folder(str(tmp_path / "store")).names() == ["smoke"]
     code, again = dualprune(tmp_path, *arguments, "--only", "levels")

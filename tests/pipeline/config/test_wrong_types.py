@@ -100,6 +100,24 @@ stages:
     constraints: [{set: head, tensors: "6.weight", keep: 0.5, heads: 2, parts: 1}]
     admm: null
     retrain: {epochs: 1, lr: 0.1}
+  - name: coupled
+    kind: prune
+    parent: dense
+    constraints: [{set: filter, tensors: "*", macs: 0.5, coupled: true, multiple: 8}]
+    admm: null
+    retrain: {epochs: 1, lr: 0.1}
+  - name: narrow
+    kind: shrink
+    parent: coupled
+    multiple: 8
+    blocks: {remove: 1, samples: 100}
+    resolution: 6
+    retrain: {epochs: 1, lr: 0.1}
+    distill: {weight: 0.5}
+  - name: narrower
+    kind: shrink
+    parent: narrow
+    constraints: [{set: channel, tensors: "*", keep: 0.5, coupled: true}]
   - name: rungs
     kind: prune
     parent: dense
@@ -289,7 +307,7 @@ def test_the_real_command_line_refuses_a_mapping_for_a_word(tmp_path: Path) -> N
     )
     assert found.returncode == BAD_INPUT
     assert (
-        "file.yaml:10: stages[0].kind: must be one of train, prune, quantize, select, not {'no': 'such'}"
+        "file.yaml:10: stages[0].kind: must be one of train, prune, shrink, quantize, select, not {'no': 'such'}"
         in found.stderr
     )
     assert "Traceback" not in found.stderr

@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 
 from dualprune.pipeline.plan import make as planning
-from dualprune.pipeline.run.results import AMOUNTS, advice, as_json, as_table, result, status
+from dualprune.pipeline.run.results import AMOUNTS, MACS, advice, as_json, as_table, result, status
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.objectives.table import OBJECTIVES
 from tests.pipeline.common import artefact, loaded, manifest, scored, scores
 
-FIELDS = ["name", "kind", "key", "state", *AMOUNTS, "val_accuracy", "test_accuracy", "residual", "advice", "seconds"]
-FIELDS += ["artefact", "chosen", "why"]
+FIELDS = ["name", "kind", "key", "state", *AMOUNTS, *MACS, "val_accuracy", "test_accuracy", "residual", "advice"]
+FIELDS += ["seconds", "artefact", "chosen", "why"]
 WHOLE = {"weights": 4608, "nonzeros": 1152, "network_rate": 71568 / 68112, "network_weights": 71568}
 WHOLE |= {"network_nonzeros": 68112, "bytes": 273_500, "dense_bytes": 287_016, "rate": 4.0}
 """What a stage says of its weights that constrained one of a network's four tensors."""
@@ -45,7 +45,7 @@ def test_a_row_has_exactly_these_fields(tmp_path: Path) -> None:
         "kind": "prune",
         "key": node.key,
         "state": "done",
-        **dict.fromkeys(AMOUNTS),  # an artefact from before these were noted
+        **dict.fromkeys((*AMOUNTS, *MACS)),  # an artefact from before these were noted
         "rate": 2.0,
         "nonzeros": 35304,
         "val_accuracy": 97.5,
@@ -95,6 +95,16 @@ def test_the_table_has_a_line_a_stage(tmp_path: Path) -> None:
     assert lines[1].split()[1:10] == ["2.00x", "35,304", *old, "97.50", "96.25", "0.125", "12.5"]
     assert lines[2].split() == [plan[2].node.name, *["-"] * 9, plan[2].node.key]
     assert lines[3].strip() == f"{plan[2].node.name} (failed: broke)"
+
+
+def test_what_is_left_of_multiply_accumulates_is_shown_of_smaller_networks(tmp_path: Path) -> None:
+    """In a column that other runs don't have."""
+    store, plan = planning.make(*loaded(tmp_path))
+    small = result(plan[1].node, "done", store, manifest(macs=30000.0, dense_macs=80000.0))
+    _, head, *lines = shown([result(plan[0].node, "done", store, manifest()), small])
+    assert " ".join(head.split()) == "stage rate left rate left bytes left val % test % residual seconds artefact"
+    assert lines[0].split()[3:8] == ["-", "-", "-", "-", "97.50"]
+    assert lines[1].split()[6:9] == ["37.5", "%", "97.50"]
 
 
 def test_another_objectives_metrics_go_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

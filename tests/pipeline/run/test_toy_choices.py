@@ -198,7 +198,10 @@ def test_a_small_run_has_both(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        (LIGHT.replace("lightest", "lihtest"), "kind: must be one of train, prune, quantize, select, lightest, not"),
+        (
+            LIGHT.replace("lightest", "lihtest"),
+            "kind: must be one of train, prune, shrink, quantize, select, lightest, not",
+        ),
         (LIGHT.replace("kind: lightest", "kind: lightest\n  mist: 3"), "mist: unknown setting; did you mean 'most'?"),
         (LIGHT.replace("[dense, half, other]", "[half]"), "a list of two or more different stages to choose from"),
         (SEVERAL.replace("{count: 3}", "3"), "seeds: a mapping with `count` is needed, not 3"),

@@ -33,6 +33,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "admm": {"updates": 2, "lr": 0.1, "rho": 0.1},
         "retrain": {"epochs": 1, "lr": 0.1},
     },
+    "shrink": {"retrain": {"epochs": 1, "lr": 0.1}},
     "quantize": {
         "constraints": [{"set": "levels", "tensors": "*", "bits": 3}],
         "admm": {"updates": 2, "lr": 0.1, "rho": 0.1},
@@ -69,7 +70,7 @@ def test_a_kind_keeps_the_contract(name: str) -> None:
 
 @pytest.mark.parametrize("settings", [{"kind": "nosuch"}, {"kind": None}, {}, 3, None])
 def test_what_is_of_no_kind_is_refused(settings: Any) -> None:
-    with pytest.raises(ValueError, match="kind must be one of train, prune, quantize, not"):
+    with pytest.raises(ValueError, match="kind must be one of train, prune, shrink, quantize, not"):
         parse(settings)
 
 
