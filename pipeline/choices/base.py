@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dualprune.pipeline.node import Node
 
 Manifest = Mapping[str, Any]
-SIZES = {"rate": True, "nonzeros": False, "total_bits": False}
+SIZES = {"rate": True, "nonzeros": False, "total_bits": False, "macs": False}
 """What may be chosen by, whatever the objective, and whether more of it is better."""
 VALIDATED = "val_"
 """What the names of an objective's metrics begin with on the split that is chosen on."""

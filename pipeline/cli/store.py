@@ -92,7 +92,7 @@ def _ls(options: argparse.Namespace, console: Console) -> int:
 
 
 def _show(options: argparse.Namespace, console: Console) -> int:
-    store, given = _shown(options)
+    store, given = named(options.key, options.store, "store show")
     try:
         key = inventory.find(store, given)
         found = read(store.folder / key)
@@ -109,23 +109,26 @@ def _show(options: argparse.Namespace, console: Console) -> int:
     return DONE
 
 
-def _shown(options: argparse.Namespace) -> tuple[Store, str]:
-    """A store, and what names one of its stages: of a configuration's, the key. Raises ConfigError."""
-    if len(options.key) == 1:
-        return opened(options.store or RUNS, "--store"), options.key[0]
-    if len(options.key) > 2:
-        raise ConfigError("store show", ["one stage is shown: STAGE, or CONFIG STAGE"])
-    path, name = options.key
-    settings = [] if options.store is None else [f"store={json.dumps(options.store)}"]
+def named(given: Sequence[str], url: str | None, verb: str) -> tuple[Store, str]:
+    """A store, and what names one of its stages: of a configuration's, the key. Raises ConfigError.
+
+    `given` are the words of a command line, STAGE or CONFIG STAGE, and `url` its store, if it says one.
+    """
+    if len(given) == 1:
+        return opened(url or RUNS, "--store"), given[0]
+    if len(given) > 2:
+        raise ConfigError(verb, ["one stage is meant: STAGE, or CONFIG STAGE"])
+    path, name = given
+    settings = [] if url is None else [f"store={json.dumps(url)}"]
     draft = config.read(path, settings)
     top = draft.sound().top
-    store = opened(top.store, "store" if options.store is None else "--store")
+    store = opened(top.store, "store" if url is None else "--store")
     _, plan = planning.make(draft.sound(), draft.problems)
     keys = {node.name: node.key for planned in plan for node in (planned.node, *planned.trials)}
     if name not in keys:
         raise ConfigError(path, [f"there is no stage {name!r}{like(name, list(keys))}"])
     if keys[name] not in inventory.keys(store):
-        raise ConfigError("store show", [f"{store.url} has nothing of {name}, whose key is {keys[name]}"])
+        raise ConfigError(verb, [f"{store.url} has nothing of {name}, whose key is {keys[name]}"])
     return store, keys[name]
 
 

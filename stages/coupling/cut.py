@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dualprune.stages.coupling.proof import proved
+from dualprune.stages.coupling.proof import bare, proved, weightless
 from dualprune.stages.coupling.surgery import Stays, narrowed
+from dualprune.stages.coupling.trace import Untraceable
 from dualprune.stages.coupling.units import Coupling, Space, coupling
+from dualprune.stages.networks.counting import counted
 from dualprune.stages.networks.edits import EDITS, Narrow
 from dualprune.stages.objectives.base import Batch, Objective
 
@@ -65,13 +66,15 @@ class Cut:
 def cut(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Cut:
     """Find and prove what can go of a network on the CPU, which is left alone.
 
-    Raises stages.coupling.trace.Untraceable.
+    Raises stages.coupling.trace.Untraceable, for one that can't be copied too.
     """
-    network = copy.deepcopy(network).cpu().eval()
+    try:
+        network = copy.deepcopy(network).cpu().eval()
+    except Exception as error:  # what is refused is any, such as tensors that were computed (old weight norms)
+        raise Untraceable(f"it can't be copied: {type(error).__name__}: {error}") from error
     found = proved(network, args, kwargs, coupling(network, args, kwargs))
-    there = (tuple(args), dict(kwargs))
-    args, kwargs = pytree.tree_map(lambda one: one.to("meta") if isinstance(one, Tensor) else one, there)
-    return Cut(network.to("meta"), tuple(args), kwargs, found.coupling, found.refused)
+    args, kwargs = weightless((tuple(args), dict(kwargs)))
+    return Cut(bare(network), args, kwargs, found.coupling, found.refused)
 
 
 def first(size: int, count: int) -> Any:
@@ -81,13 +84,10 @@ def first(size: int, count: int) -> Any:
 
 def macs(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
     """Multiply-accumulates of convolutions, matrix products and attention for one sample: half of what torch counts."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     samples = next((len(one) for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, Tensor) and one.ndim), 1)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with counted() as found:
         network(*args, **kwargs)
-    found: float = counter.get_total_flops() / 2 / samples
-    return found
+    return found.macs / samples
 
 
 class _Given(Exception):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -22,8 +23,14 @@ from dualprune.stages.networks.edits import EDITS
 
 Number = tuple[str, str]
 """A number that a module has of itself: the module's path, and the number's name."""
+Check = Callable[[list[int]], str | None]
+"""Says of spaces why they can't be cut together; None if they can."""
 ROUNDS = 2
-"""Cuts at random that have to be exact."""
+"""Cuts at random that code has to run with; the first of them is compared."""
+COMPARISONS = 8
+"""Cuts that are compared in finding what is not exact; each takes two passes. What is not found by then is left out."""
+ATTEMPTS = 200
+"""Passes without computing in finding the numbers that code goes by."""
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Largest difference of an output, relative to the largest output."""
 
@@ -42,7 +49,8 @@ def proved(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], c
     """Cut a network at random, compare, and leave out the spaces that can't be cut exactly.
 
     The network is on the CPU; it is copied, and left alone. Its weights are drawn anew where they are all alike, so
-    that nothing is hidden behind zeros.
+    that nothing is hidden behind zeros. Code is first tried without computing, which takes little; of comparisons
+    there is a bounded number, so that no network takes many times as long as a few passes through it.
     """
     check = _Check(_stirred(network), _spread(args), _spread(kwargs), coupling)
     check.follow(list(range(len(coupling.spaces))))
@@ -50,14 +58,15 @@ def proved(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], c
     alike: dict[tuple[str, ...], list[int]] = {}
     for number, space in enumerate(coupling.spaces):
         alike.setdefault(tuple(_alike(name) for name, _ in space.weights), []).append(number)
-    good = sorted(_good(list(alike.values()), check, refused))
-    while good and (reason := check(good)) is not None:  # each alone is exact, but not all of them together
-        refused[good[-1]] = reason
-        good = good[:-1]
+    good = _good(list(alike.values()), check.runs, refused)
+    if good and check.exact(good) is not None:
+        kinds = [there for kind in alike.values() if (there := [number for number in kind if number in good])]
+        good = _together(_good(kinds, check.compared, refused), kinds, check, refused)
+    good = sorted(good)
     return Proved(_only(check.coupling, good), {coupling.spaces[number].name: text for number, text in refused.items()})
 
 
-def _good(kinds: list[list[int]], check: Callable[[list[int]], str | None], refused: dict[int, str]) -> list[int]:
+def _good(kinds: list[list[int]], check: Check, refused: dict[int, str]) -> list[int]:
     """Those of some spaces that can be cut, by halves; spaces are together that are alike in other blocks."""
     numbers = [number for kind in kinds for number in kind]
     reason = check(numbers) if numbers else None
@@ -72,6 +81,16 @@ def _good(kinds: list[list[int]], check: Callable[[list[int]], str | None], refu
     return []
 
 
+def _together(good: list[int], kinds: list[list[int]], check: _Check, refused: dict[int, str]) -> list[int]:
+    """Of spaces that are exact in parts those that are together too: the first half, its half, and so on."""
+    left = [there for kind in kinds if (there := [number for number in kind if number in good])]
+    while left and (reason := check.exact([number for kind in left for number in kind])) is not None:
+        middle = len(left) // 2
+        refused |= {number: f"together with others: {reason}" for kind in left[middle:] for number in kind}
+        left = left[:middle]
+    return [number for kind in left for number in kind]
+
+
 def _only(coupling: Coupling, good: Sequence[int]) -> Coupling:
     """A coupling with these spaces alone."""
     places = {number: place for place, number in enumerate(good)}
@@ -84,30 +103,32 @@ def _only(coupling: Coupling, good: Sequence[int]) -> Coupling:
 
 @dataclass(frozen=True)
 class _End:
-    """Where code failed: the innermost module that was at work, and how many were done with."""
+    """Where code failed: the innermost module that was at work, how many were done with, and how."""
 
     module: str
     done: int
+    reason: str
 
 
-@dataclass
 class _Check:
     """Compares networks cut at random in some spaces."""
 
-    network: nn.Module
-    args: Any
-    kwargs: Any
-    coupling: Coupling
+    def __init__(self, network: nn.Module, args: Any, kwargs: Any, coupling: Coupling) -> None:
+        self._network, self._args, self._kwargs = network, args, kwargs
+        self._left, self._attempts = COMPARISONS, ATTEMPTS
+        self.coupling = coupling
+        self._bare = bare(network), *weightless((args, kwargs))
+        if self._end({}, coupling) is not None:  # there is code that makes tensors on the CPU, or asks for numbers
+            self._bare = network, args, kwargs
 
     def follow(self, numbers: list[int]) -> None:
         """Find the numbers of modules that have to follow: those with which code that fails gets further.
 
         Each is taken with its like in other blocks. Where none helps, what the code failed on is left out.
         """
-        stays = {number: _drawn(self.coupling.spaces[number], np.random.default_rng(0)) for number in numbers}
-        able = following(self.network, self.coupling, stays)
+        stays = self._drawn(numbers, 0)
+        able = following(self._network, self.coupling, stays)
         while stays and (end := self._end(stays, self.coupling)) is not None:
-            near = end.module.rpartition(".")[0]
             for option in _options(able, end.module):
                 trial = replace(self.coupling, numbers=self.coupling.numbers | option)
                 further = self._end(stays, trial) if not option <= self.coupling.numbers else end
@@ -123,53 +144,100 @@ class _Check:
         return any(name.startswith(f"{path}." if path else "") for name, _ in self.coupling.spaces[number].places)
 
     def _end(self, stays: Stays, coupling: Coupling) -> _End | None:
-        """Where a network's code fails when units are cut; None where it does not."""
-        compact, at, done = copy.deepcopy(self.network), list[str](), list[str]()
+        """Where a network's code fails when units are cut; None where it does not. Nothing is computed."""
+        if self._attempts == 0:
+            return _End("", 0, f"its code fails without them in more ways than {ATTEMPTS} tries could tell apart")
+        self._attempts -= 1
+        network, args, kwargs = self._bare
+        compact, at, done = copy.deepcopy(network), list[str](), list[str]()
         for path, module in compact.named_modules():
             module.register_forward_pre_hook(lambda *_, path=path: at.append(path))
             module.register_forward_hook(lambda *_: done.append(at.pop()))
         try:
             with torch.no_grad():
-                for edit in narrowed(self.network, coupling, stays):
+                for edit in narrowed(network, coupling, stays):
                     EDITS[edit.edit].apply(edit, compact)
-                compact(*self.args, **self.kwargs)
-        except Exception:  # noqa: BLE001 - what code does that was written for other sizes, is anything
-            return _End(at[-1] if at else "", len(done))
+                compact(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - what code does that was written for other sizes, is anything
+            return _End(at[-1] if at else "", len(done), _failed(error))
         return None
 
-    def __call__(self, numbers: list[int]) -> str | None:
-        """None if the cut is exact, or why not."""
+    def runs(self, numbers: list[int]) -> str | None:
+        """None if the code runs without some units of these spaces, or why not."""
         for seed in range(ROUNDS):
-            draw = np.random.default_rng(seed)
-            stays = {number: _drawn(self.coupling.spaces[number], draw) for number in numbers}
-            try:
-                reason = self._differs(stays)
-            except Exception as error:  # noqa: BLE001 - what code does that was written for other sizes, is anything
-                reason = f"without them its code fails: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            if reason is not None:
-                return reason
+            if (end := self._end(self._drawn(numbers, seed), self.coupling)) is not None:
+                return end.reason
         return None
+
+    def exact(self, numbers: list[int]) -> str | None:
+        """None if a cut of these spaces is exact, or why not."""
+        return self._differs(self._drawn(numbers, 0))
+
+    def compared(self, numbers: list[int]) -> str | None:
+        """The same, of a bounded number of times."""
+        if self._left == 0:
+            return f"it was not found to be exact in {COMPARISONS} comparisons of this network"
+        self._left -= 1
+        return self.exact(numbers)
+
+    def _drawn(self, numbers: list[int], seed: int) -> Stays:
+        draw = np.random.default_rng(seed)
+        return {number: drawn(self.coupling.spaces[number], draw) for number in numbers}
 
     def _differs(self, stays: Stays) -> str | None:
-        masked, compact = copy.deepcopy(self.network), copy.deepcopy(self.network)
-        with torch.no_grad():
-            for number, units in stays.items():
-                silence(masked, self.coupling.spaces[number], units)
-            for edit in narrowed(compact, self.coupling, stays):
-                EDITS[edit.edit].apply(edit, compact)
-            wanted, found = self._outputs(masked), self._outputs(compact)
+        try:
+            wanted = self._outputs(lambda network: silenced(network, self.coupling.spaces, stays))
+            found = self._outputs(lambda network: self._cut(network, stays))
+        except Exception as error:  # noqa: BLE001 - what code does that was written for other sizes, is anything
+            return _failed(error)
         if [one.shape for one in wanted] != [one.shape for one in found]:
             return "without them the outputs have another shape"
         for one, other in zip(wanted, found, strict=True):
-            scale = float(one.abs().max()) if one.numel() else 0.0
-            apart = float((one - other).abs().max()) if one.numel() else 0.0
-            if not apart <= TOLERANCE[one.dtype] * max(scale, 1e-30):
-                return f"without them the outputs differ by {apart / max(scale, 1e-30):.2g} of the largest"
+            apart = difference(one, other)
+            if not apart <= TOLERANCE[one.dtype]:
+                return f"without them the outputs differ by {apart:.2g} of the largest"
         return None
 
-    def _outputs(self, network: nn.Module) -> list[Tensor]:
-        found = pytree.tree_leaves(network(*self.args, **self.kwargs))
-        return [one for one in found if isinstance(one, Tensor) and one.is_floating_point()]
+    def _cut(self, network: nn.Module, stays: Stays) -> None:
+        for edit in narrowed(self._network, self.coupling, stays):
+            EDITS[edit.edit].apply(edit, network)
+
+    def _outputs(self, change: Callable[[nn.Module], object]) -> list[Tensor]:
+        network = copy.deepcopy(self._network)
+        with torch.no_grad():
+            change(network)
+            return outputs(network(*self._args, **self._kwargs))
+
+
+def _failed(error: Exception) -> str:
+    reason = str(error).strip().partition("\n")[0]
+    return f"without them its code fails: {type(error).__name__}: {reason}"
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """A copy on the device `meta`. Tied tensors stay tied there, which `to` would not see to."""
+    memo: dict[int, Any] = {}
+    for one in (*network.parameters(), *network.buffers()):
+        empty = torch.empty_like(one, device="meta")
+        memo[id(one)] = nn.Parameter(empty, one.requires_grad) if isinstance(one, nn.Parameter) else empty
+    return copy.deepcopy(network, memo)
+
+
+def weightless(given: Any) -> Any:
+    """Inputs on the device `meta`."""
+    return pytree.tree_map(lambda one: one.to("meta") if isinstance(one, Tensor) else one, given)
+
+
+def outputs(given: Any) -> list[Tensor]:
+    """The floating-point tensors in what a network gives."""
+    return [one for one in pytree.tree_leaves(given) if isinstance(one, Tensor) and one.is_floating_point()]
+
+
+def difference(wanted: Tensor, found: Tensor) -> float:
+    """The largest difference of tensors of one shape, relative to the largest entry; NaN where one has some."""
+    if not wanted.numel():
+        return 0.0
+    return float((wanted - found).abs().max()) / max(float(wanted.abs().max()), 1e-30)
 
 
 def _options(able: Iterable[Number], failed: str) -> list[frozenset[Number]]:
@@ -190,14 +258,17 @@ def _alike(path: str) -> str:
     return re.sub(r"\d+", "#", path)
 
 
-def silence(network: nn.Module, space: Space, stays: Any) -> None:
-    """Set the weights of the units that don't stay to zero: what they are made by, and what reads them."""
-    for name, dim in space.weights:
-        gone = torch.from_numpy(space.places[name, dim][~stays].ravel())
-        network.get_parameter(name).index_fill_(dim, gone, 0.0)
+def silenced(network: nn.Module, spaces: Sequence[Space], stays: Stays) -> nn.Module:
+    """Set the weights of the units that don't stay to zero, in place: what they are made by, and what reads them."""
+    with torch.no_grad():
+        for number, units in stays.items():
+            for name, dim in spaces[number].weights:
+                gone = torch.from_numpy(spaces[number].places[name, dim][~units].ravel())
+                network.get_parameter(name).index_fill_(dim, gone, 0.0)
+    return network
 
 
-def _drawn(space: Space, draw: np.random.Generator) -> Any:
+def drawn(space: Space, draw: np.random.Generator) -> NDArray[np.bool_]:
     """Of a space's units some that stay: about half, one at least, and not all."""
     stays = draw.random(space.size) < 0.5
     stays[draw.integers(space.size)] = False

@@ -411,6 +411,66 @@ def _sliced(known: Known, call: Call) -> Sequence[Dims]:
     return [(*x[:number], np.zeros(call.shape[number], np.int64), *x[number + 1 :])]
 
 
+def _indexed(known: Known, call: Call) -> Sequence[Dims]:
+    """Entries by their numbers along some dimensions, which stay. What the numbers are arranged as comes in their
+    place, or first where the dimensions lie apart."""
+    x, given = call.args["self"], list(call.args["indices"])
+    numbers = [at for at, index in enumerate(given) if index is not None]
+    if not numbers or any(not isinstance(given[at], tuple) for at in numbers):
+        raise Unknown
+    known.atoms.fix(*(x[at] for at in numbers), *(labels for at in numbers for labels in given[at]))
+    arranged = known.fixed(np.broadcast_shapes(*(shape_of(given[at]) for at in numbers)))
+    rest = [labels for at, labels in enumerate(x) if at not in numbers]
+    at = numbers[0] if numbers[-1] - numbers[0] == len(numbers) - 1 else 0
+    return [(*rest[:at], *arranged, *rest[at:])]
+
+
+def _selected(known: Known, call: Call) -> Sequence[Dims]:
+    """Positions along one dimension by their numbers: it stays."""
+    x, index = call.args["self"], call.args["index"]
+    number = axis(call.args["dim"], x)
+    known.atoms.fix(x[number], *index)
+    return [(*x[:number], np.zeros(call.shape[number], np.int64), *x[number + 1 :])]
+
+
+def _windows(known: Known, call: Call) -> Sequence[Dims]:
+    """Windows along one dimension, which stays; their entries come last."""
+    x, number = call.args["self"], axis(call.args["dimension"], call.args["self"])
+    known.atoms.fix(x[number])
+    fixed = known.fixed((call.shape[number], call.shape[-1]))
+    return [(*x[:number], fixed[0], *x[number + 1 :], fixed[1])]
+
+
+def _columns(known: Known, call: Call) -> Sequence[Dims]:
+    """Windows of pictures as columns: all places of a window for each channel; or columns put back."""
+    x = call.args["self"]
+    if call.name == "im2col":
+        known.atoms.fix(*x[2:])
+        many = known.atoms.new(call.shape[1])
+        known.atoms.product(many, (x[1], np.zeros(call.shape[1] // len(x[1]), np.int64)))
+        return [(x[0], many, *known.fixed(call.shape[2:]))]
+    channels = known.atoms.new(call.shape[1])
+    known.atoms.product(x[1], (channels, np.zeros(len(x[1]) // len(channels), np.int64)))
+    known.atoms.fix(*x[2:])
+    return [(x[0], channels, *known.fixed(call.shape[2:]))]
+
+
+def _shuffled(known: Known, call: Call) -> Sequence[Dims]:
+    """Channels to places of pictures, so many of each that is left, and back."""
+    x = call.args["self"]
+    known.atoms.fix(*x[-2:])
+    many, few = (x[-3], call.shape[-3]) if call.name == "pixel_shuffle" else (call.shape[-3], x[-3])
+    made = known.atoms.new(few if isinstance(few, int) else many)
+    flat, channels = (many, made) if call.name == "pixel_shuffle" else (made, few)
+    known.atoms.product(flat, (channels, np.zeros(len(flat) // len(channels), np.int64)))
+    return [(*x[:-3], made, *known.fixed(call.shape[-2:]))]
+
+
+def _nothing(known: Known, call: Call) -> Sequence[Dims]:
+    """What only looks whether all is well."""
+    return []
+
+
 def _squeezed(known: Known, call: Call) -> Sequence[Dims]:
     x = call.args["self"]
     gone = call.args.get("dim")
@@ -491,6 +551,12 @@ _RULES: tuple[tuple[Rule, str], ...] = (
     (_chunks, "chunk split split_with_sizes tensor_split"),
     (_unbound, "unbind select"),
     (_sliced, "slice narrow"),
+    (_indexed, "index"),
+    (_selected, "index_select"),
+    (_windows, "unfold"),
+    (_columns, "im2col col2im"),
+    (_shuffled, "pixel_shuffle pixel_unshuffle"),
+    (_nothing, "_assert_tensor_metadata _assert_async _assert_scalar"),
     (_squeezed, "squeeze"),
     (_unsqueezed, "unsqueeze"),
     (_padded, "pad constant_pad_nd"),

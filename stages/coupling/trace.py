@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,8 +76,14 @@ def _exported(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
             warnings.simplefilter("ignore")
             return torch.export.export(network, tuple(args), dict(kwargs), strict=False)
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise Untraceable(f"torch.export can't follow it: {type(error).__name__}: {reason}") from error
+        raise Untraceable(f"torch.export can't follow it: {type(error).__name__}: {_reason(str(error))}") from error
+
+
+def _reason(text: str) -> str:
+    """What torch.export says first, and the line of code that it says it of."""
+    first = text.strip().partition("\n")[0]
+    at = re.search(r'raised this error:\s*File "([^"]+)", line (\d+), in \w+\s+(.+)', text)
+    return f"{first} in {Path(at[1]).name}, line {at[2]}: {at[3]}" if at else first
 
 
 def _names(network: nn.Module, signature: Any) -> dict[str, str]:

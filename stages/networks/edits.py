@@ -38,10 +38,10 @@ class EditKind(Generic[E]):
 
     settings: type[E]
     apply: Callable[[E, nn.Module], None]
-    """Changes a network in place, on the device `meta` too, weights with it. Raises ValueError for one that it does
-    not fit."""
+    """Changes a network in place, on the device `meta` too; its weights are those that `carry` makes of them. Raises
+    ValueError for one that it does not fit."""
     carry: Callable[[E, Tensors], dict[str, Tensor]] = as_they_are
-    """Tensors of the network's names and shapes (masks, duals) as they are after it; those that go are left out."""
+    """A network's tensors as they are after it; those that go are left out."""
 
 
 class Narrow(Edit):
@@ -53,6 +53,17 @@ class Narrow(Edit):
     """By tensor, for each of its dimensions: runs of positions, from the first to before the last; null: all."""
     attributes: dict[str, int] = Field(default={})
     """Numbers that the module has of itself, as they are afterwards."""
+
+
+class Factorise(Edit):
+    """A convolution or linear layer in two, one after the other, whose weights' product is its own: of low rank."""
+
+    edit: Literal["factorise"] = "factorise"
+    """Its kind."""
+    rank: int = Field(ge=1)
+    """Outputs of the first of them."""
+    view: Literal["channel", "spatial"] = "channel"
+    """As `set: lowrank` has it: the whole kernel and then 1 x 1, or its columns and then its rows."""
 
 
 class Remove(Edit):
@@ -214,8 +225,81 @@ def _resize(edit: Resolution, network: nn.Module) -> None:
     network.register_forward_pre_hook(resized)
 
 
+def _factorise(edit: Factorise, network: nn.Module) -> None:
+    """The weights that come of it are `_factors`'; those of the two layers are as new ones are."""
+    above, _, name = edit.module.rpartition(".")
+    module = network.get_submodule(edit.module)
+    setattr(network.get_submodule(above), name, _two(edit, module))
+
+
+def _two(edit: Factorise, module: nn.Module) -> nn.Sequential:
+    there: dict[str, Any] = {"device": module.weight.device, "dtype": module.weight.dtype}
+    if isinstance(module, nn.Linear):
+        first = nn.Linear(module.in_features, edit.rank, bias=False, **there)
+        return nn.Sequential(first, nn.Linear(edit.rank, module.out_features, module.bias is not None, **there))
+    if type(module) is not nn.Conv2d or module.groups != 1 or isinstance(module.padding, str):
+        raise ValueError(f"{edit.module} is no linear layer, nor a convolution of one group: it can't be factorised")
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = module.kernel_size, module.stride, module.padding, module.dilation
+    whole = edit.view == "channel"
+    first_conv = nn.Conv2d(
+        module.in_channels,
+        edit.rank,
+        (kh, kw) if whole else (kh, 1),
+        (sh, sw) if whole else (sh, 1),
+        (ph, pw) if whole else (ph, 0),
+        (dh, dw) if whole else (dh, 1),
+        bias=False,
+        padding_mode=module.padding_mode,
+        **there,
+    )
+    second = nn.Conv2d(
+        edit.rank,
+        module.out_channels,
+        1 if whole else (1, kw),
+        1 if whole else (1, sw),
+        0 if whole else (0, pw),
+        1 if whole else (1, dw),
+        bias=module.bias is not None,
+        padding_mode=module.padding_mode,
+        **there,
+    )
+    return nn.Sequential(first_conv, second)
+
+
+def matrix(weight: Tensor, view: str) -> Tensor:
+    """A weight [outputs, inputs, ...] as the matrix whose rank counts: [outputs, rest], or of `spatial`
+    [inputs height, outputs width]."""
+    if view == "channel" or weight.ndim == 2:
+        return weight.flatten(1)
+    return weight.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
+
+
+def _factors(edit: Factorise, tensors: Tensors) -> dict[str, Tensor]:
+    """The weights of both layers by the weight's singular values, shared evenly; masks and duals of it are left out."""
+    found = dict(tensors)
+    weight, bias = found.pop(f"{edit.module}.weight", None), found.pop(f"{edit.module}.bias", None)
+    if bias is not None:
+        found[f"{edit.module}.1.bias"] = bias
+    if weight is None:
+        return found
+    u, s, v = torch.linalg.svd(matrix(weight.double(), edit.view), full_matrices=False)
+    root = s[: edit.rank].sqrt()
+    left, right = u[:, : edit.rank] * root, root[:, None] * v[: edit.rank]
+    if weight.ndim == 2:
+        first, second = right, left
+    elif edit.view == "channel":
+        first, second = right.view(edit.rank, *weight.shape[1:]), left[:, :, None, None]
+    else:
+        first = left.T.reshape(edit.rank, weight.shape[1], weight.shape[2], 1)
+        second = right.reshape(edit.rank, weight.shape[0], 1, weight.shape[3]).transpose(0, 1)
+    found[f"{edit.module}.0.weight"] = first.to(weight.dtype).contiguous()
+    found[f"{edit.module}.1.weight"] = second.to(weight.dtype).contiguous()
+    return found
+
+
 EDITS: dict[str, EditKind[Any]] = {
     "narrow": EditKind(Narrow, _narrow, _narrowed),
+    "factorise": EditKind(Factorise, _factorise, _factors),
     "remove": EditKind(Remove, _remove, _removed),
     "resolution": EditKind(Resolution, _resize),
 }

@@ -47,6 +47,12 @@ class Structure(Settings):
         return found
 
 
+def untied(network: nn.Module) -> dict[str, Tensor]:
+    """A network's parameters and buffers, tied ones under the first of their names alone."""
+    others = tied(network)
+    return {name: tensor for name, tensor in network.state_dict().items() if name not in others}
+
+
 def load(network: nn.Module, structure: Structure, weights: Mapping[str, Tensor]) -> nn.Module:
     """A network as it was built, changed in place to have this structure and these weights.
 

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,12 +17,16 @@ from torch.utils import _pytree as pytree
 from dualprune.stages.coupling.cut import Cut, cut, macs
 from dualprune.stages.coupling.trace import Untraceable
 from dualprune.stages.coupling.units import Space
-from dualprune.stages.networks.edits import EDITS, Edit, Remove, Resolution
+from dualprune.stages.networks.edits import EDITS, Edit, Factorise, Remove, Resolution, matrix
 from dualprune.stages.networks.parameters import parameters, weights
+from dualprune.stages.networks.structure import Structure, load, untied
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.sets import Grouped
 from dualprune.stages.solver import coupled
 
+VIEWS: tuple[Literal["channel", "spatial"], ...] = ("channel", "spatial")
+RANK = 1e-5
+"""Singular values below so many times the largest are rounding."""
 Inputs = tuple[Sequence[Any], Mapping[str, Any]]
 """What a network is called with."""
 
@@ -36,6 +40,8 @@ class Before:
     """For a few real samples."""
     loss: Callable[[nn.Module, int], float]
     """A network's mean loss over so many samples of validation. All ranks call it together."""
+    lowrank: Sequence[str] = ()
+    """Weights that an earlier stage has held to a low rank."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ class Smaller:
 def smaller(
     before: Before, constraints: Sequence[Grouped], multiple: int, remove: int, samples: int, resolution: int | None
 ) -> Smaller:
-    """Take out of a network what settings say: pixels, then `remove` blocks, then units.
+    """Take out of a network what settings say: pixels, then `remove` blocks, then units; layers of low rank become two
+    where that is smaller.
 
     `samples` of validation say which blocks; `multiple` and `constraints` are as settings of `kind: shrink` have them.
     Raises SpecError, also where nothing is taken out.
@@ -57,6 +64,8 @@ def smaller(
     network = copy.deepcopy(before.network).eval()
     args, kwargs = before.inputs
     made: list[Edit] = [] if resolution is None else [resized(network, before.inputs, resolution)]
+    two = _factorised(network, before.lowrank)
+    made += two
     gone = removed(network, before, remove, samples)
     made += [Remove(module=path) for path, _ in gone]
     found = _cut(network, args, kwargs)
@@ -76,6 +85,7 @@ def smaller(
         EDITS[edit.edit].apply(edit, network)
     facts = {
         "units": {found.spaces[n].name: [len(units), int(units.sum())] for n, units in stays.items()},
+        "factorised": {edit.module: edit.rank for edit in two},
         "blocks": dict(gone),
         "part": part,
         "refused": dict(found.refused),
@@ -146,6 +156,31 @@ def _nothing(found: Cut, part: Mapping[str, int]) -> str:
         name, reason = next(iter(found.refused.items()))
         text += f"; {len(found.refused)} groups can't be cut, {name} for instance: {reason}"
     return f"{text}. Prune with `coupled: true` before it, or give `constraints`, `blocks` or `resolution`"
+
+
+def _factorised(network: nn.Module, names: Sequence[str]) -> list[Factorise]:
+    """Make two layers each of those whose weights are of a rank at which that is smaller, in place."""
+    made = []
+    for name in names:
+        weight = network.get_parameter(name).detach()
+        edit = min(
+            (Factorise(module=name.rpartition(".")[0], rank=_rank(weight, view), view=view) for view in VIEWS),
+            key=lambda one: one.rank * sum(matrix(weight, one.view).shape),
+        )
+        if edit.rank * sum(matrix(weight, edit.view).shape) < weight.numel():
+            structure = Structure(edits=[edit])
+            try:
+                load(network, structure, structure.carry(untied(network)))
+            except ValueError:
+                continue  # a layer of another kind stays as it is
+            made.append(edit)
+    return made
+
+
+def _rank(weight: Tensor, view: str) -> int:
+    """The rank of a weight, rounding aside."""
+    values = torch.linalg.svdvals(matrix(weight.double(), view))
+    return max(1, int((values > RANK * values[0]).sum()))
 
 
 def _cut(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Cut:

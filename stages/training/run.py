@@ -41,6 +41,8 @@ class Run(Generic[S]):
     """What is changed about the network's shape."""
     shrunk: Mapping[str, Any]
     """What this stage took out of its parent's network, of kinds that do."""
+    macs: float | None
+    """Multiply-accumulates for one sample."""
     weights: frozenset[str]
     """All tensors that could be constrained."""
     targets: Targets

@@ -18,7 +18,7 @@ from dualprune.stages.data.read.reading import Reader
 from dualprune.stages.engine.ranks import agreed
 from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.kinds.table import KINDS
-from dualprune.stages.networks.structure import Structure
+from dualprune.stages.networks.structure import Structure, load, untied
 from dualprune.stages.objectives.base import Batch, Metric, Objective
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.solver.shrinking import Before
@@ -63,31 +63,37 @@ class Validated:
 
 
 def shaped(
-    job: StageJob, network: nn.Module, by: Validated, parent: str, checkpoints: Checkpoints
+    job: StageJob, network: nn.Module, by: Validated, parent: Artefact, checkpoints: Checkpoints
 ) -> tuple[Structure, dict[str, Any]]:
     """Make a parent's network smaller as a kind that shrinks says, in place; its edits, and what they come to.
 
     They are kept beside the stage's checkpoints, so that an attempt goes on with what was decided. Before the first
-    checkpoint that counts only for this very `parent`, of which the manifest's hash is given.
+    checkpoint that counts only for this very `parent`.
     """
     shrinks, folder = KINDS[job.spec.kind].shrinks, checkpoints.folder
     assert shrinks is not None
-    kept = agreed(_kept(checkpoints, parent) if by.rank == 0 else None)
+    of = parent.manifest["sha256"]
+    lowrank = [name for name, sets in parent.manifest.get("fixed", {}).items() if "lowrank" in sets]
+    kept = agreed(_kept(checkpoints, of) if by.rank == 0 else None)
     if kept is None:
-        found = shrinks(job.spec, Before(network, inputs(by.objective, by.batch()), by.loss))
+        found = shrinks(job.spec, Before(network, inputs(by.objective, by.batch()), by.loss, lowrank))
         structure = Structure(edits=list(found.edits))
-        shape = {"parent": parent, "structure": structure.model_dump(mode="json"), "facts": found.facts}
+        shape = {"parent": of, "structure": structure.model_dump(mode="json"), "facts": found.facts}
         kept = agreed(shape)
         if by.rank == 0:
             folder.write_json(SHAPE, kept)
     structure = Structure.model_validate(kept["structure"])
-    structure.apply(network)
+    load(network, structure, structure.carry(untied(network)))
     return structure, kept["facts"]
 
 
 def carried(parent: Artefact, edits: Structure) -> Artefact:
     """What a parent leaves, for its network after edits: masks, duals, and what is fixed of it."""
-    holds, duals = edits.carry(parent.holds), edits.carry(parent.duals)
+    two = {f"{edit.module}.weight" for edit in edits.edits if edit.edit == "factorise"}
+    holds, duals = (
+        edits.carry({name: tensor for name, tensor in tensors.items() if name not in two})
+        for tensors in (parent.holds, parent.duals)
+    )
     left = edits.carry(parent.network)
     fixed = {name: sets for name, sets in parent.manifest.get("fixed", {}).items() if name in left}
     return replace(parent, manifest={**parent.manifest, "fixed": fixed}, network=left, holds=holds, duals=duals)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.artefacts.checkpoint import Checkpoints, Progress
 from dualprune.stages.artefacts.manifest import ASIDE, Damaged, set_aside
+from dualprune.stages.coupling.cut import inputs, macs
+from dualprune.stages.data.format import planned_manifest
 from dualprune.stages.data.read.memory import open_split
 from dualprune.stages.data.read.reading import Reader
 from dualprune.stages.engine.engine import Engine
@@ -29,10 +32,12 @@ from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.training import StageSpec
 from dualprune.stages.solver.targets import Targets, ranked
+from dualprune.stages.training.probe import batch_of
 from dualprune.stages.training.run import Log, Run, Stopping, Teacher
 from dualprune.stages.training.shaping import Validated, carried, counted, handed, shaped
 
 SPLITS = ("train", "val", "test")
+_log = logging.getLogger(__name__)
 
 
 Place = tuple[int, int, torch.device]
@@ -56,7 +61,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     aims = ranked(targets_of(spec, parameters(network), cache(lambda: by.cut(network))), network.get_parameter)
     shrunk: dict[str, Any] = {}
     if KINDS[spec.kind].shrinks is not None and parent is not None:
-        edits, shrunk = shaped(job, network, by, parent.manifest["sha256"], checkpoints)
+        edits, shrunk = shaped(job, network, by, parent, checkpoints)
         structure = Structure(edits=[*structure.edits, *edits.edits])
         parent = carried(parent, edits)
     there = parameters(network)
@@ -72,6 +77,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         splits=splits,
         structure=structure,
         shrunk=shrunk,
+        macs=_macs(job, aim, network),
         weights=frozenset(weights(there)),
         targets=aims,
         fixed=fixed,
@@ -94,6 +100,20 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     _begun(run)
     run.parent, run.masks = None, {}  # of the network's size, and used no more
     return run
+
+
+def _macs(job: StageJob, aim: Objective, network: nn.Module) -> float | None:
+    """Multiply-accumulates for one sample; None where they can't be counted on a batch of zeros."""
+    batch = batch_of(planned_manifest(job.shards, job.data_digest), job.spec)
+    training = network.training
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return macs(network.eval(), *inputs(aim, batch))
+    except Exception as error:  # noqa: BLE001 - what networks do with zeros is their own affair; real batches come later
+        _log.info("%s: its multiply-accumulates can't be counted: %s", job.name, error)
+        return None
+    finally:
+        network.train(training)
 
 
 def _begun(run: Run[Any]) -> None:

@@ -1,36 +1,45 @@
 """Which networks of libraries go through a stage: all classification networks of torchvision, one of each timm family.
 
-    python -m tests.bench.coverage [--quick] [--json PATH]
+    python -m tests.bench.coverage [--shrink] [--quick] [--json PATH]
 
-Each is planned (built without memory, its patterns matched, one batch tried), then pruned by a stage as a run does it:
-one training step with the ADMM term, one update of Z and U, the final projection, evaluation, the artefact committed,
-loaded back and run. Pictures are two of noise, 224 x 224 or of the size that the network is made for. Of a timm family
-it is the network of the fewest weights among the first that the library lists. A process of its own each few networks.
+With `--shrink` each is cut at random, and the compact network compared with the masked one, as Torch-Pruning does
+beside it (`tests.bench.shrinking`). Pictures are small there where a network takes such.
+
+Without it each is planned (built without memory, its patterns matched, one batch tried), then pruned by a stage as a
+run does it: one training step with the ADMM term, one update of Z and U, the final projection, evaluation, the artefact
+committed, loaded back and run. Pictures are two of noise, 224 x 224 or of the size that the network is made for.
+
+Of a timm family it is the network of the fewest weights among the first that the library lists. A process that took
+much memory is replaced (`tests.bench.apart`).
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import argparse
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from dualprune.stages.artefacts import artefact
+from dualprune.stages.coupling.trace import Untraceable
 from dualprune.stages.data.format import digest, read_manifest
 from dualprune.stages.data.make.records import write_records
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.kinds.table import parse
+from dualprune.stages.networks.build import parameters_of
+from dualprune.stages.settings.training import Model
 from dualprune.stages.training.probe import probe
 from dualprune.stages.training.stage import run_stage
-from tests.bench.common import Row, options, report
+from tests.bench.apart import rows
+from tests.bench.common import Options, Row, report
+from tests.bench.shrinking import Wrong, by_torch_pruning, shrunk
 
 CANDIDATES = 24
 """Networks of a family that are built, without memory, to find the smallest."""
@@ -43,10 +52,18 @@ QUICK = (
 )
 SMALL = 224
 """Side of the pictures that each is tried with first, if it is made for larger ones."""
-APIECE = 8
-"""Networks that a process does."""
-LARGEST = 700e6
-"""Weights of a network that is trained; a larger one is planned only."""
+LARGEST = 250e6
+"""Weights of a network that is trained, in some 6 GB; a larger one is planned only."""
+CUT_SIDES = (64, 96)
+"""Sides of the pictures that a network to be cut is tried with before that which it is made for."""
+LARGEST_CUT = 150e6
+"""Weights of a network that is cut and compared, with copies in double precision; a larger one is left out."""
+PATIENCE = 1800
+"""Seconds for a network, on a machine that does other things too."""
+COLUMNS = (
+    *("network", "side", "weights", "weights_after", "macs", "macs_after", "units", "heads", "spaces"),
+    *("refused", "unknown", "difference", "seconds", "result", "torch_pruning"),
+)
 
 
 def torchvision_networks() -> Iterator[tuple[str, int]]:
@@ -133,37 +150,57 @@ def _through(name: str, side: int, folder: Path) -> Row:
     return found | {"rate": rate}
 
 
-def _apart(networks: list[tuple[str, int]]) -> Iterator[Row]:
-    """A row for each network, from a process of their own; what comes after one that kills it has none of its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        for (name, side), future in zip(networks, [pool.submit(covered, *one) for one in networks], strict=True):
+def cut_at_random(name: str, side: int) -> Row:
+    """What came of cutting one network; the reason where it was refused."""
+    row: Row = {**dict.fromkeys(COLUMNS), "network": name}
+    try:
+        row["weights"] = sum(prod(one.shape) for one in parameters_of(Model(name=name, classes=10)).values())
+        if row["weights"] > LARGEST_CUT:
+            return row | {"result": f"left out: more than {LARGEST_CUT:.0f} weights"}
+        for size in sorted({*(small for small in CUT_SIDES if small < side), side}):
+            row["side"] = size
             try:
-                row = future.result()
-            except BrokenProcessPool:
-                row = {"network": name, "side": side, "result": "its process died"}
-            print(f"{row['network']}: {row['result']}", flush=True)
-            yield row
+                row |= {"result": "exact", **shrunk(name, size)}
+                break
+            except Untraceable as error:
+                row["result"] = f"refused: {error}".partition("\n")[0][:300]
+    except Wrong as error:
+        row["result"] = f"WRONG: {error}"
+    except Exception as error:  # noqa: BLE001 - any is a row of the table
+        row["result"] = f"fails: {type(error).__name__}: {error}".partition("\n")[0][:300]
+    return row | by_torch_pruning(name, row["side"] or side)
+
+
+def asked() -> tuple[Options, bool]:
+    """What the command line says, and whether networks are to be cut."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shrink", action="store_true", help="cut each network at random, and compare")
+    parser.add_argument("--quick", action="store_true", help="a few networks")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the rows and the machine's facts there too")
+    given = parser.parse_args()
+    return Options(given.quick, given.json), given.shrink
 
 
 def main() -> None:
     """Go through all networks and report them."""
-    asked = options(__doc__.splitlines()[0])
-    networks = [*torchvision_networks(), *([] if asked.quick else timm_networks())]
-    if asked.quick:
+    said, shrink = asked()
+    networks = [*torchvision_networks(), *([] if said.quick else timm_networks())]
+    if said.quick:
         networks = [
             (name, side)
             for name, side in [*networks, ("timm:resnet10t", 176), ("timm:vit_tiny_patch16_224", 224)]
             if name in QUICK
         ]
-    rows: list[Row] = []
-    for begin in range(0, len(networks), APIECE):
-        rows += _apart(networks[begin : begin + APIECE])
-    counts = {
-        library: [row for row in rows if row["network"].startswith(library)] for library in ("torchvision", "timm")
-    }
-    ok = {library: sum(row["result"] == "ok" for row in of) for library, of in counts.items()}
-    title = ", ".join(f"{library}: {ok[library]} of {len(of)}" for library, of in counts.items())
-    report(f"Networks that go through a stage ({title})", rows, asked)
+    done = list(rows(cut_at_random if shrink else covered, networks, PATIENCE))
+    columns = list(dict.fromkeys(name for row in done for name in row))
+    done = [{name: row.get(name) for name in columns} for row in done]
+    word, what = ("exact", "are cut exactly") if shrink else ("ok", "go through a stage")
+    counts = [
+        f"{library}: {sum(row['result'] == word for row in of)} of {len(of)}"
+        for library in ("torchvision", "timm")
+        if (of := [row for row in done if row["network"].startswith(library)])
+    ]
+    report(f"Networks that {what} ({', '.join(counts)})", done, said)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,9 @@ def test_the_flags_are_these() -> None:
         "completion": ["shell"],
     }
     of_help = {verb: ["-h --help", *own] for verb, own in helps.items()}
-    assert flags == configured | of_jobs | of_shards | of_help
+    inputs = ["--data", "--sample", "--noise", "--store", "--json"]
+    exported = {"export": ["-h --help", "artefact", "--format", "--out", "--half", *inputs]}
+    assert flags == configured | of_jobs | of_shards | of_help | exported | {"speed": flags["speed"]}
 
 
 def test_help_lists_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -221,7 +221,7 @@ def test_a_stage_of_a_configuration_is_shown(tmp_path: Path, capsys: pytest.Capt
         assert plan["dense"] in told(capsys, "show", path, "dense", *where)[0]
     assert f"has nothing of half, whose key is {plan['half']}" in told(capsys, "show", path, "half", code=2)[1]
     assert "there is no stage 'halv'; did you mean 'half'?" in told(capsys, "show", path, "halv", code=2)[1]
-    assert "one stage is shown" in told(capsys, "show", path, "half", "dense", code=2)[1]
+    assert "one stage is meant" in told(capsys, "show", path, "half", "dense", code=2)[1]
 
 
 def test_a_whole_store_verifies(store: str, capsys: pytest.CaptureFixture[str]) -> None:

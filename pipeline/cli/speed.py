@@ -1,0 +1,195 @@
+"""`dualprune speed`: how much faster finished networks are than the dense ones they came from."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from dualprune.pipeline.cli.finished import NAMES, Finished, called_with, finished, origin
+from dualprune.pipeline.config.problems import ConfigError
+from dualprune.pipeline.output import DONE, FAILED, answer, need_reader, redraws, say, show
+from dualprune.pipeline.reports import speed as reports
+from dualprune.pipeline.store import inventory
+from dualprune.stages.artefacts.manifest import Damaged
+from dualprune.stages.settings.base import SpecError
+
+if TYPE_CHECKING:
+    from dualprune.stages.export.source import Origin
+    from dualprune.stages.export.speed import Subject
+
+USUAL = ("torch", "compile", "csr", "onnx")
+"""Backends that are timed where none are named, of these what is installed."""
+
+
+def add(verbs: Any) -> None:
+    """Add the verb to the command line's."""
+    text = "time finished networks and the dense ones they came from side by side, and say where nothing was gained"
+    verb = verbs.add_parser("speed", help=text, description=text)
+    verb.add_argument("artefacts", metavar="ARTEFACT", nargs="+", help=NAMES)
+    what = verb.add_argument_group("what is timed")
+    text = f"of {', '.join(USUAL)} (default: all that are installed); csr is torch with sparse linear layers"
+    what.add_argument("--backend", metavar="NAME,...", type=_listed, help=text)
+    text = "samples of a call; several sizes may be named (default: 1,8)"
+    what.add_argument("--batch", metavar="N,...", type=_numbers, default=[1, 8], help=text)
+    what.add_argument("--threads", metavar="N", type=_number, default=1, help="of a CPU (default: 1)")
+    text = "cpu or cuda, or both (default: cpu, and cuda where there is one)"
+    what.add_argument("--device", metavar="NAME,...", type=_listed, help=text)
+    how = verb.add_argument_group("how long")
+    text = "for each network, backend and batch (default: 2)"
+    how.add_argument("--seconds", metavar="S", type=_seconds, default=2.0, help=text)
+    how.add_argument("--repeats", metavar="N", type=_number, help="rounds, instead of seconds")
+    called_with(verb)
+    text = "print one JSON object as the last line of output"
+    verb.add_argument_group("output").add_argument("--json", action="store_true", help=text)
+    verb.set_defaults(command=_speed)
+
+
+def _speed(options: argparse.Namespace, console: Console) -> int:
+    from dualprune.stages.export.speed import speeds
+    from dualprune.stages.export.timing import Effort
+
+    backends, skipped = _backends(options.backend)
+    devices = _devices(options.device)
+    found = [finished(words, options.store, "speed") for words in dict.fromkeys(_each(options.artefacts))]
+    subjects = _subjects(found, origin(options))
+    effort = Effort(options.seconds, options.repeats)
+    rows = []
+    for row in speeds(
+        subjects, backends, list(dict.fromkeys(options.batch)), devices, options.threads, effort, _noted(console)
+    ):
+        need_reader()
+        rows.append(row)
+    show(console, reports.networks(subjects))
+    say(console, "")
+    show(console, reports.table(rows))
+    for text in [*reports.verdicts(rows), *skipped]:
+        say(console, text)
+    if options.json:
+        answer(reports.as_json(subjects, rows))
+    return DONE if all(any(r.name == one.name and r.latency for r in rows) for one in subjects) else FAILED
+
+
+def _backends(asked: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Backends by name, and what is told of those that are not there. Raises ConfigError."""
+    from dualprune.stages.export.backends import known
+
+    try:
+        missing = {name: one.missing() for name, one in zip(asked or USUAL, known(asked or USUAL), strict=True)}
+    except ValueError as error:
+        raise ConfigError("--backend", [str(error)]) from None
+    told = [text for text in missing.values() if text is not None]
+    if asked and told:
+        raise ConfigError("--backend", told)
+    return [name for name, text in missing.items() if text is None], told
+
+
+def _devices(asked: Sequence[str] | None) -> list[str]:
+    from dualprune.stages.export.backends import devices
+
+    there = devices()
+    for name in asked or ():
+        if name not in ("cpu", "cuda"):
+            raise ConfigError("--device", [f"there is no device {name!r}; there are cpu and cuda"])
+        if name not in there:
+            raise ConfigError("--device", ["torch finds no CUDA device on this machine"])
+    return list(asked or there)
+
+
+def _each(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """What names one stage each: a word, or a configuration's file and the word after it."""
+    rest = iter(words)
+    for word in rest:
+        yield (word, *islice(rest, 1)) if word.endswith((".yaml", ".yml")) else (word,)
+
+
+def _subjects(found: Sequence[Finished], inputs: Origin) -> list[Subject]:
+    """The dense networks first, each once, then what came of them. Raises ConfigError."""
+    from dualprune.stages.export.subjects import built, is_dense, subject
+
+    dense: dict[str, Subject] = {}
+    results: list[Subject] = []
+    taken: set[str] = set()
+    for one in found:
+        base = one if is_dense(one.manifest) else _parent(one, is_dense)
+        above, before = (one, "dense of ") if base is None else (base, "")
+        place = f"{before}{above.store.url}/{above.key}"
+        if place not in dense:
+            name = _name(above, taken, before)
+            dense[place] = _made(above, built if base is None else subject, name, inputs, None)
+        if base is not one:
+            results.append(_made(one, subject, _name(one, taken, ""), inputs, dense[place].name))
+    return [*dense.values(), *results]
+
+
+def _parent(of: Finished, is_dense: Callable[[Any], bool]) -> Finished | None:
+    """The nearest stage before it with the same network, of which nothing was pruned, if that is in the store.
+
+    A teacher's network may be another one.
+    """
+    for one in inventory.lineage(of.store, of.manifest):
+        if one.manifest is not None and _network(one.manifest) == _network(of.manifest) and is_dense(one.manifest):
+            return Finished(of.store, one.key, dict(one.manifest))
+    return None
+
+
+def _network(manifest: Mapping[str, Any]) -> list[Any]:
+    """What names an artefact's network, without the weights that it began with."""
+    model = manifest["spec"]["model"]
+    return [model.get(what) for what in ("name", "classes", "args")]
+
+
+def _name(of: Finished, taken: set[str], before: str) -> str:
+    """A stage's name; with the beginning of its key, where another one has it."""
+    name = f"{before}{of.name}"
+    name = f"{name} ({of.key[:8]})" if name in taken else name
+    taken.add(name)
+    return name
+
+
+def _made(of: Finished, make: Callable[..., Subject], name: str, inputs: Origin, dense: str | None) -> Subject:
+    """A network ready to be timed. Raises ConfigError."""
+    from dualprune.stages.export.errors import NotExported
+
+    try:
+        return make(of.store.folder, of.key, name, inputs, dense)
+    except SpecError as error:
+        raise ConfigError(of.name, [text for _, text in error.problems]) from None
+    except (Damaged, FileNotFoundError, NotExported) as error:
+        raise ConfigError(of.name, [str(error)]) from None
+
+
+def _noted(console: Console) -> Callable[[str], None]:
+    """What is told of what lasts, where somebody watches."""
+    return (lambda text: say(console, text, "dim")) if redraws(console) else (lambda text: None)
+
+
+def _listed(given: str) -> list[str]:
+    return list(dict.fromkeys(part.strip() for part in given.split(",") if part.strip()))
+
+
+def _numbers(given: str) -> list[int]:
+    return [_number(part) for part in given.split(",")]
+
+
+def _number(given: str) -> int:
+    try:
+        found = int(given)
+    except ValueError:
+        found = 0
+    if found < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 on is needed, not {given!r}")
+    return found
+
+
+def _seconds(given: str) -> float:
+    try:
+        found = float(given)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number of seconds above 0 is needed, not {given!r}")
+    return found

@@ -1,0 +1,1 @@
+"""Finished networks as files for others, checked before they count."""

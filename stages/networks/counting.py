@@ -1,0 +1,36 @@
+"""What a network computes, as torch's own counter has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Counted:
+    """Filled in when the counting ends."""
+
+    macs: int = 0
+    """Multiplications with additions of matrix products, convolutions and attention, those with zeros too. Recurrent
+    layers are not counted, which torch runs as a whole."""
+
+
+@contextmanager
+def counted() -> Iterator[Counted]:
+    """Count what networks that are run within this compute. Nothing is kept for gradients."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    found = Counted()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    # Attention in one piece is no product that torch counts.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield found
+        found.macs = counter.get_total_flops() // 2
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

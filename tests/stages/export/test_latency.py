@@ -1,0 +1,71 @@
+"""One call of a network, timed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dualprune.stages.export import backends
+from dualprune.stages.export.backends import Bound, Unavailable, check
+from dualprune.stages.export.inputs import batched, noise
+from dualprune.stages.export.latency import latency, used
+from dualprune.stages.export.timing import Effort
+from tests.stages.export.common import layers, zeroed
+
+QUICK = Effort(repeats=3)
+
+
+@pytest.mark.parametrize("backend", ["torch", "csr"])
+def test_more_samples_take_longer(backend: str) -> None:
+    network, inputs = zeroed(layers(256), 0.9), noise((32,))
+    one, many = (latency(network, inputs, backend, batch, effort=QUICK) for batch in (1, 512))
+    assert 0 < one < many
+
+
+def test_onnx() -> None:
+    pytest.importorskip("onnxruntime")
+    assert latency(layers(), noise((32,)), "onnx", batch=3, effort=QUICK) > 0
+
+
+@pytest.mark.slow
+def test_compiled() -> None:
+    assert latency(layers(), noise((32,)), "compile", batch=3, effort=QUICK) > 0
+
+
+def test_a_backend_that_there_is_not() -> None:
+    with pytest.raises(ValueError, match="no backend 'tensorrt'; there are torch, compile, csr, onnx"):
+        latency(layers(), noise((32,)), "tensorrt")
+
+
+def test_a_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    with pytest.raises(Unavailable, match=r"ONNX Runtime needs onnxruntime: pip install 'dualprune\[onnx\]'"):
+        latency(layers(), noise((32,)), "onnx")
+
+
+def test_threads_are_as_before() -> None:
+    before = torch.get_num_threads()
+    with used(2):
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == before
+
+
+def test_other_outputs_are_noticed() -> None:
+    network, (x,) = layers(), noise((32,), 2)
+    y = network(x).detach()
+    check(network, (x,), Bound(lambda: y + 1e-6, lambda outputs: [outputs]))
+    for wrong, said in ((y + 0.01, "its outputs are 0.01 from"), (y[:1], "inf from"), (y * float("nan"), "nan from")):
+        with pytest.raises(Unavailable, match=said):
+            check(network, (x,), Bound(lambda wrong=wrong: wrong, lambda outputs: [outputs]))
+    with pytest.raises(Unavailable, match="0 outputs, and torch 1"):
+        check(network, (x,), Bound(lambda: None, lambda outputs: []))
+
+
+def test_batches_repeat_samples_and_keep_pictures_channels_last() -> None:
+    (x,) = noise((3, 4, 4), 2)
+    (found,) = batched((x,), 5)
+    assert torch.equal(found, x[[0, 1, 0, 1, 0]])
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    table, same = batched((x, nn.Parameter(torch.zeros(7))), 1)
+    assert (len(table), len(same)) == (1, 7), "what has no samples stays"
