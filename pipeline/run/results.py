@@ -28,7 +28,7 @@ AMOUNTS = (
 )
 """What artefacts say of their weights, of the constrained tensors and of the whole network."""
 MACS = ("macs", "dense_macs")
-"""The same of the multiply-accumulates of networks that were made smaller."""
+"""The same of multiply-accumulates."""
 LARGE = 0.1
 """A residual above this is told: stages/README.md says what came of it."""
 
@@ -62,9 +62,9 @@ class Result:
     dense_bytes: int | None = None
     """The same with zeros, as `model.safetensors` has it."""
     macs: float | None = None
-    """Multiply-accumulates for one sample, of a network that is smaller than it was built."""
+    """Multiply-accumulates for one sample."""
     dense_macs: float | None = None
-    """The same as it was built."""
+    """The same before anything was taken out of the network; None where nothing was."""
     val: float | None = None
     """By what `measures` names as the best; for programs it goes by that name, such as `val_accuracy`."""
     test: float | None = None
@@ -146,7 +146,7 @@ def as_table(results: Iterable[Result]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left", caption_style="")
     results = list(results)
     titles = measured.titles(row.measures for row in results)
-    smaller = any(row.macs is not None for row in results)
+    smaller = any(row.dense_macs is not None for row in results)
     columns = (*BEFORE, *(("MACs\nleft",) if smaller else ()), *titles, *AFTER)
     for title in ("stage", *columns):
         table.add_column(title, justify="left" if title == "stage" else "right", no_wrap=True)

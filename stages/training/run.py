@@ -43,6 +43,8 @@ class Run(Generic[S]):
     """What this stage took out of its parent's network, of kinds that do."""
     macs: float | None
     """Multiply-accumulates for one sample."""
+    dense_macs: float | None
+    """The same of the network before anything was taken out of it; None where nothing was, or it is not known."""
     weights: frozenset[str]
     """All tensors that could be constrained."""
     targets: Targets
@@ -61,8 +63,6 @@ class Run(Generic[S]):
     """The parent's U, which is handed on: of kinds that make its network smaller, on rank 0."""
     handed: Mapping[str, Any]
     """What the parent's manifest says of that U."""
-    macs: Mapping[str, float]
-    """Multiply-accumulates of a sample, `macs` and `dense_macs`: of a network that is smaller than it was built."""
     teacher: Teacher | None
     engine: Engine
     checkpoints: Checkpoints

@@ -105,17 +105,16 @@ def handed(parent: Artefact) -> dict[str, Any]:
     return {"rho": manifest["rho"], "solved": manifest.get("solved", manifest["spec"]["kind"])}
 
 
-def counted(parent: Artefact | None, shrunk: Mapping[str, Any]) -> dict[str, float]:
-    """Multiply-accumulates of a sample in a network that is smaller than it was built, and as it was built.
+def dense_macs(parent: Artefact | None, shrunk: Mapping[str, Any]) -> float | None:
+    """Multiply-accumulates for one sample before anything was taken out of a network, if its stages know of that.
 
-    Of `shrunk`, what a stage took out of it; else as its parent has them. Nothing for networks that are as they were.
+    `shrunk` is what a stage took out of it.
     """
     before = {} if parent is None else parent.manifest["metrics"]
-    known = {name: before[name] for name in ("macs", "dense_macs") if name in before}
-    if not shrunk:
-        return known
-    first, left = shrunk["macs"]
-    return {"macs": left, "dense_macs": known.get("dense_macs", first)}
+    if shrunk and before.get("dense_macs") is None:
+        found: float | None = before.get("macs")
+        return found
+    return before.get("dense_macs")
 
 
 def _kept(checkpoints: Checkpoints, parent: str) -> Mapping[str, Any] | None:

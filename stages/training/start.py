@@ -34,7 +34,7 @@ from dualprune.stages.settings.training import StageSpec
 from dualprune.stages.solver.targets import Targets, ranked
 from dualprune.stages.training.probe import batch_of
 from dualprune.stages.training.run import Log, Run, Stopping, Teacher
-from dualprune.stages.training.shaping import Validated, carried, counted, handed, shaped
+from dualprune.stages.training.shaping import Validated, carried, dense_macs, handed, shaped
 
 SPLITS = ("train", "val", "test")
 _log = logging.getLogger(__name__)
@@ -78,6 +78,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         structure=structure,
         shrunk=shrunk,
         macs=_macs(job, aim, network),
+        dense_macs=dense_macs(parent, shrunk),
         weights=frozenset(weights(there)),
         targets=aims,
         fixed=fixed,
@@ -87,7 +88,6 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         parent=parent,
         duals=parent.duals if parent is not None and shrunk and rank == 0 else {},
         handed=handed(parent) if parent is not None and shrunk else {},
-        macs=counted(parent, shrunk),
         teacher=teacher,
         engine=Engine(network, set(aims.names), set(masks), spec.optimizer, spec.precision, job.engine),
         checkpoints=checkpoints,

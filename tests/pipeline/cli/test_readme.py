@@ -36,9 +36,9 @@ def test_the_first_configuration_is_sound(examples: list[str], tmp_path: Path) -
     assert [(stage.name, stage.parents) for stage in config.stages] == [
         ("dense", ()),
         ("small", ("dense",)),
+        ("half", ("dense",)),
+        ("faster", ("half",)),
         ("quantized", ("small",)),
-        ("cut", ("dense",)),
-        ("compact", ("cut",)),
     ]
 
 
