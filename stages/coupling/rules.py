@@ -459,9 +459,8 @@ def _shuffled(known: Known, call: Call) -> Sequence[Dims]:
     """Channels to places of pictures, so many of each that is left, and back."""
     x = call.args["self"]
     known.atoms.fix(*x[-2:])
-    many, few = (x[-3], call.shape[-3]) if call.name == "pixel_shuffle" else (call.shape[-3], x[-3])
-    made = known.atoms.new(few if isinstance(few, int) else many)
-    flat, channels = (many, made) if call.name == "pixel_shuffle" else (made, few)
+    made = known.atoms.new(call.shape[-3])
+    flat, channels = (x[-3], made) if call.name == "pixel_shuffle" else (made, x[-3])
     known.atoms.product(flat, (channels, np.zeros(len(flat) // len(channels), np.int64)))
     return [(*x[:-3], made, *known.fixed(call.shape[-2:]))]
 

@@ -56,7 +56,7 @@ def runs(positions: NDArray[np.int64]) -> list[list[int]]:
         return []
     breaks = np.flatnonzero(np.diff(positions) != 1)
     firsts, lasts = positions[[0, *(breaks + 1)]], positions[[*breaks, -1]]
-    return np.stack([firsts, lasts + 1], 1).tolist()
+    return [[first, last + 1] for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)]
 
 
 def _numbers(module: nn.Module, shapes: Mapping[str, list[int]]) -> dict[str, int]:
