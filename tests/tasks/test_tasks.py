@@ -13,7 +13,8 @@ import torch
 from dualprune.pipeline import output
 from dualprune.pipeline.cli import main as cli
 from dualprune.stages.objectives.base import Batch
-from tests.bench.tasks import ALL, Task
+from tests.bench.common import Options, report
+from tests.bench.tasks import ALL, Stages, Task, _row
 from tests.running import Running, bits, dualprune, json_of, stage, title
 from tests.tasks.dna import tfbs
 from tests.tasks.faces import pipnet
@@ -74,6 +75,17 @@ def test_points_move_with_the_picture() -> None:
         middle = torch.stack([(weight.sum(0) * places).sum(), (weight.sum(1) * places).sum()])
         if float(points.min()) > 0.05 and float(points.max()) < 0.95:
             assert (middle - points[30]).abs().max() < 0.01
+
+
+def test_all_columns_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where there is no terminal that is as wide; what is not measured is a dash."""
+    task = next(task for task in ALL if task.name == "imagenet sample")
+    row = _row(task, Stages("EfficientNet-lite0"), {"dense": {"test_accuracy": -0.05468}})
+    row |= {"magnitude_val": -0.07055}
+    report("All tasks", [row], Options(quick=True, json=None))
+    lines = capsys.readouterr().out.splitlines()
+    assert any(all(name.replace("_", " ") in line for name in row) for line in lines)
+    assert any(line.split()[3:] == ["accuracy", "-", "-0.05468", "-", "-", "-0.07055", "-"] for line in lines)
 
 
 @pytest.fixture
