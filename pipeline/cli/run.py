@@ -102,7 +102,7 @@ def _carried_out(
     waiting = [planned for planned in plan if planned.state != "cached" and planned.node.name in wanted]
     if waiting:
         runlog.log_to(folder, view.note)
-    for line in _announced(config.top.name, len(plan), waiting, folder, store.url if options.smoke else None):
+    for line in _announced(config.top.name, plan, waiting, folder, store.url if options.smoke else None):
         view.note(line)
     try:
         return driver.run(
@@ -118,10 +118,13 @@ def _carried_out(
     return None
 
 
-def _announced(name: str, stages: int, waiting: Sequence[Planned], logs: Path, smoke: str | None) -> Iterator[str]:
-    """What is said before a run of so many stages, some of which wait to be run; `smoke` is a smoke run's store."""
+def _announced(
+    name: str, plan: Sequence[Planned], waiting: Sequence[Planned], logs: Path, smoke: str | None
+) -> Iterator[str]:
+    """What is said before a run of a plan, some of whose stages wait to be run; `smoke` is a smoke run's store."""
     rest = "" if waiting else "; nothing to run"
-    yield f"{name}: {stages} stages, {stages - len(waiting)} of them done{rest}"
+    done = sum(planned.state == "cached" for planned in plan)
+    yield f"{name}: {len(plan)} stages, {done} of them done{rest}"
     if smoke is not None:
         yield f"a few steps of each, into {smoke}; accuracies mean nothing"
     if waiting:

@@ -20,6 +20,9 @@ from rich.table import Table
 
 Row = dict[str, Any]
 
+WIDEST = 1000
+"""Characters of a printed table."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -94,8 +97,9 @@ def report(title: str, rows: Sequence[Row], asked: Options) -> None:
         table.add_column(name.replace("_", " "), justify=side, min_width=widest)
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    # Where there is no terminal, rich would squeeze the table into 80 columns.
-    Console(width=max(Console().width, 110)).print(table)
+    # In a narrow terminal, or in none, rich would squeeze the table and drop columns.
+    needed = Console(width=WIDEST).measure(table).maximum
+    Console(width=max(Console().width, needed)).print(table)
     if asked.json is not None:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
         asked.json.write_text(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 from dualprune.pipeline import output
 from dualprune.pipeline.cli import main as cli
 from dualprune.stages.objectives.base import Batch
-from tests.bench.tasks import ALL, Task
-from tests.running import dualprune, json_of
+from tests.bench.common import Options, report
+from tests.bench.tasks import ALL, Stages, Task, _row
+from tests.running import Running, bits, dualprune, json_of, stage, title
 from tests.tasks.dna import tfbs
 from tests.tasks.faces import pipnet
 
@@ -75,6 +77,17 @@ def test_points_move_with_the_picture() -> None:
             assert (middle - points[30]).abs().max() < 0.01
 
 
+def test_all_columns_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where there is no terminal that is as wide; what is not measured is a dash."""
+    task = next(task for task in ALL if task.name == "imagenet sample")
+    row = _row(task, Stages("EfficientNet-lite0"), {"dense": {"test_accuracy": -0.05468}})
+    row |= {"magnitude_val": -0.07055}
+    report("All tasks", [row], Options(quick=True, json=None))
+    lines = capsys.readouterr().out.splitlines()
+    assert any(all(name.replace("_", " ") in line for name in row) for line in lines)
+    assert any(line.split()[3:] == ["accuracy", "-", "-0.05468", "-", "-", "-0.07055", "-"] for line in lines)
+
+
 @pytest.fixture
 def root() -> str:
     """The folder of the data."""
@@ -104,3 +117,42 @@ def test_faces_in_small(root: str, tmp_path: Path) -> None:
     assert [row["state"] for row in rows] == ["done"] * 3
     assert [row["rate"] for row in rows[1:]] == [pytest.approx(10, rel=0.01)] * 2
     assert all(row["test_nme"] > 0 for row in rows)
+
+
+KILLED = {
+    "dna": (
+        *("both", "both-admm-10x"),
+        *("data.args.peaks=100", "stages.both.train.epochs=1", "stages.both-admm-10x.admm.interval=5"),
+    ),
+    "faces": (
+        *("dense", "admm-10x"),
+        *("data.limit=192", "stages.dense.train.epochs=1", "stages.admm-10x.admm.interval=3"),
+        "stages.admm-10x.retrain.epochs=2",
+    ),
+}
+"""Of a task, a stage, its child by ADMM, and settings that make them short."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", list(KILLED))
+def test_a_task_that_is_killed_ends_with_the_same_bits(name: str, root: str, tmp_path: Path) -> None:
+    """kill -9 of a worker in ADMM: the run goes on from a checkpoint of the networks, losses and data of one's own."""
+    first, second, *shorter = KILLED[name]
+    task = next(task for task in ALL if task.name == name)
+    sets = ("cluster.workers=2", *(setting.format(root=root) for setting in task.sets), *shorter)
+    command = ("run", task.config, "--json", "--only", first, "--only", second, "--set", *sets)
+    (whole := tmp_path / "whole").mkdir()
+    code, lines = dualprune(whole, *command)
+    assert code == 0, "\n".join(lines)
+    (killed := tmp_path / "killed").mkdir()
+    with Running(killed, *command) as run:
+        run.wait_for(f"{second}: training")
+        run.wait_for_checkpoint(killed / "runs" / stage(lines, second)["key"])
+        workers = [child for child in run.group() if "RayTrainWorker" in title(child)]
+        assert len(workers) == 2
+        workers[1].send_signal(signal.SIGKILL)
+        code, output = run.end()
+    assert code == 0, "\n".join(output)
+    assert any(f"{second}: goes on after step" in line for line in output)
+    assert bits(killed) == bits(whole)

@@ -122,6 +122,7 @@ def test_some_stages_alone_are_run(
     assert run.code == output.DONE
     assert run.lanes.submitted == submitted
     assert {name for name, state in run.states.items() if state == "left out"} == set(ALL[1:]) - set(submitted)
+    assert "4 stages, 1 of them done" in run.out + run.err
 
 
 @pytest.mark.parametrize("options", [[], ["--keep-going"]])
