@@ -15,7 +15,7 @@ from dualprune.stages.artefacts.manifest import Damaged
 from dualprune.stages.files import urls
 from dualprune.stages.settings.base import SpecError
 
-FORMATS = ("safetensors", "torch", "onnx", "torch-export", "sparse")
+FORMATS = ("safetensors", "torch", "onnx", "torch-export", "torch-csr", "sparse")
 """As `stages.export.formats.FORMATS` has them, which imports torch."""
 
 
@@ -25,7 +25,9 @@ def add(verbs: Any) -> None:
     verb = verbs.add_parser("export", help=text, description=text)
     verb.add_argument("artefact", metavar="ARTEFACT", nargs="+", help=NAMES)
     text = "safetensors, torch: its weights, zeros and all; torch-export, onnx: all of the network; "
-    text += "sparse: its weights, packed to their bits"
+    text += "torch-csr: linear layers as sparse rows where that is faster here; sparse: weights packed to their bits"
+        "torch-csr: linear layers as sparse rows where that is faster here; sparse: its weights, packed to their bits"
+    )
     verb.add_argument("--format", choices=FORMATS, required=True, help=text)
     text = "folder to write to (default: this one)"
     verb.add_argument("--out", metavar="FOLDER", type=argued(urls.local), default=".", help=text)

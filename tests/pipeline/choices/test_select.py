@@ -32,6 +32,7 @@ def options(**metrics: Sequence[float | None]) -> list[Option]:
         ("val_loss", [0.5, 0.25, 0.125], 2),
         ("nonzeros", [10, 30, 20], 0),
         ("total_bits", [None, 900, 800], 2),
+        ("macs", [1e9, 5e8, 6e8], 1),
         ("rate", [None, 2.0], 1),
     ],
 )

@@ -36,7 +36,10 @@ def test_a_choice_that_names_nothing_is_by_the_best(
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ((ALL,), "stages[7].budget.val_accuracy: must be 'val_score', 'val_share', 'rate', 'nonzeros' or 'total_bits'"),
+        (
+            (ALL,),
+            "budget.val_accuracy: must be 'val_score', 'val_share', 'rate', 'nonzeros', 'total_bits' or 'macs'",
+        ),
         ((ALL, NO_BUDGET, ("metric: rate", "metric: val_loss")), "not 'val_loss'"),
         (
             (

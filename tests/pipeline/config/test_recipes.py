@@ -237,5 +237,5 @@ def test_what_makes_no_recipe_is_refused(entry: dict[str, Any], found: str) -> N
 def test_nothing_is_chosen_on_test() -> None:
     """A beam can't be told to."""
     (found,) = refused({**ENTRY, "beam": {**BEAM["beam"], "metric": "test_accuracy"}})
-    assert found.startswith("stages[0].beam.metric: must be rate, nonzeros, total_bits, or `val_` and ")
+    assert found.startswith("stages[0].beam.metric: must be rate, nonzeros, total_bits, macs, or `val_` and ")
     assert found.endswith("not 'test_accuracy'")

@@ -14,6 +14,7 @@ import pytest
 import safetensors
 import torch
 
+from dualprune.stages.export import csr
 from dualprune.stages.export import export as exporting
 from dualprune.stages.export.errors import NotExported
 from dualprune.stages.export.export import export
@@ -51,7 +52,22 @@ def network(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     return given(committed(store, {"name": name}), tmp_path, *sizes[which])
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("network", ["digits_cnn"], indirect=True)
+def test_sparse_rows_round_trip(network: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In plain torch's file; where no layer is faster so, nothing is written."""
+    monkeypatch.setattr(csr, "WORTH", float("inf"))
+    made = export(network, "torch-csr", tmp_path)
+    assert made.apart < 1e-5
+    rows = [name for name, one in torch.load(made.file, weights_only=True).items() if one.layout == torch.sparse_csr]
+    assert rows == ["6.weight", "8.weight"]
+    assert "`6.weight`" not in made.card.read_text()
+    assert "`6`" in made.card.read_text()
+    monkeypatch.setattr(csr, "WORTH", 0.0)
+    with pytest.raises(NotExported, match="no linear layer of it is faster as sparse rows on this machine"):
+        export(network, "torch-csr", tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "torch-csr"])
 @pytest.mark.parametrize(
     "network",
     [one if one in ("digits_cnn", "own") else pytest.param(one, marks=pytest.mark.slow) for one in NETWORKS],
