@@ -26,8 +26,6 @@ def add(verbs: Any) -> None:
     verb.add_argument("artefact", metavar="ARTEFACT", nargs="+", help=NAMES)
     text = "safetensors, torch: its weights, zeros and all; torch-export, onnx: all of the network; "
     text += "torch-csr: linear layers as sparse rows where that is faster here; sparse: weights packed to their bits"
-        "torch-csr: linear layers as sparse rows where that is faster here; sparse: its weights, packed to their bits"
-    )
     verb.add_argument("--format", choices=FORMATS, required=True, help=text)
     text = "folder to write to (default: this one)"
     verb.add_argument("--out", metavar="FOLDER", type=argued(urls.local), default=".", help=text)
