@@ -73,8 +73,7 @@ def cut(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> C
     except Exception as error:  # what is refused is any, such as tensors that were computed (old weight norms)
         raise Untraceable(f"it can't be copied: {type(error).__name__}: {error}") from error
     found = proved(network, args, kwargs, coupling(network, args, kwargs))
-    args, kwargs = weightless((tuple(args), dict(kwargs)))
-    return Cut(bare(network), args, kwargs, found.coupling, found.refused)
+    return Cut(bare(network), weightless(tuple(args)), weightless(dict(kwargs)), found.coupling, found.refused)
 
 
 def first(size: int, count: int) -> Any:

@@ -256,8 +256,8 @@ def _spatial(known: Known, call: Call) -> Sequence[Dims]:
 def _reduced(known: Known, call: Call) -> Sequence[Dims]:
     x = call.args.get("self", call.args.get("input"))
     over = call.args.get("dim")
-    if "other" in call.args:
-        raise Unknown
+    if "other" in call.args:  # the smaller or larger of two tensors' entries
+        return _same(known, call)
     if over is None or over == []:
         over = list(range(len(x)))
     numbers = {axis(one, x) for one in ([over] if isinstance(over, int) else over)}
@@ -459,11 +459,24 @@ def _shuffled(known: Known, call: Call) -> Sequence[Dims]:
     """Channels to places of pictures, so many of each that is left, and back."""
     x = call.args["self"]
     known.atoms.fix(*x[-2:])
-    many, few = (x[-3], call.shape[-3]) if call.name == "pixel_shuffle" else (call.shape[-3], x[-3])
-    made = known.atoms.new(few if isinstance(few, int) else many)
-    flat, channels = (many, made) if call.name == "pixel_shuffle" else (made, few)
+    made = known.atoms.new(call.shape[-3])
+    flat, channels = (x[-3], made) if call.name == "pixel_shuffle" else (made, x[-3])
     known.atoms.product(flat, (channels, np.zeros(len(flat) // len(channels), np.int64)))
     return [(*x[:-3], made, *known.fixed(call.shape[-2:]))]
+
+
+def _whole(known: Known, call: Call) -> Sequence[Dims]:
+    """Entries are taken or put by numbers that may be any: all stays."""
+    known.atoms.fix(*(labels for value in call.args.values() for dims in _tensors(value) for labels in dims))
+    return _made(known, call)
+
+
+def _glu(known: Known, call: Call) -> Sequence[Dims]:
+    """The first half of a dimension, gated by the second: the same goes from both."""
+    x = call.args["self"]
+    number = axis(call.args.get("dim", -1), x)
+    half = len(x[number]) // 2
+    return [(*x[:number], known.join(x[number][:half], x[number][half:]), *x[number + 1 :])]
 
 
 def _nothing(known: Known, call: Call) -> Sequence[Dims]:
@@ -518,7 +531,8 @@ _ENTRIES = """add sub mul div rsub pow neg abs exp log sqrt rsqrt reciprocal squ
     clamp_min clamp_max dropout feature_dropout alpha_dropout clone contiguous to _to_copy alias detach detach_ copy
     lift_fresh_copy lift_fresh maximum minimum where type_as float masked_fill eq ne lt le gt ge logical_not
     logical_and logical_or bitwise_not hardshrink addcmul addcdiv lerp bernoulli bitwise_and bitwise_or floor round
-    true_divide threshold rrelu cast nan_to_num fill zero"""
+    true_divide threshold rrelu cast nan_to_num fill zero
+    __and __or __xor bitwise_xor logical_xor fmod remainder sinh cosh tan atan expm1 log1p log2 isnan isinf xlogy"""
 _PLACES = """max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
     _adaptive_avg_pool2d upsample_bilinear2d upsample_nearest2d upsample_bicubic2d upsample_nearest1d
@@ -556,6 +570,8 @@ _RULES: tuple[tuple[Rule, str], ...] = (
     (_windows, "unfold"),
     (_columns, "im2col col2im"),
     (_shuffled, "pixel_shuffle pixel_unshuffle"),
+    (_whole, "gather scatter scatter_add index_put index_add index_copy masked_select topk argsort one_hot"),
+    (_glu, "glu"),
     (_nothing, "_assert_tensor_metadata _assert_async _assert_scalar"),
     (_squeezed, "squeeze"),
     (_unsqueezed, "unsqueeze"),

@@ -52,8 +52,11 @@ def narrowed(network: nn.Module, coupling: Coupling, stays: Stays) -> list[Narro
 
 def runs(positions: NDArray[np.int64]) -> list[list[int]]:
     """Ascending positions as runs, each from its first to before its last."""
-    breaks = np.flatnonzero(np.diff(positions) != 1) + 1
-    return [[int(run[0]), int(run[-1]) + 1] for run in np.split(positions, breaks) if len(run)]
+    if not len(positions):
+        return []
+    breaks = np.flatnonzero(np.diff(positions) != 1)
+    firsts, lasts = positions[[0, *(breaks + 1)]], positions[[*breaks, -1]]
+    return [[first, last + 1] for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)]
 
 
 def _numbers(module: nn.Module, shapes: Mapping[str, list[int]]) -> dict[str, int]:

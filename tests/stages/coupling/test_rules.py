@@ -38,8 +38,9 @@ def test_channels_that_are_padded_go_with_the_numbers_that_are_kept() -> None:
     assert found.coupling.numbers == {("", "before"), ("", "after")}
 
 
-def test_both_halves_of_a_gated_layer() -> None:
-    (space,) = exact(users.Gated(), torch.zeros(2, 6)).spaces
+@pytest.mark.parametrize("network", [users.Gated, users.Glu])
+def test_both_halves_of_a_gated_layer(network: type[nn.Module]) -> None:
+    (space,) = exact(network(), torch.zeros(2, 6)).spaces
     assert (space.name, space.size) == ("a.weight", 8)
     assert space.places["a.weight", 0].tolist() == [[n, n + 8] for n in range(8)]
 

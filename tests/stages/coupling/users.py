@@ -169,6 +169,14 @@ class Gated(nn.Module):
         return y
 
 
+class Glu(Gated):
+    """The same by torch's own operation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(F.glu(self.a(x)))
+        return y
+
+
 class Tied(nn.Module):
     """Words are told by the weights that they are embedded by."""
 
