@@ -178,9 +178,11 @@ def _taken(shrunk: Mapping[str, Any]) -> Iterator[str]:
         yield f"{title}  {before:,.0f} -> {after:,.0f} ({100 * after / max(1, before):.1f} %)"
     for name, (before, after) in shrunk["units"].items():
         yield f"{name}  {before} -> {after}"
+    for path, rank in shrunk.get("factorised", {}).items():
+        yield f"{path}  two layers, of rank {rank}"
     for path, loss in shrunk["blocks"].items():
         yield f"{path}  block gone; loss on validation without it {loss:.4g}"
-    for name, count in shrunk["part"].items():
+    for name, count in shrunk.get("part", {}).items():
         yield f"{name}  {count} stay that are zero in a part of what makes or reads them"
     for name, reason in shrunk["refused"].items():
         yield f"{name}  can't be cut: {reason}"

@@ -63,9 +63,12 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
         problems.stop()
     plan = _states(config.top.name, nodes, there, store)
     manifests = {where[origin][1]: shards.manifest for origin, shards in data.items()}
+    behind = _behind(nodes)
     sizes = _sizes(nodes, {where[origin][1]: shards for origin, shards in data.items()}, waiting)
     return store, [
-        replace(one, size=sizes.get(name), notes=(*notes.get(name, ()), *_small(one, manifests)))
+        replace(
+            one, size=sizes.get(name), notes=(*notes.get(name, ()), *_small(one, manifests), *_unknown(one, behind))
+        )
         for name, one in plan.items()
     ]
 
@@ -178,29 +181,52 @@ def _sizes(nodes: list[Node], data: Mapping[str, Shards], waiting: Collection[st
     How many weights they leave is told of those that are `waiting`, unless the network is made smaller before them.
     """
     left: dict[str, Parts] = {}
-    smaller: set[str] = set()
+    behind = _behind(nodes)
     found = {}
     for node in nodes:
         spec = dag.trained(node.spec)
         if spec is None:
             if node.name in waiting:
                 left[node.name] = either([left[parent] for parent in node.parents])
-            if not smaller.isdisjoint(node.parents):
-                smaller.add(node.name)
             continue
         epochs = sum(phase.epochs for phase in phases(spec))
         shards = data[node.data_digest]
         steps = epochs * (spec.data.used(shards.samples) // spec.batch)
         found[node.name] = Size(epochs, steps, None, None)
-        if KINDS[spec.kind].shrinks is not None or not smaller.isdisjoint(node.parents):
-            smaller.add(node.name)
         if node.name in waiting:
             room = _room(spec, shards.manifest)
             parents = [left[parent] for parent in node.parents]
             left[node.name] = after(room, parents, KINDS[spec.kind].regrows(spec))
-            if KINDS[spec.kind].prunes and node.name not in smaller:
+            if KINDS[spec.kind].prunes and node.name not in behind:
                 found[node.name] = Size(epochs, steps, room.rate, counts(room, left[node.name]))
     return found
+
+
+def _behind(nodes: list[Node]) -> set[str]:
+    """Stages whose network has been made smaller before them. Parents come before children in `nodes`."""
+    small: set[str] = set()
+    found: set[str] = set()
+    for node in nodes:
+        spec = dag.trained(node.spec)
+        starts = node.parents if spec is None else node.parents[:1]  # what else it has is its teacher
+        if not small.isdisjoint(starts):
+            found.add(node.name)
+        if node.name in found or (spec is not None and KINDS[spec.kind].shrinks is not None):
+            small.add(node.name)
+    return found
+
+
+def _unknown(planned: Planned, behind: Collection[str]) -> list[str]:
+    """A word on shapes, of a stage that is not done and constrains tensors of a network that is smaller then."""
+    node, spec = planned.node, dag.trained(planned.node.spec)
+    if spec is None or planned.state == "cached" or node.name not in behind:
+        return []
+    kind = KINDS[spec.kind]
+    if not [*kind.constraints(spec), *kind.removes(spec)]:
+        return []
+    return [
+        "checked against the network as it is built: shapes after what is taken out are known when the stage starts"
+    ]
 
 
 def _room(spec: StageSpec, manifest: Mapping[str, Any]) -> Room:

@@ -161,6 +161,7 @@ def test_what_was_taken_out_is_shown(store: str, capsys: pytest.CaptureFixture[s
         "weights": [1000, 400],
         "macs": [20000.0, 9000.0],
         "units": {"0.weight": [8, 4]},
+        "factorised": {"fc": 3},
         "blocks": {"layer1.2": 0.25},
         "part": {"2.weight": 3},
         "refused": {"head": "code fails"},
@@ -170,10 +171,11 @@ def test_what_was_taken_out_is_shown(store: str, capsys: pytest.CaptureFixture[s
     printed = told(capsys, "show", QUARTER, "--store", store)[0]
     rows = [" ".join(row.split()) for row in printed.splitlines()]
     begin = rows.index("taken out")
-    assert rows[begin + 1 : begin + 8] == [
+    assert rows[begin + 1 : begin + 9] == [
         "weights 1,000 -> 400 (40.0 %)",
         "multiply-accumulates 20,000 -> 9,000 (45.0 %)",
         "0.weight 8 -> 4",
+        "fc two layers, of rank 3",
         "layer1.2 block gone; loss on validation without it 0.25",
         "2.weight 3 stay that are zero in a part of what makes or reads them",
         "head can't be cut: code fails",

@@ -59,8 +59,24 @@ def test_how_many_weights_a_coupled_prune_leaves(tmp_path: Path) -> None:
     assert (counts.weights, counts.nonzeros) == (71568, 72 + 1152 + 16384 + 640)
     for name in ("small", "one", "best", "last"):
         assert plan[name].size is None or plan[name].size.counts is None, name
+    assert [name for name, one in plan.items() if any("as it is built" in note for note in one.notes)] == [
+        "one",
+        "two",
+        "last",
+    ]
     (held,) = tensors.held([plan["cut"]])["cut"]
     assert dict(held.most) == {"0.weight": 72, "2.weight": 1152, "6.weight": 16384, "8.weight": 640}
+
+
+def test_a_small_teacher_makes_no_network_smaller(tmp_path: Path) -> None:
+    text = """
+- {name: thin, kind: prune, parent: dense, teacher: small, distill: {weight: 0.5},
+   constraints: [{set: cardinality, tensors: "*", rate: 2}], admm: null, retrain: {epochs: 1, lr: 1e-3}}
+"""
+    thin = planned(tmp_path, entries() + text)["thin"]
+    assert thin.size is not None
+    assert thin.size.counts is not None
+    assert thin.notes == ()
 
 
 def test_what_a_prune_after_it_leaves_is_not_held_against_the_dense_network(tmp_path: Path) -> None:

@@ -121,6 +121,26 @@ print(json.dumps(artefact.network(artefact.load(Folder(sys.argv[1])))(PICTURES).
     assert measure(there, stage(DENSE).shards)["test_accuracy"] == small.manifest["metrics"]["test_accuracy"]
 
 
+def test_a_coupled_prune_is_held_in_retraining(stage: MakeTask) -> None:
+    """Masks are what the units that stay leave of each tensor; a prune after it stays within them."""
+    made(stage(DENSE, "dense"))
+    half = HALF | {"macs": None, "rate": 2}
+    cut = run(stage(prune(constraints=[half]), "cut", "dense"))
+    left = {"0.weight": 8 * 9, "2.weight": 16 * 8 * 9, "6.weight": 64 * 256, "8.weight": 64 * 10}
+    assert nonzeros(cut.network) == left
+    assert {name: one["nonzeros"] for name, one in cut.manifest["tensors"].items()} == left
+    assert {tuple(one["sets"]) for one in cut.manifest["tensors"].values()} == {("filter",)}
+    assert set(cut.manifest["residuals"]) == set(left)
+    for name, mask in cut.holds.items():
+        assert torch.equal(mask, (cut.network[name] != 0).float())
+    rows = cut.holds["2.weight"].flatten(1).any(1)
+    assert rows.sum() == 16
+    assert torch.equal(cut.holds["6.weight"].view(128, 32, 16).any(0).any(1), rows)
+    quarter = run(stage(prune(constraints=[half | {"rate": 4}], duals="carry"), "quarter", "cut"))
+    assert nonzeros(quarter.network)["6.weight"] == 32 * 128
+    assert all((quarter.holds[name] <= mask).all() for name, mask in cut.holds.items())
+
+
 def test_masks_and_duals_go_with_the_network(stage: MakeTask) -> None:
     """A network pruned 10x is cut to half of its units: what is left of the masks holds in retraining, and a later
     prune starts from what is left of U."""
@@ -284,6 +304,24 @@ def test_fixed_values_survive_and_the_dense_network_teaches(stage: MakeTask) -> 
         assert torch.equal(small.network[name], left[name])
     assert not torch.equal(small.network["0.weight"], left["0.weight"])
     assert small.manifest["metrics"]["bytes"] < coarse.manifest["metrics"]["bytes"]
+
+
+def test_a_layer_of_low_rank_becomes_two(stage: MakeTask, tmp_path: Path) -> None:
+    """Which train on, and are cut with the rest later."""
+    made(stage(DENSE, "dense"))
+    lowrank = prune(constraints=[{"set": "lowrank", "tensors": "6.weight", "rank": 4}], admm=None)
+    made(stage(lowrank, "lowrank", "dense"))
+    small = run(stage(SMALL, "small", "lowrank"))
+    assert small.manifest["shrunk"]["factorised"] == {"6": 4}
+    assert small.manifest["shrunk"]["difference"] < 1e-4
+    assert "6.weight" not in small.network
+    assert small.manifest["fixed"] == {}
+    smaller = run(stage(AT_ONCE | {"retrain": None}, "smaller", "small"))
+    assert smaller.manifest["metrics"]["network_weights"] < 0.6 * small.manifest["metrics"]["network_weights"]
+    assert (
+        measure(str(tmp_path / "store" / "smaller"), stage(DENSE).shards)["val_accuracy"]
+        == (smaller.manifest["metrics"]["val_accuracy"])
+    )
 
 
 @pytest.mark.slow
