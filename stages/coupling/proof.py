@@ -32,7 +32,8 @@ COMPARISONS = 8
 ATTEMPTS = 200
 """Passes without computing in finding the numbers that code goes by."""
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""Largest difference of an output, relative to the largest output."""
+"""Largest difference of an output, relative to the largest output. Networks are compared in the first precision that
+their code takes."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def proved(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], c
     that nothing is hidden behind zeros. Code is first tried without computing, which takes little; of comparisons
     there is a bounded number, so that no network takes many times as long as a few passes through it.
     """
-    check = _Check(_stirred(network), _spread(args), _spread(kwargs), coupling)
+    check = _Check(network, args, kwargs, coupling)
     check.follow(list(range(len(coupling.spaces))))
     refused: dict[int, str] = {}
     alike: dict[tuple[str, ...], list[int]] = {}
@@ -114,12 +115,21 @@ class _Check:
     """Compares networks cut at random in some spaces."""
 
     def __init__(self, network: nn.Module, args: Any, kwargs: Any, coupling: Coupling) -> None:
-        self._network, self._args, self._kwargs = network, args, kwargs
         self._left, self._attempts = COMPARISONS, ATTEMPTS
         self.coupling = coupling
-        self._bare = bare(network), *weightless((args, kwargs))
-        if self._end({}, coupling) is not None:  # there is code that makes tensors on the CPU, or asks for numbers
-            self._bare = network, args, kwargs
+        self._precisely(network, args, kwargs, torch.float64)
+        self._bare = bare(self._network), weightless(self._args), weightless(self._kwargs)
+        if self._end({}, coupling) is None:
+            return
+        for dtype in TOLERANCE:  # there is code that makes tensors on the CPU, or asks for numbers
+            self._precisely(network, args, kwargs, dtype)
+            self._bare = self._network, self._args, self._kwargs
+            if self._end({}, coupling) is None:
+                return
+
+    def _precisely(self, network: nn.Module, args: Any, kwargs: Any, dtype: torch.dtype) -> None:
+        self._dtype, self._network = dtype, _stirred(network, dtype)
+        self._args, self._kwargs = _spread(args, dtype), _spread(kwargs, dtype)
 
     def follow(self, numbers: list[int]) -> None:
         """Find the numbers of modules that have to follow: those with which code that fails gets further.
@@ -187,6 +197,12 @@ class _Check:
     def _differs(self, stays: Stays) -> str | None:
         try:
             wanted = self._outputs(lambda network: silenced(network, self.coupling.spaces, stays))
+        except Exception as error:  # noqa: BLE001 - code may make tensors of single precision, and fail on others
+            if self._dtype is torch.float32:
+                return f"its code fails: {type(error).__name__}: {error}".partition("\n")[0]
+            self._precisely(self._network, self._args, self._kwargs, torch.float32)
+            return self._differs(stays)
+        try:
             found = self._outputs(lambda network: self._cut(network, stays))
         except Exception as error:  # noqa: BLE001 - what code does that was written for other sizes, is anything
             return _failed(error)
@@ -277,13 +293,13 @@ def drawn(space: Space, draw: np.random.Generator) -> NDArray[np.bool_]:
     return stays
 
 
-def _stirred(network: nn.Module) -> nn.Module:
-    """A copy in double precision and evaluation mode, whose tensors are not all alike."""
-    found = copy.deepcopy(network).double().eval()
+def _stirred(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy of a precision, in evaluation mode, whose tensors are not all alike."""
+    found = copy.deepcopy(network).to(dtype).eval()
     generator = torch.Generator().manual_seed(0)
 
     def drawn(tensor: Tensor) -> Tensor:
-        return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
 
     with torch.no_grad():
         for tensor in found.parameters():
@@ -299,13 +315,13 @@ def _stirred(network: nn.Module) -> nn.Module:
     return found
 
 
-def _spread(given: Any) -> Any:
-    """Inputs in double precision, drawn at random where they are floating-point numbers."""
+def _spread(given: Any, dtype: torch.dtype) -> Any:
+    """Inputs of a precision, drawn at random where they are floating-point numbers."""
     generator = torch.Generator().manual_seed(1)
 
     def one(value: Any) -> Any:
         if isinstance(value, Tensor) and value.is_floating_point():
-            return torch.randn(value.shape, generator=generator, dtype=torch.float64)
+            return torch.randn(value.shape, generator=generator, dtype=dtype)
         return value
 
     return pytree.tree_map(one, given)

@@ -130,7 +130,7 @@ def _called(node: Any, values: Mapping[Any, Any], known: Known, trace: Trace) ->
         result = list(rule(known, call))
         if [shape_of(dims) for dims in result] != shapes:
             raise Unknown
-    except (Unknown, ValueError, KeyError, IndexError, TypeError, AssertionError):
+    except (Unknown, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError):
         trace.unknown[call.name] += 1
         for dims in _leaves(list(call.args.values())):
             known.atoms.fix(*dims)

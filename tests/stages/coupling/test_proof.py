@@ -53,6 +53,18 @@ def test_comparisons_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "1 comparisons" in " ".join(found.refused.values())
 
 
+class Single(nn.Module):
+    """Its code makes tensors of single precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.b(self.a(x).relu()) @ torch.eye(6))
+        return y
+
+
 class Stubborn(nn.Module):
     """Its number of channels stands in its code."""
 
@@ -63,6 +75,10 @@ class Stubborn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.head(self.b(self.a(x).view(-1, 6)).relu())
         return y
+
+
+def test_code_that_takes_single_precision_alone_is_compared_in_it() -> None:
+    assert units(exact(Single(), torch.zeros(2, 4))) == {"a.weight": 5}
 
 
 def test_code_that_counts_by_itself_is_told_of() -> None:
