@@ -47,7 +47,7 @@ class _Process:
         """The job's row, and whether the process may have another."""
         self._ours.send(job)
         if not self._ours.poll(seconds):
-            return {"network": job[0], "result": f"not finished in {seconds:.0f} s"}, False
+            return {"network": job[0], "result": f"not finished in {seconds:g} s"}, False
         try:
             row, peak = self._ours.recv()
         except EOFError:

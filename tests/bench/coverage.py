@@ -19,27 +19,23 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator
-from math import prod
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from dualprune.stages.artefacts import artefact
-from dualprune.stages.coupling.trace import Untraceable
 from dualprune.stages.data.format import digest, read_manifest
 from dualprune.stages.data.make.records import write_records
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.kinds.table import parse
-from dualprune.stages.networks.build import parameters_of
-from dualprune.stages.settings.training import Model
 from dualprune.stages.training.probe import probe
 from dualprune.stages.training.stage import run_stage
 from tests.bench.apart import rows
 from tests.bench.common import Options, Row, report
-from tests.bench.shrinking import Wrong, by_torch_pruning, shrunk
+from tests.bench.shrinking import cut_at_random
 
 CANDIDATES = 24
 """Networks of a family that are built, without memory, to find the smallest."""
@@ -54,16 +50,8 @@ SMALL = 224
 """Side of the pictures that each is tried with first, if it is made for larger ones."""
 LARGEST = 250e6
 """Weights of a network that is trained, in some 6 GB; a larger one is planned only."""
-CUT_SIDES = (64, 96)
-"""Sides of the pictures that a network to be cut is tried with before that which it is made for."""
-LARGEST_CUT = 150e6
-"""Weights of a network that is cut and compared, with copies in double precision; a larger one is left out."""
 PATIENCE = 1800
 """Seconds for a network, on a machine that does other things too."""
-COLUMNS = (
-    *("network", "side", "weights", "weights_after", "macs", "macs_after", "units", "heads", "spaces"),
-    *("refused", "unknown", "difference", "seconds", "result", "torch_pruning"),
-)
 
 
 def torchvision_networks() -> Iterator[tuple[str, int]]:
@@ -148,27 +136,6 @@ def _through(name: str, side: int, folder: Path) -> Row:
     if not bool(outputs.isfinite().all()) or tuple(outputs.shape) != (1, 10):
         raise ValueError(f"the loaded network gives outputs of shape {tuple(outputs.shape)}, or no numbers")
     return found | {"rate": rate}
-
-
-def cut_at_random(name: str, side: int) -> Row:
-    """What came of cutting one network; the reason where it was refused."""
-    row: Row = {**dict.fromkeys(COLUMNS), "network": name}
-    try:
-        row["weights"] = sum(prod(one.shape) for one in parameters_of(Model(name=name, classes=10)).values())
-        if row["weights"] > LARGEST_CUT:
-            return row | {"result": f"left out: more than {LARGEST_CUT:.0f} weights"}
-        for size in sorted({*(small for small in CUT_SIDES if small < side), side}):
-            row["side"] = size
-            try:
-                row |= {"result": "exact", **shrunk(name, size)}
-                break
-            except Untraceable as error:
-                row["result"] = f"refused: {error}".partition("\n")[0][:300]
-    except Wrong as error:
-        row["result"] = f"WRONG: {error}"
-    except Exception as error:  # noqa: BLE001 - any is a row of the table
-        row["result"] = f"fails: {type(error).__name__}: {error}".partition("\n")[0][:300]
-    return row | by_torch_pruning(name, row["side"] or side)
 
 
 def asked() -> tuple[Options, bool]:

@@ -10,6 +10,7 @@ import copy
 import json
 import time
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from dualprune.stages.coupling.cut import Cut, cut, macs
 from dualprune.stages.coupling.proof import bare
 from dualprune.stages.coupling.trace import Untraceable
-from dualprune.stages.networks.build import build_model
+from dualprune.stages.networks.build import build_model, parameters_of
 from dualprune.stages.networks.edits import Narrow
 from dualprune.stages.networks.structure import Structure, load
 from dualprune.stages.settings.training import Model
@@ -29,12 +30,41 @@ BATCH = 3
 """Pictures that outputs are compared on; networks are followed with two."""
 TOLERANCE = 1e-4
 """Largest difference of an output, relative to the largest output, in single precision."""
+CUT_SIDES = (64, 96)
+"""Sides of the pictures that a network to be cut is tried with before that which it is made for."""
+LARGEST_CUT = 150e6
+"""Weights of a network that is cut and compared, with copies in double precision; a larger one is left out."""
+COLUMNS = (
+    *("network", "side", "weights", "weights_after", "macs", "macs_after", "units", "heads", "spaces"),
+    *("refused", "unknown", "difference", "seconds", "result", "torch_pruning"),
+)
 SHARE = 0.5
 """Of the units of a space that stay, in the mean."""
 
 
 class Wrong(Exception):
     """A compact network that does not give what the masked one does."""
+
+
+def cut_at_random(name: str, side: int) -> Row:
+    """What came of cutting one network; the reason where it was refused."""
+    row: Row = {**dict.fromkeys(COLUMNS), "network": name}
+    try:
+        row["weights"] = sum(prod(one.shape) for one in parameters_of(Model(name=name, classes=10)).values())
+        if row["weights"] > LARGEST_CUT:
+            return row | {"result": f"left out: more than {LARGEST_CUT:.0f} weights"}
+        for size in sorted({*(small for small in CUT_SIDES if small < side), side}):
+            row["side"] = size
+            try:
+                row |= {"result": "exact", **shrunk(name, size)}
+                break
+            except Untraceable as error:
+                row["result"] = f"refused: {error}".partition("\n")[0][:300]
+    except Wrong as error:
+        row["result"] = f"WRONG: {error}"
+    except Exception as error:  # noqa: BLE001 - any is a row of the table
+        row["result"] = f"fails: {type(error).__name__}: {error}".partition("\n")[0][:300]
+    return row | by_torch_pruning(name, row["side"] or side)
 
 
 def shrunk(name: str, side: int) -> Row:

@@ -54,6 +54,7 @@ def test_gpt2_keeps_its_heads_and_loses_hidden_units() -> None:
     assert heads == [4] * 2 or sum("c_attn" in name for name in found.refused) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_vit", "resnet10t", "mobilenetv3_small_050", "test_convnext"])
 def test_networks_of_timm(name: str) -> None:
     timm = pytest.importorskip("timm")
