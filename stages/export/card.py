@@ -105,7 +105,8 @@ def _built(source: Source, form: Format, file: File) -> Iterator[str]:
     yield from ("```python", loading.load, "```", "")
     if found.code is not None:
         arrays = "tensors = {name: torch.from_numpy(one) for name, one in tensors.items()}\n" if loading.arrays else ""
-        code = f"{'import torch' if arrays else ''}\n{found.code}\n{arrays}network.load_state_dict(tensors)".strip()
+        put = f"network.load_state_dict(tensors{', assign=True' if loading.assign else ''})"
+        code = f"{'import torch' if arrays else ''}\n{found.code}\n{arrays}{put}".strip()
         yield from ("They are the weights of a network that is built so:", "", "```python", code, "network.eval()")
         yield from ("```", "")
     yield found.needs

@@ -41,6 +41,8 @@ class Loading(NamedTuple):
     """Calls the network with variables of its inputs' names; makes `outputs`, a tensor or array or several."""
     arrays: bool = False
     """Whether its inputs are NumPy's."""
+    assign: bool = False
+    """Whether tensors have to take the place of a network's own: those of another layout can't be copied into them."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _csr(source: Source, path: Path, half: bool) -> Written:
         raise NotExported("no linear layer of it is faster as sparse rows on this machine")
     csr.save(network.get_submodule("network"), str(path))
     names = ", ".join(f"`{name.removeprefix('network.')}`" for name in layers)
-    return Written([f"As sparse rows, which were faster in a trial here: {names}."])
+    return Written([f"As sparse rows, which were faster in a trial here: {names}. Call it under `torch.no_grad()`."])
 
 
 def _about(source: Source) -> dict[str, str]:
@@ -169,8 +171,7 @@ def _load_torch(source: Source, file: str) -> Loading:
 
 
 def _load_csr(source: Source, file: str) -> Loading:
-    load = f"import torch\n\ntensors = torch.load({file!r}, weights_only=True)"
-    return Loading(f"{load}\n# network.load_state_dict(tensors, assign=True); then call it under torch.no_grad()")
+    return Loading(f"import torch\n\ntensors = torch.load({file!r}, weights_only=True)", assign=True)
 
 
 def _load_program(source: Source, file: str) -> Loading:
