@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dualprune.stages.networks.matrices import matrix
+
 
 @dataclass(frozen=True)
 class LowRank:
@@ -28,11 +30,11 @@ class LowRank:
     def project(self, w: Tensor) -> Tensor:
         """The nearest matrix of that rank, in W's shape. Raises ValueError on NaN."""
         assert self.rank is not None
-        matrix = self._matrix(w.detach().double())
-        if bool(torch.isnan(matrix).any()):
+        whole = matrix(w.detach().double(), self.view)
+        if bool(torch.isnan(whole).any()):
             raise ValueError("what is to be projected holds NaN")
-        tall = matrix.shape[0] > matrix.shape[1]
-        wide = matrix.T if tall else matrix
+        tall = whole.shape[0] > whole.shape[1]
+        wide = whole.T if tall else whole
         leading = torch.linalg.eigh(wide @ wide.T).eigenvectors[:, -self.rank :]
         nearest = leading @ (leading.T @ wide)
         return self._back(nearest.T if tall else nearest, w).to(w.dtype)
@@ -44,15 +46,15 @@ class LowRank:
         """
         if self.energy is None:
             return self
-        squares = torch.linalg.svdvals(self._matrix(w.detach().double())).square()
+        squares = torch.linalg.svdvals(matrix(w.detach().double(), self.view)).square()
         left_out = squares.flip(0).cumsum(0).flip(0)
         return replace(self, energy=None, rank=max(1, int((left_out > self.energy * left_out[0]).sum())))
 
     def contains(self, z: Tensor) -> bool:
         """Whether z is of that rank but for rounding."""
         assert self.rank is not None
-        sigma = torch.linalg.svdvals(self._matrix(z.detach().double()))
-        return _numerical_rank(sigma, z.dtype) <= self.rank
+        sigma = torch.linalg.svdvals(matrix(z.detach().double(), self.view))
+        return numerical_rank(sigma, z.dtype) <= self.rank
 
     def mask(self, z: Tensor) -> Tensor:
         """0 everywhere: moving single entries would leave the set."""
@@ -69,20 +71,14 @@ class LowRank:
         n, c, kh, kw = shape
         return c * kh, n * kw
 
-    def _matrix(self, w: Tensor) -> Tensor:
+    def _back(self, whole: Tensor, w: Tensor) -> Tensor:
         if self.view == "channel" or w.ndim < 4:
-            return w.reshape(w.shape[0], math.prod(w.shape[1:]))
+            return whole.reshape(w.shape)
         n, c, kh, kw = w.shape
-        return w.permute(1, 2, 0, 3).reshape(c * kh, n * kw)
-
-    def _back(self, matrix: Tensor, w: Tensor) -> Tensor:
-        if self.view == "channel" or w.ndim < 4:
-            return matrix.reshape(w.shape)
-        n, c, kh, kw = w.shape
-        return matrix.reshape(c, kh, n, kw).permute(2, 0, 1, 3).contiguous()
+        return whole.reshape(c, kh, n, kw).permute(2, 0, 1, 3).contiguous()
 
 
-def _numerical_rank(sigma: Tensor, dtype: torch.dtype) -> int:
+def numerical_rank(sigma: Tensor, dtype: torch.dtype) -> int:
     """How many singular values are more than what rounding entries to `dtype` makes of a zero."""
     noise = max(1e-5 * float(sigma[0]), torch.finfo(dtype).eps * float(sigma.norm()))
     return int((sigma > noise).sum())

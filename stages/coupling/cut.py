@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dualprune.stages.coupling.proof import bare, proved, weightless
+from dualprune.stages.coupling.proof import Proved, bare, proved, weightless
 from dualprune.stages.coupling.surgery import Stays, narrowed
 from dualprune.stages.coupling.trace import Untraceable
 from dualprune.stages.coupling.units import Coupling, Space, coupling
@@ -32,6 +32,8 @@ class Cut:
     coupling: Coupling
     refused: Mapping[str, str]
     """Spaces that can't be cut, by what they go by, and why."""
+    _counts: dict[tuple[tuple[int, bytes], ...], float] = field(default_factory=dict, compare=False, repr=False)
+    """What was counted already: budgets are solved for more than once."""
 
     @property
     def spaces(self) -> Sequence[Space]:
@@ -44,10 +46,13 @@ class Cut:
 
     def macs(self, stays: Stays) -> float:
         """Multiply-accumulates for one sample when these units are left."""
-        network = copy.deepcopy(self.network)
-        for edit in self.edits(stays):
-            EDITS[edit.edit].apply(edit, network)
-        return macs(network, self.args, self.kwargs)
+        key = tuple((number, stays[number].tobytes()) for number in sorted(stays))
+        if key not in self._counts:
+            network = copy.deepcopy(self.network)
+            for edit in self.edits(stays):
+                EDITS[edit.edit].apply(edit, network)
+            self._counts[key] = macs(network, self.args, self.kwargs)
+        return self._counts[key]
 
     def share(self, spaces: Sequence[int], most: float, left: Callable[[float, Space], int]) -> float:
         """The largest share of the units of these spaces, to a thousandth, with which at most `most` of the network's
@@ -64,16 +69,25 @@ class Cut:
 
 
 def cut(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Cut:
-    """Find and prove what can go of a network on the CPU, which is left alone.
+    """Find and prove what can go of a network, which is left alone.
 
     Raises stages.coupling.trace.Untraceable, for one that can't be copied too.
     """
+    return by(network, args, kwargs, look(network, args, kwargs))
+
+
+def look(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Proved:
+    """What of a network can go, as plain data: one rank finds it out for all. Raises as `cut` does."""
     try:
         network = copy.deepcopy(network).cpu().eval()
     except Exception as error:  # what is refused is any, such as tensors that were computed (old weight norms)
         raise Untraceable(f"it can't be copied: {type(error).__name__}: {error}") from error
-    found = proved(network, args, kwargs, coupling(network, args, kwargs))
-    return Cut(bare(network), weightless(tuple(args)), weightless(dict(kwargs)), found.coupling, found.refused)
+    return proved(network, args, kwargs, coupling(network, args, kwargs))
+
+
+def by(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], found: Proved) -> Cut:
+    """The cut of a network of which that was found."""
+    return Cut(bare(network).eval(), weightless(tuple(args)), weightless(dict(kwargs)), found.coupling, found.refused)
 
 
 def first(size: int, count: int) -> Any:
@@ -82,7 +96,7 @@ def first(size: int, count: int) -> Any:
 
 
 def macs(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
-    """Multiply-accumulates of convolutions, matrix products and attention for one sample: half of what torch counts."""
+    """Multiply-accumulates for one sample, as `stages.networks.counting` has them."""
     samples = next((len(one) for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, Tensor) and one.ndim), 1)
     with counted() as found:
         network(*args, **kwargs)

@@ -16,10 +16,18 @@ from torch import Tensor, nn
 
 from dualprune.stages.coupling.atoms import Atoms, Dims, Labels
 from dualprune.stages.coupling.rules import RULES, Call, Known, Unknown, shape_of
+from dualprune.stages.settings.base import SpecError
 
 
-class Untraceable(ValueError):
-    """A network that can't be followed."""
+class Untraceable(SpecError):
+    """A network that can't be followed: a problem of the setting `model`."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__([(("model",), f"what goes together in the network can't be found: {why}")])
+        self.why = why
+
+    def __reduce__(self) -> tuple[type[Untraceable], tuple[str]]:
+        return Untraceable, (self.why,)
 
 
 @dataclass(frozen=True)

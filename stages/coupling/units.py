@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -64,8 +63,6 @@ class Coupling:
     """Of modules, by path and name: those that follow what such numbers count (`stages.coupling.proof` finds them)."""
     unknown: Mapping[str, int]
     """Operations that no rule knows: what they touch stays whole."""
-    sizes: Mapping[str, tuple[int, ...]]
-    """Shapes of its weights."""
 
 
 def coupling(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Coupling:
@@ -95,7 +92,6 @@ def coupling(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
         tuple(counted),
         frozenset(),
         trace.unknown,
-        {name: tuple(one.shape) for name, one in able.items()},
     )
 
 
@@ -133,8 +129,3 @@ def _roles(
 def gone(space: Space, stays: NDArray[np.bool_]) -> dict[Place, NDArray[np.int64]]:
     """Positions that go, by dimension, when only the units that `stays` says do stay."""
     return {place: np.sort(positions[~stays].ravel()) for place, positions in space.places.items()}
-
-
-def share(shape: tuple[int, ...], gone: Mapping[int, int]) -> int:
-    """Entries of a tensor after so many positions of each dimension went."""
-    return prod(size - gone.get(number, 0) for number, size in enumerate(shape))

@@ -12,7 +12,6 @@ from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 
 from dualprune.stages.coupling.cut import Cut, cut
-from dualprune.stages.coupling.trace import Untraceable
 from dualprune.stages.library.wrappers import plain
 from dualprune.stages.networks.structure import Structure
 from dualprune.stages.settings.base import SpecError
@@ -33,7 +32,9 @@ def shrink(model: nn.Module, inputs: Any, *, multiple: int = 1) -> tuple[nn.Modu
     model = plain(model)
     _check_whole(model)
     on_cpu = copy.deepcopy(model).cpu().eval()
-    found = smaller(Before(on_cpu, given(inputs), _no_loss), (), multiple, 0, 1, None)
+    args, kwargs = given(inputs)
+    before = Before(on_cpu, (args, kwargs), lambda network: cut(network, args, kwargs), _no_loss)
+    found = smaller(before, (), multiple, 0, 1, None)
     structure = Structure(edits=list(found.edits))
     return structure.apply(copy.deepcopy(model)), structure
 
@@ -44,11 +45,7 @@ def cut_of(model: nn.Module, inputs: Any) -> Cut:
         text = "`coupled` sets need `inputs`, what the model is called with: a tensor, a tuple or a mapping of them"
         raise SpecError([(("constraints",), text)])
     _check_whole(model)
-    args, kwargs = given(inputs)
-    try:
-        return cut(model, args, kwargs)
-    except Untraceable as error:
-        raise SpecError([(("model",), f"what goes together in it can't be found: {error}")]) from error
+    return cut(model, *given(inputs))
 
 
 def given(inputs: Any) -> Inputs:

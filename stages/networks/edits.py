@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from dualprune.stages.networks.matrices import matrix
 from dualprune.stages.settings.base import Settings
 
 Tensors = Mapping[str, Tensor]
@@ -41,7 +42,9 @@ class EditKind(Generic[E]):
     """Changes a network in place, on the device `meta` too; its weights are those that `carry` makes of them. Raises
     ValueError for one that it does not fit."""
     carry: Callable[[E, Tensors], dict[str, Tensor]] = as_they_are
-    """A network's tensors as they are after it; those that go are left out."""
+    """A network's parameters and buffers as they are after it; those that go are left out."""
+    beside: Callable[[E, Tensors], dict[str, Tensor]] | None = None
+    """The same of what has their names and shapes but other numbers, such as masks and duals; None: as `carry`."""
 
 
 class Narrow(Edit):
@@ -134,13 +137,9 @@ def _mask(attention: Tensor | None, padding: Tensor | None, like: Tensor) -> Ten
 class Passed(nn.Module):
     """What stands for a module that was removed: its first input is its output."""
 
-    def __init__(self, several: bool = False) -> None:
-        super().__init__()
-        self.several = several
-
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """x, of any shape; the rest is left alone."""
-        return (x,) if self.several else x
+        return x
 
 
 def _sliced(tensor: Tensor, dims: Sequence[list[list[int]] | None]) -> Tensor:
@@ -206,11 +205,10 @@ def _narrowed(edit: Narrow, tensors: Tensors) -> dict[str, Tensor]:
 def _remove(edit: Remove, network: nn.Module) -> None:
     above, _, name = edit.module.rpartition(".")
     try:
-        parent, module = network.get_submodule(above), network.get_submodule(edit.module)
+        network.get_submodule(edit.module)
     except AttributeError:
         raise ValueError(f"there is no module {edit.module!r}") from None
-    del module
-    setattr(parent, name, Passed())
+    setattr(network.get_submodule(above), name, Passed())
 
 
 def _removed(edit: Remove, tensors: Tensors) -> dict[str, Tensor]:
@@ -239,12 +237,15 @@ def _factorise(edit: Factorise, network: nn.Module) -> None:
 
 
 def _two(edit: Factorise, module: nn.Module) -> nn.Sequential:
+    if type(module) not in (nn.Linear, nn.Conv2d):
+        raise ValueError(f"{edit.module} is a {type(module).__name__}, which can't be factorised")
     there: dict[str, Any] = {"device": module.weight.device, "dtype": module.weight.dtype}
     if isinstance(module, nn.Linear):
         first = nn.Linear(module.in_features, edit.rank, bias=False, **there)
         return nn.Sequential(first, nn.Linear(edit.rank, module.out_features, module.bias is not None, **there))
-    if type(module) is not nn.Conv2d or module.groups != 1 or isinstance(module.padding, str):
-        raise ValueError(f"{edit.module} is no linear layer, nor a convolution of one group: it can't be factorised")
+    assert isinstance(module, nn.Conv2d)
+    if module.groups != 1 or isinstance(module.padding, str):
+        raise ValueError(f"{edit.module} has several groups, or padding that is named: it can't be factorised")
     (kh, kw), (sh, sw), (ph, pw), (dh, dw) = module.kernel_size, module.stride, module.padding, module.dilation
     whole = edit.view == "channel"
     first_conv = nn.Conv2d(
@@ -272,16 +273,8 @@ def _two(edit: Factorise, module: nn.Module) -> nn.Sequential:
     return nn.Sequential(first_conv, second)
 
 
-def matrix(weight: Tensor, view: str) -> Tensor:
-    """A weight [outputs, inputs, ...] as the matrix whose rank counts: [outputs, rest], or of `spatial`
-    [inputs height, outputs width]."""
-    if view == "channel" or weight.ndim == 2:
-        return weight.flatten(1)
-    return weight.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
-
-
 def _factors(edit: Factorise, tensors: Tensors) -> dict[str, Tensor]:
-    """The weights of both layers by the weight's singular values, shared evenly; masks and duals of it are left out."""
+    """The weights of both layers by the weight's singular values, shared evenly."""
     found = dict(tensors)
     weight, bias = found.pop(f"{edit.module}.weight", None), found.pop(f"{edit.module}.bias", None)
     if bias is not None:
@@ -303,9 +296,14 @@ def _factors(edit: Factorise, tensors: Tensors) -> dict[str, Tensor]:
     return found
 
 
+def _without(edit: Factorise, tensors: Tensors) -> dict[str, Tensor]:
+    """What is of one layer's weight is of neither of two."""
+    return {name: tensor for name, tensor in tensors.items() if name != f"{edit.module}.weight"}
+
+
 EDITS: dict[str, EditKind[Any]] = {
     "narrow": EditKind(Narrow, _narrow, _narrowed),
-    "factorise": EditKind(Factorise, _factorise, _factors),
+    "factorise": EditKind(Factorise, _factorise, _factors, _without),
     "remove": EditKind(Remove, _remove, _removed),
     "resolution": EditKind(Resolution, _resize),
 }

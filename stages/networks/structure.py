@@ -40,10 +40,18 @@ class Structure(Settings):
         return network
 
     def carry(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of the unchanged network's names and shapes (masks, duals) as they are after all edits."""
+        """The unchanged network's parameters and buffers as they are after all edits."""
         found = dict(tensors)
         for edit in self.edits:
             found = EDITS[edit.edit].carry(edit, found)
+        return found
+
+    def beside(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same of masks and duals, which have their names and shapes."""
+        found = dict(tensors)
+        for edit in self.edits:
+            kind = EDITS[edit.edit]
+            found = (kind.beside or kind.carry)(edit, found)
         return found
 
 

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dualprune.stages.coupling.cut import Cut, cut, macs
-from dualprune.stages.coupling.trace import Untraceable
+from dualprune.stages.constraints.lowrank import numerical_rank
+from dualprune.stages.coupling.cut import Cut, macs
 from dualprune.stages.coupling.units import Space
-from dualprune.stages.networks.edits import EDITS, Edit, Factorise, Remove, Resolution, matrix
+from dualprune.stages.networks.edits import EDITS, Edit, Factorise, Remove, Resolution
+from dualprune.stages.networks.matrices import matrix
 from dualprune.stages.networks.parameters import parameters, weights
 from dualprune.stages.networks.structure import Structure, load, untied
 from dualprune.stages.settings.base import SpecError
@@ -25,8 +26,6 @@ from dualprune.stages.settings.sets import Grouped
 from dualprune.stages.solver import coupled
 
 VIEWS: tuple[Literal["channel", "spatial"], ...] = ("channel", "spatial")
-RANK = 1e-5
-"""Singular values below so many times the largest are rounding."""
 Inputs = tuple[Sequence[Any], Mapping[str, Any]]
 """What a network is called with."""
 
@@ -38,6 +37,8 @@ class Before:
     network: nn.Module
     inputs: Inputs
     """For a few real samples."""
+    cut: Callable[[nn.Module], Cut]
+    """What can be cut of a network. All ranks call it together."""
     loss: Callable[[nn.Module, int], float]
     """A network's mean loss over so many samples of validation. All ranks call it together."""
     lowrank: Sequence[str] = ()
@@ -62,13 +63,12 @@ def smaller(
     Raises SpecError, also where nothing is taken out.
     """
     network = copy.deepcopy(before.network).eval()
-    args, kwargs = before.inputs
     made: list[Edit] = [] if resolution is None else [resized(network, before.inputs, resolution)]
     two = _factorised(network, before.lowrank)
     made += two
     gone = removed(network, before, remove, samples)
     made += [Remove(module=path) for path, _ in gone]
-    found = _cut(network, args, kwargs)
+    found = before.cut(network)
     stays = _stays(network, found, constraints, multiple)
     part = {space.name: count for space in found.spaces if (count := in_part(network, space))}
     narrow = found.edits(stays)
@@ -162,9 +162,11 @@ def _factorised(network: nn.Module, names: Sequence[str]) -> list[Factorise]:
     """Make two layers each of those whose weights are of a rank at which that is smaller, in place."""
     made = []
     for name in names:
-        weight = network.get_parameter(name).detach()
+        weight, (module, _, own) = network.get_parameter(name).detach(), name.rpartition(".")
+        if own != "weight":
+            continue  # of recurrent layers and attention, which have several
         edit = min(
-            (Factorise(module=name.rpartition(".")[0], rank=_rank(weight, view), view=view) for view in VIEWS),
+            (Factorise(module=module, rank=_rank(weight, view), view=view) for view in VIEWS),
             key=lambda one: one.rank * sum(matrix(weight, one.view).shape),
         )
         if edit.rank * sum(matrix(weight, edit.view).shape) < weight.numel():
@@ -179,15 +181,7 @@ def _factorised(network: nn.Module, names: Sequence[str]) -> list[Factorise]:
 
 def _rank(weight: Tensor, view: str) -> int:
     """The rank of a weight, rounding aside."""
-    values = torch.linalg.svdvals(matrix(weight.double(), view))
-    return max(1, int((values > RANK * values[0]).sum()))
-
-
-def _cut(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Cut:
-    try:
-        return cut(network, args, kwargs)
-    except Untraceable as error:
-        raise SpecError([(("model",), f"the network can't be cut: {error}")]) from error
+    return max(1, numerical_rank(torch.linalg.svdvals(matrix(weight.double(), view)), weight.dtype))
 
 
 def _stays(

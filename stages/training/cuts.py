@@ -8,11 +8,9 @@ from functools import partial
 from typing import Any
 
 from dualprune.stages.coupling.cut import Cut, cut, inputs
-from dualprune.stages.coupling.trace import Untraceable
 from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.networks.build import build_model
 from dualprune.stages.objectives.table import objective
-from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import Model, StageSpec
 from dualprune.stages.training.probe import batch_of
 
@@ -39,16 +37,11 @@ def _plain(model: Model) -> Model:
 
 
 def _cut(spec: StageSpec, manifest: Mapping[str, Any]) -> Cut:
-    """Raises SpecError for a network that can't be followed."""
+    """Raises stages.coupling.trace.Untraceable."""
     batch = batch_of(manifest, spec)
     shapes = {name: [str(values.dtype), *values.shape] for name, values in batch.items()}
     model = _plain(spec.model)
     key = json.dumps([model.model_dump(mode="json"), spec.objective.model_dump(mode="json"), shapes])
     if key not in _found:
-        network = build_model(model).eval()
-        try:
-            _found[key] = cut(network, *inputs(objective(spec), batch))
-        except Untraceable as error:
-            text = f"what goes together in {model.name} can't be found: {error}"
-            raise SpecError([(("model",), text)]) from error
+        _found[key] = cut(build_model(model).eval(), *inputs(objective(spec), batch))
     return _found[key]

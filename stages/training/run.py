@@ -42,7 +42,7 @@ class Run(Generic[S]):
     shrunk: Mapping[str, Any]
     """What this stage took out of its parent's network, of kinds that do."""
     macs: float | None
-    """Multiply-accumulates for one sample."""
+    """Multiply-accumulates for one sample, on rank 0."""
     dense_macs: float | None
     """The same of the network before anything was taken out of it; None where nothing was, or it is not known."""
     weights: frozenset[str]

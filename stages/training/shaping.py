@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import nn
 
 from dualprune.stages.artefacts.artefact import Artefact
 from dualprune.stages.artefacts.checkpoint import Checkpoints
-from dualprune.stages.coupling.cut import Cut, cut, inputs
+from dualprune.stages.coupling.cut import Cut, by, inputs, look
+from dualprune.stages.coupling.proof import Proved
 from dualprune.stages.coupling.trace import Untraceable
 from dualprune.stages.data.read.reading import Reader
 from dualprune.stages.engine.ranks import agreed
@@ -20,7 +21,6 @@ from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.networks.structure import Structure, load, untied
 from dualprune.stages.objectives.base import Batch, Metric, Objective
-from dualprune.stages.settings.base import SpecError
 from dualprune.stages.solver.shrinking import Before
 from dualprune.stages.training.evaluate import evaluate
 
@@ -55,48 +55,56 @@ class Validated:
         return evaluate(network, aim, self.split, self.rank, self.world, self.size, samples).values["loss"]
 
     def cut(self, network: nn.Module) -> Cut:
-        """What can be cut of a network. Raises SpecError for one that can't be followed."""
+        """What can be cut of a network: rank 0 finds it out. On all ranks together.
+
+        Raises stages.coupling.trace.Untraceable.
+        """
+        args, kwargs = inputs(self.objective, self.batch())
+        found: Proved | Untraceable = agreed(self._found(network, args, kwargs) if self.rank == 0 else None)
+        if isinstance(found, Untraceable):
+            raise found
+        return by(network, args, kwargs, found)
+
+    def _found(self, network: nn.Module, args: Any, kwargs: Any) -> Proved | Untraceable:
         try:
-            return cut(network, *inputs(self.objective, self.batch()))
+            return look(network, args, kwargs)
         except Untraceable as error:
-            raise SpecError([(("model",), f"what goes together in it can't be found: {error}")]) from error
+            return error
 
 
 def shaped(
-    job: StageJob, network: nn.Module, by: Validated, parent: Artefact, checkpoints: Checkpoints
+    job: StageJob, network: nn.Module, of: Validated, parent: Artefact | None, checkpoints: Checkpoints
 ) -> tuple[Structure, dict[str, Any]]:
-    """Make a parent's network smaller as a kind that shrinks says, in place; its edits, and what they come to.
+    """Make a parent's network smaller as a kind that shrinks says, in place; its edits, and what they come to. Of other
+    kinds there are none.
 
     They are kept beside the stage's checkpoints, so that an attempt goes on with what was decided. Before the first
     checkpoint that counts only for this very `parent`.
     """
     shrinks, folder = KINDS[job.spec.kind].shrinks, checkpoints.folder
-    assert shrinks is not None
-    of = parent.manifest["sha256"]
+    if shrinks is None or parent is None:
+        return Structure(), {}
+    sha256 = parent.manifest["sha256"]
     lowrank = [name for name, sets in parent.manifest.get("fixed", {}).items() if "lowrank" in sets]
-    kept = agreed(_kept(checkpoints, of) if by.rank == 0 else None)
+    kept = agreed(_kept(checkpoints, sha256) if of.rank == 0 else None)
     if kept is None:
-        found = shrinks(job.spec, Before(network, inputs(by.objective, by.batch()), by.loss, lowrank))
+        found = shrinks(job.spec, Before(network, inputs(of.objective, of.batch()), of.cut, of.loss, lowrank))
         structure = Structure(edits=list(found.edits))
-        shape = {"parent": of, "structure": structure.model_dump(mode="json"), "facts": found.facts}
+        shape = {"parent": sha256, "structure": structure.model_dump(mode="json"), "facts": found.facts}
         kept = agreed(shape)
-        if by.rank == 0:
+        if of.rank == 0:
             folder.write_json(SHAPE, kept)
     structure = Structure.model_validate(kept["structure"])
     load(network, structure, structure.carry(untied(network)))
     return structure, kept["facts"]
 
 
-def carried(parent: Artefact, edits: Structure) -> Artefact:
-    """What a parent leaves, for its network after edits: masks, duals, and what is fixed of it."""
-    two = {f"{edit.module}.weight" for edit in edits.edits if edit.edit == "factorise"}
-    holds, duals = (
-        edits.carry({name: tensor for name, tensor in tensors.items() if name not in two})
-        for tensors in (parent.holds, parent.duals)
-    )
-    left = edits.carry(parent.network)
-    fixed = {name: sets for name, sets in parent.manifest.get("fixed", {}).items() if name in left}
-    return replace(parent, manifest={**parent.manifest, "fixed": fixed}, network=left, holds=holds, duals=duals)
+def carried(parent: Artefact, edits: Structure, names: Collection[str]) -> Artefact:
+    """What a parent leaves beside its weights, for a network after edits that has parameters of these names: masks,
+    duals, and what is fixed of it."""
+    fixed = {name: sets for name, sets in parent.manifest.get("fixed", {}).items() if name in names}
+    manifest = {**parent.manifest, "fixed": fixed}
+    return replace(parent, manifest=manifest, holds=edits.beside(parent.holds), duals=edits.beside(parent.duals))
 
 
 def handed(parent: Artefact) -> dict[str, Any]:

@@ -59,12 +59,9 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     checkpoints = Checkpoints(store / job.key, rank, world)
     by = Validated(aim, splits["val"], job.engine.evaluated(spec.batch, world), rank, world, device)
     aims = ranked(targets_of(spec, parameters(network), cache(lambda: by.cut(network))), network.get_parameter)
-    shrunk: dict[str, Any] = {}
-    if KINDS[spec.kind].shrinks is not None and parent is not None:
-        edits, shrunk = shaped(job, network, by, parent, checkpoints)
-        structure = Structure(edits=[*structure.edits, *edits.edits])
-        parent = carried(parent, edits)
+    edits, shrunk = shaped(job, network, by, parent, checkpoints)
     there = parameters(network)
+    parent = parent and carried(parent, edits, there)
     inherited = _inherited(spec, aims.names, parent.holds if parent else {})
     fixed = _fixed(parent, aims)
     masks = inherited | {name: torch.zeros_like(network.get_parameter(name)) for name in fixed}
@@ -75,9 +72,9 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         objective=aim,
         phases=phases(spec),
         splits=splits,
-        structure=structure,
+        structure=Structure(edits=[*structure.edits, *edits.edits]),
         shrunk=shrunk,
-        macs=_macs(job, aim, network),
+        macs=_macs(job, aim, network) if rank == 0 else None,
         dense_macs=dense_macs(parent, shrunk),
         weights=frozenset(weights(there)),
         targets=aims,

@@ -143,4 +143,4 @@ def test_a_network_that_can_not_be_followed_is_told(tmp_path: Path, monkeypatch:
     change = ("{name: digits_cnn}", "{name: 'deciding:Deciding'}")
     other = ('tensors: "8.*"', 'tensors: "flat.2*"')
     told = refused(tmp_path, entries(), change, other)
-    assert "model: what goes together in deciding:Deciding can't be found: torch.export can't follow it" in told
+    assert "model: what goes together in the network can't be found: torch.export can't follow it" in told

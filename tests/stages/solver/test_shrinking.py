@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
+from dualprune.stages.coupling.cut import cut
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.networks.structure import Structure
 from dualprune.stages.settings.base import SpecError
@@ -37,7 +38,9 @@ def taken(network: nn.Module, inputs: Inputs, loss: Any = None, **settings: Any)
     """What is taken out, by some settings."""
     sets = [TypeAdapter(AnySet).validate_python(one) for one in settings.get("constraints", [])]
     others = [settings.get(name, default) for name, default in (("multiple", 1), ("remove", 0), ("samples", 7))]
-    return smaller(Before(network, inputs, loss), sets, *others, settings.get("resolution"))
+    return smaller(
+        Before(network, inputs, lambda one: cut(one, *inputs), loss), sets, *others, settings.get("resolution")
+    )
 
 
 def gone(network: nn.Module) -> set[str]:

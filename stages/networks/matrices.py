@@ -1,0 +1,14 @@
+"""Weights of convolutions as the matrices whose rank counts."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def matrix(weight: Tensor, view: str) -> Tensor:
+    """A weight [outputs, inputs, ...] as [outputs, all else]; of `view: spatial`, if its kernel has two dimensions, as
+    [inputs x height, outputs x width]."""
+    if view == "channel" or weight.ndim < 4:
+        return weight.flatten(1)
+    n, c, kh, kw = weight.shape
+    return weight.permute(1, 2, 0, 3).reshape(c * kh, n * kw)
