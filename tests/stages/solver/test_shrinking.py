@@ -38,9 +38,8 @@ def taken(network: nn.Module, inputs: Inputs, loss: Any = None, **settings: Any)
     """What is taken out, by some settings."""
     sets = [TypeAdapter(AnySet).validate_python(one) for one in settings.get("constraints", [])]
     others = [settings.get(name, default) for name, default in (("multiple", 1), ("remove", 0), ("samples", 7))]
-    return smaller(
-        Before(network, inputs, lambda one: cut(one, *inputs), loss), sets, *others, settings.get("resolution")
-    )
+    before = Before(network, inputs, lambda one: cut(one, *inputs), loss, settings.get("lowrank", ()))
+    return smaller(before, sets, *others, settings.get("resolution"))
 
 
 def gone(network: nn.Module) -> set[str]:
@@ -183,3 +182,33 @@ def test_alive_looks_at_makers_and_readers() -> None:
     with torch.no_grad():
         network.head.weight[:, 1] = 0.0
     assert alive(network, space).tolist() == [True, False, True, True, True, True]
+
+
+class Layers(nn.Module):
+    """Layers of every kind whose weights may be of low rank, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.table = nn.Linear(32, 32), nn.Embedding(32, 32)
+        self.wide, self.long = nn.Conv2d(8, 16, 3, padding=1), nn.Conv1d(16, 16, 3, padding=1)
+        self.groups, self.lstm = nn.Conv2d(16, 16, 3, groups=2), nn.LSTM(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, 8, 8, 8] to [n, 32]."""
+        x = self.long(self.wide(x).flatten(2)).view(len(x), 16, 8, 8)
+        x, _ = self.lstm(self.groups(x).mean((2, 3)).repeat(1, 2))
+        y: Tensor = self.linear(x) + self.table.weight[0]
+        return y
+
+
+def test_layers_of_low_rank_become_two_and_what_can_t_stays() -> None:
+    """A linear layer and a convolution; not embeddings, recurrent layers, sequences or groups."""
+    network = Layers().eval()
+    for one in network.parameters():
+        if one.ndim > 1:
+            one.data = torch.outer(one.data.flatten(1)[:, 0], one.data.flatten(1)[0]).view_as(one)
+    names = [name for name, one in network.named_parameters() if one.ndim > 1]
+    found = taken(network, given(2, 8, 8, 8), lowrank=names)
+    assert found.facts["factorised"] == {"linear": 1, "wide": 1}
+    assert found.facts["difference"] < 1e-5
+    assert network.linear.weight.shape == (32, 32), "the network that is given stays as it is"
