@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dualprune.stages.coupling.atoms import Atoms, Dims, Labels
-from dualprune.stages.coupling.rules import RULES, Call, Known, Unknown, shape_of
+from dualprune.stages.coupling.known import Call, Known, Unknown, shape_of
+from dualprune.stages.coupling.rules import RULES
 from dualprune.stages.settings.base import SpecError
 
 

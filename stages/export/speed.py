@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,7 +14,6 @@ from torch import nn
 
 from dualprune.stages.export.backends import BACKENDS, Bind, Bound, Unavailable, check
 from dualprune.stages.export.inputs import Inputs, batched
-from dualprune.stages.export.latency import used
 from dualprune.stages.export.reasons import Facts, reasons, shape
 from dualprune.stages.export.timing import Effort, Spread, interleaved, quartiles, times_as_fast
 
@@ -24,6 +24,17 @@ SHORT = 0.8
 AT_ONCE = 8
 """Networks that torch keeps compiled, of one class; further ones would run as they are, without a word."""
 Verdict = Literal["dense", "gain", "no gain", "slower"]
+
+
+@contextmanager
+def used(threads: int) -> Iterator[None]:
+    """So many of torch's threads, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

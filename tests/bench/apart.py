@@ -13,6 +13,10 @@ from tests.bench.common import Row
 MOST = 2 << 20
 """Kilobytes that a process may have taken at most to be given another job: big networks have one each."""
 
+LIMIT = 10 << 30
+"""Bytes of address space that a process may take: a library that leaks, or a network that is too large, costs its row,
+not the machine."""
+
 Work = Callable[..., Row]
 
 
@@ -62,6 +66,7 @@ class _Process:
 
 
 def _served(work: Work, pipe: Connection) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
     while True:
         job = pipe.recv()
         row = work(*job)

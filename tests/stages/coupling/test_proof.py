@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from dualprune.stages.coupling import proof
 from dualprune.stages.coupling.atoms import Dims
 from dualprune.stages.coupling.cut import cut
-from dualprune.stages.coupling.rules import RULES, Call, Known
+from dualprune.stages.coupling.known import Call, Known
+from dualprune.stages.coupling.rules import RULES
 from dualprune.stages.coupling.trace import Untraceable
 from dualprune.stages.coupling.units import Space
 from tests.stages.coupling import users
