@@ -63,7 +63,7 @@ class Scripted:
         """The oldest running task's attempt, from its first row to its end."""
         assert self.running, "the driver waits though nothing runs"
         task = self.running.pop(0)
-        rows = [{"event": "training", "steps": 0}, {**EPOCH}]
+        rows = [{"event": "training", "steps": 0}, {**PLACE}, {**EPOCH}]
         events = [Event("log", task, row) for row in rows]
         ending = self.script.get(task, [None]).pop(0)
         if ending is not None:
@@ -105,6 +105,24 @@ EPOCH = {
     "steps": 20,
     "seconds": 1.0,
     "seconds_left": 1.0,
+}
+
+
+PLACE = {
+    "event": "steps",
+    "phase": "admm",
+    "epoch": 1,
+    "epochs": 2,
+    "done": 0.5,
+    "steps": 10,
+    "loss": 0.6,
+    "lr": 0.1,
+    "seconds": 0.5,
+    "seconds_left": 1.5,
+    "samples_per_second": 100.0,
+    "step_seconds": 0.05,
+    "waited": 0.1,
+    "memory_bytes": 1e9,
 }
 
 
