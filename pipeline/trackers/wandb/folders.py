@@ -1,46 +1,47 @@
-"""The folders that wandb leaves of runs, by their names; and how what is in them is sent. Pure but for the disk."""
+"""The folders that wandb leaves of runs, by their names; and how what is in them is sent to W&B."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 INSTEAD = "-offline"
 """At the end of the identity of an offline run that stands in for one that W&B did not take."""
-_NAME = r"(?:offline-)?run-\d{8}_\d{6}-{identity}(?:{instead})?(?:-\d{{1,4}})?"
-
-
-def of(folder: Path, identity: str) -> list[Path]:
-    """What runs of an identity, and those in place of them, have left."""
-    pattern = re.compile(_NAME.format(identity=re.escape(identity), instead=INSTEAD))
-    return sorted(path for path in (folder / "wandb").glob("*run-*") if pattern.fullmatch(path.name))
+SUMMARY = "summary"
+"""What stands in the place of a stage's key in the identity of the run of all."""
+_NAME = re.compile(
+    rf"(?P<offline>offline-)?run-\d{{8}}_\d{{6}}-(?P<identity>.+-([0-9a-f]{{16}}|{SUMMARY}))(?P<instead>{INSTEAD})?(-\d+)?"
+)
 
 
 def remove_older(folder: Path, identity: str, whole: Path) -> None:
-    """Remove all of them but the one that holds everything that was told of it."""
-    for path in of(folder, identity):
-        if path.name != whole.name:
+    """Remove what runs of an identity, and those in place of them, have left, but the one that holds everything."""
+    for path, name in _all(folder):
+        if name["identity"] == identity and path.name != whole.name:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def sending(folder: Path, unsent: Mapping[Path, str]) -> list[str]:
-    """Commands that send these runs, each under its identity, to W&B."""
-    own = [path for path, identity in unsent.items() if not _instead(path, identity)]
-    commands = [f"wandb sync {_listed(folder, sorted(own))}"] if own else []
-    others = sorted(set(unsent) - set(own))
-    return [*commands, *(f"wandb sync --id {unsent[path]} {shlex.quote(str(path))}" for path in others)]
+def sending(folder: Path, online: Collection[Path]) -> tuple[int, list[str]]:
+    """How many runs W&B lacks, and the commands that send them: offline ones, and these that went `online`."""
+    own, others, names = list[Path](), list[str](), {path.name for path in online}
+    for path, name in _all(folder):
+        if path.name not in names and (not name["offline"] or any(path.glob("*.synced"))):
+            continue
+        if name["instead"]:
+            others.append(f"wandb sync --id {name['identity']} {shlex.quote(str(path))}")
+        else:
+            own.append(path)
+    option = "--include-online " if any(not path.name.startswith("offline-") for path in own) else ""
+    listed = " ".join(shlex.quote(str(path)) for path in own)
+    if len(own) > 1 and not option and not others:
+        listed = f"{shlex.quote(str(folder / 'wandb'))}/offline-run-*"  # those that were sent before are passed over
+    return len(own) + len(others), [*([f"wandb sync {option}{listed}"] if own else []), *others]
 
 
-def _instead(path: Path, identity: str) -> bool:
-    return f"{identity}{INSTEAD}" in path.name
-
-
-def _listed(folder: Path, paths: Sequence[Path]) -> str:
-    """Paths on a command line; with a pattern, where that stands for just them."""
-    there = sorted((folder / "wandb").glob("offline-run-*"))
-    if len(paths) > 1 and there == list(paths):
-        return f"{shlex.quote(str(folder / 'wandb'))}/offline-run-*"
-    return " ".join(shlex.quote(str(path)) for path in paths)
+def _all(folder: Path) -> list[tuple[Path, re.Match[str]]]:
+    """In the order in which they were begun."""
+    paths = sorted((folder / "wandb").glob("*run-*"), key=lambda path: path.name.removeprefix("offline-"))
+    return [(path, name) for path in paths if (name := _NAME.fullmatch(path.name)) is not None]

@@ -39,7 +39,6 @@ class _Open:
     identity: str
     folder: Path
     """Where it is kept on disk."""
-    online: bool
     last: int
     """The last step that it has."""
 
@@ -65,8 +64,8 @@ class WandB:
         self._open: dict[str, _Open] = {}
         """By the stage's key."""
         self._finishing: list[threading.Thread] = []
-        self._unsent: dict[Path, str] = {}
-        """Identities of runs that are on disk, and not with W&B."""
+        self._unsent = set[Path]()
+        """Folders of online runs that are not wholly with W&B."""
         self._used = self._late = False
 
     def begin(self, stage: Stage, before: Sequence[Row]) -> None:
@@ -95,29 +94,25 @@ class WandB:
 
     def end(self, stage: Stage, end: End) -> None:
         """Close the stage's run, on a thread of its own."""
-        if stage.key in self._open:
-            self._finish(self._open.pop(stage.key), stage, end)
+        one = self._open.pop(stage.key, None)
+        if one is not None:
+            self._finish(one, end.failed is not None, lambda: self._account(one, stage, end))
 
     def summarize(self, summary: Summary) -> None:
         """A run with the table of all stages, and the report."""
-        import wandb
-
-        one = self._opened("summary", self.group, "summary", summary.config)
-        columns = list(summary.stages[0]) if summary.stages else []
-        table = wandb.Table(columns=columns, data=[[row[name] for name in columns] for row in summary.stages])
-        page = {} if summary.report is None else {"report": wandb.Html(str(summary.report), inject=False)}
-        one.run.log({"stages": table, **page}, step=one.last + 1)
-        one.run.summary.update({"how": summary.how})
-        self._finish(one, None, End(failed=None if summary.how == "done" else summary.how))
+        one = self._opened(folders.SUMMARY, self.group, "summary", summary.config)
+        self._finish(one, summary.how != "done", lambda: _summarized(one, summary))
 
     def close(self, patience: float) -> None:
         """Finish what is open: as failed, since nobody said that it came to a good end. What lasts is left behind."""
         limit = time.monotonic() + patience
         while self._open:
-            self._finish(self._open.popitem()[1], None, End(failed="the run ended"))
+            self._finish(self._open.popitem()[1], failed=True)
         for thread in self._finishing:
             thread.join(max(0.0, limit - time.monotonic()))
         if self._used:
+            if any(thread.is_alive() for thread in self._finishing):
+                _hush()
             # Otherwise at this process's exit, where it waits, and complains if its own process was ended before.
             ending = threading.Thread(target=_tear_down, name="wandb-teardown", daemon=True)
             ending.start()
@@ -125,11 +120,10 @@ class WandB:
 
     def left(self) -> list[str]:
         """How what W&B did not take is sent to it."""
-        there = {path: identity for path, identity in dict(self._unsent).items() if path.exists()}
-        if not there:
-            return []
-        commands = folders.sending(self.folder, there)
-        return [f"W&B: {_counted(len(there))} on disk; to send: {commands[0]}", *(f"  {one}" for one in commands[1:])]
+        count, commands = folders.sending(self.folder, set(self._unsent))
+        of = "1 run is" if count == 1 else f"{count} runs are"
+        told = [f"W&B: {of} on disk; to send: {one}" for one in commands[:1]]
+        return [*told, *(f"W&B: and {one}" for one in commands[1:])]
 
     def _opened(self, key: str, name: str, kind: str, config: Mapping[str, Any]) -> _Open:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -146,8 +140,9 @@ class WandB:
             return self._init(f"{identity}{folders.INSTEAD}", identity, name, kind, config)
 
     def _init(self, given: str, identity: str, name: str, kind: str, config: Mapping[str, Any]) -> _Open:
-        import wandb
         from wandb.env import get_cache_dir
+
+        import wandb
 
         if not writable(get_cache_dir()):  # where its process keeps a log, which else goes to the terminal
             os.environ["WANDB_CACHE_DIR"] = str(self.folder / "wandb" / "cache")
@@ -173,45 +168,46 @@ class WandB:
                 init_timeout=INITIAL,
                 finish_timeout=FINAL,
                 finish_timeout_raises=True,
+                **_flushed(),
             ),
         )
         place = Path(run.dir).parent
-        self._unsent[place] = identity
-        return _Open(run, identity, place, self.mode == "online", run.step - 1)
+        if self.mode == "online":
+            self._unsent.add(place)
+        return _Open(run, identity, place, run.step - 1)
 
     def _go_offline(self, why: str) -> None:
         if self.mode == "online":
             self.mode = "offline"
             self._tell(f"W&B: offline from here on, in {self.folder}, because {why}")
 
-    def _finish(self, one: _Open, stage: Stage | None, end: End) -> None:
-        target = spared()(lambda: self._finished(one, stage, end))
+    def _finish(self, one: _Open, failed: bool, account: Callable[[], None] = lambda: None) -> None:
+        """Finish a run after what there is to say last. All that may ask W&B something is done there."""
+        target = spared()(lambda: self._finished(one, failed, account))
         thread = threading.Thread(target=target, name=f"wandb-{one.identity}", daemon=True)
         self._finishing.append(thread)
         thread.start()
 
-    def _finished(self, one: _Open, stage: Stage | None, end: End) -> None:
+    def _finished(self, one: _Open, failed: bool, account: Callable[[], None]) -> None:
         try:
-            if stage is not None:
-                self._account(one, stage, end)
+            account()
         except Exception:  # noqa: BLE001 - whatever W&B raises, what was told before is kept
-            _log.warning("W&B: what a stage came to can't be told", exc_info=True)
+            _log.warning("W&B: not all that %s came to can be told", one.identity, exc_info=True)
         try:
-            one.run.finish(exit_code=int(end.failed is not None))
+            one.run.finish(exit_code=int(failed))
         except Exception as error:  # noqa: BLE001
             _log.warning("W&B: %s was not finished", one.identity, exc_info=True)
             self._go_offline(f"it does not take what is left of {one.identity}: {line(error)}")
             return
-        if one.online:
-            self._unsent.pop(one.folder, None)
+        self._unsent.discard(one.folder)
         folders.remove_older(self.folder, one.identity, one.folder)
 
     def _account(self, one: _Open, stage: Stage, end: End) -> None:
         """What a stage came to: its metrics, its layers, its network, and those that it was made from."""
-        if end.manifest is not None:
-            one.run.log({"layers": networks.layers(end.manifest)}, step=max(one.last, 0))
         reason = {} if end.failed is None else {"failed": end.failed}
         one.run.summary.update({**{f"final/{name}": value for name, value in end.metrics.items()}, **reason})
+        if end.manifest is not None:
+            one.run.log({"layers": networks.layers(end.manifest)}, step=max(one.last, 0))
         for parent in stage.parents:
             self._network(one, parent.name, parent.key, manifest.read(self.store / parent.key), used=True)
         if end.manifest is not None:
@@ -222,7 +218,26 @@ class WandB:
         if found is None:
             return
         made = networks.network(networks.named(self.group, stage), self.store / key, found, self.upload)
-        one.run._log_artifact(made, aliases=[key], is_user_created=True, use_after_commit=used)
+        # As `use_artifact` does with one that is not there yet, but offline too: it is made by no run.
+        one.run._log_artifact(made, aliases=[key], is_user_created=used, use_after_commit=used)
+
+
+def _flushed() -> dict[str, float]:
+    """Have wandb write what it has to its files at once, so that a kill costs no more than a second's; 0.31 can."""
+    import wandb
+
+    name = "x_transaction_log_flush_interval"
+    return {name: 1.0} if name in wandb.Settings.model_fields else {}
+
+
+def _summarized(one: _Open, summary: Summary) -> None:
+    import wandb
+
+    one.run.summary.update({"how": summary.how})
+    columns = list(summary.stages[0]) if summary.stages else []
+    table = wandb.Table(columns=columns, data=[[row[name] for name in columns] for row in summary.stages])
+    page = {} if summary.report is None else {"report": wandb.Html(str(summary.report), inject=False)}
+    one.run.log({"stages": table, **page}, step=one.last + 1)
 
 
 def _declare(run: Any, stage: Stage) -> None:
@@ -235,6 +250,19 @@ def _declare(run: Any, stage: Stage) -> None:
         run.define_metric(name, step_metric="steps", summary=f"{which},last")
 
 
+def _hush() -> None:
+    """Threads of runs that are left behind end with errors: they are logged, not shown."""
+    before = threading.excepthook
+
+    def hook(given: threading.ExceptHookArgs) -> None:
+        if given.exc_type.__module__.startswith("wandb."):
+            _log.info("W&B: a thread ended with %s: %s", given.exc_type.__name__, given.exc_value)
+        else:
+            before(given)
+
+    threading.excepthook = hook
+
+
 def _tear_down() -> None:
     import wandb
 
@@ -242,7 +270,3 @@ def _tear_down() -> None:
         wandb.teardown()
     except (Exception, SystemExit):  # noqa: BLE001 - it exits with its own process's code
         _log.warning("W&B's process did not end well", exc_info=True)
-
-
-def _counted(runs: int) -> str:
-    return f"{runs} runs are" if runs != 1 else "1 run is"
