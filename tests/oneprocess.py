@@ -7,6 +7,7 @@ process: with `--kill` it does so itself once it has heard of a stage's epoch th
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import queue
 import signal
@@ -86,6 +87,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--kill", nargs=2, metavar=("STAGE", "STEPS"))
     options = parser.parse_args()
+    logging.basicConfig(filename=options.file.with_suffix(".log"), level=logging.INFO)
 
     def heard(stage: str, row: dict[str, Any]) -> None:
         if not options.kill or (stage, row["event"]) != (options.kill[0], "epoch"):

@@ -21,8 +21,9 @@ from dualprune.stages.files.folder import Folder
 
 PROJECT = "dualprune"
 """Where neither the configuration nor wandb's own settings name one."""
-INITIAL = 20.0
-"""Seconds that W&B has to take a run, before it is written to a file."""
+INITIAL = 10.0
+"""Seconds that W&B has to take a run, before that and all others are written to files: half of what trackers have at
+the end of a run that is over by then."""
 FINAL = 300.0
 """Seconds that it has to take what is left of one, on a thread of its own."""
 LONGEST = 100

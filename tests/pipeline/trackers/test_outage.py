@@ -124,7 +124,7 @@ def test_a_run_ends_well_without_wandb(tmp_path: Path, how: str) -> None:
     """With the bits that it has when nothing is mirrored; it says once that it is offline, and how to send."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     own |= {"PYTHONPATH": os.pathsep.join([PATH, os.getcwd()]), "WANDB_CACHE_DIR": str(tmp_path / "cache")}
-    trained = {}
+    trained, lines = {}, list[str]()
     with WandBServer(how) as server:
         for place, mode in (("with", "online"), ("without", "disabled")):
             (tmp_path / place).mkdir()
@@ -146,6 +146,10 @@ def test_a_run_ends_well_without_wandb(tmp_path: Path, how: str) -> None:
                 told = [line for line in ended.stdout.splitlines() if line.startswith("W&B: ")]
                 assert told[0].startswith("W&B: online at ")
                 assert sum("offline from here on" in line for line in told) == 1
-                assert commands(told)
+                lines = told
     assert len(trained["with"]) == 2
     assert trained["with"] == trained["without"]
+    with WandBServer() as server:
+        for command in commands(lines):
+            sent(command, server)
+    assert set(server.runs) == {*(f"two-{key}" for key in trained["with"]), "two-summary"}
