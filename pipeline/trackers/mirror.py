@@ -23,6 +23,8 @@ PATIENCE = 20.0
 """Seconds that trackers have at a run's end for what they have still to do."""
 HURRY = 2.0
 """The same of a run that was interrupted."""
+GRACE = 1.0
+"""Seconds that their threads have after that, in which they let go of what lasts."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class Mirror:
         for feed in self._feeds:
             feed.queue.put(partial(feed.close, limit))
         for feed in self._feeds:
-            feed.thread.join(max(0.0, limit - time.monotonic()))
+            feed.thread.join(max(0.0, limit + GRACE - time.monotonic()))
             for line in feed.left():
                 self._tell(line)
 

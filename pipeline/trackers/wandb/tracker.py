@@ -67,7 +67,7 @@ class WandB:
         self._finishing: list[threading.Thread] = []
         self._unsent = set[Path]()
         """Folders of online runs that are not wholly with W&B."""
-        self._used = self._late = False
+        self._used = False
 
     def begin(self, stage: Stage, before: Sequence[Row]) -> None:
         """Open the stage's run, and tell it what it lacks of what was before."""
