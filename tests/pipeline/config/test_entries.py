@@ -155,7 +155,7 @@ BAD = {
         f"beam: {BEAM}\n    search: {SEARCH}",
         "the beam",
         "stages[5]",
-        "one of `ladder`, `beam`, `search` and",,
+        "one of `ladder`, `beam`, `search`",
     ),
     "ladder and beam": Bad(
         LADDER,
