@@ -2,8 +2,9 @@
 
 ResNet-18 on one CPU thread, ADMM with Adam. An epoch is EPOCH steps and an update of Z and U. `on` measures its pace,
 tells it every two seconds and at its end with every tensor's residuals, mask and histogram, keeps that in an event log,
-and mirrors it to W&B's offline files and to TensorBoard. `off` does the same training and nothing else. Epochs of both
-take turns. Processor time is that of this process and of W&B's own one, which works beside it.
+and mirrors it to W&B's offline files and to TensorBoard. `off` does the same training, with the residuals in all that
+the solver goes by, and nothing else. Epochs of both take turns. Processor time is that of this process and of W&B's
+own one, which works beside it.
 """
 
 from __future__ import annotations
@@ -105,9 +106,12 @@ class Watched:
         for name, constraint in self.sets.items():
             w, u = self.engine.get(name), self.engine.get(name, "dual")
             z = constraint.project(w + u)
+            before = self.engine.get(name, "target") + u
             u = u + w - z
             self.engine.set(name, z - u, "target")
             self.engine.set(name, u, "dual")
+            for one in (w - z, w, z - before):
+                float(one.double().square().sum())
 
     def _step(self, picture: Any, label: Any) -> None:
         step(self.engine, picture, label)

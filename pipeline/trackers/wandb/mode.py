@@ -46,6 +46,8 @@ def choose(wanted: Mode | Literal["auto"]) -> Choice:
         return Choice("disabled", "as monitor.wandb says")
     if wanted == "auto" and os.environ.get("WANDB_DISABLED", "").lower() in OFF:
         return Choice("disabled", "as WANDB_DISABLED says")
+    # What wandb reports of itself it would send at this process's exit, and wait for that as long as half a minute.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     problem = lacking("wandb", wandb.__version__, USED)

@@ -26,6 +26,8 @@ INITIAL = 10.0
 the end of a run that is over by then."""
 FINAL = 300.0
 """Seconds that it has to take what is left of one, on a thread of its own."""
+ENDING = 2.0
+"""Seconds that wandb's own process has to end, when nothing is left to be done."""
 LONGEST = 100
 """Characters of the pipeline's name in the identity of a run, of which W&B takes 128."""
 
@@ -117,7 +119,7 @@ class WandB:
             # Otherwise at this process's exit, where it waits, and complains if its own process was ended before.
             ending = threading.Thread(target=_tear_down, name="wandb-teardown", daemon=True)
             ending.start()
-            ending.join(max(0.1, limit - time.monotonic()))
+            ending.join(min(ENDING, max(0.1, limit - time.monotonic())))
 
     def left(self) -> list[str]:
         """How what W&B did not take is sent to it."""
