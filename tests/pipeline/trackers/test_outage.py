@@ -28,11 +28,18 @@ HOWS = ["hang", "reset", "500"]
 STEPS = [10, 20, 30]
 
 
-def sent(command: str, server: WandBServer) -> None:
-    """Carry out a command that sends runs, as a shell does."""
+def sent(command: str, server: WandBServer, folder: Path) -> None:
+    """Carry out a command that sends runs, as a shell does; `folder` is where it leaves logs of its own."""
     whole = command.replace("wandb", shlex.join([sys.executable, "-m", "wandb"]), 1)
     done = subprocess.run(
-        whole, shell=True, env=os.environ | server.environment, capture_output=True, text=True, timeout=300, check=False
+        whole,
+        shell=True,
+        cwd=folder,
+        env=os.environ | server.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
@@ -81,7 +88,7 @@ def test_an_outage_leaves_all_on_disk(tmp_path: Path, monkeypatch: pytest.Monkey
     mirrored(tmp_path / "logs")  # wandb's process, which outlives the run for a while here, has written all
     with WandBServer() as server:
         for command in commands(said):
-            sent(command, server)
+            sent(command, server, tmp_path)
     assert set(server.runs) == {f"tiny-{DENSE}", f"tiny-{HALF}", "tiny-summary"}
     for key in (DENSE, HALF):
         assert [row["_step"] for row in server.runs[f"tiny-{key}"]] == STEPS
@@ -105,7 +112,7 @@ def test_an_outage_from_the_start_leaves_offline_files(
                 found.hear(event)
     with WandBServer() as server:
         for command in commands(said):
-            sent(command, server)
+            sent(command, server, tmp_path)
     assert {run: [row["_step"] for row in rows] for run, rows in server.runs.items()} == {
         f"tiny-{DENSE}": STEPS,
         f"tiny-{HALF}": STEPS,
@@ -151,5 +158,5 @@ def test_a_run_ends_well_without_wandb(tmp_path: Path, how: str) -> None:
     assert trained["with"] == trained["without"]
     with WandBServer() as server:
         for command in commands(lines):
-            sent(command, server)
+            sent(command, server, tmp_path)
     assert set(server.runs) == {*(f"two-{key}" for key in trained["with"]), "two-summary"}

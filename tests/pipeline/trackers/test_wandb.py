@@ -236,7 +236,7 @@ def test_what_is_told_to_send_is_taken(tmp_path: Path) -> None:
     command = re.fullmatch(r"W&B: 3 runs are on disk; to send: (.*)", said[-1])
     assert command is not None, said
     with WandBServer() as server:
-        sent(command[1], server)
+        sent(command[1], server, tmp_path)
         assert [row["_step"] for row in server.runs[f"tiny-{HALF}"]] == [5, 10, 20, 30, 40]
         assert set(server.runs) == {f"tiny-{DENSE}", f"tiny-{HALF}", "tiny-summary"}
         made = {(run, name): digest for run, name, digest in server.logged}
