@@ -1,8 +1,9 @@
 """The input that a class looks like to a network: gradient ascent on its score (Simonyan et al. 2014, section 2).
 
-arg max S_c(X) - decay |X|^2. Of sequences X is a matrix of letters by places, from noise, as in Lanchantin et al. 2017
-(section 3.3); its positive part, each place divided by its sum, reads as a position weight matrix. Of tokens, X weighs
-the table's rows. Of pictures it begins at almost zero, the mean of normalised pictures, and is blurred a little now
+arg max S_c(X) - decay |X|^2. Of sequences X is a matrix of letters by places, from noise, and S the logarithm of the
+class's probability, as in Lanchantin et al. 2017 (section 3.3): a score without bounds would fill all places. Its
+positive part, each place divided by its sum, reads as a position weight matrix. Of tokens, X weighs the table's rows.
+Of pictures S is the score itself; X begins at almost zero, the mean of normalised pictures, and is blurred a little now
 and then, so that it is smooth (Yosinski et al. 2015).
 """
 
@@ -64,15 +65,15 @@ def optimal(
     one = {name: value[:1] for name, value in batch.items()}
     x = _start(_shape(network, objective, one, of, several), of, seed).requires_grad_()
     optimizer = torch.optim.Adam([x], lr=STEP)
-    started = _score(network, objective, one, of, x, label, several)
+    started = _scores(network, objective, one, of, x, several)[label].item()
     for step in range(steps):
-        loss = DECAY[of.kind] * x.square().sum() - _score(network, objective, one, of, x, label, several)
+        loss = DECAY[of.kind] * x.square().sum() - _aim(network, objective, one, of, x, label, several)
         (x.grad,) = torch.autograd.grad(loss, x)
         optimizer.step()
         if of.kind == "picture" and step % EVERY == EVERY - 1 and step < steps - 1:
             x.data.copy_(blurred(x.data))
-    ended = _score(network, objective, one, of, x, label, several)
-    return Optimal(label, started.item(), ended.item(), x.detach()[0])
+    ended = _scores(network, objective, one, of, x, several)[label].item()
+    return Optimal(label, started, ended, x.detach()[0])
 
 
 def blurred(pictures: Tensor) -> Tensor:
@@ -106,11 +107,19 @@ def _start(shape: tuple[int, ...], of: Input, seed: int) -> Tensor:
     return noise if of.table is None else noise / shape[2]
 
 
-def _score(
+def _aim(
     network: Network, objective: Objective, batch: Batch, of: Input, x: Tensor, label: int, several: bool
 ) -> Tensor:
+    """What is ascended."""
+    scores = _scores(network, objective, batch, of, x, several)
+    if of.kind == "picture":
+        return scores[label]
+    return nn.functional.logsigmoid(scores[label]) if several else scores.log_softmax(0)[label]
+
+
+def _scores(network: Network, objective: Objective, batch: Batch, of: Input, x: Tensor, several: bool) -> Tensor:
+    """Of X alone: [k]."""
     given = x if of.table is None else x @ of.table.float()
     if of.kind != "picture" and of.axis == 1:
         given = given.transpose(1, 2)
-    scores, _ = of.called(network, objective, batch, given, several)
-    return scores[0, label]
+    return of.called(network, objective, batch, given, several)[0][0]
