@@ -68,7 +68,8 @@ def found(network: Network, objective: Objective, batch: Batch, several: bool = 
             kind, axis = _kind(leaves[name], name in lookups.found)
             if kind is not None:
                 lookup = lookups.found.get(name)
-                return Input(name, kind, axis, lookup is not None, None if lookup is None else lookup.table)
+                table = None if lookup is None or lookup.table is None else lookup.table.detach()
+                return Input(name, kind, axis, lookup is not None, table)
             candidates.append(f"{name} is {' x '.join(map(str, leaves[name].shape[1:]))} a sample")
     raise NotShown(_refused(candidates, whole))
 
@@ -84,25 +85,25 @@ def _moved(scores: Tensor, leaves: Mapping[str, Tensor]) -> set[str]:
 def _kind(leaf: Tensor, looked_up: bool) -> tuple[Kind | None, int]:
     """What a leaf is, and the axis of its channels or letters."""
     if looked_up and leaf.ndim == 3:
-        return ("sequence" if _one_hot(leaf, 2) else "tokens"), 2
+        return ("sequence" if _letters(leaf, 2) else "tokens"), 2
     if looked_up:
         return None, 0
     if leaf.ndim == 4:
         return "picture", 1
     if leaf.ndim != 3:
         return None, 0
-    for axis in (1, 2):
-        if _one_hot(leaf, axis):
-            return "sequence", axis
+    lettered = max((1, 2), key=lambda axis: _letters(leaf, axis))
+    if _letters(leaf, lettered):
+        return "sequence", lettered
     return "sequence", 1 if leaf.shape[1] <= leaf.shape[2] else 2
 
 
-def _one_hot(leaf: Tensor, axis: int) -> bool:
-    """Whether a place has one letter, or none (where it is padded or not known)."""
+def _letters(leaf: Tensor, axis: int) -> float:
+    """At which share of places there is one letter, and none at the others, which are padded; 0 of other numbers."""
     values = leaf.detach()
-    ones = bool(((values == 0) | (values == 1)).all())
     sums = values.sum(axis)
-    return ones and bool((sums <= 1).all()) and float(sums.mean()) > 0.5
+    single = bool(((values == 0) | (values == 1)).all()) and bool((sums <= 1).all())
+    return float(sums.mean()) if single else 0.0
 
 
 def _refused(candidates: list[str], whole: Mapping[str, Tensor]) -> str:

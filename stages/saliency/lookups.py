@@ -50,14 +50,13 @@ class Lookups(TorchFunctionMode):
     def _replaced(self, name: str, result: Tensor, table: Tensor | None) -> Tensor:
         if name in self.found:
             known = self.found[name]
-            same = known.table is table or (known.table is None and table is None)
-            if not same or known.leaf.shape != result.shape:
+            if known.table is not table or known.leaf.shape != result.shape:
                 raise NotShown(f"the network looks {name} up in more than one table, so it has no gradient of its own")
             return known.leaf.clone()
         leaf = self._given.get(name)
         if leaf is None:
             leaf = result.detach().float().requires_grad_()
-        self.found[name] = Lookup(leaf, None if table is None else table.detach())
+        self.found[name] = Lookup(leaf, table)
         return leaf.clone()  # what is in place, such as a ReLU, may not change a leaf
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dualprune.stages.saliency.compare import Spread
     from dualprune.stages.saliency.look import Look
 
+COMPARED = ("same answer", "changed", "better", "worse", "gradient x input", "quartiles", "ranks")
 LISTED = 10
 """Changed samples that are told by number."""
 
@@ -19,12 +20,12 @@ def table(look: Look) -> Table:
     """A row for each network: whose answers changed, and how alike maps are, with quartiles."""
     found = Table(box=None, header_style="bold", pad_edge=False)
     found.add_column("network", no_wrap=True)
-    for name in ("samples", "same answer", "changed", "better", "worse", "gradient x input", "quartiles", "ranks"):
+    for name in ("samples", *(COMPARED if look.compared else ())):
         found.add_column(name, justify="right", no_wrap=True)
     for subject in look.subjects:
         seen, beside = look.seen[subject.name], look.compared.get(subject.name)
         if beside is None:
-            found.add_row(subject.name, str(len(seen.numbers)), *("" for _ in range(7)))
+            found.add_row(subject.name, str(len(seen.numbers)))
             continue
         found.add_row(
             subject.name,
@@ -44,8 +45,8 @@ def told(look: Look) -> Iterator[str]:
     """What the columns are, which samples changed, and what could not be shown."""
     first = look.subjects[0].name
     if look.compared:
-        yield f"compared with {first}; gradient x input: mean correlation of maps over samples, with quartiles; "
-        yield "ranks: rank correlation of the gradients' strength"
+        what = "gradient x input: mean correlation of samples' maps; ranks: rank correlation of the gradients' strength"
+        yield f"compared with {first}; {what}"
     numbers = look.seen[first].numbers
     for name, beside in look.compared.items():
         if beside.changed:
