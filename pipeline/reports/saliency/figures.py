@@ -21,8 +21,8 @@ CELL, GAP = 160.0, 16.0
 """Of pictures side by side, in px."""
 PIXELS = 96
 """Of a drawn picture's longer side, at most: larger ones are averaged."""
-COLUMN, MARGIN = 920.0, 8.0
-"""Width of a sequence."""
+COLUMN, NARROWEST, MARGIN = 920.0, 480.0, 8.0
+"""Width of a sequence, at most, of its picture, at least, and what is left free at both sides."""
 BAND, LINES, STEP = 36.0, 40.0, 14.0
 """Height of letters above their line, of the lines of scores, and a place's width at most."""
 NARROW = 5.0
@@ -75,8 +75,8 @@ def said(look: Look, name: str, place: int) -> str:
     if subject.reading.several:
         return f"{called(label, subject.classes)} {'yes' if score > 0 else 'no'} ({score:.2f})"
     answer = int(seen.scores[place].argmax())
-    of = "" if answer == label else f" of {called(label, subject.classes)}"
-    return f"{called(answer, subject.classes)} ({score:.2f}{of})"
+    of = "" if answer == label else f"{called(label, subject.classes)}: "
+    return f"{called(answer, subject.classes)} ({of}{score:.2f})"
 
 
 def _sample(look: Look, shown: Shown, wording: Wording, names: Sequence[str], changed: bool) -> Figure:
@@ -158,7 +158,8 @@ def _below(look: Look, shown: Shown, wording: Wording, names: Sequence[str], wor
             for n, word in enumerate(named)
         ]
         y += 70
-    return svg.document(COLUMN + 2 * MARGIN, y + MARGIN, *words, body)
+    width = max(NARROWEST, step * max(map(len, shown.products.values())))
+    return svg.document(width + 2 * MARGIN, y + MARGIN, *words, body)
 
 
 def _rule(shown: Shown, name: str, step: float, y: float) -> str:
