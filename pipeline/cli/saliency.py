@@ -12,7 +12,7 @@ from rich.console import Console
 from dualprune.pipeline.cli.finished import NAMES, Finished, dense_of, each, finished, title
 from dualprune.pipeline.cli.store import RUNS
 from dualprune.pipeline.config.problems import ConfigError, argued
-from dualprune.pipeline.output import DONE, answer, need_reader, redraws, say, show
+from dualprune.pipeline.output import DONE, answer, redraws, say, show
 from dualprune.pipeline.reports.saliency import record, table
 from dualprune.pipeline.reports.saliency.wording import Wording
 from dualprune.stages.artefacts.manifest import Damaged
@@ -74,6 +74,8 @@ def _saliency(options: argparse.Namespace, console: Console) -> int:
             seen = look(subjects, asked, _noted(console))
         except NotShown as error:
             raise ConfigError("saliency", [str(error)]) from None
+        except SpecError as error:
+            raise ConfigError("saliency", [text for _, text in error.problems]) from None
         found.append((group, seen))
     for number, (group, seen) in enumerate(found):
         if number:
@@ -158,13 +160,7 @@ def _wording(options: argparse.Namespace) -> Wording:
 
 def _noted(console: Console) -> Callable[[str], None]:
     """What is told of what lasts, where somebody watches."""
-
-    def tell(text: str) -> None:
-        need_reader()
-        if redraws(console):
-            say(console, text, "dim")
-
-    return tell
+    return (lambda text: say(console, text, "dim")) if redraws(console) else (lambda text: None)
 
 
 def _number(given: str) -> int:

@@ -23,6 +23,7 @@ from dualprune.stages.saliency.inputs import Input, found
 from dualprune.stages.saliency.maps import maps
 from dualprune.stages.saliency.optimal import Optimal, optimal
 from dualprune.stages.saliency.subject import Subject
+from dualprune.stages.settings.base import SpecError
 
 Array = NDArray[Any]
 
@@ -98,6 +99,9 @@ def look(subjects: Sequence[Subject], asked: Asked, tell: Callable[[str], None] 
     Raises NotShown, with the network's name, for what can't be looked into.
     """
     first = subjects[0]
+    for one in subjects[1:]:
+        if one.data != first.data:
+            raise NotShown(f"{one.name} was made with other data than {first.name}; name shards for both (--data)")
     numbers = evenly(len(first.split), asked.samples)
     seen: dict[str, Seen] = {}
     for one in subjects:
@@ -136,12 +140,14 @@ def chosen(changed: Iterable[Sequence[int]], size: int, count: int) -> list[int]
 
 
 def _named(one: Subject, call: Callable[[], Any]) -> Any:
-    """What a call gives; errors name the network, and the layer at work."""
+    """What a call gives; errors name the network, and the layer at work. What is wrong with its settings stays so."""
     try:
         return call()
     except NotShown as error:
         raise NotShown(f"{one.name}: {error}") from error
-    except (RuntimeError, TypeError, IndexError) as error:
+    except SpecError:
+        raise
+    except Exception as error:
         raise NotShown(f"{one.name}: {untraceable(error, one.network, 'no map can be made of it')}") from error
 
 

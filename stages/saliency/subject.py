@@ -24,7 +24,7 @@ from dualprune.stages.saliency.errors import NotShown
 from dualprune.stages.saliency.outputs import Reading, reading
 from dualprune.stages.settings.data import Data
 
-CHUNK = 32
+CHUNK = 16
 """Samples that are computed together, at most."""
 
 
@@ -74,7 +74,7 @@ def subject(store: Folder, key: str, name: str, split: str, data: str | None = N
     loaded = artefact.load(store / key)
     spec = parse(loaded.manifest["spec"])
     how = reading(spec.objective)
-    network = artefact.network(loaded)
+    network = artefact.network(loaded).requires_grad_(False)  # maps are of inputs: weights need none
     try:
         shards = data or shards_of(loaded, store)
         manifest = read_manifest(shards)

@@ -26,14 +26,14 @@ FONT = "font-family='Arial, Liberation Sans, Helvetica, sans-serif'"
 def document(width: float, height: float, title: str, about: str, body: Sequence[str]) -> str:
     """A whole picture: `title` is its name, and `about` says in words what it shows."""
     head = f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {_n(width)} {_n(height)}' width='{_n(width)}' "
-    head += f"role='img' aria-label='{escape(f'{title}. {about}', quote=True)}' {FONT} font-size='12' "
+    head += f"role='img' aria-label='{_escaped(f'{title}. {about}')}' {FONT} font-size='12' "
     head += "fill='currentColor'>"
-    return "".join([head, f"<title>{escape(title)}</title>", *body, "</svg>"])
+    return "".join([head, f"<title>{_escaped(title)}</title>", *body, "</svg>"])
 
 
 def text(x: float, y: float, words: str, anchor: str = "start", more: str = "") -> str:
     """A line of text."""
-    return f"<text x='{_n(x)}' y='{_n(y)}' text-anchor='{anchor}' {more}>{escape(words)}</text>"
+    return f"<text x='{_n(x)}' y='{_n(y)}' text-anchor='{anchor}' {more}>{_escaped(words)}</text>"
 
 
 def image(x: float, y: float, width: float, height: float, pixels: Array) -> str:
@@ -80,7 +80,7 @@ def letters(x: float, y: float, step: float, up: float, columns: Sequence[Sequen
             scale = f"scale({_n(step / WIDTH)} {_n(height / CAPITAL)})"
             move = f"translate({_n(middle)} {_n(bottom)})"
             colour = LETTERS.get(letter, "currentColor")
-            found.append(f"<text transform='{move} {scale}' fill='{colour}'>{escape(letter)}</text>")
+            found.append(f"<text transform='{move} {scale}' fill='{colour}'>{_escaped(letter)}</text>")
             above, below = (above - height, below) if height > 0 else (above, below - height)
     return f"<g font-size='10' font-weight='bold' text-anchor='middle'>{''.join(found)}</g>"
 
@@ -108,6 +108,11 @@ def line(points: Sequence[tuple[float, float]], dashed: bool = False) -> str:
 def rule(x: float, y: float, width: float) -> str:
     """A thin line from left to right."""
     return f"<path d='M{_n(x)} {_n(y)}h{_n(width)}' stroke='currentColor' stroke-opacity='.4'/>"
+
+
+def _escaped(words: str) -> str:
+    """Text as XML has it, which knows no control characters."""
+    return escape("".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in words), quote=True)
 
 
 def _n(value: float) -> str:

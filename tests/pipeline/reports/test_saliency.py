@@ -24,6 +24,12 @@ def test_markup_is_text() -> None:
     assert [one.text for one in tree.iter(f"{SPACE}text")] == [name, "<"]
 
 
+def test_control_characters_are_shown_as_such() -> None:
+    """XML has none: a picture with one could not be opened."""
+    tree = ElementTree.fromstring(svg.document(10, 10, "a\x00b", "c\x1b[31m", []))
+    assert tree.attrib["aria-label"] == "a\ufffdb. c\ufffd[31m"
+
+
 def test_heat() -> None:
     """White is nothing; the largest has the full colour, whichever its sign is."""
     pixels = svg.heat(np.array([[0.0, 1.0], [-4.0, 4.0]]))

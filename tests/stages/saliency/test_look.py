@@ -137,6 +137,14 @@ def test_errors_name_the_network_and_the_layer(store: Folder) -> None:
         look([wrong], QUICK)
 
 
+def test_other_data(store: Folder) -> None:
+    """The samples would not be the same."""
+    subjects = loaded(store, "dense", "same")
+    other = Subject(**{**subjects[1].__dict__, "data": "0" * 64})
+    with pytest.raises(NotShown, match="same was made with other data than dense"):
+        look([subjects[0], other], QUICK)
+
+
 def test_data_that_is_gone(store: Folder) -> None:
     with pytest.raises(NotShown, match="say where it is"):
         subject(store, "dense", "dense", "val", data=f"{store.url}/nowhere")
