@@ -1,7 +1,7 @@
 """Do pruned networks still find the motif? Saliency on DNA of a CNN, an LSTM and both, dense and pruned to a tenth.
 
-The networks are those of `tests.bench.tasks` (`tests/tasks/dna`), which are trained first if `bench-tasks` does not
-hold them. The known motifs are consensus sequences of JASPAR 2024, which no network was shown. Two measures:
+The networks are those of `tests.bench.tasks` (`tests/tasks/dna`), which are trained first, in this process, where
+`bench-tasks` does not hold them. The known motifs are consensus sequences of JASPAR 2024, which no network was shown.
 
 - inside: of the bound test sequences that hold the motif (`MATCH` of its letters), the share of |gradient x input| of
   the factor's score within it, the mean over factors; `times chance` divides by the share of places. `decoy`: the same
@@ -26,14 +26,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dualprune.pipeline.config.load import load
+from dualprune.pipeline.plan.make import make
 from dualprune.stages.files.folder import Folder
+from dualprune.stages.kinds.job import Parent, StageJob
 from dualprune.stages.saliency.inputs import found
 from dualprune.stages.saliency.maps import maps
 from dualprune.stages.saliency.optimal import optimal
 from dualprune.stages.saliency.subject import Subject, subject
+from dualprune.stages.training.stage import run_stage
 from tests.bench.common import Row, options, report
-from tests.bench.tasks import PLACE, TASKS, called
-from tests.running import json_of
+from tests.bench.tasks import PLACE, TASKS
 
 Array = NDArray[Any]
 
@@ -53,6 +56,8 @@ STEPS = 300
 """Of gradient ascent."""
 SHUFFLES = 200
 KINDS = ("cnn", "lstm", "both")
+PRUNED = {"dense": "", "ADMM, 10x": "-admm-10x", "magnitude, 10x": "-magnitude-10x"}
+"""How a network was pruned, and what its stage's name ends with."""
 QUICK = ("data.args.peaks=600", "stages.cnn.train.epochs=6", "name=dna-quick")
 
 
@@ -156,14 +161,14 @@ def likeness(one: Subject) -> tuple[float, float, int]:
     return float(means[0]), float(means[1]), sum(real > chance for real, chance in rows)
 
 
-def row(kind: str, what: str, stage: dict[str, Any], one: Subject) -> Row:
+def row(kind: str, what: str, manifest: dict[str, Any], one: Subject) -> Row:
     """What is shown of a network."""
     share, chance, decoy, sequences = inside(one)
     like, by_chance, over = likeness(one)
     return {
         "network": {"both": "cnn-lstm"}.get(kind, kind),
         "pruned": what,
-        "test_auc": stage.get("test_auc", "-"),
+        "test_auc": manifest["metrics"]["test_auc"],
         "sequences": sequences,
         "inside": share,
         "times_chance": share / chance,
@@ -174,13 +179,33 @@ def row(kind: str, what: str, stage: dict[str, Any], one: Subject) -> Row:
     }
 
 
-def stages(root: Path, quick: bool) -> tuple[Path, dict[str, Any]]:
-    """The store, and what `dualprune run --json` says of each stage by name, all of them done."""
-    store = PLACE.absolute() / "runs"
-    sets = [f"store={store}", f"data.args.folder={root / 'dna'}", *(QUICK if quick else ())]
-    only = [word for what in ("", "-admm-10x", "-magnitude-10x") for word in ("--only", f"cnn{what}")] if quick else []
-    lines = called("run", str(TASKS / "dna/run.yaml"), "--json", *only, "--set", *sets)
-    return store, {one["name"]: one for one in json_of(lines)["stages"]}
+def trained(root: Path, quick: bool) -> tuple[Folder, dict[str, dict[str, Any]]]:
+    """The store, and the manifest of each stage by name. What is not done is trained, in this process."""
+    sets = [f"store={PLACE.absolute() / 'runs'}", f"data.args.folder={root / 'dna'}", *(QUICK if quick else ())]
+    store, planned = make(*load(str(TASKS / "dna/run.yaml"), sets))
+    nodes = {one.node.name: one.node for one in planned}
+    found = {}
+    for name in (f"{kind}{end}" for kind in _kinds(quick) for end in PRUNED.values()):
+        node = nodes[name]
+        if store.artefact(node.key) is None:
+            print(f"{name}: training", file=sys.stderr, flush=True)
+            parents = [Parent(name=one, key=nodes[one].key) for one in node.parents]
+            job = StageJob(
+                name=name,
+                key=node.key,
+                store=store.url,
+                spec=node.spec,
+                parent=parents[0] if parents else None,
+                shards=node.shards,
+                data_digest=node.data_digest,
+            )
+            run_stage(job, log=lambda told: None)
+        found[name] = store.artefact(node.key) or {}
+    return store.folder, found
+
+
+def _kinds(quick: bool) -> tuple[str, ...]:
+    return KINDS[:1] if quick else KINDS
 
 
 def main() -> None:
@@ -190,17 +215,12 @@ def main() -> None:
     if not root:
         sys.exit("DUALPRUNE_DATA is not set: it names a folder with the data of these tasks")
     torch.set_num_threads(1)
-    store, done = stages(Path(root), asked.quick)
-    sys.path.insert(0, str(TASKS / "dna"))  # the networks' own module
+    store, done = trained(Path(root), asked.quick)
     rows = []
-    for kind in KINDS[:1] if asked.quick else KINDS:
-        for what, name in (
-            ("dense", kind),
-            ("ADMM, 10x", f"{kind}-admm-10x"),
-            ("magnitude, 10x", f"{kind}-magnitude-10x"),
-        ):
-            one = subject(Folder(str(store)), done[name]["key"], name, "test")
-            rows.append(row(kind, what, done[name], one))
+    for kind in _kinds(asked.quick):
+        for what, end in PRUNED.items():
+            stage = done[f"{kind}{end}"]
+            rows.append(row(kind, what, stage, subject(store, stage["key"], stage["name"], "test")))
     report("What networks look at in DNA, dense and pruned", rows, asked)
 
 

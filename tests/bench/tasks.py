@@ -64,7 +64,7 @@ def _sentences(root: Path, made: Path) -> None:
     """Shards of SST-2. The columns of its three files have not all the same names: hence the numbers."""
     vocabulary = root / "text/bert_vocab/vocab.txt"
     columns = ("--label", "1", "--columns", "2", "--tokenizer", str(vocabulary), "--length", "48")
-    called("shards", str(root / "text/sst2"), str(made / "sst2"), *columns)
+    _called("shards", str(root / "text/sst2"), str(made / "sst2"), *columns)
 
 
 def _pictures(root: Path, made: Path) -> None:
@@ -74,7 +74,7 @@ def _pictures(root: Path, made: Path) -> None:
     every = root / "imagenet_sample/imagenet-sample-00000"
     parts = {"train": f"{every}*.tar", "val": f"{every}0.tar", "test": f"{every}*.tar"}
     splits = [word for split, place in parts.items() for word in ("--split", f"{split}={place}")]
-    called("index", str(root / "imagenet_sample"), str(made / "pictures"), *splits)
+    _called("index", str(root / "imagenet_sample"), str(made / "pictures"), *splits)
     convert(root / "weights/efficientnet_lite0.pth", made / "efficientnet_lite0.safetensors")
 
 
@@ -125,7 +125,7 @@ def done(task: Task, root: Path, quick: bool) -> list[Row]:
     if task.prepare is not None:
         task.prepare(root, made)
     sets = [f"store={PLACE.absolute() / 'runs'}", *(one.format(root=root, made=made) for one in task.sets)]
-    lines = called("run", task.config, "--json", *(["--smoke"] if quick else []), "--set", *sets)
+    lines = _called("run", task.config, "--json", *(["--smoke"] if quick else []), "--set", *sets)
     stages = {row["name"]: row for row in json_of(lines)["stages"]}
     return [_row(task, one, stages) for one in task.stages]
 
@@ -139,7 +139,7 @@ def _row(task: Task, shown: Stages, stages: dict[str, Any]) -> Row:
     return row
 
 
-def called(*arguments: str) -> list[str]:
+def _called(*arguments: str) -> list[str]:
     """What `dualprune` printed. Ends the program where it fails."""
     with Running(Path.cwd(), *arguments) as run:
         code, lines = run.end()
