@@ -28,6 +28,7 @@ from dualprune.pipeline.plan.why import record
 from dualprune.pipeline.run.board import Board
 from dualprune.pipeline.run.report import Report
 from dualprune.pipeline.run.results import Result, result
+from dualprune.pipeline.run.sight import Sight
 from dualprune.pipeline.run.view import View
 from dualprune.pipeline.store.locks import Locks, Lost, run_lock, stage_lock
 from dualprune.pipeline.store.progress import Progress
@@ -69,6 +70,7 @@ def run(
     board = Board([p.node for p in plan], manifests, names, keep_going)
     if all(planned.state == "cached" for planned in plan if planned.node.name in names):
         return _results(board, store)
+    view.run, view.look = config.top.name, Sight(board, store)
     with Locks(store.folder, config.top.name) as locks:
         locks.take(run_lock(config.top.name), wait)
         record(config.top.name, store, plan)
@@ -182,7 +184,7 @@ class _Run:
 
     def account(self) -> dict[str, Any]:
         """What the progress that is left in the store says beside the stages' lines."""
-        return {"since": self.report.since(), **self.board.account()}
+        return {**self.report.account(), **self.board.account()}
 
     def _begin_all(self) -> None:
         for node in self.board.ready():

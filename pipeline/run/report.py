@@ -54,6 +54,8 @@ class Report:
             self._view.epoch(name, row)
             told = {key: value for key, value in row.items() if key in MIRRORED or key.startswith("val_")}
             self._monitor.log(name, told, row["steps"])
+        elif row["event"] == "steps":
+            self._view.epoch(name, row)
         elif row["event"] == "left_out":
             self._view.left_out(name, row["left_out"])
         elif row["event"] == "stopped":
@@ -63,7 +65,7 @@ class Report:
             _log.info("%s: trains from step %d on", name, row["steps"])
             slow = f" ({EMULATED})" if row.get("emulates_bf16") else ""
             begins = f"goes on after step {row['steps']}" if row["event"] == "resumed" else "training"
-            self._view.begins(name, begins + slow)
+            self._view.begins(name, begins + slow, row)
 
     def memory(self, account: str) -> None:
         """A worker was killed for memory; `account` is Ray's."""
@@ -86,7 +88,7 @@ class Report:
         """A stage's training broke off; whether it is tried again, and why."""
         _log.warning("%s: %s\n%s", name, reason, failure.trace)
         if again:
-            self._view.ended(name, reason)
+            self._view.again(name, reason)
         else:
             self._monitor.finish(name, {}, failed=True)
 
@@ -94,9 +96,9 @@ class Report:
         """A stage has failed for good."""
         self._view.failed(name, reason)
 
-    def since(self) -> dict[str, str]:
-        """When each stage that is being trained began; UTC."""
-        return self._view.since()
+    def account(self) -> dict[str, Any]:
+        """What stages do, for those who watch."""
+        return self._view.account()
 
     def close(self, patience: float) -> None:
         """W&B gets `patience` seconds for what it has still to do."""

@@ -22,6 +22,8 @@ class Clock:
         """Seconds."""
         return self.now
 
+    time = monotonic
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
