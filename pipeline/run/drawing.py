@@ -6,15 +6,17 @@ there is none for all columns, what is left of a running stage's has a line belo
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.cells import cell_len, chop_cells
+from rich.cells import cell_len
 from rich.text import Text
 
 from dualprune.pipeline.measured import number
+from dualprune.pipeline.run.cut import shortened
 from dualprune.pipeline.run.picture import Picture, Stage, State
 from dualprune.pipeline.run.work import clock
 
@@ -89,7 +91,7 @@ def drawn(picture: Picture, width: int, height: int, glyphs: Glyphs = UNICODE) -
     """At most `height` lines, none of them over `width` columns."""
     page = _page(picture, width, glyphs)
     head = [_header(picture), *([Text(_clean(picture.notice), "yellow")] if picture.notice else [])]
-    if any(stage.work is not None or stage.state == "done" for stage in picture.stages):
+    if any(_has_cells(stage) for stage in picture.stages):
         head.append(_titles(page))
     shown, detailed = _chosen(picture.stages, height - len(head), page)
     lines = head
@@ -104,22 +106,11 @@ def drawn(picture: Picture, width: int, height: int, glyphs: Glyphs = UNICODE) -
     return [_fitted(line, width, glyphs) for line in lines[:height]]
 
 
-def shortened(text: str, width: int, cut: str = "…") -> str:
-    """A text of at most `width` columns, what is too long cut out of its middle."""
-    if cell_len(text) <= width:
-        return text
-    room = width - cell_len(cut)
-    if room < 2:
-        return _first(text, max(width, 0))
-    end = _first(text[::-1], room // 2)[::-1]
-    return _first(text, room - cell_len(end)) + cut + end
-
-
 def spark(values: Sequence[float], width: int, levels: str = UNICODE.levels) -> str:
     """The last values as heights over zero, a character each."""
-    last = [value for value in values if value == value][-width:]
-    most = max(last, default=0.0) or 1.0
-    return "".join(levels[min(len(levels) - 1, max(0, int(value / most * len(levels))))] for value in last)
+    last = [value for value in values if math.isfinite(value)][-width:]
+    most, top = max(last, default=0.0) or 1.0, len(levels) - 1
+    return "".join(levels[min(top, max(0, round(value / most * top)))] for value in last)
 
 
 def _page(picture: Picture, width: int, glyphs: Glyphs) -> _Page:
@@ -209,7 +200,7 @@ def _line(page: _Page, stage: Stage) -> Text:
     name = " " * indent + shortened(stage.name, page.named - indent, page.glyphs.cut)
     line = Text.assemble((page.glyphs.marks[stage.state], STYLES[stage.state]), " ")
     line.append(name + " " * (page.named - cell_len(name)), "bold" if stage.state == "running" else "")
-    if stage.state != "done" and (stage.work is None or stage.work.share is None):
+    if not _has_cells(stage):
         line.append(GAP + _words(page, stage), STYLES[stage.state] if stage.state != "running" else "")
         return line
     for column in page.columns:
@@ -219,6 +210,11 @@ def _line(page: _Page, stage: Stage) -> Text:
         else:
             line.append(_placed(column, column.cell(page, stage)), column.style)
     return line
+
+
+def _has_cells(stage: Stage) -> bool:
+    """Whether there are figures to tell of a stage, and not words alone."""
+    return stage.state == "done" or (stage.work is not None and stage.work.share is not None)
 
 
 def _words(page: _Page, stage: Stage) -> str:
@@ -234,7 +230,7 @@ def _words(page: _Page, stage: Stage) -> str:
 
 
 def _has_details(page: _Page, stage: Stage) -> bool:
-    return stage.work is not None and stage.work.share is not None and bool(page.below or stage.retries)
+    return stage.work is not None and _has_cells(stage) and bool(page.below or stage.retries)
 
 
 def _details(page: _Page, stage: Stage) -> Text:
@@ -317,10 +313,6 @@ def _placed(column: _Column, text: str) -> str:
 def _clean(text: str) -> str:
     """On one line, without what moves a cursor."""
     return "".join(one if one.isprintable() else " " for one in text)
-
-
-def _first(text: str, width: int) -> str:
-    return chop_cells(text, width)[0] if width > 0 and text else ""
 
 
 def _fitted(line: Text, width: int, glyphs: Glyphs) -> Text:

@@ -41,6 +41,8 @@ class Work:
     epochs: int | None = None
     done: float = 0.0
     """The share of that epoch."""
+    ended: int = 0
+    """How many epochs are over, and validated."""
     loss: float | None = None
     value: float | None = None
     """Of what it is measured by, on validation, after the last epoch."""
@@ -67,12 +69,7 @@ class Work:
     @property
     def within(self) -> bool:
         """Whether an epoch is at work that has told how far it is."""
-        return self.epoch is not None and self.done < 1.0
-
-    @property
-    def ended(self) -> int:
-        """How many epochs are over."""
-        return 0 if self.epoch is None else self.epoch - self.within
+        return self.epoch is not None and self.ended < self.epoch
 
     def after(self, row: Mapping[str, Any], now: float) -> Work:
         """The same once it has told this: an event `training`, `resumed`, `steps` or `epoch`."""
@@ -81,9 +78,9 @@ class Work:
             facts |= {"best": row["best"], "unit": row["unit"], "value": row.get(f"val_{row['best']}")}
         told = [one["residual"] for one in (*row.get("rows", ()), row) if one.get("residual") is not None]
         before = () if "rows" in row else self.residuals
-        done = row.get("done", 1.0) if "epoch" in row else self.done
-        residuals = (*before, *told)[-KEPT:]
-        return replace(self, trains=True, heard=now, residuals=residuals, done=done, **facts)
+        if row.get("epoch") is not None:
+            facts |= {"done": row.get("done", 1.0), "ended": row["epoch"] - ("done" in row)}
+        return replace(self, trains=True, heard=now, residuals=(*before, *told)[-KEPT:], **facts)
 
     def begins(self, said: str, row: Mapping[str, Any], now: float) -> Work:
         """The same once its workers have begun, or go on with what was done before."""

@@ -104,10 +104,5 @@ def _adapter() -> TypeAdapter[Left]:
     return TypeAdapter(Left)
 
 
-def running(store: Folder, run: str) -> dict[str, str]:
-    """The line of each stage that runs, as the run itself left it last."""
-    return dict(left(store, run).lines)
-
-
 def _path(run: str) -> str:
     return f"progress/{run}.json"
