@@ -12,7 +12,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from dualprune.pipeline.measured import validated
 from dualprune.pipeline.store.progress import Left
-from dualprune.stages.objectives.measures import CLASSIFY
 
 KEPT = 60
 """Residuals that are kept: more than a terminal has room for."""
@@ -87,10 +86,6 @@ class Work:
         rows = row.get("rows") or ()
         last = {name: value for name, value in (rows[-1] if rows else {}).items() if name != "residual"}
         found = replace(self, said=said, began=now, epoch=None, done=0.0, seconds_left=None)
-        best = next((name.removeprefix("val_") for name in last if name.startswith("val_")), None)
-        if best is not None:
-            unit = CLASSIFY.unit if best == CLASSIFY.best else self.unit
-            last = {"best": best, "unit": unit, **last}
         return found.after({**last, **row}, now)
 
     def again(self, now: float) -> Work:

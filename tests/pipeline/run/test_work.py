@@ -56,7 +56,7 @@ def test_one_that_goes_on() -> None:
         {"epoch": n, "phase": "admm", "steps": n, "loss": 0.3, "val_accuracy": 90.0 + n, "residual": 1 / n}
         for n in (1, 2)
     ]
-    row = {"event": "resumed", "steps": 2, "world": 2, "epochs": 10, "rows": rows}
+    row = {"event": "resumed", "steps": 2, "world": 2, "epochs": 10, "rows": rows, "best": "accuracy", "unit": "%"}
     work = Work().begins("goes on after step 2", row, 7.0)
     assert (work.residuals, work.value, work.unit, work.epoch, work.share) == ((1.0, 0.5), 92.0, "%", 2, 0.2)
     assert work.began == 7.0
