@@ -162,9 +162,9 @@ def as_table(results: Iterable[Result], width: int = WIDTH) -> Table:
     if all(row.dense_macs is None for row in results):
         columns.remove(MACS_LEFT)
     cells = [_cells(row, titles) for row in results]
-    wide = {title: max(_wide(title), *(len(row[title]) for row in cells)) for title in columns if cells}
+    wide = {title: max([_wide(title), *(len(row[title]) for row in cells)]) for title in columns}
     gone = _fit(columns, wide, width)
-    named = max(NAMED, width - sum(wide.get(title, 0) + GAP for title in columns if title != "stage"))
+    named = max(NAMED, width - sum(wide[title] + GAP for title in columns if title != "stage"))
     table = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left", caption_style="")
     for title in columns:
         table.add_column(title, justify="left" if title == "stage" else "right", no_wrap=True)
@@ -209,8 +209,8 @@ def _fit(columns: list[str], wide: Mapping[str, int], width: int) -> list[str]:
     """Take columns away until the others fit beside names of a fair length; what was taken."""
     gone = []
     for title in LESS:
-        rest = sum(wide.get(one, 0) + GAP for one in columns if one != "stage")
-        if min(wide.get("stage", 0), max(NAMED, width // 4)) + rest <= width:
+        rest = sum(wide[one] + GAP for one in columns if one != "stage")
+        if min(wide["stage"], max(NAMED, width // 4)) + rest <= width:
             break
         if title in columns:
             columns.remove(title)

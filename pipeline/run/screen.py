@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
-from rich.control import Control
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, Group, RenderHook, RenderResult
 from rich.live import Live
 from rich.segment import ControlType, Segment
 from rich.text import Text
 
 from dualprune.pipeline.run.drawing import ASCII, UNICODE, Glyphs
 
+NEWLINE = "\n"
+ABOVE = 3
+"""Lines that a drawing leaves to what is printed above it."""
 OFTEN = 2
 """Drawings a second: clocks tick, and it costs next to nothing."""
 Draw = Callable[[int, int, Glyphs], Sequence[Text]]
@@ -45,26 +47,47 @@ class Screen(RenderHook):
         self._live.refresh()
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """Go to where the last drawing began. Where lines are printed above it, let rich erase it before."""
-        _, *printed, drawing = renderables
-        if not all(isinstance(one, Control) for one in printed):
-            return renderables
-        up = [(ControlType.CURSOR_UP, self._height - 1)] if self._height > 1 else []
-        return [Control(ControlType.CARRIAGE_RETURN, *up), drawing]
+        """Put what is printed above the drawing, and go to where that begins."""
+        _, *printed, drawing = renderables  # the first is rich's own way to that place, which erases all on it
+        return [_Above(self._height, printed) if self._height else Group(*printed), drawing]
 
     def _drawn(self) -> ConsoleRenderable:
         width, height = self.console.size
         glyphs = UNICODE if self.console.encoding.startswith("utf") else ASCII
         # With a character in the last column, what erases the rest of the line would erase that.
-        return _Frame(self, self._draw(max(1, width - 1), max(2, height - 1), glyphs))
+        return _Frame(self, self._draw(max(1, width - 1), max(2, height - ABOVE), glyphs))
 
     def shows(self, height: int) -> None:
         """Note that so many lines are on the terminal now."""
         self._height = height
 
 
+class _Above:
+    """Lines inserted above a drawing of so many lines, at whose end the cursor is; it is left at its beginning.
+
+    The drawing moves as a whole: first all scrolls up, then it is moved down again from the new lines' place on.
+    """
+
+    def __init__(self, height: int, printed: Sequence[ConsoleRenderable]) -> None:
+        self._height, self._printed = height, printed
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        height = self._height
+        for line in Segment.split_lines(console.render(Group(*self._printed), options)):
+            rows = max(1, -(-sum(segment.cell_length for segment in line) // options.max_width))
+            if rows + height > options.size.height:  # there is no room to move it: write over it
+                yield _code(f"\r{_up(height - 1)}\x1b[J")
+                yield from line
+                yield _code("\r" + "\n" * height)
+                continue
+            yield _code(f"\r{NEWLINE * rows}{_up(rows + height - 1)}\x1b[{rows}L")
+            yield from line
+            yield _code(f"\r\x1b[{height}B")
+        yield _code(f"\r{_up(height - 1)}")
+
+
 class _Frame:
-    """Lines, each with what erases what was right of it, and below the last one."""
+    """A drawing: lines, each with what erases what was right of it, and below the last one."""
 
     def __init__(self, screen: Screen, lines: Sequence[Text]) -> None:
         self._screen, self._lines = screen, lines
@@ -75,5 +98,14 @@ class _Frame:
             if number:
                 yield Segment.line()
             yield from line.render(console)
-            yield Segment("\x1b[K", None, [(ControlType.ERASE_IN_LINE, 0)])
-        yield Segment("\x1b[J", None, [(ControlType.ERASE_IN_LINE, 0)])
+            yield _code("\x1b[K")
+        yield _code("\x1b[J")
+
+
+def _code(text: str) -> Segment:
+    """What a terminal does, and does not show. rich knows few of them by name: it goes by there being one."""
+    return Segment(text, None, [(ControlType.CARRIAGE_RETURN,)])
+
+
+def _up(lines: int) -> str:
+    return f"\x1b[{lines}A" if lines > 0 else ""
