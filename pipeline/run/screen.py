@@ -29,7 +29,7 @@ class Screen(RenderHook):
     def __init__(self, console: Console, draw: Draw) -> None:
         self.console = console
         self._draw = draw
-        self._height = 0
+        self._shown: list[int] = []
         self._live = Live(console=console, refresh_per_second=OFTEN, transient=True, get_renderable=self._drawn)
 
     def __enter__(self) -> Screen:
@@ -49,7 +49,9 @@ class Screen(RenderHook):
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
         """Put what is printed above the drawing, and go to where that begins."""
         _, *printed, drawing = renderables  # the first is rich's own way to that place, which erases all on it
-        return [_Above(self._height, printed) if self._height else Group(*printed), drawing]
+        # A terminal that has become narrower has broken the drawing's lines.
+        rows = sum(max(1, -(-cells // self.console.width)) for cells in self._shown)
+        return [_Above(rows, printed) if rows else Group(*printed), drawing]
 
     def _drawn(self) -> ConsoleRenderable:
         width, height = self.console.size
@@ -57,9 +59,9 @@ class Screen(RenderHook):
         # With a character in the last column, what erases the rest of the line would erase that.
         return _Frame(self, self._draw(max(1, width - 1), max(2, height - ABOVE), glyphs))
 
-    def shows(self, height: int) -> None:
-        """Note that so many lines are on the terminal now."""
-        self._height = height
+    def shows(self, widths: list[int]) -> None:
+        """Note that lines of these widths are on the terminal now."""
+        self._shown = widths
 
 
 class _Above:
@@ -77,12 +79,12 @@ class _Above:
             rows = max(1, -(-sum(segment.cell_length for segment in line) // options.max_width))
             if rows + height > options.size.height:  # there is no room to move it: write over it
                 yield _code(f"\r{_up(height - 1)}\x1b[J")
-                yield from line
-                yield _code("\r" + "\n" * height)
+                yield from [*line, Segment.line()]  # a line that rich sees, lest it cut all that follows
+                yield _code(NEWLINE * (height - 1))
                 continue
             yield _code(f"\r{NEWLINE * rows}{_up(rows + height - 1)}\x1b[{rows}L")
-            yield from line
-            yield _code(f"\r\x1b[{height}B")
+            yield from [*line, Segment.line()]
+            yield _code(_down(height - 1))
         yield _code(f"\r{_up(height - 1)}")
 
 
@@ -93,7 +95,7 @@ class _Frame:
         self._screen, self._lines = screen, lines
 
     def __rich_console__(self, console: Console, _: ConsoleOptions) -> RenderResult:
-        self._screen.shows(len(self._lines))
+        self._screen.shows([line.cell_len for line in self._lines])
         for number, line in enumerate(self._lines):
             if number:
                 yield Segment.line()
@@ -109,3 +111,7 @@ def _code(text: str) -> Segment:
 
 def _up(lines: int) -> str:
     return f"\x1b[{lines}A" if lines > 0 else ""
+
+
+def _down(lines: int) -> str:
+    return f"\x1b[{lines}B" if lines > 0 else ""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -49,9 +50,13 @@ class View:
         if self._screen:
             self._screen.__exit__()
 
-    def note(self, text: str) -> None:
-        """Print a line that stays."""
-        say(self.console, text)
+    def note(self, text: str, style: str | None = None) -> None:
+        """Print a line that stays; on a terminal broken between words, unless one of them has no room in any case."""
+        width = self.console.width
+        if self._screen is not None and all(cell_len(word) <= width for word in text.split()):
+            self.console.print(Text(text, style or ""))
+        else:
+            say(self.console, text, style)
 
     def epoch(self, stage: str, row: Mapping[str, Any]) -> None:
         """Show where a stage is, after an epoch or within one, and which samples it could not read."""
@@ -90,7 +95,7 @@ class View:
         self._works.pop(stage, None)
         text = f"{stage} failed: {reason}"
         if self._screen is not None and output.console(stderr=True).is_terminal:
-            say(self.console, text, "red")
+            self.note(text, "red")
         else:
             complain(text)
 

@@ -203,8 +203,8 @@ def test_on_a_terminal_a_picture_is_redrawn_below_what_stays(clock: Clock) -> No
         view.note("a note")
         view.ended("half", "done")
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "half: done\n" in shown
-    assert "a note\n" in shown
+    assert "half: done" in shown
+    assert "a note" in shown
     assert any("11 %" in line for line in redrawn)
     assert not any("\x1b[2K" in line for line in redrawn)
     assert "\x1b[2J" not in shown
@@ -232,3 +232,15 @@ def test_of_a_run_that_is_planned_yet_nothing_is_drawn() -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]|\r", "", shown).split("\n")[0] == "digits: 4 stages"
     assert "done" not in shown
+
+
+def test_on_a_terminal_notes_are_broken_between_words() -> None:
+    """But for one with a path that has no room in any line: it can be copied as it is."""
+    console = terminal(TERM="xterm")
+    path = "/folder" * 12
+    with View(console) as view:
+        view.note("word " * 20)
+        view.note(f"logs: {path}")
+        view.failed("half", "reason " * 15)
+    shown = re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]|\r", "", console.file.getvalue()).split("\n")  # type: ignore[attr-defined]
+    assert [line.strip() for line in shown[:3]] == [" ".join(["word"] * 16), " ".join(["word"] * 4), f"logs: {path}"]
