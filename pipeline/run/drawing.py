@@ -121,7 +121,7 @@ def _page(picture: Picture, width: int, glyphs: Glyphs) -> _Page:
     bar = max(6, min(30, width // 6))
     measured = _Column(f"val {one[1]}".strip(), 8, lambda _, stage: number(stage.value, stage.unit))
     base = [_Column("progress", bar + 6, _progress, left=True), _Column("left", 8, _left), measured]
-    base.append(_Column("to dense", 8, _to_dense))
+    base.append(_Column("vs dense", 8, _to_dense))
     room = width - 2 - named - sum(column.width + len(GAP) for column in base)
     chosen: list[_Column] = []
     more = _more(width)

@@ -69,9 +69,9 @@ def run(
     board = Board([p.node for p in plan], manifests, names, keep_going)
     if all(planned.state == "cached" for planned in plan if planned.node.name in names):
         return _results(board, store)
-    view.run, view.look = config.top.name, Sight(board, store)
     with Locks(store.folder, config.top.name) as locks:
         locks.take(run_lock(config.top.name), wait)
+        view.run, view.look = config.top.name, Sight(board, store)
         record(config.top.name, store, plan)
         hold(store, plan, names)
         with (

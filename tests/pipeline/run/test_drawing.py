@@ -39,7 +39,7 @@ def test_at_80_columns() -> None:
     """Each stage has a line, and one that runs a second one."""
     assert lines(picture(*FEW[:5])) == [
         "digits 1:30: 1 of 5 done, 1 running, 1 waiting, 1 queued, 1 failed, 2 workers",
-        "  stage         progress                 left     val %  to dense     rate",
+        "  stage         progress                 left     val %  vs dense     rate",
         "✓ dense         done in 0:14                      98.89              1.00x",
         "▶  prune-4x     ━━━━━────────  41 %      1:15     97.50     -1.39",
         f"    admm 9/20 35 %  residual █▆▅▃▂ 0.100  tried again: {LOST[:23]}…",
