@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import socket
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import dualprune
 from dualprune.pipeline import dag
+from dualprune.pipeline.config.schema import Top
 from dualprune.pipeline.node import Node
 from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.store.store import Store
@@ -52,6 +56,31 @@ def record(run: str, store: Store, plan: Sequence[Planned]) -> None:
         done = {"done": True} if p.state == "cached" else {}
         noted[p.node.name] = {"key": p.node.key, **p.node.material, "spec": _settings(p.node), **done}
     store.note_plan(run, noted)
+
+
+def begun(top: Top, plan: Sequence[Planned], wanted: Collection[str]) -> dict[str, Any]:
+    """What a run's event log says as it begins: its settings and stages, which are `wanted`, and where it runs."""
+    stages = {
+        p.node.name: {
+            "key": p.node.key,
+            "kind": p.node.spec.kind,
+            "parents": list(p.node.parents),
+            "teacher": p.node.teacher,
+            "data": p.node.data_digest,
+            "spec": _settings(p.node),
+            "state": p.state,
+        }
+        for p in plan
+    }
+    return {
+        "run": top.name,
+        "settings": top.model_dump(mode="json"),
+        "stages": stages,
+        "wanted": sorted(wanted),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "version": dualprune.__version__,
+    }
 
 
 def _settings(node: Node) -> dict[str, Any]:

@@ -20,22 +20,21 @@ from dualprune.pipeline.blame import note
 from dualprune.pipeline.choices.base import Refuse, Take
 from dualprune.pipeline.choices.table import CHOICES
 from dualprune.pipeline.config.load import Config
-from dualprune.pipeline.measured import validated
 from dualprune.pipeline.node import Node
 from dualprune.pipeline.plan.selection import hold
 from dualprune.pipeline.plan.state import Planned
-from dualprune.pipeline.plan.why import record
+from dualprune.pipeline.plan.why import begun, record
 from dualprune.pipeline.run.board import Board
 from dualprune.pipeline.run.report import Report
 from dualprune.pipeline.run.results import Result, result
 from dualprune.pipeline.run.view import View
+from dualprune.pipeline.store.events import Events
 from dualprune.pipeline.store.locks import Locks, Lost, run_lock, stage_lock
 from dualprune.pipeline.store.progress import Progress
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import Damaged, take
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import Parent, StageJob
-from dualprune.stages.objectives.measures import measures
 from dualprune.stages.settings.training import StageSpec
 
 _log = logging.getLogger(__name__)
@@ -73,18 +72,24 @@ def run(
         locks.take(run_lock(config.top.name), wait)
         record(config.top.name, store, plan)
         hold(store, plan, names)
-        with Progress(store.folder, config.top.name, view.lines) as progress:
-            run = _Run(config, board, store, logs, view, locks, force)
+        with (
+            Progress(store.folder, config.top.name, view.lines) as progress,
+            Events(store.folder, config.top.name) as events,
+        ):
+            events.add("begun", **begun(config.top, plan, names))
+            run = _Run(config, board, store, logs, view, locks, force, events)
             progress.account = run.account
-            patience = 20.0
+            patience, how = 20.0, "broken"
             try:
                 run.to_the_end()
+                how = "failed" if board.failed else "done"
             except KeyboardInterrupt:
-                patience = 2.0
+                patience, how = 2.0, "interrupted"
                 run.save()
                 raise
             finally:
                 run.close(patience)
+                events.add("ended", how=how)
     return _results(board, store)
 
 
@@ -121,6 +126,7 @@ class _Run:
         view: View,
         locks: Locks,
         force: Collection[str],
+        events: Events,
     ) -> None:
         self.config, self.board, self.store, self.locks = config, board, store, locks
         self.code = dag.code(node.spec for node in board.nodes.values())
@@ -136,7 +142,7 @@ class _Run:
         self.policy = Policy(**config.top.retry.model_dump())
         monitor = config.top.monitor
         mirror = Monitor(monitor.wandb, monitor.project, config.top.name, logs / "wandb", view.note)
-        self.report = Report(view, mirror)
+        self.report = Report(view, mirror, events)
         self.report.note(str(mirror))
         began = time.monotonic()
         self.report.note("Ray starts" if settings.address is None else f"connects to Ray at {settings.address}")
@@ -263,8 +269,7 @@ class _Run:
         except (Damaged, OSError) as error:
             self._fail(node, str(error))
             return
-        of = measures(manifest)
-        self.report.note(f"{node.name}: takes {chosen.name}, {validated(manifest['metrics'], of.best, of.unit)}")
+        self.report.taken(node, chosen, manifest)
         self._end(node, manifest)
 
     def _stored(self, key: str) -> Mapping[str, Any] | None:
@@ -294,7 +299,7 @@ class _Run:
             self.store.note_failure(node.key, reason)
         except OSError as error:  # the store may be what it failed for
             _log.warning("%s: why it failed can't be noted: %s", node.name, error)
-        self.report.failed(node.name, told or reason)
+        self.report.failed(node, reason, told or reason)
         for trial, choice in self.board.fails(node, reason):
             text = f"its trial {trial.name} failed"
             self._fail(choice, f"{text}: {reason}", text)
@@ -320,11 +325,11 @@ class _Run:
         if event.kind == "memory":
             self.report.memory(event.data)
         elif event.kind == "log":
-            self.report.row(name, event.data)
+            self.report.row(self.board.nodes[name], event.data)
         elif event.kind == "done":
             node = self.board.nodes[name]
             self._leave(node)
-            self.report.done(name, event.data)
+            self.report.done(node, event.data)
             self._end(node, event.data)
         else:
             self._failed(name, event.data)
@@ -332,7 +337,7 @@ class _Run:
     def _failed(self, name: str, failure: Failure) -> None:
         self.failures.setdefault(name, []).append(failure)
         decision = decide(self.failures[name], self.policy)
-        self.report.lost(name, failure, decision.reason, decision.retry)
+        self.report.lost(self.board.nodes[name], failure, decision.reason, decision.retry)
         if decision.retry:
             self.lanes.submit(name, self._job(self.board.nodes[name]).model_dump())
             return

@@ -12,6 +12,7 @@ from dualprune.pipeline.measured import validated
 from dualprune.pipeline.node import Node
 from dualprune.pipeline.run.results import advice
 from dualprune.pipeline.run.view import View
+from dualprune.pipeline.store.events import Events
 from dualprune.pipeline.store.locks import Holder
 from dualprune.stages.objectives.measures import measures
 
@@ -31,8 +32,8 @@ MIRRORED = ("epoch", "loss", "lr", "residual", "rho")
 class Report:
     """Tells what happens to stages, as it happens."""
 
-    def __init__(self, view: View, monitor: Monitor) -> None:
-        self._view, self._monitor = view, monitor
+    def __init__(self, view: View, monitor: Monitor, events: Events) -> None:
+        self._view, self._monitor, self._events = view, monitor, events
 
     def note(self, text: str) -> None:
         """A line of the run's own."""
@@ -40,20 +41,26 @@ class Report:
 
     def submitted(self, node: Node, run: str) -> None:
         """A stage is given to the lanes."""
+        self._tell("submitted", node, kind=node.spec.kind, parents=list(node.parents), material=dict(node.material))
         self._monitor.start(node.name, f"{run}-{node.key}", node.spec.kind, dict(node.material))
         _log.info("%s: ready", node.name)
         self._view.waiting(node.name, "waits for its workers")
 
     def elsewhere(self, name: str, holder: Holder) -> None:
         """A stage is at work in another run."""
+        self._events.add("elsewhere", name, why=str(holder))
         self._view.waiting(name, f"is at work in another run, {holder}; waits for that")
 
-    def row(self, name: str, row: dict[str, Any]) -> None:
-        """What a stage's ranks tell: that they begin, go on or stop, each epoch, and samples that are bad."""
+    def row(self, node: Node, row: dict[str, Any]) -> None:
+        """What a stage's ranks tell: that they begin, go on or stop, where they are, and samples that are bad."""
+        name = node.name
+        self._tell(**row, node=node)
         if row["event"] == "epoch":
             self._view.epoch(name, row)
             told = {key: value for key, value in row.items() if key in MIRRORED or key.startswith("val_")}
             self._monitor.log(name, told, row["steps"])
+        elif row["event"] == "steps":
+            pass
         elif row["event"] == "left_out":
             self._view.left_out(name, row["left_out"])
         elif row["event"] == "stopped":
@@ -67,11 +74,20 @@ class Report:
 
     def memory(self, account: str) -> None:
         """A worker was killed for memory; `account` is Ray's."""
+        self._events.add("memory", why=account)
         _log.warning(account)
         self.note(MEMORY)
 
-    def done(self, name: str, manifest: Mapping[str, Any]) -> None:
+    def taken(self, node: Node, chosen: Node, manifest: Mapping[str, Any]) -> None:
+        """A choice has taken a stage's result."""
+        self._tell("done", node, kind=node.spec.kind, chosen=chosen.name, metrics=manifest["metrics"])
+        of = measures(manifest)
+        self.note(f"{node.name}: takes {chosen.name}, {validated(manifest['metrics'], of.best, of.unit)}")
+
+    def done(self, node: Node, manifest: Mapping[str, Any]) -> None:
         """A stage has trained to its end, and left this manifest."""
+        self._tell("done", node, metrics=manifest["metrics"])
+        name = node.name
         metrics, said = manifest["metrics"], advice(manifest)
         self._monitor.finish(name, {**metrics, "advice": said} if said else dict(metrics), failed=False)
         rate, network = metrics["rate"], metrics.get("network_rate")
@@ -82,21 +98,27 @@ class Report:
         if said:
             self._view.note(f"{name}: {said}")
 
-    def lost(self, name: str, failure: Failure, reason: str, again: bool) -> None:
+    def lost(self, node: Node, failure: Failure, reason: str, again: bool) -> None:
         """A stage's training broke off; whether it is tried again, and why."""
+        name = node.name
         _log.warning("%s: %s\n%s", name, reason, failure.trace)
         if again:
+            self._tell("retry", node, reason=reason)
             self._view.ended(name, reason)
         else:
             self._monitor.finish(name, {}, failed=True)
 
-    def failed(self, name: str, reason: str) -> None:
-        """A stage has failed for good."""
-        self._view.failed(name, reason)
+    def failed(self, node: Node, reason: str, told: str) -> None:
+        """A stage has failed for good; of its reason `told` is shown."""
+        self._tell("failed", node, kind=node.spec.kind, reason=reason)
+        self._view.failed(node.name, told)
 
     def since(self) -> dict[str, str]:
         """When each stage that is being trained began; UTC."""
         return self._view.since()
+
+    def _tell(self, event: str, node: Node, **facts: Any) -> None:
+        self._events.add(event, node.name, key=node.key, **facts)
 
     def close(self, patience: float) -> None:
         """W&B gets `patience` seconds for what it has still to do."""

@@ -65,6 +65,8 @@ class Progress:
     """Sum of the epoch's losses so far, of this rank's samples; while it trains, fp64 [] on the device."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     """One row an epoch."""
+    speeds: list[dict[str, float]] = field(default_factory=list)
+    """How fast each of these was, by its `epoch`; it is not so twice."""
     state: Any = field(default_factory=State)
     """What the stage's kind remembers: a stages.kinds.base.State."""
 

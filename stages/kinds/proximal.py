@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dualprune.stages.kinds.base import Phase, Row, State
@@ -12,7 +12,7 @@ from dualprune.stages.settings.training import Admm
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dualprune.stages.solver.admm import Residual
+    from dualprune.stages.solver.admm import Residual, Update
     from dualprune.stages.training.run import Run
 
 ADMM = "admm"
@@ -77,12 +77,24 @@ def update(run: Run[Any], settings: Admm) -> tuple[Residual, Row]:
     from dualprune.stages.solver import admm
 
     rho = run.state.rho
-    residual, run.state.rho = admm.advance(run.engine, run.targets, rho, settings)
-    row = {"rho": rho, "residual": residual.total, "change": residual.change}
+    found, run.state.rho = admm.advance(run.engine, run.targets, rho, settings)
+    residual = found.residual
+    row = {"rho": rho, "residual": residual.total, "change": residual.change, **_seen(found)}
     if max(residual.total, residual.change) <= settings.tolerance:
         while goes_on(run):
             run.progress.phase += 1
     return residual, row
+
+
+def _seen(found: Update) -> Row:
+    """What an epoch's row says of each constrained tensor, and of all."""
+    tensors, size = found.tensors, sum(one.size for one in found.tensors.values())
+    return {
+        "left": sum(one.left for one in tensors.values()),
+        "churn": sum(one.churn * one.size for one in tensors.values()) / size,
+        "tensors": {name: asdict(one) for name, one in tensors.items()},
+        "histograms": {name: asdict(one) for name, one in found.histograms.items()},
+    }
 
 
 def goes_on(run: Run[Any]) -> bool:

@@ -7,7 +7,6 @@ and, once, the weights projected and masked.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from dualprune.stages.data.read.reading import Reader
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.kinds.base import Phase, learning_rate
 from dualprune.stages.training.evaluate import evaluate
+from dualprune.stages.training.pace import Pace
 from dualprune.stages.training.run import Run
 from dualprune.stages.training.step import steps
 
@@ -32,17 +32,16 @@ def train(run: Run[Any]) -> bool:
 
     False if it was stopped before the end; then where it stood is saved.
     """
-    progress, clock, told = run.progress, _Clock(run), set[str]()
+    progress, pace, told = run.progress, Pace(run), set[str]()
     while (phase := run.next_phase) is not None:
-        if not _epoch(run, phase, clock):
+        if not _epoch(run, phase, pace):
             return _stopped(run)
-        row = _ended(run, phase)
-        seen, row = _looked(run, row, told)
+        speed = pace.speed()
+        row = _looked(run, _ended(run, phase), told)
         progress.metrics.append(row)
-        progress.seconds = clock.seconds
-        epochs = sum(one.epochs for one in run.phases)
-        times = {"seconds": progress.seconds, "seconds_left": clock.left()}
-        run.log({"event": "epoch", **seen, **row, "epochs": epochs, **times})
+        progress.seconds = pace.seconds
+        progress.speeds.append({"epoch": row["epoch"], "seconds": progress.seconds, **speed})
+        run.log({"event": "epoch", **run.told(), **row, **progress.speeds[-1], "seconds_left": pace.left()})
         stop = _agreed(run)
         if stop or run.next_phase is not None:  # the last epoch is measured and committed at once
             run.checkpoints.save(run.engine, progress)
@@ -52,37 +51,20 @@ def train(run: Run[Any]) -> bool:
     return True
 
 
-class _Clock:
-    """How long a stage has trained, over all attempts, and how long it will."""
-
-    def __init__(self, run: Run[Any]) -> None:
-        self.run, self.before, self.first = run, run.progress.seconds, run.progress.steps
-        self.began = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Since the stage began, without what was lost."""
-        return self.before + time.monotonic() - self.began
-
-    def left(self) -> float:
-        """Seconds to the end, at the pace of this attempt."""
-        run, progress = self.run, self.run.progress
-        spent = (time.monotonic() - self.began) / (progress.steps - self.first)
-        return spent * run.per_epoch * (sum(phase.epochs for phase in run.phases[progress.phase :]) - progress.epoch)
-
-
-def _epoch(run: Run[Any], phase: Phase, clock: _Clock) -> bool:
+def _epoch(run: Run[Any], phase: Phase, pace: Pace) -> bool:
     """Train what is left of an epoch; False if it was stopped, and saved, within it."""
     progress, every = run.progress, run.job.engine.checkpoint_steps
     epoch = sum(one.epochs for one in run.phases[: progress.phase]) + progress.epoch
     run.kind.enter(run, phase)
-    for _ in steps(run, phase, epoch):
+    pace.enter()
+    for _ in steps(run, phase, epoch, pace):
         run.kind.stepped(run, phase)
+        pace.tell(phase)
         if progress.step == run.per_epoch:
             continue  # what follows ends with a checkpoint
         stop = progress.steps % (AGREEING if run.world > 1 else 1) == 0 and _agreed(run)
         if stop or (every and progress.steps % every == 0):
-            progress.seconds = clock.seconds
+            progress.seconds = pace.seconds
             run.checkpoints.save(run.engine, progress)
         if stop:
             return False
@@ -109,8 +91,8 @@ def _ended(run: Run[Any], phase: Phase) -> dict[str, Any]:
     return row
 
 
-def _looked(run: Run[Any], row: dict[str, Any], told: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All of validation after an epoch; and the epoch's row with the best of it, and what bad samples were met.
+def _looked(run: Run[Any], row: dict[str, Any], told: set[str]) -> dict[str, Any]:
+    """All of validation after an epoch: the epoch's row with that, and with what bad samples were met.
 
     `told` are those that rows have named.
     """
@@ -118,8 +100,7 @@ def _looked(run: Run[Any], row: dict[str, Any], told: set[str]) -> tuple[dict[st
     data, validation = run.splits["train"], run.splits["val"]
     run.engine.module.eval()
     score = evaluate(run.engine.forward, run.objective, validation, run.rank, run.world, size)
-    wanted = run.objective.measures
-    row = {**row, wanted.of("val"): score.values[wanted.best]}
+    row = {**row, **{f"val_{name}": value for name, value in score.values.items()}}
     for split in (data, validation):
         share_bad(split)
     if data.bad:
@@ -128,8 +109,7 @@ def _looked(run: Run[Any], row: dict[str, Any], told: set[str]) -> tuple[dict[st
     if new:
         told.update(new)
         row["left_out"] = first_of(new)
-    seen = {f"val_{name}": value for name, value in score.values.items()}
-    return {**seen, "best": wanted.best, "unit": wanted.unit}, row
+    return row
 
 
 def first_of(reasons: Sequence[str]) -> list[str]:

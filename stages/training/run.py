@@ -84,6 +84,11 @@ class Run(Generic[S]):
         """Optimizer steps of an epoch."""
         return steps_per_epoch(len(self.splits["train"]), self.spec.batch)
 
+    def told(self) -> dict[str, Any]:
+        """What is told of a stage with each of its epochs, and as it begins."""
+        of = self.objective.measures
+        return {"epochs": sum(phase.epochs for phase in self.phases), "best": of.best, "unit": of.unit}
+
     @property
     def next_phase(self) -> Phase | None:
         """The phase that progress is at; None after the last."""

@@ -51,7 +51,16 @@ def run_stage(job: StageJob, log: Log, stopping: Stopping = lambda: False) -> di
 
 
 def _carried_out(run: Run[Any], folder: Folder) -> dict[str, Any] | None:
-    begun: dict[str, Any] = {"event": "resumed" if run.resumed else "training", "steps": run.progress.steps}
+    progress = run.progress
+    speeds = {speed["epoch"]: speed for speed in progress.speeds}
+    begun: dict[str, Any] = {
+        "event": "resumed" if run.resumed else "training",
+        "steps": progress.steps,
+        "world": run.world,
+        "per_epoch": run.per_epoch,
+        "rows": [{**row, **speeds.get(row["epoch"], {})} for row in progress.metrics],
+        **run.told(),
+    }
     if run.spec.precision == "bf16" and emulates_bf16(run.engine.engine.device):
         begun["emulates_bf16"] = True
     run.log(begun)

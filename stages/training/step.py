@@ -16,6 +16,7 @@ from dualprune.stages.engine.engine import Engine
 from dualprune.stages.kinds.base import Phase, learning_rate
 from dualprune.stages.networks.weightsfile import some
 from dualprune.stages.objectives.base import Batch, StandIn
+from dualprune.stages.training.pace import Pace
 from dualprune.stages.training.run import Run
 
 
@@ -23,7 +24,7 @@ class NonFinite(ArithmeticError):
     """A loss or a gradient that is not a number: training can't go on from here. No parameter was moved by it."""
 
 
-def steps(run: Run[Any], phase: Phase, epoch: int) -> Iterator[None]:
+def steps(run: Run[Any], phase: Phase, epoch: int, pace: Pace) -> Iterator[None]:
     """Train on what is left of an epoch; yields after each optimizer step. Raises NonFinite."""
     engine, spec, progress, data = run.engine, run.spec, run.progress, run.splits["train"]
     order = data.order(epoch)
@@ -37,7 +38,7 @@ def steps(run: Run[Any], phase: Phase, epoch: int) -> Iterator[None]:
         torch.manual_seed(((spec.seed * 1_000_003 + epoch) * 1_000_003 + step * run.world + run.rank) % 2**64)
 
     last = run.per_epoch
-    batches = data.epoch((part for step in range(progress.step, last) for part in parts(step)), epoch)
+    batches = pace.batches(data.epoch((part for step in range(progress.step, last) for part in parts(step)), epoch))
     engine.module.train()
     for step in range(progress.step, last):
         lr = learning_rate(phase, progress.epoch + step / last)

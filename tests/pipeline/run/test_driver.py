@@ -17,6 +17,8 @@ from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.run import driver, report
 from dualprune.pipeline.run.results import Result
 from dualprune.pipeline.run.view import View
+from dualprune.pipeline.store import events
+from dualprune.pipeline.store.history import histories
 from dualprune.pipeline.store.locks import Locks, living, stage_lock
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import MANIFEST
@@ -63,7 +65,7 @@ class Scripted:
         """The oldest running task's attempt, from its first row to its end."""
         assert self.running, "the driver waits though nothing runs"
         task = self.running.pop(0)
-        rows = [{"event": "training", "steps": 0}, {**EPOCH}]
+        rows = [{"event": "training", "steps": 0}, {**PLACE}, {**EPOCH}]
         events = [Event("log", task, row) for row in rows]
         ending = self.script.get(task, [None]).pop(0)
         if ending is not None:
@@ -105,6 +107,24 @@ EPOCH = {
     "steps": 20,
     "seconds": 1.0,
     "seconds_left": 1.0,
+}
+
+
+PLACE = {
+    "event": "steps",
+    "phase": "admm",
+    "epoch": 1,
+    "epochs": 2,
+    "done": 0.5,
+    "steps": 10,
+    "loss": 0.6,
+    "lr": 0.1,
+    "seconds": 0.5,
+    "seconds_left": 1.5,
+    "samples_per_second": 100.0,
+    "step_seconds": 0.05,
+    "waited": 0.1,
+    "memory_bytes": 1e9,
 }
 
 
@@ -167,6 +187,21 @@ def test_a_task_is_all_that_a_rank_needs(ran: Callable[..., Ran], tmp_path: Path
     assert (task.shards, task.engine.zero) == (str(tmp_path / "shards"), 2)
     assert task.data_digest == run.plan[0].node.data_digest
     assert task.spec == next(p.node.spec for p in run.plan if p.node.name == "half")
+
+
+def test_the_run_keeps_a_log_of_its_events(ran: Callable[..., Ran]) -> None:
+    run = ran({"half": [LOST, None], "other": [ERROR]}, "monitor.wandb=disabled")
+    found = events.read(run.store.folder, "tiny")
+    begun, ended = found[0], found[-1]
+    assert (begun["event"], begun["run"], ended["event"], ended["how"]) == ("begun", "tiny", "ended", "failed")
+    assert {name: one["key"] for name, one in begun["stages"].items()} == run.keys
+    told = histories(found)
+    half, other = told[run.keys["half"]], told[run.keys["other"]]
+    assert [attempt.ended for attempt in half.attempts] == ["lost", "done"]
+    assert half.retries[0][1] == "its workers were lost; retry 1 of 3"
+    assert [row["steps"] for row in half.rows] == [20]
+    assert other.failed is not None
+    assert "the tensor is gone" in other.failed
 
 
 def test_a_lost_stage_is_tried_again(ran: Callable[..., Ran]) -> None:

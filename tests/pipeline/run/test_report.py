@@ -13,6 +13,8 @@ from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.run.report import Report
 from dualprune.pipeline.run.results import advice
 from dualprune.pipeline.run.view import View
+from dualprune.pipeline.store.events import Events
+from dualprune.stages.files.folder import Folder
 from tests.cluster.test_monitor import _offline, runs  # noqa: F401 - a fixture
 from tests.pipeline.common import loaded, manifest
 from tests.pipeline.run.test_results import WHOLE, ended
@@ -23,10 +25,11 @@ def test_a_stage_ends_with_both_rates_and_with_advice(tmp_path: Path) -> None:
     """Of a tensor and of the network where these differ; where ADMM ended far from its sets, in its W&B row too."""
     plan = planning.make(*loaded(tmp_path))[1]
     file, large = io.StringIO(), ended(0.33)
-    report = Report(View(Console(file=file)), Monitor("offline", "project", "tiny", tmp_path / "wandb"))
+    monitor, events = Monitor("offline", "project", "tiny", tmp_path / "wandb"), Events(Folder(str(tmp_path)), "tiny")
+    report = Report(View(Console(file=file)), monitor, events)
     for planned, found in zip(plan, (manifest(rate=1.0), large, manifest(**WHOLE)), strict=False):
         report.submitted(planned.node, "tiny")
-        report.done(planned.node.name, found)
+        report.done(planned.node, found)
     report.close(20.0)
     lines = [line for line in file.getvalue().splitlines() if "waits" not in line]
     assert lines == [

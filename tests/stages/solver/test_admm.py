@@ -61,6 +61,29 @@ def numpy_admm(
     return iterates
 
 
+@pytest.mark.parametrize("zero", [0, 3])
+def test_what_an_update_says_of_a_tensor(make_engine: MakeEngine, zero: int) -> None:
+    """Against numpy: both residuals, what is left, the share of the mask that changed, and how the weights spread."""
+    engine = make_engine(Quadratic(), {"w"}, optimizer=SGD, zero=zero)
+    targets = held_to({"w": Cardinality(2)})
+    admm.start(engine, targets, {})
+    start = engine.get("w").numpy()
+    z = np.where(np.abs(start) >= np.sort(np.abs(start).ravel())[-2], start, 0)
+    w = np.array([[3.0, 0.1, -0.2], [0.3, -0.4, 2.0]], dtype=np.float32)
+    engine.set("w", torch.from_numpy(w))
+    found = admm.update(engine, targets)
+    after = np.where(np.abs(w) >= 2, w, 0)
+    norm = np.linalg.norm(w)
+    assert found.tensors["w"].primal == pytest.approx(np.linalg.norm(w - after) / norm, rel=1e-5)
+    assert found.tensors["w"].dual == pytest.approx(np.linalg.norm(after - z) / norm, rel=1e-5)
+    assert found.tensors["w"].churn == np.count_nonzero((after != 0) != (z != 0)) / 6 > 0
+    assert (found.tensors["w"].left, found.tensors["w"].size) == (2, 6)
+    spread = found.histograms["w"]
+    assert spread.counts == np.histogram(w, admm.BINS, (spread.low, spread.high))[0].tolist()
+    assert (spread.low, spread.high) == (pytest.approx(-0.4), 3.0)
+    assert admm.update(engine, targets).tensors["w"].churn == 0
+
+
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 @pytest.mark.parametrize("growth", [1.0, 1.6])
 def test_iterates_are_those_of_numpy(make_engine: MakeEngine, zero: int, growth: float) -> None:

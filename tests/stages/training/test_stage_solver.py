@@ -21,9 +21,10 @@ from dualprune.stages.kinds.table import phases
 from dualprune.stages.networks.build import parameters_of
 from dualprune.stages.solver import admm
 from dualprune.stages.solver.admm import Residual
+from dualprune.stages.training import pace
 from dualprune.stages.training.stage import run_stage
 from tests.stages.conftest import CLASSIFY, MakeTask
-from tests.stages.training.test_stage import DENSE, made, nonzeros, prune, resumed, run, same_bytes, stopped
+from tests.stages.training.test_stage import DENSE, Stop, made, nonzeros, prune, resumed, run, same_bytes, stopped
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 
@@ -463,6 +464,38 @@ def test_the_time_left_is_of_the_epochs_that_are_left(make_task: MakeTask) -> No
     first, last = (event for event in events if event["event"] == "epoch")
     assert first["seconds_left"] == pytest.approx(first["seconds"], rel=0.01)
     assert last["seconds_left"] == 0
+
+
+def test_a_stage_that_goes_on_tells_its_earlier_epochs_again(
+    make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was told of the one that broke off, but for what its checkpoint did not have; and within epochs too."""
+    monkeypatch.setattr(pace, "EVERY", 0.0)
+    task = make_task(prune(admm={"updates": 2, "lr": 0.003, "rho": 0.05}, retrain={"epochs": 1, "lr": 0.01}))
+    first: list[dict[str, Any]] = []
+
+    def log(event: dict[str, Any]) -> None:
+        first.append(event)
+        if event["event"] == "epoch" and event["epoch"] == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_stage(task, log)
+    assert [event["steps"] for event in first if event["event"] == "steps"] == list(range(1, 21))
+    whole = [event["loss"] for event in first if event["event"] == "steps" and event["epoch"] == 2]
+    assert sum(whole) / 10 == pytest.approx(first[-1]["loss"])
+    second: list[dict[str, Any]] = []
+    run_stage(task, second.append)
+    (begun,) = (event for event in second if event["event"] == "resumed")
+    epochs = [event for event in (*first, *second) if event["event"] == "epoch"]
+    assert [event["epoch"] for event in epochs] == [1, 2, 2, 3]
+    (row,) = begun["rows"]
+    assert {name: epochs[0][name] for name in row} == row
+    assert row["tensors"].keys() == row["histograms"].keys() == {"1.weight", "5.weight"}
+    assert row["left"] == sum(one["left"] for one in row["tensors"].values())
+    assert (begun["world"], begun["per_epoch"], begun["epochs"]) == (1, 10, 3)
+    assert {"samples_per_second", "step_seconds", "waited", "memory_bytes"} <= row.keys()
+    assert all(0 <= event["waited"] <= 1 for event in (*first, *second) if "waited" in event)
 
 
 def test_retraining_begins_without_the_momentum_of_admm(make_task: MakeTask) -> None:
