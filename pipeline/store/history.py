@@ -52,6 +52,8 @@ class History:
     """When it was done."""
     chosen: str | None = None
     """Of a choice: whose result it took."""
+    metrics: dict[str, Any] | None = None
+    """Of its artefact, when it was done."""
 
     @property
     def attempt(self) -> Attempt | None:
@@ -93,6 +95,7 @@ class History:
             self.failed = event["reason"]
         elif what == "done":
             self.done, self.failed, self.chosen = event["at"], None, event.get("chosen")
+            self.metrics = event.get("metrics")
 
 
 _HEARD = {

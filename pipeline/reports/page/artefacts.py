@@ -20,8 +20,10 @@ from dualprune.stages.objectives.measures import measures
 ROWS = "metrics.jsonl"
 COMPARED = 12
 """Stages whose masks are compared, at most."""
-HEAVY = frozenset(("histograms",))
-"""What rows hold beside numbers that no figure shows."""
+LIGHT = (int, float, str)
+"""What rows hold that figures show; tensors and histograms are for other readers."""
+EVENT = ("at", "event", "stage", "key")
+"""What rows of the log of events have beside those of artefacts."""
 
 
 def look(store: Store, stage: Stage) -> Stage:
@@ -58,8 +60,8 @@ def _filled(store: Store, stage: Stage, found: Mapping[str, Any]) -> Stage:
         left_out=tuple(sorted(left_out)),
         speeds=_speeds(store, stage.key),
         finished=(store.folder / stage.key).info(manifests.MANIFEST).modified,
-        seed=spec.get("seed", stage.seed),
-        tolerance=(spec.get("admm") or {}).get("tolerance") or stage.tolerance,
+        spec=stage.spec or spec,
+        samples=found.get("samples") or {},
         advice=advice({"metrics": {}, **found}),
         versions=tuple((found.get("versions") or {}).items()),
         epochs=stage.epochs,
@@ -94,7 +96,7 @@ def _with_rows(folder: Folder, found: dict[str, Any], stage: Stage) -> Stage:
 
 def light(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of an epoch without what figures don't show."""
-    return {name: value for name, value in row.items() if name not in HEAVY}
+    return {name: value for name, value in row.items() if isinstance(value, LIGHT) and name not in EVENT}
 
 
 def behind(store: Store, choice: Stage, keys: Mapping[str, str]) -> list[Stage]:
@@ -107,22 +109,12 @@ def behind(store: Store, choice: Stage, keys: Mapping[str, str]) -> list[Stage]:
             one = manifests.read(store.folder / above["key"]) or {}
             parents = one.get("parents") or []
             names = tuple(keys.get(parent["key"], parent["name"]) for parent in parents)
-            stage = Stage(above["name"], above["key"], one.get("kind", ""), names, tolerance=choice.tolerance)
+            stage = Stage(above["name"], above["key"], one.get("kind", ""), names)
             found.insert(0, look(store, stage))
             above = parents[0] if parents else None
     except Damaged:
         pass  # what is before it can't be known; the stage itself says that it is damaged
     return found
-
-
-def samples(store: Store, stage: Stage | None) -> int | None:
-    """How many samples the test split has that a stage was measured on, if its artefact says so."""
-    if stage is None:
-        return None
-    try:
-        return ((manifests.read(store.folder / stage.key) or {}).get("samples") or {}).get("test")
-    except Damaged:
-        return None
 
 
 def overlap(store: Store, run: Run) -> tuple[Overlap | None, list[str]]:
@@ -159,15 +151,18 @@ def _comparable(run: Run) -> Sequence[Stage]:
 
 
 def _speeds(store: Store, key: str) -> tuple[Speed, ...]:
-    return tuple(
-        Speed(
-            row["backend"],
-            row["device"],
-            row["batch"],
-            row["threads"],
-            row["latency"]["middle"],
-            *((row.get("ratio") or {}).get(name) for name in ("middle", "low", "high")),
-            row.get("verdict"),
-        )
-        for row in speeds.left(store, key)
+    return tuple(_speed(row, row.get("ratio") or {}) for row in speeds.left(store, key))
+
+
+def _speed(row: speeds.Row, ratio: Mapping[str, float]) -> Speed:
+    return Speed(
+        row["backend"],
+        row["device"],
+        row["batch"],
+        row["threads"],
+        row["latency"]["middle"],
+        ratio.get("middle"),
+        ratio.get("low"),
+        ratio.get("high"),
+        row.get("verdict"),
     )

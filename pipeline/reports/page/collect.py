@@ -12,24 +12,27 @@ from typing import Any
 import yaml
 
 from dualprune.pipeline.dag import in_order
-from dualprune.pipeline.reports.page import artefacts, gaps, told
+from dualprune.pipeline.reports.page import artefacts, gaps
 from dualprune.pipeline.reports.page.facts import Run, Stage, State
-from dualprune.pipeline.reports.page.told import Event, Told
 from dualprune.pipeline.reports.page.way import way
 from dualprune.pipeline.store import events as log
+from dualprune.pipeline.store.events import Event
+from dualprune.pipeline.store.history import History, histories
 from dualprune.pipeline.store.locks import Holder, lives, newest, run_lock, stage_lock
 from dualprune.pipeline.store.progress import Left, left
 from dualprune.pipeline.store.store import LOOKS, Store
+from dualprune.stages.objectives.measures import CLASSIFY, Measure, Measures
 
-HOW = {"done": "finished", "failed": "failed", "interrupted": "interrupted"}
+HOW = {"done": "finished", "failed": "failed", "interrupted": "interrupted", "broken": "broken"}
 """States of a run, by what its last event says."""
 SAID = {
     "going": "is still going",
     "finished": "has finished",
     "failed": "has failed",
     "interrupted": "was interrupted",
+    "broken": "broke off: it lost its cluster or its locks",
     "killed": "was killed: its process is gone without a last word",
-    "unfinished": "is not finished; it is older than the log of events, so whether it was stopped or killed is not known",
+    "unfinished": "is not finished; it is older than the log of events: whether it was stopped or killed is not known",
 }
 
 
@@ -52,8 +55,8 @@ def collect(store: Store, name: str, wanted: str | None = None) -> Run:
         hint = f"it has {', '.join(there)}" if there else "it has none"
         raise NoRun(f"{store.url} has no run {name!r}; {hint}")
     now = _Now(store, name)
-    of = told.told(events)
-    stages = _looked(store, _known(plan, events, of), of, now)
+    began = _begun(events)
+    stages = _looked(store, _known(plan, began, histories(events)), now)
     if wanted is not None and not stages[wanted].metrics:
         raise KeyError(wanted)
     state = _state(stages, events, now)
@@ -64,14 +67,13 @@ def collect(store: Store, name: str, wanted: str | None = None) -> Run:
         SAID[state],
         stages,
         way(stages, wanted),
-        asked=_asked(plan, events),
-        began=next((event.get("at") for event in events), None),
-        ended=events[-1].get("at") if events and state != "going" else None,
-        environment=tuple(_environment(events, stages)),
-        gpus=_gpus(events),
-        drivers=sum(event.get("event") == "begun" for event in events),
+        asked=_asked(plan, began),
+        began=next((event["at"] for event in events), None),
+        ended=events[-1]["at"] if events and state != "going" else None,
+        environment=tuple(_environment(began, stages)),
+        gpus=((began.get("settings") or {}).get("cluster") or {}).get("gpus"),
+        drivers=sum(event["event"] == "begun" for event in events),
     )
-    found = replace(found, samples=artefacts.samples(store, found.dense))
     overlap, lost = artefacts.overlap(store, found)
     return replace(found, overlap=overlap, missing=tuple(gaps.gaps(found, bool(events), lost)))
 
@@ -84,7 +86,7 @@ class _Now:
         self.names = set(store.folder.names("locks/names"))
         self.clock = cache(store.probe)
         self.going = self.holds(run_lock(run))
-        self.left = left(store, run) if self.going else Left()
+        self.left = left(store.folder, run) if self.going else Left()
 
     def holds(self, lock: str) -> bool:
         """Whether a living process has a lock; one on another machine counts while its heartbeat is fresh."""
@@ -98,51 +100,40 @@ class _Now:
             return False
 
 
-def _known(plan: Mapping[str, Any], events: Sequence[Event], of: Mapping[str, Told]) -> dict[str, Stage]:
+def _known(plan: Mapping[str, Any], began: Event, of: Mapping[str, History]) -> dict[str, Stage]:
     """The run's stages, parents before children, each trial before its choice, as they were planned last."""
-    began = told.begun(events) or {}
     listed: Mapping[str, Any] = began.get("stages") or {}
     names = {entry["key"]: name for name, entry in plan.items()}
     found: dict[str, Stage] = {}
-    for name, entry in listed.items():
-        teacher = entry.get("teacher")
+    for name in listed or sorted(plan, key=_natural):
+        entry = listed.get(name) or plan[name]
+        teacher, spec = entry.get("teacher"), entry.get("spec") or {}
         parents = [*entry.get("parents", ()), *([teacher] if teacher else [])]
-        found[name] = Stage(name, entry["key"], entry.get("kind", ""), tuple(dict.fromkeys(parents)))
-    for name, entry in plan.items():
-        spec, parents = entry.get("spec", {}), [names[key] for key in entry.get("parents", ()) if key in names]
-        before = found.get(name) or Stage(name, entry["key"], spec.get("kind", ""), tuple(dict.fromkeys(parents)))
-        found[name] = replace(before, key=entry["key"], **_settings(spec))
-    order = sorted(found, key=_natural) if not listed else list(found)
-    found = {name: found[name] for name in in_order({name: _within(found[name], found) for name in order})}
-    return {one.name: one for stage in found.values() for one in (*_trials(stage, of), stage)}
+        parents = [names.get(parent, parent) for parent in parents]  # a plan has keys
+        kind, key = entry.get("kind") or spec.get("kind", ""), entry["key"]
+        found[name] = Stage(name, key, kind, tuple(dict.fromkeys(parents)), spec=spec, history=of.get(key))
+    order = in_order({name: tuple(one for one in stage.parents if one in found) for name, stage in found.items()})
+    stages = [found[name] for name in order]
+    return {one.name: one for stage in stages for one in (*_trials(stage, of), stage)}
 
 
-def _settings(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stage was asked for that its figures show."""
-    inner = spec.get("stage", spec)
-    return {"seed": inner.get("seed"), "tolerance": (inner.get("admm") or {}).get("tolerance") or None}
+def _trials(choice: Stage, of: Mapping[str, History]) -> Iterator[Stage]:
+    """What a choice has tried, as the log of events has it."""
+    for key, one in of.items():
+        if one.name.startswith(f"{choice.name}@"):
+            yield Stage(one.name, key, one.kind or "prune", choice.parents, spec=choice.trained, history=one)
 
 
-def _within(stage: Stage, stages: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(parent for parent in stage.parents if parent in stages)
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)]
 
 
-def _trials(choice: Stage, of: Mapping[str, Told]) -> Iterator[Stage]:
-    for name, one in of.items():
-        if name.startswith(f"{choice.name}@"):
-            yield Stage(name, one.key, one.kind or "prune", choice.parents, seed=choice.seed, tolerance=choice.tolerance)
-
-
-def _natural(name: str) -> list[Any]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-
-
-def _looked(store: Store, known: Mapping[str, Stage], of: Mapping[str, Told], now: _Now) -> dict[str, Stage]:
+def _looked(store: Store, known: Mapping[str, Stage], now: _Now) -> dict[str, Stage]:
     """Each stage with what the store has of it; before a choice, the trials that only artefacts name."""
 
     def look(stage: Stage) -> Stage:
-        found = artefacts.look(store, _with_events(stage, of.get(stage.name)))
-        return found if found.state == "done" else _standing(store, found, of.get(stage.name), now)
+        found = artefacts.look(store, _told(stage))
+        return found if found.state == "done" else _standing(store, found, now)
 
     found: dict[str, Stage] = {}
     with ThreadPoolExecutor(LOOKS) as pool:
@@ -154,45 +145,49 @@ def _looked(store: Store, known: Mapping[str, Stage], of: Mapping[str, Told], no
     return found
 
 
-def _with_events(stage: Stage, one: Told | None) -> Stage:
-    """A stage with what its events say of how it went; its metrics as they were when it was done."""
-    if one is None or (one.key and one.key != stage.key):
+def _told(stage: Stage) -> Stage:
+    """A stage with what its events say; should its artefact be lost, there is nothing else."""
+    one = stage.history
+    if one is None:
         return stage
+    last = one.rows[-1] if one.rows else {}
+    measures = stage.measures
+    if "best" in last:
+        named = {last["best"]: Measure(last.get("unit", ""))}
+        measures = Measures(last["best"], named) if last["best"] != CLASSIFY.best else CLASSIFY
+    rows = tuple(artefacts.light(row) for row in one.rows)
     return replace(
         stage,
-        attempts=tuple(one.attempts),
-        submitted=one.submitted,
-        retries=tuple(one.retries),
-        failed_at=one.failed_at,
-        epochs=one.epochs,
-        rows=tuple(one.rows),
-        metrics=one.metrics,
+        rows=rows,
+        epochs=last.get("epochs"),
+        metrics=one.metrics or {},
+        measures=measures,
         chosen=one.chosen,
-        finished=one.done_at,
+        finished=one.done,
     )
 
 
-def _standing(store: Store, stage: Stage, one: Told | None, now: _Now) -> Stage:
+def _standing(store: Store, stage: Stage, now: _Now) -> Stage:
     """How a stage stands that has no sound artefact."""
-    state, why = _how(store, stage, one, now)
+    state, why = _how(store, stage, now)
     return replace(stage, state=state, why=why)
 
 
-def _how(store: Store, stage: Stage, one: Told | None, now: _Now) -> tuple[State, str | None]:
-    reason = store.failure(stage.key)
+def _how(store: Store, stage: Stage, now: _Now) -> tuple[State, str | None]:
     if now.holds(stage_lock(stage.key)) or stage.name in now.left.lines:
         line, since = now.left.line(stage.name), now.left.since.get(stage.name)
         return ("queued", line or "waits for its workers") if since is None else ("running", line or "is being trained")
+    reason = store.failure(stage.key)
     if reason is not None:
         return "failed", reason
     if stage.state == "lost":
         return "lost", stage.why
-    if stage.metrics or (one is not None and one.done_at is not None):
+    if stage.finished is not None:
         return "lost", "it was done, and its artefact is not in the store any more"
     step = store.checkpoint_steps(stage.key)
     if step is not None:
         return "stopped", f"goes on from its checkpoint after step {step:,}"
-    if stage.attempts:
+    if stage.history is not None and stage.history.attempts:
         return "stopped", "it had begun, and has no checkpoint: it begins anew"
     if now.going and (now.left.asked is None or stage.name in now.left.asked):
         return "queued", "waits for its turn"
@@ -202,49 +197,49 @@ def _how(store: Store, stage: Stage, one: Told | None, now: _Now) -> tuple[State
 def _state(stages: Mapping[str, Stage], events: Sequence[Event], now: _Now) -> Any:
     if now.going:
         return "going"
-    last = told.ended(events)
     if events:
-        return "killed" if last is None else HOW.get(str(last.get("how")), "interrupted")
+        ends = [event for event in events if event["event"] in ("begun", "ended")]
+        over = bool(ends) and ends[-1]["event"] == "ended"
+        return HOW.get(str(ends[-1].get("how")), "interrupted") if over else "killed"
     if all(stage.state == "done" for stage in stages.values()):
         return "finished"
     return "failed" if any(stage.state == "failed" for stage in stages.values()) else "unfinished"
 
 
-def _asked(plan: Mapping[str, Any], events: Sequence[Event]) -> str | None:
-    """The configuration as the last run had it; from before the log of events, the settings of each stage."""
-    config = (told.begun(events) or {}).get("config")
-    if config:
-        return str(config)
-    specs = [{"name": name, **entry["spec"]} for name, entry in plan.items() if "spec" in entry]
-    return yaml.safe_dump({"stages": specs}, sort_keys=False, width=100, default_flow_style=None) if specs else None
+def _begun(events: Sequence[Event]) -> Event:
+    """How the last driver began; nothing where no event says it."""
+    return next((event for event in reversed(events) if event["event"] == "begun"), {})
 
 
-def _gpus(events: Sequence[Event]) -> float | None:
-    """Of each rank, by the configuration."""
-    try:
-        config = yaml.safe_load((told.begun(events) or {}).get("config") or "")
-        return float(config["cluster"]["gpus"])
-    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+def _asked(plan: Mapping[str, Any], began: Event) -> str | None:
+    """The settings that the last driver had, with all defaults; from before the log of events, those of stages."""
+    listed: Mapping[str, Any] = began.get("stages") or plan
+    if not listed:
         return None
+    stages = [
+        {
+            "name": name,
+            **{role: entry[role] for role in ("parents", "teacher") if began and entry.get(role)},
+            **entry["spec"],
+        }
+        for name, entry in listed.items()
+        if "spec" in entry
+    ]
+    found = {**(began.get("settings") or {}), "stages": stages}
+    return yaml.safe_dump(found, sort_keys=False, width=100, default_flow_style=None)
 
 
-def _environment(events: Sequence[Event], stages: Mapping[str, Stage]) -> Iterator[tuple[str, str]]:
+def _environment(began: Event, stages: Mapping[str, Stage]) -> Iterator[tuple[str, str]]:
     """Versions and machines, what they are and what is to be said."""
-    began = told.begun(events) or {}
     if began.get("host"):
-        yield "driver", f"{began['host']}, process {began.get('pid', '-')}"
-    versions = dict(began.get("versions") or {})
+        yield "driver", f"dualprune {began.get('version', '-')} on {began['host']}, process {began.get('pid', '-')}"
     made: dict[tuple[str, str], list[str]] = {}
-    for stage in stages.values():
+    versioned = [stage for stage in stages.values() if stage.versions]
+    for stage in versioned:
         for name, version in stage.versions:
-            made.setdefault((name, version), []).append(stage.name)
-    for name, version in versions.items():
-        yield str(name), str(version)
-    for (name, version), whose in made.items():
-        if versions.get(name) == version:
-            continue
-        only = "" if len(whose) == sum(bool(one.versions) for one in stages.values()) else f" ({', '.join(whose)})"
-        yield f"{name} of artefacts" if name in versions else name, f"{version}{only}"
+            made.setdefault((name, str(version)), []).append(stage.name)
+    for (name, version), whose in sorted(made.items()):
+        yield name, version if len(whose) == len(versioned) else f"{version} ({gaps.listed(whose)})"
     worlds = sorted({stage.world for stage in stages.values() if stage.world})
     if worlds:
         yield "ranks of a stage", ", ".join(map(str, worlds))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dualprune.pipeline.store.history import History
 from dualprune.stages.objectives.measures import CLASSIFY, Measures
 
 State = Literal["done", "lost", "failed", "running", "queued", "stopped", "not begun"]
@@ -27,18 +28,6 @@ class Tensor:
     value_bits: int | None = None
     total_bits: int | None = None
     """With the places of what is not zero."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A time for which a stage was trained, in seconds since 1970 where they are times."""
-
-    begun: float | None
-    ended: float | None
-    how: str
-    """It ended: done, stopped, or why it broke off; nothing while it is going on, or where nobody could tell."""
-    world: int | None = None
-    """Ranks."""
 
 
 @dataclass(frozen=True)
@@ -78,22 +67,20 @@ class Stage:
     """One an epoch."""
     epochs: int | None = None
     """In all, where that is known."""
-    tolerance: float | None = None
-    """Of its ADMM, if it has one."""
     chosen: str | None = None
     """Of a choice: what it took."""
-    attempts: tuple[Attempt, ...] = ()
-    submitted: float | None = None
-    retries: tuple[tuple[float | None, str], ...] = ()
-    """When, and why."""
-    failed_at: float | None = None
+    history: History | None = None
+    """What the log of events has of it."""
     world: int | None = None
     left_out: tuple[str, ...] = ()
     """Samples that could not be read."""
     speeds: tuple[Speed, ...] = ()
     finished: float | None = None
     """When its manifest was written, by the store's clock."""
-    seed: int | None = None
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    """Its settings, defaults spelt out."""
+    samples: Mapping[str, int] = field(default_factory=dict)
+    """By split, what it was trained and measured on."""
     advice: str | None = None
     versions: tuple[tuple[str, str], ...] = ()
     """Of what its artefact was made with."""
@@ -114,6 +101,17 @@ class Stage:
     def seconds(self) -> float | None:
         """It trained for."""
         return self.metric("seconds")
+
+    @property
+    def trained(self) -> Mapping[str, Any]:
+        """The settings of the training that it does or, if it is a search, tries."""
+        found: Mapping[str, Any] = self.spec.get("stage", self.spec)
+        return found
+
+    @property
+    def tolerance(self) -> float | None:
+        """Of its ADMM's residuals, if it stops by one."""
+        return (self.trained.get("admm") or {}).get("tolerance") or None
 
     @property
     def updates(self) -> list[Mapping[str, Any]]:
@@ -148,7 +146,7 @@ class Run:
 
     name: str
     store: str
-    state: Literal["going", "finished", "failed", "interrupted", "killed", "unfinished"]
+    state: Literal["going", "finished", "failed", "interrupted", "broken", "killed", "unfinished"]
     said: str
     """How it stands: a sentence."""
     stages: Mapping[str, Stage]
@@ -159,8 +157,6 @@ class Run:
     asked: str | None = None
     """The configuration, or what of it is known, as YAML."""
     overlap: Overlap | None = None
-    samples: int | None = None
-    """Of the test split."""
     began: float | None = None
     ended: float | None = None
     environment: tuple[tuple[str, str], ...] = ()
@@ -187,8 +183,13 @@ class Run:
         """What the page is about."""
         return self.stages.get(self.way.chosen or "")
 
+    @property
+    def samples(self) -> int | None:
+        """Of the test split, as far as is known."""
+        return None if self.dense is None else self.dense.samples.get("test")
+
     def fewer(self, stage: Stage) -> float | None:
-        """How many times fewer weights a stage has than the dense network: of the whole network, where that is known."""
+        """How many times fewer weights a stage has than the dense network; of all of it, where that is known."""
         return self._ratio(stage, "network_weights", "network_nonzeros") or stage.metric("rate")
 
     def smaller(self, stage: Stage) -> float | None:

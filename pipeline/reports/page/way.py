@@ -26,7 +26,10 @@ def way(stages: Mapping[str, Stage], wanted: str | None = None) -> Way:
 
 
 def _found(stages: Mapping[str, Stage]) -> tuple[str, str] | None:
-    """Of the networks from which nothing came: what the last choice took; else the smallest that is as good as dense."""
+    """Of the networks from which nothing came: what the last choice took; else the smallest that is as good as dense.
+
+    And why it is that one.
+    """
     used = {parent for stage in stages.values() for parent in stage.parents}
     ends = [one for one in stages.values() if one.metrics and one.name not in used]
     choices = [one for one in ends if one.chosen is not None]

@@ -52,9 +52,16 @@ def _spec(found: Overlap, width: int) -> Spec:
     layers = []
     for step in range(STEPS):
         cells = [
-            {"x": column + 0.02, "x2": column + 0.98, "y": row + 0.04, "y2": row + 0.96,
-             "tip": f"of what {a} keeps, {b} keeps {percent(100 * found.shares[a, b])}",
-             "cx": column + 0.5, "cy": row + 0.5, "text": f"{100 * found.shares[a, b]:.0f}"}
+            {
+                "x": column + 0.02,
+                "x2": column + 0.98,
+                "y": row + 0.04,
+                "y2": row + 0.96,
+                "tip": f"of what {a} keeps, {b} keeps {percent(100 * found.shares[a, b])}",
+                "cx": column + 0.5,
+                "cy": row + 0.5,
+                "text": f"{100 * found.shares[a, b]:.0f}",
+            }
             for row, a in enumerate(found.stages)
             for column, b in enumerate(found.stages)
             if (a, b) in found.shares and min(STEPS - 1, int(found.shares[a, b] * STEPS)) == step
@@ -67,6 +74,8 @@ def _spec(found: Overlap, width: int) -> Spec:
     names = [f"{number + 1}  {name}" if numbered else name for number, name in enumerate(found.stages)]
     side = [{"y": number + 0.5, "text": shortened(name, left - 12)} for number, name in enumerate(names)]
     layers.append(text(side, {"y": y, "x": {"value": -10}}, align="right"))
-    heads = [{"x": number + 0.5, "text": str(number + 1) if numbered else name} for number, name in enumerate(found.stages)]
+    heads = [
+        {"x": number + 0.5, "text": str(number + 1) if numbered else name} for number, name in enumerate(found.stages)
+    ]
     layers.append(text(heads, {"x": x, "y": {"value": -12}}, align="center", fill=colour("soft")))
     return fixed({"layer": layers}, inner, height, {"left": left, "right": 4, "top": 26, "bottom": 4})

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+from dualprune.pipeline.measured import number
 from dualprune.pipeline.reports.page.theme import SIZE
 
 Spec = dict[str, Any]
@@ -103,11 +105,11 @@ def spread(places: Sequence[float], apart: float, low: float, high: float) -> li
     """Places for labels as near as can be to those wanted, in their order, `apart` pixels or more from each other."""
     order = sorted(range(len(places)), key=lambda number: places[number])
     found = [min(max(one, low), high) for one in places]
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in pairwise(order):
         found[after] = max(found[after], found[before] + apart)
     if order and found[order[-1]] > high:
         found[order[-1]] = high
-        for before, after in reversed(list(zip(order, order[1:], strict=False))):
+        for before, after in reversed(list(pairwise(order))):
             found[before] = min(found[before], found[after] - apart)
     return found
 
@@ -153,6 +155,11 @@ def percent(value: float | None) -> str:
     if value == 0 or value >= 99.95:
         return f"{value:.0f} %"
     return f"{value:.1f} %" if value >= 10 else f"{value:.2g} %"
+
+
+def signed(value: float, unit: str) -> str:
+    """A difference of a metric, with its sign."""
+    return f"{'+' if value > 0 else '−' if value < 0 else '±'}{number(abs(value), unit)}"
 
 
 def size(count: float | None) -> str:

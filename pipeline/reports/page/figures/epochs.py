@@ -73,12 +73,16 @@ def settling(run: Run) -> Figure | None:
     ]
     most = max(100 * row["churn"] for stage in drawn for row in _churned(stage))
     scale = Scale("epoch", unit=" %", bounds=(0.0, max(0.1, 1.08 * most)))
-    sentence = "Share of the mask's entries that an update changed: near zero, ADMM has made up its mind about which weights stay."
+    sentence = (
+        "Share of the mask's entries that an update changed: near zero, ADMM has made up its mind which weights stay."
+    )
     table = Table(
         ("stage", "epoch", "of the mask changed"),
         tuple((stage.name, row["epoch"], _share(row["churn"])) for stage in stages for row in _churned(stage)),
     )
-    return Figure("settling", "Did the masks settle?", sentence + _unsaid(stages, drawn), partial(multiples, panels, scale), table)
+    return Figure(
+        "settling", "Did the masks settle?", sentence + _unsaid(stages, drawn), partial(multiples, panels, scale), table
+    )
 
 
 def learning(run: Run) -> Figure | None:
@@ -97,14 +101,23 @@ def learning(run: Run) -> Figure | None:
         total = f" of {stage.epochs}" if stage.state != "done" and stage.epochs else ""
         subtitle = f"{last} after epoch {rows[-1]['epoch']}{total}"
         level = ((dense, ""),) if dense is not None else ()
-        panels.append(Panel(stage.name, subtitle, (Line("", "blue", _points(stage, rows, of.of("val"), "val", of.unit)),), level))
+        panels.append(
+            Panel(stage.name, subtitle, (Line("", "blue", _points(stage, rows, of.of("val"), "val", of.unit)),), level)
+        )
     sentence = f"{of.best.replace('_', ' ').capitalize()} on validation after each epoch."
     sentence += f" Dashed: where {run.dense.name} ended." if dense is not None and run.dense is not None else ""
     scale = Scale("epoch", unit=f" {of.unit}" if of.unit else "", bounds=_bounds(run, drawn, dense))
     table = Table(
         ("stage", "epoch", "phase", "loss", f"val {of.best}{f', {of.unit}' if of.unit else ''}", "learning rate"),
         tuple(
-            (stage.name, row["epoch"], row.get("phase"), _digits(row.get("loss")), number(row[of.of("val")], of.unit), _digits(row.get("lr")))
+            (
+                stage.name,
+                row["epoch"],
+                row.get("phase"),
+                _digits(row.get("loss")),
+                number(row[of.of("val")], of.unit),
+                _digits(row.get("lr")),
+            )
             for stage in drawn
             for row in _validated(stage)
         ),
@@ -135,7 +148,11 @@ def _churned(stage: Stage) -> list[Row]:
 
 def _churn_points(stage: Stage) -> list[tuple[float, float, str]]:
     return [
-        (float(row["epoch"]), 100 * row["churn"], f"{stage.name}, epoch {row['epoch']}: {percent(100 * row['churn'])} of the mask changed")
+        (
+            float(row["epoch"]),
+            100 * row["churn"],
+            f"{stage.name}, epoch {row['epoch']}: {percent(100 * row['churn'])} of the mask changed",
+        )
         for row in _churned(stage)
     ]
 

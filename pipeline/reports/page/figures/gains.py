@@ -48,8 +48,10 @@ def _macs(stage: Stage) -> str:
 
 def _sizes_spec(run: Run, stages: Sequence[Stage], width: int) -> Spec:
     found = [stage.metric("bytes") or 0.0 for stage in stages]
-    right = [f"{size(one)}{'' if stage is run.dense else f', {times(run.smaller(stage))} less'}"
-             for stage, one in zip(stages, found, strict=True)]
+    right = [
+        f"{size(one)}{'' if stage is run.dense else f', {times(run.smaller(stage))} less'}"
+        for stage, one in zip(stages, found, strict=True)
+    ]
     frame = rows([stage.name for stage in stages], right, width)
     most = max(found)
     x = quantitative("x", (0, most * 1.02))
@@ -69,7 +71,10 @@ def speed(run: Run) -> Figure | None:
         return None
     along = set(run.way.stages)
     drawn = sorted(found, key=lambda pair: pair[0].name not in along)[:DRAWN]
-    sentence = "Times as fast as the dense network, timed side by side on one machine; lines are 99 % intervals. Blue is certainly faster."
+    sentence = (
+        "Times as fast as the dense network, timed side by side on one machine; lines are 99 % intervals. "
+        "Blue is certainly faster."
+    )
     if len(drawn) < len(found):
         sentence += f" {plural(len(found) - len(drawn), 'more row')} in the table."
     table = Table(
@@ -92,8 +97,11 @@ def speed(run: Run) -> Figure | None:
 
 
 def _speed_spec(found: Sequence[tuple[Stage, Speed]], width: int) -> Spec:
-    names = [f"{stage.name}, {BACKENDS.get(one.backend, one.backend)}, batch {one.batch}"
-             f"{'' if one.device == 'cpu' else f' on {one.device}'}" for stage, one in found]
+    names = [
+        f"{stage.name}, {BACKENDS.get(one.backend, one.backend)}, batch {one.batch}"
+        f"{'' if one.device == 'cpu' else f' on {one.device}'}"
+        for stage, one in found
+    ]
     ratios = [one.ratio or 1.0 for _, one in found]
     frame = rows(names, [f"{one:.2f}×" for one in ratios], width)
     ends = [end for _, one in found for end in (one.low, one.high) if end is not None]
@@ -104,8 +112,14 @@ def _speed_spec(found: Sequence[tuple[Stage, Speed]], width: int) -> Spec:
     line = [{"row": -0.5, "row2": len(found) - 0.5, "x": 1.0}]
     layers = [mark("rule", line, {**at, "y2": {"field": "row2"}}, stroke=colour("soft"), strokeDash=[4, 3])]
     data: list[dict[str, Any]] = [
-        {"row": number, "x": one.ratio, "low": one.low or one.ratio, "high": one.high or one.ratio, "gain": one.verdict == "gain",
-         "tip": f"{names[number]}: {one.ratio:.2f}× as fast as dense ({SAID.get(one.verdict or '', '-')})"}
+        {
+            "row": number,
+            "x": one.ratio,
+            "low": one.low or one.ratio,
+            "high": one.high or one.ratio,
+            "gain": one.verdict == "gain",
+            "tip": f"{names[number]}: {one.ratio:.2f}× as fast as dense ({SAID.get(one.verdict or '', '-')})",
+        }
         for number, (_, one) in enumerate(found)
     ]
     for gain, name in ((False, "grey"), (True, "blue")):

@@ -50,8 +50,10 @@ def graph(run: Run) -> Figure | None:
     if not run.stages:
         return None
     edges, way = _edges(run), _way(run)
-    edges = [Edge(one.before, one.after, one.before in way and one.after in way and not one.teaches, one.teaches)
-             for one in edges]
+    edges = [
+        Edge(one.before, one.after, one.before in way and one.after in way and not one.teaches, one.teaches)
+        for one in edges
+    ]
     sentence = "Each line goes from a network to what was made of it"
     if run.chosen is not None:
         sentence += f"; blue is the way to {run.chosen.name}, the network of this page: {run.way.why}"
@@ -85,7 +87,7 @@ def _way(run: Run) -> set[str]:
     """The stages on the way, and the choices between them that took them."""
     found = set(run.way.stages)
     used = {parent for name in found for parent in run.stages[name].parents}
-    for one in reversed(run.stages.values()):
+    for one in reversed(list(run.stages.values())):
         end = run.way.stages and one.chosen in found and (one.name in used or run.way.stages[-1] == one.chosen)
         if end:
             found.add(one.name)
@@ -152,15 +154,24 @@ def _boxes(run: Run, edges: Sequence[Edge], way: set[str], at: dict[str, Place],
     layers = [*_lines(edges, at, {"x": x, "y": y}, across, (BOX / 2, HIGH / 2))]
     for name, (left, top) in at.items():
         stage = run.stages[name]
-        box = [{"x": left - BOX / 2, "x2": left + BOX / 2, "y": top - HIGH / 2, "y2": top + HIGH / 2,
-                "tip": _tip(run, stage)}]
+        box = [
+            {
+                "x": left - BOX / 2,
+                "x2": left + BOX / 2,
+                "y": top - HIGH / 2,
+                "y2": top + HIGH / 2,
+                "tip": _tip(run, stage),
+            }
+        ]
         look = _look(stage, name in way)
         edge = {"cornerRadius": HIGH / 2 if stage.chosen is not None else 6, "fill": colour("paper"), **look}
         layers.append(mark("rect", box, {"x": x, "y": y, "x2": {"field": "x2"}, "y2": {"field": "y2"}}, **edge))
     room = BOX - 22
     for field, dy, look in (("name", -8, {"fontWeight": "bold"}), ("second", 9, {"fill": colour("soft")})):
-        data = [{"x": left, "y": top, "text": shortened(_texts(run, run.stages[name])[field], room)}
-                for name, (left, top) in at.items()]
+        data = [
+            {"x": left, "y": top, "text": shortened(_texts(run, run.stages[name])[field], room)}
+            for name, (left, top) in at.items()
+        ]
         layers.append(text(data, {"x": x, "y": y}, align="center", dy=dy, **look))
     padding = dict.fromkeys(("left", "right", "top", "bottom"), MARGIN)
     return fixed({"layer": layers}, width, height, padding)
@@ -200,7 +211,7 @@ def _lines(
 ) -> list[Spec]:
     """Edges, those of the way last; from side to side, or from the lower end to the upper one."""
     data: dict[str, list[dict[str, Any]]] = {"rest": [], "teaches": [], "way": []}
-    for number, edge in enumerate(edges):
+    for which, edge in enumerate(edges):
         (x1, y1), (x2, y2) = at[edge.before], at[edge.after]
         if across:
             x1, x2 = x1 + half[0], x2 - half[0]
@@ -211,7 +222,7 @@ def _lines(
         if abs(y1 - y2) < 1 or abs(x1 - x2) < 1:
             path = [path[0], path[-1]]
         group = "way" if edge.way else "teaches" if edge.teaches else "rest"
-        data[group] += [{"x": x, "y": y, "edge": number, "n": n} for n, (x, y) in enumerate(path)]
+        data[group] += [{"x": x, "y": y, "edge": which, "n": n} for n, (x, y) in enumerate(path)]
     looks: dict[str, dict[str, Any]] = {
         "rest": {"stroke": colour("rule"), "strokeWidth": 1.25},
         "teaches": {"stroke": colour("rule"), "strokeWidth": 1.25, "strokeDash": [1, 3], "strokeCap": "round"},
@@ -233,8 +244,8 @@ def _dots(run: Run, edges: Sequence[Edge], way: set[str], levels: Sequence[Seque
     wide = min(26.0, 420 / most) if across else min(26.0, (width - 40) / max(1, most))
     at: dict[str, Place] = {}
     for depth, level in enumerate(levels):
-        for number_, name in enumerate(level):
-            beside = 18 + wide * (most - len(level)) / 2 + wide * (number_ + 0.5)
+        for rank, name in enumerate(level):
+            beside = 18 + wide * (most - len(level)) / 2 + wide * (rank + 0.5)
             along = (35 if across else 12) + depth * long
             at[name] = (along, beside) if across else (beside, along)
     height = max(y for _, y in at.values()) + 24
@@ -247,8 +258,16 @@ def _dots(run: Run, edges: Sequence[Edge], way: set[str], levels: Sequence[Seque
             layers.append(mark("point", data, {"x": x, "y": y}, **look))
     names = _names([name for name in run.stages if name in way], at, width, across)
     if names:
-        layers.append(text(names, {"x": x, "y": y}, fill=colour("blue"), align="center" if across else "left",
-                           dy=-12 if across else 0, dx=0 if across else 9))
+        layers.append(
+            text(
+                names,
+                {"x": x, "y": y},
+                fill=colour("blue"),
+                align="center" if across else "left",
+                dy=-12 if across else 0,
+                dx=0 if across else 9,
+            )
+        )
     padding = dict.fromkeys(("left", "right", "top", "bottom"), MARGIN)
     return fixed({"layer": layers}, width, height, padding)
 

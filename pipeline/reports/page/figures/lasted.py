@@ -19,11 +19,29 @@ from dualprune.pipeline.reports.page.figures.base import (
     tick_count,
 )
 from dualprune.pipeline.reports.page.figures.marks import axis, rows
+from dualprune.pipeline.store.history import Attempt
 
 DRAWN = 40
 """Stages, at most: those that took longest."""
 UNITS = (("days", 86400.0, 3.0), ("hours", 3600.0, 2.0), ("minutes", 60.0, 2.0), ("seconds", 1.0, 0.0))
 """Name, seconds, and from how many on it is used."""
+
+
+WAITED, GOING = "waited for its workers", "still going"
+HOWS = {
+    "done": "done",
+    "stopped": "stopped, and saved",
+    "lost": "broke off",
+    "failed": "failed",
+    None: "its run was killed",
+}
+"""How an attempt ended."""
+LOOKS: tuple[tuple[str, tuple[str, ...], float], ...] = (
+    ("rule", (WAITED,), 0.12),
+    ("blue", (HOWS["done"], HOWS["stopped"], GOING), 0.56),
+    ("orange", (HOWS["lost"], HOWS["failed"], HOWS[None]), 0.56),
+)
+"""Colours and thicknesses by that."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +56,36 @@ class Spell:
 def lasted(run: Run) -> Figure | None:
     """A line for each attempt where its times are known; else one for each stage, as long as it trained."""
     stages = [stage for stage in run.stages.values() if stage.chosen is None]
-    first = min((one.begun for stage in stages for one in stage.attempts if one.begun is not None), default=None)
-    until = run.ended
-    spells = {stage.name: _spells(stage, first, until) for stage in stages}
+    first = min((one.began for stage in stages for one in _attempts(stage)), default=None)
+    spells = {stage.name: _spells(stage, first) for stage in stages}
     stages = [stage for stage in stages if spells[stage.name]]
     if not stages:
         return None
     logged = first is not None
     longest = sorted(stages, key=lambda stage: -(stage.seconds or 0.0))[:DRAWN]
     drawn = [stage for stage in stages if stage in longest]
-    sentence = "When each stage was trained, since the first began; orange broke off or failed." if logged else "Seconds for which each stage was trained."
-    sentence += " Grey waited." if logged and any(one.how == "waited" for spell in spells.values() for one in spell) else ""
+    sentence = (
+        "When each stage was trained, since the first began; orange broke off or failed."
+        if logged
+        else "Seconds for which each stage was trained."
+    )
+    sentence += (
+        " Grey waited." if logged and any(one.how == WAITED for spell in spells.values() for one in spell) else ""
+    )
     if len(drawn) < len(stages):
         sentence += f" The {len(drawn)} longest of {plural(len(stages), 'stage')}."
     device = "GPU hours" if run.gpus else "worker hours"
     table = Table(
         ("stage", "trained for", "ranks", device, "attempts", "retries"),
         tuple(
-            (stage.name, lasting(stage.seconds), stage.world, _hours(run, stage), len(stage.attempts) or None, len(stage.retries) or None)
+            (
+                stage.name,
+                lasting(stage.seconds),
+                stage.world,
+                _hours(run, stage),
+                len(_attempts(stage)) or None,
+                _retries(stage),
+            )
             for stage in stages
         ),
     )
@@ -74,17 +104,26 @@ def _hours(run: Run, stage: Stage) -> str | None:
     return None if found is None else f"{found:.3g}"
 
 
-def _spells(stage: Stage, first: float | None, until: float | None) -> list[Spell]:
-    known = [one for one in stage.attempts if one.begun is not None]
+def _attempts(stage: Stage) -> list[Attempt]:
+    return [] if stage.history is None else stage.history.attempts
+
+
+def _retries(stage: Stage) -> int | None:
+    return (len(stage.history.retries) or None) if stage.history is not None else None
+
+
+def _spells(stage: Stage, first: float | None) -> list[Spell]:
+    known = _attempts(stage)
     if first is None or not known:
         return [] if not stage.seconds or first is not None else [Spell(0.0, stage.seconds, "done")]
     found = []
-    if stage.submitted is not None and known[0].begun is not None and stage.submitted < known[0].begun:
-        found.append(Spell(max(0.0, stage.submitted - first), known[0].begun - first, "waited"))
+    submitted = stage.history.submitted if stage.history is not None else None
+    if submitted is not None and submitted < known[-1].began:
+        found.append(Spell(max(0.0, submitted - first), known[-1].began - first, WAITED))
     for one in known:
-        begun = one.begun or first
-        end = one.ended if one.ended is not None else max(until or begun, begun)
-        found.append(Spell(begun - first, end - first, one.how or "still going"))
+        going = one.ended is None and one is known[-1] and stage.state == "running"
+        how = GOING if going else HOWS[one.ended]
+        found.append(Spell(one.began - first, max(one.last, one.began) - first, how))
     return found
 
 
@@ -99,10 +138,12 @@ def _spec(stages: Sequence[Stage], spells: dict[str, list[Spell]], width: int) -
         for one in spells[stage.name]:
             tip = f"{stage.name}: {lasting(one.end - one.begin)}, {one.how}"
             least = one.begin / factor + 0.002 * end / factor
-            data.append({"row": number, "x": one.begin / factor, "x2": max(one.end / factor, least), "how": one.how, "tip": tip})
+            data.append(
+                {"row": number, "x": one.begin / factor, "x2": max(one.end / factor, least), "how": one.how, "tip": tip}
+            )
     layers = []
-    for name, hows, thick in (("rule", ("waited",), 0.12), ("blue", ("done", "still going", "stopped, and saved where it was"), 0.56), ("orange", None, 0.56)):
-        these = [one for one in data if (one["how"] in hows if hows else one["how"] not in ("waited", "done", "still going", "stopped, and saved where it was"))]
+    for name, hows, thick in LOOKS:
+        these = [one for one in data if one["how"] in hows]
         if these:
             layers.append(frame.bars(these, x, name, thick))
     return frame.spec([*layers, *frame.texts()])

@@ -46,9 +46,7 @@ def kept(run: Run) -> Figure | None:
         sentence += f" The {len(drawn)} largest of {plural(len(names), 'tensor')}; all are in the table."
     table = Table(
         ("tensor", "weights", *(f"{stage.name}, kept" for stage in along)),
-        tuple(
-            (name, f"{whole[name]:,}", *(_cell(stage, name, whole) for stage in along)) for name in names
-        ),
+        tuple((name, f"{whole[name]:,}", *(_cell(stage, name, whole) for stage in along)) for name in names),
     )
     spec = partial(_kept_spec, [stage.name for stage in along], last.name, shares, counts, whole, drawn)
     return Figure("layers", "What each layer gives up", sentence, spec, table)
@@ -98,16 +96,23 @@ def _kept_spec(
     x = quantitative("x", (low, 112), log=True, axis=axis("weights kept", ticks, "format(datum.value, '~r') + ' %'"))
     at = {"x": x, "y": frame.y}
     data = [
-        {"row": number, "x": max(low, shares[stage][name]), "stage": stage,
-         "tip": f"{name}, {stage}: keeps {percent(shares[stage][name])} of {whole[name]:,}"}
+        {
+            "row": number,
+            "x": max(low, shares[stage][name]),
+            "stage": stage,
+            "tip": f"{name}, {stage}: keeps {percent(shares[stage][name])} of {whole[name]:,}",
+        }
         for number, name in enumerate(names)
         for stage in stages
         if name in shares[stage]
     ]
+    places: list[list[float]] = [
+        [max(low, shares[stage][name]) for stage in stages if name in shares[stage]] for name in names
+    ]
     ends = [
         {"row": number, "x": min(found), "x2": max(found)}
         for number in range(len(names))
-        if len(found := [one["x"] for one in data if one["row"] == number]) > 1
+        if len(found := places[number]) > 1
     ]
     layers = [mark("rule", ends, {**at, "x2": {"field": "x2"}}, stroke=colour("line"), strokeWidth=3)]
     for blue, name, area in ((False, "grey", 46), (True, "blue", 84)):
@@ -147,11 +152,16 @@ def stored(run: Run) -> Figure | None:
 
 
 def _stored_spec(tensors: Sequence[Tensor], width: int) -> Spec:
-    right = [f"{size((one.total_bits or 0) / 8)}{f', {one.bits} bits a value' if width > 600 else ''}" for one in tensors]
+    right = [
+        f"{size((one.total_bits or 0) / 8)}{f', {one.bits} bits a value' if width > 600 else ''}" for one in tensors
+    ]
     frame = rows([one.name for one in tensors], right, width)
     most = max((one.total_bits or 0) / 8 for one in tensors)
-    unit, factor = next((name, 10**power) for name, power in (("GB", 9), ("MB", 6), ("kB", 3), ("bytes", 0))
-                        if most >= 10**power or power == 0)
+    unit, factor = next(
+        (name, 10**power)
+        for name, power in (("GB", 9), ("MB", 6), ("kB", 3), ("bytes", 0))
+        if most >= 10**power or power == 0
+    )
     ticks = linear_ticks(0, most / factor, tick_count(frame.width, 70))
     x = quantitative("x", (0, most / factor * 1.02), axis=axis(unit, ticks, "format(datum.value, '~r')"))
     data: list[dict[str, Any]] = []

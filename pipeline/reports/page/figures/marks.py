@@ -1,4 +1,4 @@
-"""Layers of figures: marks with their data, and rows that have their names on the left and their numbers on the right."""
+"""Layers of figures: marks with their data; and rows, whose names are on the left and whose numbers on the right."""
 
 from __future__ import annotations
 

@@ -69,7 +69,9 @@ class Scale:
 def multiples(panels: Sequence[Panel], scale: Scale, width: int) -> Spec:
     """All panels, as many side by side as have room."""
     columns = 1 if width < 600 else min(3, max(2, len(panels)))
-    names = {line.name for panel in panels for line in panel.lines if sum(len(one.lines) for one in panels) > len(panels)}
+    names = {
+        line.name for panel in panels for line in panel.lines if sum(len(one.lines) for one in panels) > len(panels)
+    }
     right = max((width_of(name) for name in names), default=0) + 8
     inner = (width - GAP * (columns - 1)) / columns - LEFT - right
     values = [y for panel in panels for line in panel.lines for _, y, _ in line.points]
@@ -91,9 +93,7 @@ def _title(panel: Panel, room: float) -> dict[str, Any]:
     return {"text": shortened(panel.title, room, 13.5), "subtitle": shortened(panel.subtitle, room)}
 
 
-def _panel(
-    panel: Panel, scale: Scale, across: tuple[float, float], inner: float, right: float, named: bool
-) -> Spec:
+def _panel(panel: Panel, scale: Scale, across: tuple[float, float], inner: float, right: float, named: bool) -> Spec:
     bounds = scale.bounds or (0.0, 1.0)
     ticks = (log_ticks if scale.log else linear_ticks)(*bounds, tick_count(HEIGHT, 28))
     format_ = f"format(datum.value, '~r') + '{scale.unit}'" if scale.unit else "format(datum.value, '~r')"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from dualprune.pipeline.measured import number
 from dualprune.pipeline.reports.page.facts import Run, Stage
 from dualprune.pipeline.reports.page.figures.base import (
+    Cell,
     Figure,
     Spec,
     Table,
@@ -22,6 +23,7 @@ from dualprune.pipeline.reports.page.figures.base import (
     place,
     plural,
     quantitative,
+    signed,
     tick_count,
     times,
     width_of,
@@ -70,40 +72,34 @@ def against_macs(run: Run) -> Figure | None:
 
 def _figure(run: Run, name: str, of: str, amount: Callable[[Stage], float | None], title: str) -> Figure | None:
     dense = run.dense
-    if dense is None:
+    points = [] if dense is None else _points(run, amount, dense)
+    if dense is None or len(points) < 2:
         return None
-    points = _points(run, amount, dense)
-    if len(points) < 2:
-        return None
-    measure = dense.measures
-    metric = f"test {measure.best.replace('_', ' ')}"
+    best, unit = dense.measures.best.replace("_", " "), f", {dense.measures.unit}" if dense.measures.unit else ""
     spread = half_width(dense, run.samples)
-    chosen = run.way.chosen or ""
-    sentence = f"Blue is the way from {dense.name} to {chosen}. "
+    spec = partial(_spec, points, dense, spread, f"test {best}{unit}", title)
+    titles = ("network", title, f"test {best}{unit}", f"val{unit}", f"against {dense.name}")
+    rows = tuple(_row(point, dense) for point in sorted(points, key=lambda point: point.rate))
+    sentence = " ".join(_said(run, points, dense, spread))
+    return Figure(name, f"{best.capitalize()} against {of}", sentence, spec, Table(titles, rows))
+
+
+def _said(run: Run, points: Sequence[Point], dense: Stage, spread: float | None) -> Iterator[str]:
+    yield f"Blue is the way from {dense.name} to {run.way.chosen}."
     if any(point.level == "rest" for point in points):
-        sentence += "Grey is what else was tried. "
-    sentence += "No network lies above and to the right of the orange line. "
-    if spread is not None:
-        sentence += f"The band is what {plural(run.samples or 0, 'test example')} can tell of {dense.name} (95 %)."
+        yield "Grey is what else was tried."
+    yield f"No network lies {'above' if dense.measures.higher else 'below'} and to the right of the orange line."
+    if spread is None:
+        yield f"The dashed line is {dense.name}."
     else:
-        sentence += f"The dashed line is {dense.name}."
-    if not measure.higher:
-        sentence = sentence.replace("above and", "below and")
-    unit = f", {measure.unit}" if measure.unit else ""
-    rows = tuple(
-        (
-            point.stage.name,
-            times(point.rate),
-            number(point.value, measure.unit),
-            number(point.stage.value("val"), measure.unit),
-            _signed(point.value - dense.value(), measure.unit) if dense.value() is not None else "-",
-        )
-        for point in sorted(points, key=lambda point: point.rate)
-    )
-    titles = ("network", title, f"{metric}{unit}", f"val{unit}", f"against {dense.name}")
-    heading = f"{metric[5:].capitalize()} against {of}"
-    spec = partial(_spec, points, dense, spread, f"{metric}{unit}", title)
-    return Figure(name, heading, sentence, spec, Table(titles, rows))
+        yield f"The band is what {plural(run.samples or 0, 'test example')} can tell of {dense.name} (95 %)."
+
+
+def _row(point: Point, dense: Stage) -> tuple[Cell, ...]:
+    unit, before = dense.measures.unit, dense.value()
+    apart = "-" if before is None else signed(point.value - before, unit)
+    scores = number(point.value, unit), number(point.stage.value("val"), unit)
+    return (point.stage.name, times(point.rate), *scores, apart)
 
 
 def _points(run: Run, amount: Callable[[Stage], float | None], dense: Stage) -> list[Point]:
@@ -118,13 +114,7 @@ def _points(run: Run, amount: Callable[[Stage], float | None], dense: Stage) -> 
     def level(name: str) -> str:
         return "way" if name in along else "front" if name in best else "rest"
 
-    return [
-        Point(stage, rate, value, level(stage.name), along.get(stage.name, 0)) for stage, rate, value in found
-    ]
-
-
-def _signed(value: float, unit: str) -> str:
-    return f"{'+' if value > 0 else '−' if value < 0 else '±'}{number(abs(value), unit)}"
+    return [Point(stage, rate, value, level(stage.name), along.get(stage.name, 0)) for stage, rate, value in found]
 
 
 def _spec(points: Sequence[Point], dense: Stage, spread: float | None, y_title: str, x_title: str, width: int) -> Spec:
@@ -132,17 +122,43 @@ def _spec(points: Sequence[Point], dense: Stage, spread: float | None, y_title: 
     higher, unit = dense.measures.higher, dense.measures.unit
     rates = log_padded((point.rate for point in points), share=0.08)
     values = _bounds(points, dense, spread)
-    x = quantitative("x", rates, log=True, axis=axis(
-        x_title, log_ticks(*rates, tick_count(inner, 60)), "format(datum.value, '~r') + '×'", titlePadding=10))
-    y = quantitative("y", values, axis=axis(
-        y_title, linear_ticks(*values, tick_count(height, 44)), titleAnchor="start", titleAngle=0, titleAlign="left",
-        titleX=-LEFT + 4, titleY=-14, titleBaseline="bottom"))
+    x = quantitative(
+        "x",
+        rates,
+        log=True,
+        axis=axis(
+            x_title, log_ticks(*rates, tick_count(inner, 60)), "format(datum.value, '~r') + '×'", titlePadding=10
+        ),
+    )
+    y = quantitative(
+        "y",
+        values,
+        axis=axis(
+            y_title,
+            linear_ticks(*values, tick_count(height, 44)),
+            titleAnchor="start",
+            titleAngle=0,
+            titleAlign="left",
+            titleX=-LEFT + 4,
+            titleY=-14,
+            titleBaseline="bottom",
+        ),
+    )
     at = {"x": x, "y": y}
     shown = [_shown(point, values, unit, x_title, dense) for point in points]
     layers = [*_reference(dense, spread, rates, at), _front(points, rates, higher, at)]
     trail = sorted((one for one in shown if one["level"] == "way"), key=lambda one: one["order"])
-    layers.append(mark("line", [_bare(one) for one in trail], {**at, "order": {"field": "order"}}, stroke=colour("blue"),
-                       strokeWidth=1.5, opacity=0.45, clip=True))
+    layers.append(
+        mark(
+            "line",
+            [_bare(one) for one in trail],
+            {**at, "order": {"field": "order"}},
+            stroke=colour("blue"),
+            strokeWidth=1.5,
+            opacity=0.45,
+            clip=True,
+        )
+    )
     for level, name, area in (("rest", "grey", 44), ("front", "orange", 60), ("way", "blue", 80)):
         for out in (False, True):
             these = [one for one in shown if one["level"] == level and one["out"] is out]
@@ -150,8 +166,15 @@ def _spec(points: Sequence[Point], dense: Stage, spread: float | None, y_title: 
                 layers.append(dots(these, at, name, area, **({"shape": "triangle-down"} if out else {})))
     labels = _labels(shown, rates, values, inner, height)
     layers += [
-        text([one], at, dx=one["dx"], dy=one["dy"], align=one["align"], fill=colour(one["colour"]),
-             fontWeight="bold" if one["strong"] else "normal")
+        text(
+            [one],
+            at,
+            dx=one["dx"],
+            dy=one["dy"],
+            align=one["align"],
+            fill=colour(one["colour"]),
+            fontWeight="bold" if one["strong"] else "normal",
+        )
         for one in labels
     ]
     return fixed({"layer": layers}, inner, height, {"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM})
@@ -178,7 +201,9 @@ def _shown(point: Point, values: tuple[float, float], unit: str, what: str, dens
     out = inside != point.value
     shown = f"{number(point.value, unit)} {unit}".strip()
     before = dense.value()
-    apart = "" if before is None or point.stage is dense else f", {_signed(point.value - before, unit)} against {dense.name}"
+    apart = (
+        "" if before is None or point.stage is dense else f", {signed(point.value - before, unit)} against {dense.name}"
+    )
     return {
         "x": point.rate,
         "y": inside,
@@ -235,8 +260,17 @@ def _labels(
                 taken.append(box)
                 strong = one["level"] == "way" and one["order"] == last
                 name = {"way": "blue", "front": "orange"}[one["level"]]
-                found.append({**_bare(one), "text": one["text"], "dx": dx, "dy": dy, "align": align, "colour": name,
-                              "strong": strong})
+                found.append(
+                    {
+                        **_bare(one),
+                        "text": one["text"],
+                        "dx": dx,
+                        "dy": dy,
+                        "align": align,
+                        "colour": name,
+                        "strong": strong,
+                    }
+                )
                 break
     return found
 
