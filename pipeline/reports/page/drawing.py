@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
-from dualprune.pipeline.reports.page.theme import CONFIG, resolved
+from dualprune.pipeline.reports.page.theme import CONFIG, SIZE, resolved
 
 SVG = "{http://www.w3.org/2000/svg}"
 NEEDED = "figures are drawn by vl-convert-python, which is not installed: pip install 'dualprune[report]'"
-DROPPED = ("class", "role", "aria-roledescription", "aria-hidden", "version", "style")
-"""Attributes that a page has no use for: the table below each figure says what it shows."""
+DROPPED = ("class", "role", "aria-roledescription", "aria-hidden", "version", "style", "font-family", "pointer-events")
+"""Attributes that a page has no use for: the table below each figure says what it shows, and text looks as all has."""
+USUAL = {"opacity": "1", "font-size": f"{SIZE}px", "font-weight": "normal", "stroke-miterlimit": "10"}
+"""Attributes that say nothing where they have these values."""
 SHARPER = 2.0
 """Pixels of a PNG for each of the figure's."""
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
@@ -57,7 +59,7 @@ def inlined(drawn: str, prefix: str) -> str:
         tip = one.attrib.pop("aria-label", None)
         if tip and len(one) == 0:
             one.set("data-tip", tip)
-        for name in DROPPED:
+        for name in (*DROPPED, *(name for name, value in USUAL.items() if one.get(name) == value)):
             one.attrib.pop(name, None)
         for name, value in list(one.attrib.items()):
             if name == "id":

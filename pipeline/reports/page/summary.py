@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -52,13 +52,23 @@ def _stage(run: Run, stage: Stage) -> dict[str, Any]:
         "best": stage.measures.best,
         "unit": stage.measures.unit,
         "tensors": [asdict(one) for one in stage.tensors],
-        "epochs": [dict(row) for row in stage.rows],
+        "epochs": _columns(stage.rows),
         "speeds": [asdict(one) for one in stage.speeds],
         "attempts": [] if history is None else [asdict(one) for one in history.attempts],
         "retries": [] if history is None else [{"at": at, "why": why} for at, why in history.retries],
         "left_out": list(stage.left_out),
         "advice": stage.advice,
     }
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows of epochs, one list a field: it takes a third of the room."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [_rounded(row.get(name)) for row in rows] for name in names}
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

@@ -43,7 +43,9 @@ def verdict(run: Run) -> str:
         shown = "is trained" if value is None else f"reaches {_shown(chosen, value)} on test"
         return f"{chosen.name} {shown}; nothing is pruned{' yet' if run.state == 'going' else ''}."
     lost = _lost(run, chosen, dense)
-    return f"{chosen.name} {_kept(run, chosen)}{f' and {lost}' if lost else ''}."
+    kept = _kept(run, chosen)
+    comma = "," if "," in kept else ""
+    return f"{chosen.name} {kept}{f'{comma} and {lost}' if lost else ''}."
 
 
 def _nothing(run: Run) -> str:
@@ -60,7 +62,7 @@ def _kept(run: Run, stage: Stage) -> str:
     """What of the network is left."""
     rate, said = run.fewer(stage) or 1.0, []
     if rate >= 1.5:
-        said.append(f"keeps one weight in {rate:.3g}")
+        said.append(f"keeps one weight in {rate:.2g}" if rate < 10 else f"keeps one weight in {rate:,.0f}")
     elif rate >= SAME:
         said.append(f"keeps {percent(100 / rate)} of the weights")
     bits = [one.bits for one in stage.tensors if one.bits not in (None, 32)]
@@ -74,7 +76,7 @@ def _kept(run: Run, stage: Stage) -> str:
         return "keeps all weights"
     first, *rest = said
     first = first if first.startswith(("keeps", "needs")) else f"keeps all weights {first}"
-    return " ".join([first, *(one if one.startswith("on ") else f"and {one}" for one in rest)])
+    return ", ".join([first, *rest])
 
 
 def _bits(bits: int | None) -> int:

@@ -68,7 +68,7 @@ def _spec(found: Overlap, width: int) -> Spec:
         ]
         if cells:
             ends = {"x2": {"field": "x2"}, "y2": {"field": "y2"}}
-            layers.append(mark("rect", cells, {**at, **ends}, fill=colour(f"h{step}"), cornerRadius=2))
+            layers.append(mark("rect", cells, {**at, **ends}, fill=colour(f"h{step}")))
             middles = [{"x": one["cx"], "y": one["cy"], "text": one["text"]} for one in cells]
             layers.append(text(middles, at, fill=colour(f"t{step}")))
     names = [f"{number + 1}  {name}" if numbered else name for number, name in enumerate(found.stages)]

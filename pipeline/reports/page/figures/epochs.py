@@ -50,7 +50,7 @@ def convergence(run: Run) -> Figure | None:
                 _share(row.get("churn")),
             )
             for stage in stages
-            for row in stage.updates
+            for row in _told(stage.updates, stage in drawn)
         ),
     )
     scale = Scale("epoch", log=True)
@@ -78,7 +78,11 @@ def settling(run: Run) -> Figure | None:
     )
     table = Table(
         ("stage", "epoch", "of the mask changed"),
-        tuple((stage.name, row["epoch"], _share(row["churn"])) for stage in stages for row in _churned(stage)),
+        tuple(
+            (stage.name, row["epoch"], _share(row["churn"]))
+            for stage in stages
+            for row in _told(_churned(stage), stage in drawn)
+        ),
     )
     return Figure(
         "settling", "Did the masks settle?", sentence + _unsaid(stages, drawn), partial(multiples, panels, scale), table
@@ -118,8 +122,8 @@ def learning(run: Run) -> Figure | None:
                 number(row[of.of("val")], of.unit),
                 _digits(row.get("lr")),
             )
-            for stage in drawn
-            for row in _validated(stage)
+            for stage in stages
+            for row in _told(_validated(stage), stage in drawn)
         ),
     )
     title = f"{of.best.replace('_', ' ').capitalize()} over epochs"
@@ -177,9 +181,18 @@ def _drawn(run: Run, stages: Sequence[Stage], order: Callable[[Stage], float]) -
     return [stage for stage in stages if stage.name in some]
 
 
+def _told(rows: Sequence[Row], all_of_them: bool) -> Sequence[Row]:
+    """What a table has of a stage: of one that is not drawn the last row."""
+    return rows if all_of_them else rows[-1:]
+
+
 def _unsaid(stages: Sequence[Stage], drawn: Sequence[Stage]) -> str:
     left = len(stages) - len(drawn)
-    return f" {plural(left, 'more stage')} {'is' if left == 1 else 'are'} in the table alone." if left else ""
+    return (
+        f" {plural(left, 'more stage')} {'is' if left == 1 else 'are'} in the table alone, by how they ended."
+        if left
+        else ""
+    )
 
 
 def _digits(value: Any) -> str | None:

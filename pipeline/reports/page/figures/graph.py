@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, pairwise
+from types import MappingProxyType
 from typing import Any
 
+from dualprune.pipeline.dag import in_order
 from dualprune.pipeline.measured import number
 from dualprune.pipeline.reports.page.facts import Run, Stage
 from dualprune.pipeline.reports.page.figures.base import (
@@ -20,7 +23,7 @@ from dualprune.pipeline.reports.page.figures.base import (
     times,
     width_of,
 )
-from dualprune.pipeline.reports.page.figures.layout import layers
+from dualprune.pipeline.reports.page.figures.layout import BEND, layers, with_bends
 from dualprune.pipeline.reports.page.figures.marks import mark, text
 from dualprune.pipeline.reports.page.theme import colour
 from dualprune.pipeline.reports.page.words import STATES
@@ -108,80 +111,84 @@ def _spec(run: Run, edges: Sequence[Edge], way: set[str], width: int) -> Spec:
     parents: dict[str, list[str]] = {name: [] for name in run.stages}
     for edge in edges:
         parents[edge.after].append(edge.before)
-    order = _ordered(parents)
-    levels = layers(order)
-    most = max(map(len, levels))
+    order = {name: parents[name] for name in in_order({name: tuple(above) for name, above in parents.items()})}
     inner = width - 2 * MARGIN
-    if len(run.stages) <= BOXES and len(levels) * (BOX + ACROSS) - ACROSS <= inner:
-        return _boxes(run, edges, way, _across(levels, inner), True, inner)
-    if len(run.stages) <= BOXES and most * (BOX + 12) - 12 <= inner:
-        return _boxes(run, edges, way, _down(levels, inner), False, inner)
-    return _dots(run, edges, way, levels, inner)
-
-
-def _ordered(parents: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
-    """Parents before children."""
-    from dualprune.pipeline.dag import in_order
-
-    return {name: parents[name] for name in in_order({name: tuple(above) for name, above in parents.items()})}
+    if len(run.stages) <= BOXES:
+        bent, bends = with_bends(order)
+        levels = layers(bent)
+        if len(levels) * (BOX + ACROSS) - ACROSS <= inner:
+            return _boxes(run, edges, way, (_across(levels, inner), bends), True, inner)
+        down = _down(levels)
+        if max(x for x, _ in down.values()) + BOX / 2 <= inner:
+            return _boxes(run, edges, way, (down, bends), False, inner)
+    return _dots(run, edges, way, layers(order), inner)
 
 
 def _across(levels: Sequence[Sequence[str]], width: float) -> dict[str, Place]:
     """Middles of boxes, depth from left to right."""
-    most = max(map(len, levels))
     apart = min(BOX + 70.0, (width - BOX) / max(1, len(levels) - 1)) if len(levels) > 1 else 0.0
-    tall = HIGH + 14
+    beside = _beside(levels, HIGH, 14)
     return {
-        name: (BOX / 2 + depth * apart, tall * (most - len(level)) / 2 + tall * place + HIGH / 2)
+        name: (BOX / 2 + depth * apart, at)
         for depth, level in enumerate(levels)
-        for place, name in enumerate(level)
+        for name, at in zip(level, beside[depth], strict=True)
     }
 
 
-def _down(levels: Sequence[Sequence[str]], width: float) -> dict[str, Place]:
+def _down(levels: Sequence[Sequence[str]]) -> dict[str, Place]:
     """Middles of boxes, depth from top to bottom; on the left, as text is."""
-    most, wide = max(map(len, levels)), BOX + 12
+    beside = _beside(levels, BOX, 12)
     return {
-        name: (wide * (most - len(level)) / 2 + wide * place + BOX / 2, depth * (HIGH + DOWN) + HIGH / 2)
+        name: (at, depth * (HIGH + DOWN) + HIGH / 2)
         for depth, level in enumerate(levels)
-        for place, name in enumerate(level)
+        for name, at in zip(level, beside[depth], strict=True)
     }
 
 
-def _boxes(run: Run, edges: Sequence[Edge], way: set[str], at: dict[str, Place], across: bool, width: float) -> Spec:
+def _beside(levels: Sequence[Sequence[str]], size: float, gap: float) -> list[list[float]]:
+    """Middles within each depth, of boxes and of the narrow places at which edges pass; all around one line."""
+    sizes = [[gap if name.startswith(BEND) else size + gap for name in level] for level in levels]
+    most = max(map(sum, sizes))
+    found = []
+    for level in sizes:
+        ends = list(accumulate(level, initial=(most - sum(level)) / 2 - gap / 2))
+        found.append([(begin + end) / 2 for begin, end in pairwise(ends)])
+    return found
+
+
+def _boxes(
+    run: Run,
+    edges: Sequence[Edge],
+    way: set[str],
+    placed: tuple[dict[str, Place], Mapping[tuple[str, str], Sequence[str]]],
+    across: bool,
+    width: float,
+) -> Spec:
+    at, bends = placed
     height = max(y for _, y in at.values()) + HIGH / 2
     x, y = quantitative("x", (0, width)), quantitative("y", (height, 0))
-    layers = [*_lines(edges, at, {"x": x, "y": y}, across, (BOX / 2, HIGH / 2))]
-    for name, (left, top) in at.items():
+    layers = _lines(edges, at, {"x": x, "y": y}, across, (BOX / 2, HIGH / 2), bends)
+    middles = {name: place for name, place in at.items() if name in run.stages}
+    for name, (left, top) in middles.items():
         stage = run.stages[name]
-        box = [
-            {
-                "x": left - BOX / 2,
-                "x2": left + BOX / 2,
-                "y": top - HIGH / 2,
-                "y2": top + HIGH / 2,
-                "tip": _tip(run, stage),
-            }
-        ]
-        look = _look(stage, name in way)
-        edge = {"cornerRadius": HIGH / 2 if stage.chosen is not None else 6, "fill": colour("paper"), **look}
-        layers.append(mark("rect", box, {"x": x, "y": y, "x2": {"field": "x2"}, "y2": {"field": "y2"}}, **edge))
-    room = BOX - 22
-    for field, dy, look in (("name", -8, {"fontWeight": "bold"}), ("second", 9, {"fill": colour("soft")})):
+        corners = {"x": left - BOX / 2, "x2": left + BOX / 2, "y": top - HIGH / 2, "y2": top + HIGH / 2}
+        look = {"cornerRadius": HIGH / 2 if stage.chosen else 6, "fill": colour("paper"), **_look(stage, name in way)}
+        ends = {"x2": {"field": "x2"}, "y2": {"field": "y2"}}
+        layers.append(mark("rect", [{**corners, "tip": _tip(run, stage)}], {"x": x, "y": y, **ends}, **look))
+    for field, dy, weight in (("name", -8, {"fontWeight": "bold"}), ("second", 9, {"fill": colour("soft")})):
         data = [
-            {"x": left, "y": top, "text": shortened(_texts(run, run.stages[name])[field], room)}
-            for name, (left, top) in at.items()
+            {"x": left, "y": top, "text": shortened(_texts(run, run.stages[name])[field], BOX - 20)}
+            for name, (left, top) in middles.items()
         ]
-        layers.append(text(data, {"x": x, "y": y}, align="center", dy=dy, **look))
-    padding = dict.fromkeys(("left", "right", "top", "bottom"), MARGIN)
-    return fixed({"layer": layers}, width, height, padding)
+        layers.append(text(data, {"x": x, "y": y}, align="center", dy=dy, **weight))
+    return fixed({"layer": layers}, width, height, dict.fromkeys(("left", "right", "top", "bottom"), MARGIN))
 
 
 def _texts(run: Run, stage: Stage) -> dict[str, str]:
     if stage.chosen is not None:
         second = f"took {stage.chosen.rpartition('@')[2] if '@' in stage.chosen else stage.chosen}"
     elif stage.metrics:
-        second = f"{_amount(run, stage)}  {_value(stage)}"
+        second = f"{_amount(run, stage)} · {_value(stage)}"
     else:
         second = STATES[stage.state]
     return {"name": stage.name, "second": second}
@@ -207,25 +214,25 @@ def _look(stage: Stage, way: bool) -> dict[str, Any]:
 
 
 def _lines(
-    edges: Sequence[Edge], at: Mapping[str, Place], encoding: Mapping[str, Any], across: bool, half: Place
+    edges: Sequence[Edge],
+    at: Mapping[str, Place],
+    encoding: Mapping[str, Any],
+    across: bool,
+    half: Place,
+    bends: Mapping[tuple[str, str], Sequence[str]] = MappingProxyType({}),
 ) -> list[Spec]:
     """Edges, those of the way last; from side to side, or from the lower end to the upper one."""
     data: dict[str, list[dict[str, Any]]] = {"rest": [], "teaches": [], "way": []}
     for which, edge in enumerate(edges):
         (x1, y1), (x2, y2) = at[edge.before], at[edge.after]
-        if across:
-            x1, x2 = x1 + half[0], x2 - half[0]
-            path = [(x1, y1), ((x1 + x2) / 2, y1), ((x1 + x2) / 2, y2), (x2, y2)]
-        else:
-            y1, y2 = y1 + half[1], y2 - half[1]
-            path = [(x1, y1), (x1, (y1 + y2) / 2), (x2, (y1 + y2) / 2), (x2, y2)]
-        if abs(y1 - y2) < 1 or abs(x1 - x2) < 1:
-            path = [path[0], path[-1]]
+        begin, end = ((x1 + half[0], y1), (x2 - half[0], y2)) if across else ((x1, y1 + half[1]), (x2, y2 - half[1]))
+        between = [at[bend] for bend in bends.get((edge.before, edge.after), ())]
+        path = _path([begin, *between, end], across)
         group = "way" if edge.way else "teaches" if edge.teaches else "rest"
         data[group] += [{"x": x, "y": y, "edge": which, "n": n} for n, (x, y) in enumerate(path)]
     looks: dict[str, dict[str, Any]] = {
         "rest": {"stroke": colour("rule"), "strokeWidth": 1.25},
-        "teaches": {"stroke": colour("rule"), "strokeWidth": 1.25, "strokeDash": [1, 3], "strokeCap": "round"},
+        "teaches": {"stroke": colour("rule"), "strokeWidth": 1.5, "strokeDash": [1, 4], "strokeCap": "round"},
         "way": {"stroke": colour("blue"), "strokeWidth": 2},
     }
     keys = {"detail": {"field": "edge"}, "order": {"field": "n"}}
@@ -234,6 +241,17 @@ def _lines(
         for group, some in data.items()
         if some
     ]
+
+
+def _path(places: Sequence[Place], across: bool) -> list[Place]:
+    """Points of a curve through places, which leaves each along the depth."""
+    found = [places[0]]
+    for (x1, y1), (x2, y2) in pairwise(places):
+        middle = (x1 + x2) / 2, (y1 + y2) / 2
+        if abs(y1 - y2 if across else x1 - x2) >= 1:
+            found += [(middle[0], y1), (middle[0], y2)] if across else [(x1, middle[1]), (x2, middle[1])]
+        found.append((x2, y2))
+    return found
 
 
 def _dots(run: Run, edges: Sequence[Edge], way: set[str], levels: Sequence[Sequence[str]], width: float) -> Spec:

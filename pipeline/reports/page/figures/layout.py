@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+BEND = "\0"
+"""What names of places begin with at which an edge passes a depth; no stage has such a name."""
 SWEEPS = 4
 """Times that the order is improved, down and up in turn."""
 
@@ -27,6 +29,27 @@ def layers(parents: Mapping[str, Sequence[str]]) -> list[list[str]]:
             places = {name: _place(number, names) for names in found for number, name in enumerate(names)}
             level.sort(key=lambda name: _barycentre(beside[name], places, places[name]))
     return found
+
+
+def with_bends(parents: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[str]], dict[tuple[str, str], list[str]]]:
+    """The same graph with a name in each depth that an edge passes, so that it has a place there and crosses nothing;
+    and those names of each edge, from its beginning on."""
+    depths: dict[str, int] = {}
+    found: dict[str, list[str]] = {}
+    bends: dict[tuple[str, str], list[str]] = {}
+    for name, above in parents.items():
+        depths[name] = 1 + max((depths[parent] for parent in above), default=-1)
+        found[name] = []
+        for parent in above:
+            last = parent
+            for depth in range(depths[parent] + 1, depths[name]):
+                bend = f"{BEND}{parent} {name} {depth}"
+                found[bend] = [last]
+                bends.setdefault((parent, name), []).append(bend)
+                last = bend
+            found[name].append(last)
+        found[name] = found.pop(name)  # behind its bends
+    return found, bends
 
 
 def _place(number: int, names: Sequence[str]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,11 +22,12 @@ from dualprune.pipeline.reports.page.figures.base import (
 from dualprune.pipeline.reports.page.figures.marks import axis, mark, text
 from dualprune.pipeline.reports.page.theme import colour
 
-HEIGHT = 140
+HEIGHTS = (140, 104)
+"""Pixels of a picture, on a screen and on a telephone."""
 LEFT, GAP = 44, 26
 """Pixels for an axis's numbers, and between two pictures."""
-DRAWN = 12
-"""Pictures, at most."""
+DRAWN, FEW = 12, 6
+"""Pictures, at most; and on a telephone."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,9 @@ class Scale:
 
 def multiples(panels: Sequence[Panel], scale: Scale, width: int) -> Spec:
     """All panels, as many side by side as have room."""
-    columns = 1 if width < 600 else min(3, max(2, len(panels)))
+    narrow = width < 600
+    panels, height = (panels[-FEW:], HEIGHTS[1]) if narrow else (panels, HEIGHTS[0])
+    columns = 1 if narrow else min(3, max(2, len(panels)))
     names = {
         line.name for panel in panels for line in panel.lines if sum(len(one.lines) for one in panels) > len(panels)
     }
@@ -80,7 +82,7 @@ def multiples(panels: Sequence[Panel], scale: Scale, width: int) -> Spec:
         values = [one for one in values if one > 0]
     bounds = scale.bounds or (log_padded(values) if scale.log else padded(values))
     end = max(x for panel in panels for line in panel.lines for x, _, _ in line.points)
-    made = [_panel(panel, replace(scale, bounds=bounds), (0.0, end), inner, right, bool(names)) for panel in panels]
+    made = [_panel(panel, replace(scale, bounds=bounds), (0.0, end), (inner, height), bool(names)) for panel in panels]
     for number, one in enumerate(made):
         one["title"] = _title(panels[number], inner + LEFT + right)
     if len(made) == 1:
@@ -93,9 +95,9 @@ def _title(panel: Panel, room: float) -> dict[str, Any]:
     return {"text": shortened(panel.title, room, 13.5), "subtitle": shortened(panel.subtitle, room)}
 
 
-def _panel(panel: Panel, scale: Scale, across: tuple[float, float], inner: float, right: float, named: bool) -> Spec:
-    bounds = scale.bounds or (0.0, 1.0)
-    ticks = (log_ticks if scale.log else linear_ticks)(*bounds, tick_count(HEIGHT, 28))
+def _panel(panel: Panel, scale: Scale, across: tuple[float, float], pixels: tuple[float, float], named: bool) -> Spec:
+    bounds, (inner, height) = scale.bounds or (0.0, 1.0), pixels
+    ticks = (log_ticks if scale.log else linear_ticks)(*bounds, tick_count(height, 28))
     format_ = f"format(datum.value, '~r') + '{scale.unit}'" if scale.unit else "format(datum.value, '~r')"
     extent = {"minExtent": LEFT - 6, "maxExtent": LEFT - 6}
     x = quantitative("x", across, axis=axis(scale.x, _whole(linear_ticks(*across, tick_count(inner, 56))), grid=False))
@@ -109,15 +111,16 @@ def _panel(panel: Panel, scale: Scale, across: tuple[float, float], inner: float
             label = [{"x": across[1], "y": level, "text": name}]
             layers.append(text(label, at, align="right", dy=-7, fill=colour("soft"), fontSize=11))
     for line in panel.lines:
-        points = [{"x": a, "y": b, "tip": c} for a, b, c in line.points if not scale.log or b > 0]
+        points: list[dict[str, Any]] = [{"x": a, "y": b, "tip": c} for a, b, c in line.points if not scale.log or b > 0]
+        inside = [one for one in points if bounds[0] <= one["y"] <= bounds[1]]
         dash = {"strokeDash": [5, 3]} if line.dashed else {}
         bare = [{"x": one["x"], "y": one["y"]} for one in points]
         layers.append(mark("line", bare, at, stroke=colour(line.colour), strokeWidth=1.75, clip=True, **dash))
         dot = {"filled": True, "fill": colour(line.colour), "opacity": 1, "size": 22 if len(points) < 30 else 9}
-        layers.append(mark("point", points, at, **dot))
+        layers.append(mark("point", inside, at, **dot))
     if named:
-        layers += _ends(panel.lines, bounds, scale.log, at, inner)
-    return {"width": inner, "height": HEIGHT, "layer": layers}
+        layers += _ends(panel.lines, bounds, scale.log, at, pixels)
+    return {"width": inner, "height": height, "layer": layers}
 
 
 def _frame(across: tuple[float, float], bounds: tuple[float, float], at: dict[str, Any]) -> Spec:
@@ -131,20 +134,15 @@ def _whole(ticks: Sequence[float]) -> list[float]:
 
 
 def _ends(
-    lines: Sequence[Line], bounds: tuple[float, float], log: bool, at: dict[str, Any], inner: float
+    lines: Sequence[Line], bounds: tuple[float, float], log: bool, at: dict[str, Any], size: tuple[float, float]
 ) -> list[Spec]:
     """Names at the ends of lines, apart from each other."""
     lines = [line for line in lines if any(not log or b > 0 for _, b, _ in line.points)]
     lasts = [next((a, b) for a, b, _ in reversed(line.points) if not log or b > 0) for line in lines]
-    found = []
-    pixels = [HEIGHT - place(min(max(b, bounds[0]), bounds[1]), bounds, HEIGHT, log=log) for _, b in lasts]
-    for line, (_, b), wanted, got in zip(lines, lasts, pixels, spread(pixels, 14, 4, HEIGHT - 4), strict=True):
+    found, (inner, height) = [], size
+    pixels = [height - place(min(max(b, bounds[0]), bounds[1]), bounds, height, log=log) for _, b in lasts]
+    for line, (_, b), wanted, got in zip(lines, lasts, pixels, spread(pixels, 14, 4, height - 4), strict=True):
         one = [{"y": min(max(b, bounds[0]), bounds[1]), "text": line.name}]
         where = {"x": {"value": inner + 7}, "y": at["y"]}
         found.append(text(one, where, align="left", dy=got - wanted, fill=colour(line.colour)))
     return found
-
-
-def finite_log(values: Sequence[float]) -> bool:
-    """Whether any of them can stand on a log axis."""
-    return any(value > 0 and math.isfinite(value) for value in values)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from dualprune.pipeline.measured import number
 from dualprune.pipeline.reports.page.facts import Run, Stage
@@ -15,30 +14,22 @@ from dualprune.pipeline.reports.page.figures.base import (
     Figure,
     Spec,
     Table,
-    fixed,
-    linear_ticks,
     log_padded,
-    log_ticks,
     padded,
-    place,
     plural,
-    quantitative,
     signed,
-    tick_count,
     times,
-    width_of,
 )
-from dualprune.pipeline.reports.page.figures.marks import axis, dots, mark, text
+from dualprune.pipeline.reports.page.figures.marks import mark
+from dualprune.pipeline.reports.page.figures.scatter import Box, Dot, Frame, drawn, named, reference, step
 from dualprune.pipeline.reports.page.theme import colour
 from dualprune.pipeline.reports.page.uncertain import half_width
 from dualprune.pipeline.reports.page.way import front
 
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 26, 44
-HEIGHTS = (360, 270)
-"""Of what is within the axes: wide, narrow."""
-SPLIT = 600
-"""Pixels from which on a figure is a wide one."""
-Datum = dict[str, Any]
+LOOKS = {"rest": ("grey", 44), "front": ("orange", 60), "way": ("blue", 80)}
+"""Colour and area of dots."""
+BEYOND = 2.0
+"""Times what the way and the dense network's band take up and down, within which others are shown where they are."""
 
 
 @dataclass(frozen=True)
@@ -118,169 +109,42 @@ def _points(run: Run, amount: Callable[[Stage], float | None], dense: Stage) -> 
 
 
 def _spec(points: Sequence[Point], dense: Stage, spread: float | None, y_title: str, x_title: str, width: int) -> Spec:
-    inner, height = width - LEFT - RIGHT, HEIGHTS[width < SPLIT]
-    higher, unit = dense.measures.higher, dense.measures.unit
+    higher, unit, level = dense.measures.higher, dense.measures.unit, dense.value()
     rates = log_padded((point.rate for point in points), share=0.08)
-    values = _bounds(points, dense, spread)
-    x = quantitative(
-        "x",
-        rates,
-        log=True,
-        axis=axis(
-            x_title, log_ticks(*rates, tick_count(inner, 60)), "format(datum.value, '~r') + '×'", titlePadding=10
-        ),
-    )
-    y = quantitative(
-        "y",
-        values,
-        axis=axis(
-            y_title,
-            linear_ticks(*values, tick_count(height, 44)),
-            titleAnchor="start",
-            titleAngle=0,
-            titleAlign="left",
-            titleX=-LEFT + 4,
-            titleY=-14,
-            titleBaseline="bottom",
-        ),
-    )
-    at = {"x": x, "y": y}
-    shown = [_shown(point, values, unit, x_title, dense) for point in points]
-    layers = [*_reference(dense, spread, rates, at), _front(points, rates, higher, at)]
-    trail = sorted((one for one in shown if one["level"] == "way"), key=lambda one: one["order"])
-    layers.append(
-        mark(
-            "line",
-            [_bare(one) for one in trail],
-            {**at, "order": {"field": "order"}},
-            stroke=colour("blue"),
-            strokeWidth=1.5,
-            opacity=0.45,
-            clip=True,
-        )
-    )
-    for level, name, area in (("rest", "grey", 44), ("front", "orange", 60), ("way", "blue", 80)):
-        for out in (False, True):
-            these = [one for one in shown if one["level"] == level and one["out"] is out]
-            if these:
-                layers.append(dots(these, at, name, area, **({"shape": "triangle-down"} if out else {})))
-    labels = _labels(shown, rates, values, inner, height)
-    layers += [
-        text(
-            [one],
-            at,
-            dx=one["dx"],
-            dy=one["dy"],
-            align=one["align"],
-            fill=colour(one["colour"]),
-            fontWeight="bold" if one["strong"] else "normal",
-        )
-        for one in labels
-    ]
-    return fixed({"layer": layers}, inner, height, {"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM})
+    frame = Frame(rates, _bounds(points, dense, spread), width, x_title, y_title)
+    layers: list[Spec] = []
+    taken: list[Box] = []
+    if level is not None:
+        margin = "" if spread is None else f" ± {number(spread, unit)}"
+        layers, box = reference(frame, f"{dense.name}{margin}", level, spread)
+        taken.append(box)
+    by_name = {point.stage.name: (point.rate, point.value) for point in points}
+    best = front([(name, *place) for name, place in by_name.items()], higher)
+    layers.append(step(frame, [by_name[name] for name in best], "orange"))
+    trail = sorted((point for point in points if point.level == "way"), key=lambda point: point.order)
+    data = [{"x": point.rate, "y": frame.within(point.value), "order": point.order} for point in trail]
+    look = {"stroke": colour("blue"), "strokeWidth": 1.5, "opacity": 0.45}
+    layers.append(mark("line", data, {**frame.at, "order": {"field": "order"}}, **look))
+    shown = sorted((_dot(point, dense, x_title, trail[-1]) for point in points), key=lambda one: one.area)
+    return frame.spec([*layers, *drawn(frame, shown), *named(frame, shown, taken)])
 
 
-def _bare(one: Datum) -> Datum:
-    return {"x": one["x"], "y": one["y"], "order": one["order"]}
+def _dot(point: Point, dense: Stage, what: str, last: Point) -> Dot:
+    unit, before, stage = dense.measures.unit, dense.value(), point.stage
+    apart = "" if before is None or stage is dense else f", {signed(point.value - before, unit)} against {dense.name}"
+    shown = f"{number(point.value, unit)} {unit}".strip()
+    tip = f"{stage.name}: {times(point.rate)} {what.removeprefix('times ')}, {shown}{apart}"
+    name, area = LOOKS[point.level]
+    label = {"way": -point.order, "front": 1}.get(point.level)
+    return Dot(stage.name, point.rate, point.value, tip, name, area, label, strong=point is last)
 
 
 def _bounds(points: Sequence[Point], dense: Stage, spread: float | None) -> tuple[float, float]:
     """Of the metric: what matters, and of the rest what is not far beyond it."""
     level = dense.value()
-    matter = [point.value for point in points if point.level != "rest"]
+    matter = [point.value for point in points if point.level == "way"]
     if level is not None:
         matter += [level - (spread or 0), level + (spread or 0)]
     low, high = min(matter), max(matter)
-    reach = max(high - low, 1e-6 * max(1.0, abs(high)))
-    near = [point.value for point in points if low - reach <= point.value <= high + reach]
-    return padded([*matter, *near], 0.1)
-
-
-def _shown(point: Point, values: tuple[float, float], unit: str, what: str, dense: Stage) -> Datum:
-    inside = min(max(point.value, values[0]), values[1])
-    out = inside != point.value
-    shown = f"{number(point.value, unit)} {unit}".strip()
-    before = dense.value()
-    apart = (
-        "" if before is None or point.stage is dense else f", {signed(point.value - before, unit)} against {dense.name}"
-    )
-    return {
-        "x": point.rate,
-        "y": inside,
-        "tip": f"{point.stage.name}: {times(point.rate)} {what.removeprefix('times ')}, {shown}{apart}",
-        "text": point.stage.name,
-        "level": point.level,
-        "out": out,
-        "order": point.order,
-    }
-
-
-def _reference(dense: Stage, spread: float | None, rates: tuple[float, float], at: Datum) -> list[Spec]:
-    """The dense network's line and its band."""
-    level = dense.value()
-    if level is None:
-        return []
-    ends = [{"x": rates[0], "y": level}, {"x": rates[1], "y": level}]
-    layers = []
-    if spread is not None:
-        band = [{"x": rates[0], "x2": rates[1], "y": level - spread, "y2": level + spread}]
-        layers.append(mark("rect", band, {**at, "x2": {"field": "x2"}, "y2": {"field": "y2"}}, fill=colour("band")))
-    layers.append(mark("line", ends, at, stroke=colour("soft"), strokeDash=[4, 3], strokeWidth=1))
-    name = f"{dense.name}{f' ± {number(spread, dense.measures.unit)}' if spread is not None else ''}"
-    end = [{"x": rates[1], "y": level, "text": name}]
-    layers.append(text(end, at, align="right", dx=-4, dy=-8, fill=colour("soft")))
-    return layers
-
-
-def _front(points: Sequence[Point], rates: tuple[float, float], higher: bool, at: Datum) -> Spec:
-    """The best that there is at a rate or a higher one, as a step."""
-    by_name = {point.stage.name: point for point in points}
-    names = front([(point.stage.name, point.rate, point.value) for point in points], higher)
-    best = [by_name[name] for name in names]
-    steps = [{"x": rates[0], "y": best[0].value}, *({"x": point.rate, "y": point.value} for point in best)]
-    return mark("line", steps, at, interpolate="step-before", stroke=colour("orange"), strokeWidth=1.5, clip=True)
-
-
-def _labels(
-    shown: Sequence[Datum], rates: tuple[float, float], values: tuple[float, float], width: float, height: float
-) -> list[Datum]:
-    """Names of points where there is room for them: first of those on the way, then of those of the front."""
-    taken = [(*_pixel(one, rates, values, width, height), 5.0, 5.0) for one in shown]
-    found = []
-    last = max((one["order"] for one in shown if one["level"] == "way"), default=None)
-    wanted = [one for level in ("way", "front") for one in reversed(shown) if one["level"] == level]
-    for one in wanted:
-        px, py = _pixel(one, rates, values, width, height)
-        half = width_of(one["text"]) / 2 + 2
-        for dx, dy, align in ((0, 17, "center"), (0, -15, "center"), (11, 1, "left"), (-11, 1, "right")):
-            centre = px + dx + {"center": 0, "left": half, "right": -half}[align]
-            box = (centre, py + dy, half, 7.0)
-            inside = half - 4 <= centre <= width - half + 8 and 8 <= box[1] <= height - 6
-            if inside and not any(_touch(box, other) for other in taken):
-                taken.append(box)
-                strong = one["level"] == "way" and one["order"] == last
-                name = {"way": "blue", "front": "orange"}[one["level"]]
-                found.append(
-                    {
-                        **_bare(one),
-                        "text": one["text"],
-                        "dx": dx,
-                        "dy": dy,
-                        "align": align,
-                        "colour": name,
-                        "strong": strong,
-                    }
-                )
-                break
-    return found
-
-
-def _pixel(
-    one: Datum, rates: tuple[float, float], values: tuple[float, float], width: float, height: float
-) -> tuple[float, float]:
-    return place(one["x"], rates, width, log=True), height - place(one["y"], values, height)
-
-
-def _touch(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
-    """Whether two boxes, of centres and half sizes, lie on each other."""
-    return abs(one[0] - other[0]) < one[2] + other[2] and abs(one[1] - other[1]) < one[3] + other[3]
+    reach = BEYOND * max(high - low, 1e-6 * max(1.0, abs(high)))
+    return padded([*matter, *(one.value for one in points if low - reach <= one.value <= high + reach)], 0.1)

@@ -1,0 +1,158 @@
+"""Networks as dots, of how much smaller against how good: what such figures have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dualprune.pipeline.reports.page.figures.base import (
+    Spec,
+    fixed,
+    linear_ticks,
+    log_ticks,
+    place,
+    quantitative,
+    tick_count,
+    width_of,
+)
+from dualprune.pipeline.reports.page.figures.marks import axis, dots, mark, text
+from dualprune.pipeline.reports.page.theme import colour
+
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 26, 44
+HEIGHTS = (360, 270)
+"""Of what is within the axes: wide, narrow."""
+SPLIT = 600
+"""Pixels from which on a figure is a wide one."""
+Box = tuple[float, float, float, float]
+"""Its middle, and half of its width and height."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A network."""
+
+    name: str
+    rate: float
+    value: float
+    tip: str
+    colour: str
+    area: int = 60
+    label: int | None = None
+    """Its name is placed before those with greater numbers; None: it is not named."""
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The axes, and where they put things."""
+
+    rates: tuple[float, float]
+    values: tuple[float, float]
+    width: float
+    """Of the whole figure."""
+    x_title: str
+    y_title: str
+
+    @property
+    def inner(self) -> float:
+        """Pixels across within the axes."""
+        return self.width - LEFT - RIGHT
+
+    @property
+    def height(self) -> float:
+        """Pixels up within the axes."""
+        return HEIGHTS[self.width < SPLIT]
+
+    @property
+    def at(self) -> dict[str, Any]:
+        """The encoding of a place, of the fields `x` and `y`."""
+        x_ticks = log_ticks(*self.rates, tick_count(self.inner, 60))
+        x_axis = axis(self.x_title, x_ticks, "format(datum.value, '~r') + '×'", titlePadding=10)
+        corner: dict[str, Any] = {
+            "titleAnchor": "start",
+            "titleAngle": 0,
+            "titleAlign": "left",
+            "titleBaseline": "bottom",
+        }
+        y_ticks = linear_ticks(*self.values, tick_count(self.height, 44))
+        y_axis = axis(self.y_title, y_ticks, titleX=4 - LEFT, titleY=-14, **corner)
+        x, y = quantitative("x", self.rates, log=True, axis=x_axis), quantitative("y", self.values, axis=y_axis)
+        return {"x": x, "y": y}
+
+    def within(self, value: float) -> float:
+        """The nearest value that is shown."""
+        return min(max(value, self.values[0]), self.values[1])
+
+    def pixel(self, rate: float, value: float) -> tuple[float, float]:
+        """From the upper left of what is within the axes."""
+        up = place(self.within(value), self.values, self.height)
+        return place(rate, self.rates, self.inner, log=True), self.height - up
+
+    def spec(self, layers: Sequence[Spec]) -> Spec:
+        """The figure."""
+        padding = {"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}
+        return fixed({"layer": list(layers)}, self.inner, self.height, padding)
+
+
+def drawn(frame: Frame, networks: Sequence[Dot]) -> Iterator[Spec]:
+    """Dots in the order in which colours come first; a triangle at the edge for one that lies beyond it."""
+    for name in dict.fromkeys(one.colour for one in networks):
+        for shape in ("circle", "triangle-down", "triangle-up"):
+            these = [one for one in networks if one.colour == name and _shape(frame, one) == shape]
+            data = [{"x": one.rate, "y": frame.within(one.value), "tip": one.tip} for one in these]
+            if data:
+                yield dots(data, frame.at, name, these[0].area, shape=shape)
+
+
+def _shape(frame: Frame, one: Dot) -> str:
+    if one.value < frame.values[0]:
+        return "triangle-down"
+    return "triangle-up" if one.value > frame.values[1] else "circle"
+
+
+def named(frame: Frame, networks: Sequence[Dot], taken: Sequence[Box] = ()) -> Iterator[Spec]:
+    """Names beside dots, as far as there is room for them between dots, other names and what is `taken`."""
+    boxes = [*taken, *((*frame.pixel(one.rate, one.value), 5.0, 5.0) for one in networks)]
+    wanted = [one for one in networks if one.label is not None]
+    for one in sorted(wanted, key=lambda one: one.label or 0):
+        across, down = frame.pixel(one.rate, one.value)
+        half = width_of(one.name) / 2 + 2
+        for dx, dy, align in ((0, 17, "center"), (0, -15, "center"), (11, 1, "left"), (-11, 1, "right")):
+            middle = across + dx + {"center": 0.0, "left": half, "right": -half}[align]
+            box = (middle, down + dy, half, 7.0)
+            inside = half - 4 <= middle <= frame.inner - half + 8 and 8 <= box[1] <= frame.height - 6
+            if inside and not any(_touch(box, other) for other in boxes):
+                boxes.append(box)
+                data = [{"x": one.rate, "y": frame.within(one.value), "text": one.name}]
+                weight = "bold" if one.strong else "normal"
+                yield text(data, frame.at, dx=dx, dy=dy, align=align, fill=colour(one.colour), fontWeight=weight)
+                break
+
+
+def _touch(one: Box, other: Box) -> bool:
+    """Whether two boxes lie on each other."""
+    return abs(one[0] - other[0]) < one[2] + other[2] and abs(one[1] - other[1]) < one[3] + other[3]
+
+
+def reference(frame: Frame, name: str, value: float, spread: float | None) -> tuple[list[Spec], Box]:
+    """A line across at a value, with its name at the right end and a band of what is not certain; the name's place."""
+    (low, high), layers = frame.rates, []
+    if spread is not None:
+        band = [{"x": low, "x2": high, "y": frame.within(value - spread), "y2": frame.within(value + spread)}]
+        ends = {"x2": {"field": "x2"}, "y2": {"field": "y2"}}
+        layers.append(mark("rect", band, {**frame.at, **ends}, fill=colour("band")))
+    line = [{"x": low, "y": value}, {"x": high, "y": value}]
+    layers.append(mark("line", line, frame.at, stroke=colour("soft"), strokeDash=[4, 3], strokeWidth=1))
+    label = [{"x": high, "y": value, "text": name}]
+    layers.append(text(label, frame.at, align="right", dx=-4, dy=-8, fill=colour("soft")))
+    half = width_of(name) / 2 + 4
+    return layers, (frame.inner - half, frame.pixel(high, value)[1] - 8, half, 7.0)
+
+
+def step(frame: Frame, best: Sequence[tuple[float, float]], name: str) -> Spec:
+    """What there is at a rate or a higher one: a line through rates and values, the lowest rate first."""
+    points = [(frame.rates[0], best[0][1]), *best]
+    data = [{"x": rate, "y": value} for rate, value in points]
+    look = {"interpolate": "step-before", "strokeWidth": 1.5, "clip": True}
+    return mark("line", data, frame.at, stroke=colour(name), **look)
