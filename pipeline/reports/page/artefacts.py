@@ -127,7 +127,8 @@ def overlap(store: Store, run: Run) -> tuple[Overlap | None, list[str]]:
             one = manifests.read(folder)
             masked = masks.packed(manifests.content(folder, one, masks.FILE)) if one is not None else {}
         except (Damaged, KeyError, ValueError) as error:
-            lost.append(f"{stage.name}: its masks can't be read: {error}")
+            if stage.state == "done":  # of others it is said already what is wrong
+                lost.append(f"{stage.name}: its masks can't be read: {error}")
             continue
         if masked:
             found[stage.name] = masked

@@ -142,7 +142,17 @@ def _looked(store: Store, known: Mapping[str, Stage], now: _Now) -> dict[str, St
                 keys = {one.key: one.name for one in (*known.values(), *found.values())}
                 found |= {one.name: one for one in artefacts.behind(store, stage, keys)}
             found[stage.name] = stage
-    return found
+    return {name: _missed(stage, found) for name, stage in found.items()}
+
+
+def _missed(stage: Stage, stages: Mapping[str, Stage]) -> Stage:
+    """A stage without a trace from which others were made: it has been there."""
+    made = [one.name for one in stages.values() if one.state == "done" and stage.name in one.parents]
+    if stage.state != "not begun" or not made:
+        return stage
+    return replace(
+        stage, state="lost", why=f"its artefact is not in the store any more, though {made[0]} was made of it"
+    )
 
 
 def _told(stage: Stage) -> Stage:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dualprune.pipeline.choices.table import CHOICES
 from dualprune.pipeline.store.history import History
 from dualprune.stages.objectives.measures import CLASSIFY, Measures
 
@@ -103,6 +104,11 @@ class Stage:
         return self.metric("seconds")
 
     @property
+    def chooses(self) -> bool:
+        """Whether it only takes what another stage left."""
+        return self.kind in CHOICES or self.chosen is not None
+
+    @property
     def trained(self) -> Mapping[str, Any]:
         """The settings of the training that it does or, if it is a search, tries."""
         found: Mapping[str, Any] = self.spec.get("stage", self.spec)
@@ -167,7 +173,7 @@ class Run:
 
     def done(self) -> Iterator[Stage]:
         """Stages with numbers, trials among them, choices not: theirs are those of what they took."""
-        return (one for one in self.stages.values() if one.metrics and one.chosen is None)
+        return (one for one in self.stages.values() if one.metrics and not one.chooses)
 
     def along(self) -> list[Stage]:
         """The stages on the way to the chosen network."""

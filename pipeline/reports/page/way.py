@@ -22,7 +22,8 @@ def way(stages: Mapping[str, Stage], wanted: str | None = None) -> Way:
         chosen, why = found
     took = _taken(stages, chosen)
     before = _before(stages, took)
-    return Way(took, before[0], tuple(before), why)
+    dense = next((name for name in before if stages[name].metrics), before[0])
+    return Way(took, dense, tuple(before), why)
 
 
 def _found(stages: Mapping[str, Stage]) -> tuple[str, str] | None:
@@ -30,7 +31,7 @@ def _found(stages: Mapping[str, Stage]) -> tuple[str, str] | None:
 
     And why it is that one.
     """
-    used = {parent for stage in stages.values() for parent in stage.parents}
+    used = _above(stages)
     ends = [one for one in stages.values() if one.metrics and one.name not in used]
     choices = [one for one in ends if one.chosen is not None]
     if choices:
@@ -40,7 +41,7 @@ def _found(stages: Mapping[str, Stage]) -> tuple[str, str] | None:
         return None
     if len(ends) == 1:
         return ends[0].name, "it is what the run comes to"
-    good = [one for one in ends if _holds(one, stages[_before(stages, one.name)[0]])]
+    good = [one for one in ends if _holds(one, stages)]
     if not good:
         best = max(ends, key=_worth)
         return best.name, f"of {len(ends)} networks it is the best on validation, and none is as good as dense"
@@ -48,7 +49,21 @@ def _found(stages: Mapping[str, Stage]) -> tuple[str, str] | None:
     return least.name, f"of {len(ends)} networks it is the smallest that is about as good as dense on validation"
 
 
-def _holds(stage: Stage, dense: Stage) -> bool:
+def _above(stages: Mapping[str, Stage]) -> set[str]:
+    """Names of the stages from which any came that has numbers."""
+    found: set[str] = set()
+    left = [parent for stage in stages.values() if stage.metrics for parent in stage.parents]
+    while left:
+        name = left.pop()
+        if name in stages and name not in found:
+            found.add(name)
+            left += stages[name].parents
+    return found
+
+
+def _holds(stage: Stage, stages: Mapping[str, Stage]) -> bool:
+    """Whether a stage is about as good on validation as the first one on the way to it."""
+    dense = next(stages[name] for name in _before(stages, stage.name) if stages[name].metrics)
     found, before = stage.value("val"), dense.value("val")
     if found is None or before is None or dense.measures.best != stage.measures.best:
         return False

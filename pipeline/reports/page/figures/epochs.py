@@ -17,7 +17,7 @@ Row = Mapping[str, Any]
 
 def convergence(run: Run) -> Figure | None:
     """Residuals at each update of Z and U."""
-    stages = [stage for stage in run.stages.values() if stage.updates and stage.chosen is None]
+    stages = [stage for stage in run.stages.values() if stage.updates and not stage.chooses]
     if not stages:
         return None
     drawn = _drawn(run, stages, lambda stage: -(finite(stage.updates[-1]["residual"]) or 0.0))
@@ -59,7 +59,7 @@ def convergence(run: Run) -> Figure | None:
 
 def settling(run: Run) -> Figure | None:
     """What share of the masks changed from update to update."""
-    stages = [stage for stage in run.stages.values() if stage.chosen is None and _churned(stage)]
+    stages = [stage for stage in run.stages.values() if not stage.chooses and _churned(stage)]
     if not stages:
         return None
     drawn = _drawn(run, stages, lambda stage: -(finite(_churned(stage)[-1]["churn"]) or 0.0))
@@ -91,7 +91,7 @@ def settling(run: Run) -> Figure | None:
 
 def learning(run: Run) -> Figure | None:
     """What was validated after each epoch."""
-    stages = [stage for stage in run.stages.values() if stage.chosen is None and _validated(stage)]
+    stages = [stage for stage in run.stages.values() if not stage.chooses and _validated(stage)]
     if not stages:
         return None
     of = stages[0].measures

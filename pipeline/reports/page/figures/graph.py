@@ -80,9 +80,8 @@ def _edges(run: Run) -> list[Edge]:
     for one in run.stages.values():
         trials = [name for name in run.stages if name.startswith(f"{one.name}@")]
         first, *others = trials or one.parents or ("",)
-        choice = bool(trials) or one.chosen is not None
         found += [Edge(first, one.name, False)] if first in run.stages else []
-        found += [Edge(name, one.name, False, teaches=not choice) for name in others if name in run.stages]
+        found += [Edge(name, one.name, False, teaches=not one.chooses) for name in others if name in run.stages]
     return found
 
 
@@ -119,7 +118,7 @@ def _spec(run: Run, edges: Sequence[Edge], way: set[str], width: int) -> Spec:
         if len(levels) * (BOX + ACROSS) - ACROSS <= inner:
             return _boxes(run, edges, way, (_across(levels, inner), bends), True, inner)
         down = _down(levels)
-        if max(x for x, _ in down.values()) + BOX / 2 <= inner:
+        if max(down[name][0] for name in run.stages) + BOX / 2 <= inner:
             return _boxes(run, edges, way, (down, bends), False, inner)
     return _dots(run, edges, way, layers(order), inner)
 
@@ -172,7 +171,7 @@ def _boxes(
     for name, (left, top) in middles.items():
         stage = run.stages[name]
         corners = {"x": left - BOX / 2, "x2": left + BOX / 2, "y": top - HIGH / 2, "y2": top + HIGH / 2}
-        look = {"cornerRadius": HIGH / 2 if stage.chosen else 6, "fill": colour("paper"), **_look(stage, name in way)}
+        look = {"cornerRadius": HIGH / 2 if stage.chooses else 6, "fill": colour("paper"), **_look(stage, name in way)}
         ends = {"x2": {"field": "x2"}, "y2": {"field": "y2"}}
         layers.append(mark("rect", [{**corners, "tip": _tip(run, stage)}], {"x": x, "y": y, **ends}, **look))
     for field, dy, weight in (("name", -8, {"fontWeight": "bold"}), ("second", 9, {"fill": colour("soft")})):
@@ -276,16 +275,7 @@ def _dots(run: Run, edges: Sequence[Edge], way: set[str], levels: Sequence[Seque
             layers.append(mark("point", data, {"x": x, "y": y}, **look))
     names = _names([name for name in run.stages if name in way], at, width, across)
     if names:
-        layers.append(
-            text(
-                names,
-                {"x": x, "y": y},
-                fill=colour("blue"),
-                align="center" if across else "left",
-                dy=-12 if across else 0,
-                dx=0 if across else 9,
-            )
-        )
+        layers.append(text(names, {"x": x, "y": y}, fill=colour("blue"), align="center"))
     padding = dict.fromkeys(("left", "right", "top", "bottom"), MARGIN)
     return fixed({"layer": layers}, width, height, padding)
 
@@ -304,15 +294,17 @@ def _groups(run: Run, way: set[str]) -> list[tuple[list[str], int, dict[str, Any
 
 
 def _names(names: Sequence[str], at: Mapping[str, Place], width: float, across: bool) -> list[dict[str, Any]]:
-    """Names that have room: the last one first, since that is what it came to."""
+    """Names that have room between dots and each other: the last one first, since that is what it came to."""
     found: list[dict[str, Any]] = []
-    boxes: list[tuple[float, float, float]] = []
+    boxes = [(x, y, 3.0) for x, y in at.values()]
     for name in reversed(names):
         x, y = at[name]
         half = width_of(name) / 2 + 3
-        middle = x if across else x + 9 + half
-        fits = half - 6 <= middle <= width - half + 6
-        if fits and not any(abs(middle - other[0]) < half + other[2] and abs(y - other[1]) < 16 for other in boxes):
-            boxes.append((middle, y, half))
-            found.append({"x": x, "y": y, "text": name})
+        places = ((x, y - 13), (x, y + 14)) if across else ((x + 10 + half, y), (x - 10 - half, y))
+        for middle, level in places:
+            inside = half - 6 <= middle <= width - half + 6
+            if inside and not any(abs(middle - a) < half + c and abs(level - b) < 11 for a, b, c in boxes):
+                boxes.append((middle, level, half))
+                found.append({"x": middle, "y": level, "text": name})
+                break
     return found

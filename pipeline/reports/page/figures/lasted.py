@@ -55,7 +55,7 @@ class Spell:
 
 def lasted(run: Run) -> Figure | None:
     """A line for each attempt where its times are known; else one for each stage, as long as it trained."""
-    stages = [stage for stage in run.stages.values() if stage.chosen is None]
+    stages = [stage for stage in run.stages.values() if not stage.chooses]
     first = min((one.began for stage in stages for one in _attempts(stage)), default=None)
     spells = {stage.name: _spells(stage, first) for stage in stages}
     stages = [stage for stage in stages if spells[stage.name]]

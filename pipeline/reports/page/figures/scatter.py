@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from dualprune.pipeline.reports.page.figures.base import (
@@ -24,6 +25,8 @@ HEIGHTS = (360, 270)
 """Of what is within the axes: wide, narrow."""
 SPLIT = 600
 """Pixels from which on a figure is a wide one."""
+Line = Sequence[tuple[float, float]]
+"""Rates and values, one after the other."""
 Box = tuple[float, float, float, float]
 """Its middle, and half of its width and height."""
 
@@ -111,23 +114,60 @@ def _shape(frame: Frame, one: Dot) -> str:
     return "triangle-up" if one.value > frame.values[1] else "circle"
 
 
-def named(frame: Frame, networks: Sequence[Dot], taken: Sequence[Box] = ()) -> Iterator[Spec]:
-    """Names beside dots, as far as there is room for them between dots, other names and what is `taken`."""
+def named(
+    frame: Frame, networks: Sequence[Dot], taken: Sequence[Box] = (), lines: Sequence[Line] = ()
+) -> Iterator[Spec]:
+    """Names beside dots, as far as there is room for them between dots, other names and what is `taken`; rather not on
+    lines."""
     boxes = [*taken, *((*frame.pixel(one.rate, one.value), 5.0, 5.0) for one in networks)]
+    strokes = [box for line in lines for box in _along(frame, line)]
     wanted = [one for one in networks if one.label is not None]
     for one in sorted(wanted, key=lambda one: one.label or 0):
-        across, down = frame.pixel(one.rate, one.value)
-        half = width_of(one.name) / 2 + 2
-        for dx, dy, align in ((0, 17, "center"), (0, -15, "center"), (11, 1, "left"), (-11, 1, "right")):
-            middle = across + dx + {"center": 0.0, "left": half, "right": -half}[align]
-            box = (middle, down + dy, half, 7.0)
-            inside = half - 4 <= middle <= frame.inner - half + 8 and 8 <= box[1] <= frame.height - 6
-            if inside and not any(_touch(box, other) for other in boxes):
-                boxes.append(box)
-                data = [{"x": one.rate, "y": frame.within(one.value), "text": one.name}]
-                weight = "bold" if one.strong else "normal"
-                yield text(data, frame.at, dx=dx, dy=dy, align=align, fill=colour(one.colour), fontWeight=weight)
-                break
+        able = [spot for spot in _spots(frame, one) if not any(_touch(spot[0], other) for other in boxes)]
+        if not able:
+            continue
+        free = (spot for spot in able if not any(_touch(spot[0], other) for other in strokes))
+        box, dx, dy, align = next(free, able[0])
+        boxes.append(box)
+        data = [{"x": one.rate, "y": frame.within(one.value), "text": one.name}]
+        look = {"dx": dx, "dy": dy, "align": align, "fontWeight": "bold" if one.strong else "normal"}
+        yield text(data, frame.at, stroke=colour("paper"), strokeWidth=3, fill=colour("paper"), **look)
+        yield text(data, frame.at, fill=colour(one.colour), **look)
+
+
+Spot = tuple[Box, float, float, str]
+"""Where a name would be, and how it is put there: moved by so much, and aligned so."""
+SPOTS: tuple[tuple[float, float, str], ...] = (
+    (0, 17, "center"),
+    (0, -15, "center"),
+    (11, 1, "left"),
+    (-11, 1, "right"),
+    (7, -13, "left"),
+    (7, 14, "left"),
+    (-7, -13, "right"),
+    (-7, 14, "right"),
+)
+
+
+def _spots(frame: Frame, one: Dot) -> Iterator[Spot]:
+    """Within the axes, the best first."""
+    across, down = frame.pixel(one.rate, one.value)
+    half = width_of(one.name) / 2 + 2
+    for dx, dy, align in SPOTS:
+        middle = across + dx + {"center": 0.0, "left": half, "right": -half}[align]
+        box = (middle, down + dy, half, 7.0)
+        if half - 4 <= middle <= frame.inner - half + 8 and 8 <= box[1] <= frame.height - 6:
+            yield box, dx, dy, align
+
+
+def _along(frame: Frame, line: Line) -> Iterator[Box]:
+    """Small boxes, close to each other, that cover a line."""
+    pixels = [frame.pixel(rate, value) for rate, value in line]
+    for (x1, y1), (x2, y2) in pairwise(pixels):
+        count = 1 + int(max(abs(x2 - x1), abs(y2 - y1)) / 6)
+        for number in range(count + 1):
+            share = number / count
+            yield x1 + share * (x2 - x1), y1 + share * (y2 - y1), 1.0, 1.0
 
 
 def _touch(one: Box, other: Box) -> bool:
@@ -150,9 +190,16 @@ def reference(frame: Frame, name: str, value: float, spread: float | None) -> tu
     return layers, (frame.inner - half, frame.pixel(high, value)[1] - 8, half, 7.0)
 
 
-def step(frame: Frame, best: Sequence[tuple[float, float]], name: str) -> Spec:
-    """What there is at a rate or a higher one: a line through rates and values, the lowest rate first."""
-    points = [(frame.rates[0], best[0][1]), *best]
-    data = [{"x": rate, "y": value} for rate, value in points]
-    look = {"interpolate": "step-before", "strokeWidth": 1.5, "clip": True}
-    return mark("line", data, frame.at, stroke=colour(name), **look)
+def steps(frame: Frame, best: Line) -> Line:
+    """The corners of what there is at a rate or a higher one; `best` are rates and values, the lowest rate first."""
+    found = [(frame.rates[0], best[0][1])]
+    for rate, value in best:
+        found += [(found[-1][0], value), (rate, value)]
+    return found
+
+
+def line(frame: Frame, through: Line, name: str, **how: Any) -> Spec:
+    """A line of a colour."""
+    data = [{"x": rate, "y": value, "n": n} for n, (rate, value) in enumerate(through)]
+    look = {"stroke": colour(name), "strokeWidth": 1.5, "clip": True, **how}
+    return mark("line", data, {**frame.at, "order": {"field": "n"}}, **look)

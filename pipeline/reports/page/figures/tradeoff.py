@@ -20,14 +20,14 @@ from dualprune.pipeline.reports.page.figures.base import (
     signed,
     times,
 )
-from dualprune.pipeline.reports.page.figures.marks import mark
-from dualprune.pipeline.reports.page.figures.scatter import Box, Dot, Frame, drawn, named, reference, step
-from dualprune.pipeline.reports.page.theme import colour
+from dualprune.pipeline.reports.page.figures.scatter import Box, Dot, Frame, Line, drawn, line, named, reference, steps
 from dualprune.pipeline.reports.page.uncertain import half_width
 from dualprune.pipeline.reports.page.way import front
 
 LOOKS = {"rest": ("grey", 44), "front": ("orange", 60), "way": ("blue", 80)}
 """Colour and area of dots."""
+FEW = 8
+"""Networks of the front beside the way that are named, at most: more than these say little."""
 BEYOND = 2.0
 """Times what the way and the dense network's band take up and down, within which others are shown where they are."""
 
@@ -120,22 +120,26 @@ def _spec(points: Sequence[Point], dense: Stage, spread: float | None, y_title: 
         taken.append(box)
     by_name = {point.stage.name: (point.rate, point.value) for point in points}
     best = front([(name, *place) for name, place in by_name.items()], higher)
-    layers.append(step(frame, [by_name[name] for name in best], "orange"))
     trail = sorted((point for point in points if point.level == "way"), key=lambda point: point.order)
-    data = [{"x": point.rate, "y": frame.within(point.value), "order": point.order} for point in trail]
-    look = {"stroke": colour("blue"), "strokeWidth": 1.5, "opacity": 0.45}
-    layers.append(mark("line", data, {**frame.at, "order": {"field": "order"}}, **look))
-    shown = sorted((_dot(point, dense, x_title, trail[-1]) for point in points), key=lambda one: one.area)
-    return frame.spec([*layers, *drawn(frame, shown), *named(frame, shown, taken)])
+    lines: tuple[Line, ...] = (
+        steps(frame, [by_name[name] for name in best]),
+        [(point.rate, point.value) for point in trail],
+    )
+    layers += [line(frame, lines[0], "orange"), line(frame, lines[1], "blue", opacity=0.45)]
+    few = sum(point.level == "front" for point in points) <= FEW
+    shown = sorted((_dot(point, dense, x_title, trail[-1], few) for point in points), key=lambda one: one.area)
+    if level is not None:
+        lines = (*lines, [(rates[0], level), (rates[1], level)])
+    return frame.spec([*layers, *drawn(frame, shown), *named(frame, shown, taken, lines)])
 
 
-def _dot(point: Point, dense: Stage, what: str, last: Point) -> Dot:
+def _dot(point: Point, dense: Stage, what: str, last: Point, few: bool) -> Dot:
     unit, before, stage = dense.measures.unit, dense.value(), point.stage
     apart = "" if before is None or stage is dense else f", {signed(point.value - before, unit)} against {dense.name}"
     shown = f"{number(point.value, unit)} {unit}".strip()
     tip = f"{stage.name}: {times(point.rate)} {what.removeprefix('times ')}, {shown}{apart}"
     name, area = LOOKS[point.level]
-    label = {"way": -point.order, "front": 1}.get(point.level)
+    label = {"way": -point.order, "front": 1 if few else None}.get(point.level)
     return Dot(stage.name, point.rate, point.value, tip, name, area, label, strong=point is last)
 
 
