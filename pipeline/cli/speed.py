@@ -13,7 +13,7 @@ from dualprune.pipeline.cli.finished import NAMES, Finished, called_with, finish
 from dualprune.pipeline.config.problems import ConfigError
 from dualprune.pipeline.output import DONE, FAILED, answer, need_reader, redraws, say, show
 from dualprune.pipeline.reports import speed as reports
-from dualprune.pipeline.store import inventory
+from dualprune.pipeline.store import inventory, speeds
 from dualprune.stages.artefacts.manifest import Damaged
 from dualprune.stages.settings.base import SpecError
 
@@ -49,16 +49,16 @@ def add(verbs: Any) -> None:
 
 
 def _speed(options: argparse.Namespace, console: Console) -> int:
-    from dualprune.stages.export.speed import speeds
+    from dualprune.stages.export import speed
     from dualprune.stages.export.timing import Effort
 
     backends, skipped = _backends(options.backend)
     devices = _devices(options.device)
     found = [finished(words, options.store, "speed") for words in dict.fromkeys(_each(options.artefacts))]
-    subjects = _subjects(found, origin(options))
+    subjects, whose = _subjects(found, origin(options))
     effort = Effort(options.seconds, options.repeats)
     rows = []
-    for row in speeds(
+    for row in speed.speeds(
         subjects, backends, list(dict.fromkeys(options.batch)), devices, options.threads, effort, _noted(console)
     ):
         need_reader()
@@ -68,9 +68,22 @@ def _speed(options: argparse.Namespace, console: Console) -> int:
     show(console, reports.table(rows))
     for text in [*reports.verdicts(rows), *skipped]:
         say(console, text)
+    told = reports.as_json(subjects, rows)
+    _leave(told["speeds"], whose, console)
     if options.json:
-        answer(reports.as_json(subjects, rows))
+        answer(told)
     return DONE if all(any(r.name == one.name and r.latency for r in rows) for one in subjects) else FAILED
+
+
+def _leave(rows: Sequence[Mapping[str, Any]], whose: Mapping[str, Finished], console: Console) -> None:
+    """Leave what was measured beside the artefacts, for reports; where that can't be, the measurement stands."""
+    for name, one in whose.items():
+        timed = [row for row in rows if row["name"] == name and row["latency"] is not None]
+        try:
+            if timed:
+                speeds.leave(one.store, one.key, timed)
+        except OSError as error:
+            say(console, f"{name}: reports won't have its speed: {error}")
 
 
 def _backends(asked: Sequence[str] | None) -> tuple[list[str], list[str]]:
@@ -106,13 +119,13 @@ def _each(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
         yield (word, *islice(rest, 1)) if word.endswith((".yaml", ".yml")) else (word,)
 
 
-def _subjects(found: Sequence[Finished], inputs: Origin) -> list[Subject]:
-    """The dense networks first, each once, then what came of them. Raises ConfigError."""
+def _subjects(found: Sequence[Finished], inputs: Origin) -> tuple[list[Subject], dict[str, Finished]]:
+    """The dense networks first, each once, then what came of them; and whose each is, by name. Raises ConfigError."""
     from dualprune.stages.export.subjects import built, is_dense, subject
 
     dense: dict[str, Subject] = {}
     results: list[Subject] = []
-    taken: set[str] = set()
+    taken: dict[str, Finished] = {}
     for one in found:
         base = one if is_dense(one.manifest) else _parent(one, is_dense)
         above, before = (one, "dense of ") if base is None else (base, "")
@@ -122,7 +135,7 @@ def _subjects(found: Sequence[Finished], inputs: Origin) -> list[Subject]:
             dense[place] = _made(above, built if base is None else subject, name, inputs, None)
         if base is not one:
             results.append(_made(one, subject, _name(one, taken, ""), inputs, dense[place].name))
-    return [*dense.values(), *results]
+    return [*dense.values(), *results], {one.name: taken[one.name] for one in results}
 
 
 def _parent(of: Finished, is_dense: Callable[[Any], bool]) -> Finished | None:
@@ -142,11 +155,11 @@ def _network(manifest: Mapping[str, Any]) -> list[Any]:
     return [model.get(what) for what in ("name", "classes", "args")]
 
 
-def _name(of: Finished, taken: set[str], before: str) -> str:
+def _name(of: Finished, taken: dict[str, Finished], before: str) -> str:
     """A stage's name; with the beginning of its key, where another one has it."""
     name = f"{before}{of.name}"
     name = f"{name} ({of.key[:8]})" if name in taken else name
-    taken.add(name)
+    taken[name] = of
     return name
 
 

@@ -15,8 +15,11 @@ DROPPED = ("class", "role", "aria-roledescription", "aria-hidden", "version", "s
 """Attributes that a page has no use for: the table below each figure says what it shows, and text looks as all has."""
 USUAL = {"opacity": "1", "font-size": f"{SIZE}px", "font-weight": "normal", "stroke-miterlimit": "10"}
 """Attributes that say nothing where they have these values."""
+PLACES = ("d", "transform", "x", "y", "x2", "y2", "width", "height")
+"""Attributes whose numbers are pixels, of which hundredths are enough."""
 SHARPER = 2.0
 """Pixels of a PNG for each of the figure's."""
+_ID, _USED = re.compile(r' id="([\w-]+)"'), re.compile(r'( id="|url\(#)([\w-]+)')
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 
 ElementTree.register_namespace("", SVG[1:-1])
@@ -33,7 +36,13 @@ def svg(spec: Mapping[str, Any]) -> str:
     except ImportError:
         raise NoDrawing(NEEDED) from None
     drawn: str = vl_convert.vegalite_to_svg({"config": CONFIG, **spec}, allowed_base_urls=[])
-    return drawn
+    return _numbered(drawn)
+
+
+def _numbered(drawn: str) -> str:
+    """A picture whose ids are numbered from 1 on; Vega counts all that a process draws."""
+    names = {name: f"i{number}" for number, name in enumerate(dict.fromkeys(_ID.findall(drawn)), 1)}
+    return _USED.sub(lambda found: f"{found[1]}{names.get(found[2], found[2])}", drawn)
 
 
 def png(spec: Mapping[str, Any]) -> bytes:
@@ -66,7 +75,7 @@ def inlined(drawn: str, prefix: str) -> str:
                 value = f"{prefix}{value}"
             elif "url(#" in value:
                 value = value.replace("url(#", f"url(#{prefix}")
-            one.set(name, _NUMBER.sub(_short, value))
+            one.set(name, _NUMBER.sub(_short, value) if name in PLACES else value)
     root.set("aria-hidden", "true")
     root.set("focusable", "false")
     return ElementTree.tostring(root, encoding="unicode")

@@ -41,6 +41,7 @@ class Made:
     """Of a choice."""
     failed: str | None = None
     retried: str | None = None
+    begun: bool = True
     epochs: int = 6
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: SHAPES)
 
@@ -75,11 +76,15 @@ def ladder(count: int) -> list[Made]:
         branch, depth = number % 10, number // 10
         parent = "dense" if depth == 0 else f"branch-{branch}-{depth - 1}"
         rate = 2.0 * 1.15 ** (depth + 0.2 * branch)
-        found.append(Made(f"branch-{branch}-{depth}", (parent,), rate, 99.3 - 0.01 * rate - 0.05 * (branch % 3), epochs=20))
+        found.append(
+            Made(f"branch-{branch}-{depth}", (parent,), rate, 99.3 - 0.01 * rate - 0.05 * (branch % 3), epochs=20)
+        )
     return found
 
 
-def make(url: str, stages: Sequence[Made], run: str = "made", *, events: bool = True, ended: str | None = "done") -> Store:
+def make(
+    url: str, stages: Sequence[Made], run: str = "made", *, events: bool = True, ended: str | None = "done"
+) -> Store:
     """A store with a run of these stages; `ended` None is a driver that was killed after the last."""
     store = Store(url)
     store.folder.establish()
@@ -87,7 +92,7 @@ def make(url: str, stages: Sequence[Made], run: str = "made", *, events: bool = 
     store.note_plan(run, {stage.name: _planned(stage, by_name) for stage in stages})
     log = _Log(store, run, stages, by_name)
     masks: dict[str, dict[str, torch.Tensor]] = {}
-    for number, stage in enumerate(stages):
+    for number, stage in enumerate(one for one in stages if one.begun):
         if stage.failed is not None:
             log.failed(number, stage)
             store.note_failure(stage.key, stage.failed)
@@ -137,7 +142,9 @@ def _committed(
     generator = torch.Generator().manual_seed(1)
     weights = {name: mask * (torch.rand(mask.shape, generator=generator) + 0.5) for name, mask in masks.items()}
     if stage.bits is not None:
-        weights = {name: torch.round(one * 2**stage.bits / 1.5) / 2**stage.bits * masks[name] for name, one in weights.items()}
+        weights = {
+            name: torch.round(one * 2**stage.bits / 1.5) / 2**stage.bits * masks[name] for name, one in weights.items()
+        }
     kinds = {} if stage.kind == "train" else {name: ["levels" if stage.bits else "cardinality"] for name in weights}
     size, left = sum(one.numel() for one in weights.values()), sum(int(one.count_nonzero()) for one in weights.values())
     source = by_name[stage.chosen] if stage.chosen else stage
@@ -150,7 +157,12 @@ def _committed(
         "data": "0" * 64,
         "parents": [{"name": parent, "key": by_name[parent].key} for parent in stage.parents],
         "tensors": {
-            name: {"shape": list(one.shape), "size": one.numel(), "nonzeros": int(one.count_nonzero()), "sets": kinds.get(name, [])}
+            name: {
+                "shape": list(one.shape),
+                "size": one.numel(),
+                "nonzeros": int(one.count_nonzero()),
+                "sets": kinds.get(name, []),
+            }
             for name, one in weights.items()
         },
         "residuals": dict.fromkeys(kinds, 0.02),
@@ -176,7 +188,9 @@ def _committed(
     }
     if stage.chosen is not None:
         manifest |= {"chosen": {"name": stage.chosen, "key": source.key}}
-    return artefact.commit(store.folder / stage.key, manifest, weights, {} if stage.kind == "train" else dict(masks), {})
+    return artefact.commit(
+        store.folder / stage.key, manifest, weights, {} if stage.kind == "train" else dict(masks), {}
+    )
 
 
 def rows(stage: Made) -> list[dict[str, Any]]:
