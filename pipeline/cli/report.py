@@ -65,7 +65,7 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     run = found(options.run, options.store, options.set, options.stage)
     try:
         text = page.report(run)
-        out = Path(options.out or f"{run.name}.html")
+        out = Path(options.out or f"{run.name.replace('/', '-')}.html")
         save(out, text)
         if options.figures:
             save_figures(Path(options.figures), figures(run))
