@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dualprune.pipeline.reports.page.facts import Run
     from dualprune.pipeline.reports.page.figures.base import Figure
 
-NAMED = "a run by its name in the store, or by its configuration: a YAML file, or a recipe that comes along"
+NAMED = "a run by its name in the store (NAME@URL: in that store), or by its configuration: a YAML file, or a recipe"
 """What names a run."""
 ENDS = (".yaml", ".yml")
 
@@ -97,6 +97,9 @@ def _placed(name: str, url: str | None, settings: Sequence[str]) -> tuple[Store,
     from dualprune.pipeline.reports.page.collect import runs
 
     configured = name.endswith(ENDS)
+    if not configured and "@" in name:
+        name, _, at = name.partition("@")
+        return opened(at, "RUN"), name
     if not configured and (RECIPES / f"{name}.yaml").exists():
         store = Store(url or RUNS)
         configured = not store.folder.exists() or name not in runs(store)

@@ -15,13 +15,15 @@ import jinja2
 from markupsafe import Markup
 
 import dualprune
-from dualprune.pipeline.reports.page import drawing
+from dualprune.pipeline.reports.page import drawing, versus_words
 from dualprune.pipeline.reports.page.facts import Run
+from dualprune.pipeline.reports.page.figures import versus
 from dualprune.pipeline.reports.page.figures.base import NARROW, WIDE, Figure, Table, lasting
 from dualprune.pipeline.reports.page.figures.table import figures
 from dualprune.pipeline.reports.page.summary import as_json
 from dualprune.pipeline.reports.page.theme import variables
 from dualprune.pipeline.reports.page.verdict import numbers, verdict
+from dualprune.pipeline.reports.page.versus import Comparison
 from dualprune.pipeline.reports.page.words import STATES
 
 
@@ -46,6 +48,23 @@ def report(run: Run) -> str:
         troubles=troubles(run),
         artefacts=artefacts(run),
         data=as_json(run),
+    )
+
+
+def comparison(found: Comparison) -> str:
+    """The page of runs side by side. Raises pipeline.reports.page.drawing.NoDrawing."""
+    runs = [run for group in found.groups for run in group.runs]
+    return rendered(
+        "compare.html",
+        title=f"{', '.join(run.name for run in runs)}: dualprune",
+        runs=runs,
+        verdict=versus_words.verdict(found),
+        missing=[f"{run.name}: {text}" for run in runs for text in run.missing],
+        came_to=versus_words.came_to(found),
+        seeds=versus_words.seeds(found),
+        differences=versus_words.differences(found),
+        drawn=drawn(versus.figures(found)),
+        data=versus_words.as_json(found),
     )
 
 

@@ -37,10 +37,10 @@ def kept(run: Run) -> Figure | None:
         return None
     last = pruned[-1]
     whole = _whole(along)
-    names = sorted({one.name for stage in pruned for one in stage.tensors}, key=_natural)
+    names = sorted({one.name for stage in pruned for one in stage.tensors}, key=natural)
     shares = {stage.name: {one.name: 100 * one.nonzeros / whole[one.name] for one in stage.tensors} for stage in along}
     counts = {one.name: one.nonzeros for one in last.tensors}
-    drawn = _largest(names, whole)
+    drawn = largest(names, whole)
     sentence = f"Weights kept of each tensor; blue is {last.name}, grey are the stages before it."
     if len(drawn) < len(names):
         sentence += f" The {len(drawn)} largest of {plural(len(names), 'tensor')}; all are in the table."
@@ -66,11 +66,13 @@ def _cell(stage: Stage, name: str, whole: Mapping[str, int]) -> str:
     return "-" if found is None else f"{found.nonzeros:,} ({percent(100 * found.nonzeros / whole[name])})"
 
 
-def _natural(name: str) -> list[tuple[bool, int, str]]:
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """By which names are sorted as people do: 9 before 10."""
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)]
 
 
-def _largest(names: Sequence[str], whole: Mapping[str, int]) -> list[str]:
+def largest(names: Sequence[str], whole: Mapping[str, int]) -> list[str]:
+    """As many as are drawn, in their order."""
     largest = set(sorted(names, key=lambda name: -whole[name])[:DRAWN])
     return [name for name in names if name in largest]
 
@@ -128,8 +130,8 @@ def stored(run: Run) -> Figure | None:
     found = [] if stage is None else [one for one in stage.tensors if one.total_bits is not None]
     if stage is None or not found:
         return None
-    found.sort(key=lambda one: _natural(one.name))
-    drawn = _largest([one.name for one in found], {one.name: one.total_bits or 0 for one in found})
+    found.sort(key=lambda one: natural(one.name))
+    drawn = largest([one.name for one in found], {one.name: one.total_bits or 0 for one in found})
     total = sum(one.total_bits or 0 for one in found) / 8
     sentence = f"{size(total)} of {stage.name}'s constrained tensors: dark are values, light are the places of values."
     table = Table(

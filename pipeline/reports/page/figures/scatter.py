@@ -44,6 +44,7 @@ class Dot:
     label: int | None = None
     """Its name is placed before those with greater numbers; None: it is not named."""
     strong: bool = False
+    shape: str = "circle"
 
 
 @dataclass(frozen=True)
@@ -100,18 +101,21 @@ class Frame:
 
 def drawn(frame: Frame, networks: Sequence[Dot]) -> Iterator[Spec]:
     """Dots in the order in which colours come first; a triangle at the edge for one that lies beyond it."""
-    for name in dict.fromkeys(one.colour for one in networks):
-        for shape in ("circle", "triangle-down", "triangle-up"):
-            these = [one for one in networks if one.colour == name and _shape(frame, one) == shape]
-            data = [{"x": one.rate, "y": frame.within(one.value), "tip": one.tip} for one in these]
-            if data:
-                yield dots(data, frame.at, name, these[0].area, shape=shape)
+    for look in dict.fromkeys(_look(frame, one) for one in networks):
+        these = [one for one in networks if _look(frame, one) == look]
+        data = [{"x": one.rate, "y": frame.within(one.value), "tip": one.tip} for one in these]
+        name, area, shape = look
+        yield dots(data, frame.at, name, area, shape=shape)
+
+
+def _look(frame: Frame, one: Dot) -> tuple[str, int, str]:
+    return one.colour, one.area, _shape(frame, one)
 
 
 def _shape(frame: Frame, one: Dot) -> str:
     if one.value < frame.values[0]:
         return "triangle-down"
-    return "triangle-up" if one.value > frame.values[1] else "circle"
+    return "triangle-up" if one.value > frame.values[1] else one.shape
 
 
 def named(
