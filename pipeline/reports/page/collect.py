@@ -21,6 +21,7 @@ from dualprune.pipeline.store.history import History, histories
 from dualprune.pipeline.store.locks import Holder, lives, newest, run_lock, stage_lock
 from dualprune.pipeline.store.progress import Left, left
 from dualprune.pipeline.store.store import LOOKS, Store
+from dualprune.stages.files.public import public
 from dualprune.stages.objectives.measures import CLASSIFY, Measure, Measures
 
 HOW = {"done": "finished", "failed": "failed", "interrupted": "interrupted", "broken": "broken"}
@@ -62,7 +63,7 @@ def collect(store: Store, name: str, wanted: str | None = None) -> Run:
     state = _state(stages, events, now)
     found = Run(
         name,
-        store.url,
+        public(store.url),
         state,
         SAID[state],
         stages,
@@ -75,7 +76,7 @@ def collect(store: Store, name: str, wanted: str | None = None) -> Run:
         drivers=sum(event["event"] == "begun" for event in events),
     )
     overlap, lost = artefacts.overlap(store, found)
-    return replace(found, overlap=overlap, missing=tuple(gaps.gaps(found, bool(events), lost)))
+    return replace(found, overlap=overlap, missing=tuple(public(text) for text in gaps.gaps(found, bool(events), lost)))
 
 
 class _Now:
@@ -189,7 +190,7 @@ def _how(store: Store, stage: Stage, now: _Now) -> tuple[State, str | None]:
         return ("queued", line or "waits for its workers") if since is None else ("running", line or "is being trained")
     reason = store.failure(stage.key)
     if reason is not None:
-        return "failed", reason
+        return "failed", public(reason)
     if stage.state == "lost":
         return "lost", stage.why
     if stage.finished is not None:
@@ -236,7 +237,7 @@ def _asked(plan: Mapping[str, Any], began: Event) -> str | None:
         if "spec" in entry
     ]
     found = {**(began.get("settings") or {}), "stages": stages}
-    return yaml.safe_dump(found, sort_keys=False, width=100, default_flow_style=None)
+    return yaml.safe_dump(public(found), sort_keys=False, width=100, default_flow_style=None)
 
 
 def _environment(began: Event, stages: Mapping[str, Stage]) -> Iterator[tuple[str, str]]:

@@ -100,8 +100,9 @@ class Stage:
 
     @property
     def seconds(self) -> float | None:
-        """It trained for."""
-        return self.metric("seconds")
+        """It trained for, so far."""
+        last = self.rows[-1].get("seconds") if self.rows and not self.metrics else None
+        return self.metric("seconds") if last is None else float(last)
 
     @property
     def chooses(self) -> bool:

@@ -124,19 +124,20 @@ def moment(seconds: float | None) -> str:
 
 def troubles(run: Run) -> Table | None:
     """What failed and was retried, what was left out, and what to change; None where all went well."""
-    rows: list[tuple[str, ...]] = []
+    happened: list[tuple[float, tuple[str, ...]]] = []
+    told: list[tuple[str, ...]] = []
     for stage in run.stages.values():
         history = stage.history
-        for at, why in () if history is None else history.retries:
-            rows.append((stage.name, moment(at), "tried again", why))
-        if stage.state == "failed":
-            ended = None if history is None or history.attempt is None else history.attempt.last
-            rows.append((stage.name, moment(ended), "failed", stage.why or ""))
+        for what, times in () if history is None else (("tried again", history.retries), ("failed", history.failures)):
+            happened += [(at, (stage.name, moment(at), what, why)) for at, why in times]
+        if stage.state == "failed" and (history is None or not history.failures):
+            told.append((stage.name, "-", "failed", stage.why or ""))
         if stage.left_out:
-            rows.append((stage.name, "-", "left out", _some(stage.left_out)))
+            told.append((stage.name, "-", "left out", _some(stage.left_out)))
         if stage.advice:
-            rows.append((stage.name, "-", "to change", stage.advice))
-    return Table(("stage", "when", "what", "why"), tuple(rows)) if rows else None
+            told.append((stage.name, "-", "to change", stage.advice))
+    rows = (*(row for _, row in sorted(happened)), *told)
+    return Table(("stage", "when", "what", "why"), rows) if rows else None
 
 
 def _some(reasons: Sequence[str], most: int = 5) -> str:

@@ -9,7 +9,7 @@ from dualprune.pipeline.reports.page.facts import Run
 from dualprune.pipeline.reports.page.figures.base import Cell, Table, lasting, signed, size, times
 from dualprune.pipeline.reports.page.figures.lasted import hours
 from dualprune.pipeline.reports.page.summary import as_json as run_as_json
-from dualprune.pipeline.reports.page.versus import Comparison, mean
+from dualprune.pipeline.reports.page.versus import Comparison, Place, mean
 
 SPANS = 3
 """Stretches of rates that one sentence tells apart."""
@@ -20,41 +20,41 @@ def verdict(found: Comparison) -> str:
     names = [group.name for group in found.groups]
     if len(names) == 1:
         return f"The runs of {found.groups[0].one.name} differ by their seeds alone."
-    spans = [
-        (better, [place.rate for place in places]) for better, places in groupby(found.places, lambda one: one.better)
-    ]
-    if len(spans) == 1:
-        better = spans[0][0]
-        return (
-            f"{_listed(names)} are level at all rates."
-            if better is None
-            else f"{names[better]} is better at all rates."
-        )
+    spans = [(what, [place.rate for place in places]) for what, places in groupby(found.places, _what)]
     if len(spans) > SPANS:
         wins = [sum(place.better == which for place in found.places) for which in range(len(names))]
         best = max(range(len(names)), key=lambda which: wins[which])
         level = sum(place.better is None for place in found.places)
         return f"{names[best]} is better at {wins[best]} of {len(found.places)} rates; at {level} the best are level."
     parts = []
-    for place, (better, rates) in enumerate(spans):
-        who = "the best are level" if better is None else f"{names[better]} is better"
+    for which, ((better, alone), rates) in enumerate(spans):
         low, high = times(rates[0]), times(rates[-1])
+        first, last = which == 0, which == len(spans) - 1
         where = (
-            f"up to {high}" if place == 0 else f"from {low} on" if place == len(spans) - 1 else f"from {low} to {high}"
+            "at all rates"
+            if first and last
+            else f"up to {high}"
+            if first
+            else f"from {low} on"
+            if last
+            else f"to {high}"
         )
-        parts.append(f"{where} {who}")
+        who = "the best are level" if better is None else f"{names[better]} is better"
+        parts.append(f"only {names[better]} goes to {high}" if alone and better is not None else f"{where} {who}")
     text = ", ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _listed(names: list[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+def _what(place: Place) -> tuple[int | None, bool]:
+    """Who is better at a rate, and whether nobody else has such a network."""
+    return place.better, sum(bool(values) for values in place.values) == 1
 
 
 def came_to(found: Comparison) -> Table:
     """What each run came to."""
     of = found.measures
     unit = f", {of.unit}" if of.unit else ""
+    devices = {"GPU" if run.gpus else "worker" for group in found.groups for run in group.runs}
     titles = (
         "run",
         "network",
@@ -63,7 +63,7 @@ def came_to(found: Comparison) -> Table:
         "against its dense",
         "bytes",
         "trained for",
-        "hours",
+        f"{' or '.join(sorted(devices))} hours",
     )
     return Table(titles, tuple(_row(run) for group in found.groups for run in group.runs))
 
@@ -75,7 +75,6 @@ def _row(run: Run) -> tuple[Cell, ...]:
     apart = "-" if value is None or before is None else signed(value - before, unit)
     spent = [one for stage in run.done() if (one := hours(run, stage)) is not None]
     seconds = sum(stage.seconds or 0.0 for stage in run.done())
-    took = f"{sum(spent):.3g} {'GPU' if run.gpus else 'worker'}" if spent else "-"
     return (
         run.name,
         chosen.name,
@@ -84,7 +83,7 @@ def _row(run: Run) -> tuple[Cell, ...]:
         apart,
         size(chosen.metric("bytes")),
         lasting(seconds) if seconds else "-",
-        took,
+        f"{sum(spent):.3g}" if spent else "-",
     )
 
 

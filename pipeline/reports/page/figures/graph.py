@@ -188,6 +188,8 @@ def _texts(run: Run, stage: Stage) -> dict[str, str]:
         second = f"took {stage.chosen.rpartition('@')[2] if '@' in stage.chosen else stage.chosen}"
     elif stage.metrics:
         second = f"{_amount(run, stage)} · {_value(stage)}"
+    elif stage.state == "running" and stage.rows and stage.epochs:
+        second = f"epoch {stage.rows[-1]['epoch']} of {stage.epochs}"
     else:
         second = STATES[stage.state]
     return {"name": stage.name, "second": second}

@@ -152,6 +152,17 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     )
 
 
+def test_a_failure_is_told_though_the_stage_is_done_by_now(tmp_path: Path) -> None:
+    pytest.importorskip("vl_convert")
+    store = make(str(tmp_path), LADDER)
+    log = tmp_path / "events/made/20231114-221320-aaaa-000000.jsonl"
+    first = {"event": "failed", "stage": "dense", "key": LADDER[0].key, "reason": "no worker came", "at": 1.6e9}
+    log.write_text(json.dumps(first) + "\n" + log.read_text())
+    page = report(collect(store, "made"))
+    assert "no worker came" in Elements(page).text
+    assert "Nothing failed" not in page
+
+
 def test_the_same_run_gives_the_same_figures(run: Run) -> None:
     pytest.importorskip("vl_convert")
     for figure in figures(run):
