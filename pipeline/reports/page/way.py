@@ -20,7 +20,7 @@ def way(stages: Mapping[str, Stage], wanted: str | None = None) -> Way:
         if found is None:
             return Way()
         chosen, why = found
-    took = _taken(stages, chosen)
+    took = taken(stages, chosen)
     before = _before(stages, took)
     dense = next((name for name in before if stages[name].metrics), before[0])
     return Way(took, dense, tuple(before), why)
@@ -83,7 +83,7 @@ def _size(stage: Stage) -> float:
     return next((one for one in found if one is not None), float("inf"))
 
 
-def _taken(stages: Mapping[str, Stage], name: str) -> str:
+def taken(stages: Mapping[str, Stage], name: str) -> str:
     """What a choice took, however many choices lie between; a stage itself. One that is not known stays the choice."""
     seen = set[str]()
     while (chosen := stages[name].chosen) is not None and chosen in stages and name not in seen:
@@ -97,7 +97,7 @@ def _before(stages: Mapping[str, Stage], name: str) -> list[str]:
     found: list[str] = []
     at: str | None = name
     while at is not None and at in stages and at not in found:
-        at = _taken(stages, at)
+        at = taken(stages, at)
         if at in found:
             break
         found.insert(0, at)
