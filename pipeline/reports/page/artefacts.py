@@ -55,6 +55,7 @@ def _filled(store: Store, stage: Stage, found: Mapping[str, Any]) -> Stage:
         metrics=found.get("metrics") or {},
         measures=measures(found),
         tensors=tuple(_tensors(found)),
+        started=tuple(parent["name"] for parent in found.get("parents") or ()),
         chosen=(found.get("chosen") or {}).get("name"),
         world=found.get("world"),
         left_out=tuple(sorted(left_out)),

@@ -143,7 +143,13 @@ def _looked(store: Store, known: Mapping[str, Stage], now: _Now) -> dict[str, St
                 keys = {one.key: one.name for one in (*known.values(), *found.values())}
                 found |= {one.name: one for one in artefacts.behind(store, stage, keys)}
             found[stage.name] = stage
-    return {name: _missed(stage, found) for name, stage in found.items()}
+    return {name: _missed(_placed(stage, found), found) for name, stage in found.items()}
+
+
+def _placed(stage: Stage, stages: Mapping[str, Stage]) -> Stage:
+    """A trial with the parents that its artefact names: another trial, most often."""
+    known = tuple(name for name in stage.started if name in stages)
+    return replace(stage, parents=known) if "@" in stage.name and known else stage
 
 
 def _missed(stage: Stage, stages: Mapping[str, Stage]) -> Stage:

@@ -57,6 +57,8 @@ class Stage:
     kind: str
     parents: tuple[str, ...] = ()
     """Names; the first is what it starts from."""
+    started: tuple[str, ...] = ()
+    """The same as its artefact names them, which another run may have made."""
     state: State = "not begun"
     why: str | None = None
     """Beside a state other than done: a sentence."""

@@ -8,11 +8,10 @@ from typing import Any
 
 from dualprune.pipeline.reports.page.facts import Run, Stage
 from dualprune.pipeline.reports.page.figures.base import Spec, fixed, quantitative, shortened
-from dualprune.pipeline.reports.page.figures.edges import MARGIN, Edge, Place, amount, lines, tip, value
+from dualprune.pipeline.reports.page.figures.edges import MARGIN, Edge, Place, came, lines, tip
 from dualprune.pipeline.reports.page.figures.layout import BEND, layers, with_bends
 from dualprune.pipeline.reports.page.figures.marks import mark, text
 from dualprune.pipeline.reports.page.theme import colour
-from dualprune.pipeline.reports.page.words import STATES
 
 BOX, HIGH = 138, 44
 """Pixels of a box."""
@@ -86,25 +85,14 @@ def _boxes(
         look = {"cornerRadius": HIGH / 2 if stage.chooses else 6, "fill": colour("paper"), **_look(stage, name in way)}
         ends = {"x2": {"field": "x2"}, "y2": {"field": "y2"}}
         layers.append(mark("rect", [{**corners, "tip": tip(run, stage)}], {"x": x, "y": y, **ends}, **look))
-    for field, dy, weight in (("name", -8, {"fontWeight": "bold"}), ("second", 9, {"fill": colour("soft")})):
+    said = {name: (name, came(run, run.stages[name])) for name in middles}
+    for which, dy, weight in ((0, -8, {"fontWeight": "bold"}), (1, 9, {"fill": colour("soft")})):
         data = [
-            {"x": left, "y": top, "text": shortened(_texts(run, run.stages[name])[field], BOX - 20)}
+            {"x": left, "y": top, "text": shortened(said[name][which], BOX - 20)}
             for name, (left, top) in middles.items()
         ]
         layers.append(text(data, {"x": x, "y": y}, align="center", dy=dy, **weight))
     return fixed({"layer": layers}, width, height, dict.fromkeys(("left", "right", "top", "bottom"), MARGIN))
-
-
-def _texts(run: Run, stage: Stage) -> dict[str, str]:
-    if stage.chosen is not None:
-        second = f"took {stage.chosen.rpartition('@')[2] if '@' in stage.chosen else stage.chosen}"
-    elif stage.metrics:
-        second = f"{amount(run, stage)} · {value(stage)}"
-    elif stage.state == "running" and stage.rows and stage.epochs:
-        second = f"epoch {stage.rows[-1]['epoch']} of {stage.epochs}"
-    else:
-        second = STATES[stage.state]
-    return {"name": stage.name, "second": second}
 
 
 def _look(stage: Stage, way: bool) -> dict[str, Any]:

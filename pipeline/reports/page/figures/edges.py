@@ -42,6 +42,17 @@ def value(stage: Stage) -> str:
     return "-" if found is None else f"{number(found, stage.measures.unit)} {stage.measures.unit}".strip()
 
 
+def came(run: Run, stage: Stage) -> str:
+    """What a stage came to, in few words."""
+    if stage.chosen is not None:
+        return f"took {stage.chosen.rpartition('@')[2] if '@' in stage.chosen else stage.chosen}"
+    if stage.metrics:
+        return f"{amount(run, stage)} · {value(stage)}"
+    if stage.state == "running" and stage.rows and stage.epochs:
+        return f"epoch {stage.rows[-1]['epoch']} of {stage.epochs}"
+    return STATES[stage.state]
+
+
 def tip(run: Run, stage: Stage) -> str:
     """What a stage's mark says."""
     facts = [stage.kind, STATES[stage.state]]
@@ -62,23 +73,33 @@ def lines(
     half: Place,
     bends: Mapping[tuple[str, str], Sequence[str]] = MappingProxyType({}),
 ) -> list[Spec]:
-    """Edges, those of the way last; from side to side, or from the lower end to the upper one."""
-    data: dict[str, list[dict[str, Any]]] = {"rest": [], "teaches": [], "way": []}
-    for which, edge in enumerate(edges):
+    """Edges from side to side, or from the lower end to the upper one, of things that are twice `half` in size."""
+    paths = {}
+    for edge in edges:
         (x1, y1), (x2, y2) = at[edge.before], at[edge.after]
         begin, end = ((x1 + half[0], y1), (x2 - half[0], y2)) if across else ((x1, y1 + half[1]), (x2, y2 - half[1]))
         between = [at[bend] for bend in bends.get((edge.before, edge.after), ())]
-        path = _path([begin, *between, end], across)
+        paths[edge] = _path([begin, *between, end], across)
+    return drawn(edges, paths, encoding)
+
+
+LOOKS: Mapping[str, Mapping[str, Any]] = {
+    "rest": {"stroke": colour("rule"), "strokeWidth": 1.25},
+    "teaches": {"stroke": colour("rule"), "strokeWidth": 1.5, "strokeDash": [1, 4], "strokeCap": "round"},
+    "way": {"stroke": colour("blue"), "strokeWidth": 2},
+}
+"""Of edges, those of the way last."""
+
+
+def drawn(edges: Sequence[Edge], paths: Mapping[Edge, Sequence[Place]], encoding: Mapping[str, Any]) -> list[Spec]:
+    """Edges as curves along their paths."""
+    data: dict[str, list[dict[str, Any]]] = {group: [] for group in LOOKS}
+    for which, edge in enumerate(edges):
         group = "way" if edge.way else "teaches" if edge.teaches else "rest"
-        data[group] += [{"x": x, "y": y, "edge": which, "n": n} for n, (x, y) in enumerate(path)]
-    looks: dict[str, dict[str, Any]] = {
-        "rest": {"stroke": colour("rule"), "strokeWidth": 1.25},
-        "teaches": {"stroke": colour("rule"), "strokeWidth": 1.5, "strokeDash": [1, 4], "strokeCap": "round"},
-        "way": {"stroke": colour("blue"), "strokeWidth": 2},
-    }
+        data[group] += [{"x": x, "y": y, "edge": which, "n": n} for n, (x, y) in enumerate(paths[edge])]
     keys = {"detail": {"field": "edge"}, "order": {"field": "n"}}
     return [
-        mark("line", some, {**encoding, **keys}, interpolate="basis", **looks[group])
+        mark("line", some, {**encoding, **keys}, interpolate="basis", **LOOKS[group])
         for group, some in data.items()
         if some
     ]

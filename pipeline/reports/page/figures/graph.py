@@ -10,12 +10,13 @@ from dualprune.pipeline.reports.page.facts import Run
 from dualprune.pipeline.reports.page.figures.base import Figure, Spec, Table, plural
 from dualprune.pipeline.reports.page.figures.boxes import boxes
 from dualprune.pipeline.reports.page.figures.edges import MARGIN, Edge, amount, value
+from dualprune.pipeline.reports.page.figures.listed import listed
 from dualprune.pipeline.reports.page.figures.many import many
 from dualprune.pipeline.reports.page.way import taken
 from dualprune.pipeline.reports.page.words import STATES
 
-BOXES = 24
-"""Stages from which on they are dots."""
+BOXES, LINES = 24, 30
+"""Stages that are boxes, or else lines of a list, at most; more are dots."""
 
 
 def graph(run: Run) -> Figure | None:
@@ -74,4 +75,6 @@ def _spec(run: Run, edges: Sequence[Edge], way: set[str], width: int) -> Spec:
     parents = {name: above[name] for name in in_order({name: tuple(some) for name, some in above.items()})}
     inner = width - 2 * MARGIN
     found = boxes(run, parents, edges, way, inner) if len(run.stages) <= BOXES else None
+    if found is None and len(run.stages) <= LINES:
+        found = listed(run, parents, edges, way, inner)
     return found or many(run, parents, edges, way, inner)

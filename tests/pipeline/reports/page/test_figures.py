@@ -13,6 +13,7 @@ from dualprune.pipeline.reports.page.collect import collect
 from dualprune.pipeline.reports.page.facts import Run, Stage, Tensor, Way
 from dualprune.pipeline.reports.page.figures import base
 from dualprune.pipeline.reports.page.figures.layout import BEND, layers, with_bends
+from dualprune.pipeline.reports.page.figures.listed import lanes
 from dualprune.pipeline.reports.page.figures.table import FIGURES, figures
 from dualprune.pipeline.reports.page.uncertain import difference, half_width
 from dualprune.pipeline.store import speeds
@@ -156,6 +157,13 @@ def test_layers_of_a_graph() -> None:
     assert bent["d"] == ["b", bend]
     assert list(bent).index(bend) < list(bent).index("d")
     assert layers({}) == []
+
+
+def test_lanes_of_a_list() -> None:
+    """The last child goes on in its parent's lane; what is still awaited keeps its own."""
+    parents: dict[str, list[str]] = {"d": [], "a": ["d"], "b": ["d"], "c": ["a", "b"], "e": ["c"], "f": ["d"]}
+    assert lanes(parents) == {"d": 0, "a": 1, "b": 2, "c": 1, "e": 1, "f": 0}
+    assert lanes({"a": [], "b": ["a"], "c": ["b"]}) == {"a": 0, "b": 0, "c": 0}
 
 
 def test_crossings_are_few() -> None:
