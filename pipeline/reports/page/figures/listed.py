@@ -10,12 +10,15 @@ from dualprune.pipeline.reports.page.figures.edges import MARGIN, Edge, Place, c
 from dualprune.pipeline.reports.page.figures.marks import mark, text
 from dualprune.pipeline.reports.page.theme import colour
 
+WIDEST = 560
+"""Pixels across which an eye follows a line."""
 LINE, LANE = 27, 15
 """Pixels from one stage to the next, and from one lane to the next."""
 
 
 def listed(run: Run, parents: Mapping[str, Sequence[str]], edges: Sequence[Edge], way: set[str], width: float) -> Spec:
     """The picture. `parents` has parents before children."""
+    width, parents = min(width, WIDEST), branch_by_branch(parents)
     at = {name: (8.0 + LANE * lane, LINE * (row + 0.5)) for row, (name, lane) in enumerate(lanes(parents).items())}
     height = LINE * len(at)
     x, y = quantitative("x", (0, width)), quantitative("y", (height, 0))
@@ -35,6 +38,25 @@ def listed(run: Run, parents: Mapping[str, Sequence[str]], edges: Sequence[Edge]
     right = [{"x": width, "y": down, "text": came(run, run.stages[name])} for name, (_, down) in at.items()]
     layers.append(text(right, {"x": x, "y": y}, align="right", fill=colour("soft")))
     return fixed({"layer": layers}, width, height, dict.fromkeys(("left", "right", "top", "bottom"), MARGIN))
+
+
+def branch_by_branch(parents: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """The same with children as near below their parents as goes."""
+    children: dict[str, list[str]] = {name: [] for name in parents}
+    waits = {name: len(above) for name, above in parents.items()}
+    for name, above in parents.items():
+        for parent in above:
+            children[parent].append(name)
+    able = [name for name, left in reversed(waits.items()) if not left]
+    found: dict[str, Sequence[str]] = {}
+    while able:
+        name = able.pop()
+        found[name] = parents[name]
+        for child in reversed(children[name]):
+            waits[child] -= 1
+            if not waits[child]:
+                able.append(child)
+    return found
 
 
 def lanes(parents: Mapping[str, Sequence[str]]) -> dict[str, int]:

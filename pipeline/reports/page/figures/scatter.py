@@ -179,19 +179,31 @@ def _touch(one: Box, other: Box) -> bool:
     return abs(one[0] - other[0]) < one[2] + other[2] and abs(one[1] - other[1]) < one[3] + other[3]
 
 
-def reference(frame: Frame, name: str, value: float, spread: float | None) -> tuple[list[Spec], Box]:
-    """A line across at a value, with its name at the right end and a band of what is not certain; the name's place."""
+def reference(
+    frame: Frame, name: str, value: float, spread: float | None, beside: Line, lines: Sequence[Line]
+) -> tuple[list[Spec], Box]:
+    """A line across at a value, with its name and a band of what is not certain; and the name's place, which is not on
+    what is at the rates and values `beside` and, if that can be, on none of the `lines`."""
     (low, high), layers = frame.rates, []
     if spread is not None:
         band = [{"x": low, "x2": high, "y": frame.within(value - spread), "y2": frame.within(value + spread)}]
         ends = {"x2": {"field": "x2"}, "y2": {"field": "y2"}}
         layers.append(mark("rect", band, {**frame.at, **ends}, fill=colour("band")))
-    line = [{"x": low, "y": value}, {"x": high, "y": value}]
-    layers.append(mark("line", line, frame.at, stroke=colour("soft"), strokeDash=[4, 3], strokeWidth=1))
-    label = [{"x": high, "y": value, "text": name}]
-    layers.append(text(label, frame.at, align="right", dx=-4, dy=-8, fill=colour("soft")))
-    half = width_of(name) / 2 + 4
-    return layers, (frame.inner - half, frame.pixel(high, value)[1] - 8, half, 7.0)
+    across = [{"x": low, "y": value}, {"x": high, "y": value}]
+    layers.append(mark("line", across, frame.at, stroke=colour("soft"), strokeDash=[4, 3], strokeWidth=1))
+    half, level = width_of(name) / 2 + 4, frame.pixel(high, value)[1]
+    taken = [(*frame.pixel(*one), 5.0, 5.0) for one in beside]
+    places = [
+        (frame.inner - half - step * (frame.inner - 2 * half) / 6, level + dy, half, 7.0)
+        for step in range(7)
+        for dy in (-8.0, 10.0)
+    ]
+    strokes = [box for line in lines for box in _along(frame, line)]
+    able = [one for one in places if not any(_touch(one, other) for other in taken)] or places
+    box = next((one for one in able if not any(_touch(one, other) for other in strokes)), able[0])
+    where = {"x": {"value": box[0]}, "y": {"value": box[1]}}
+    layers.append(text([{"text": name}], where, align="center", fill=colour("soft")))
+    return layers, box
 
 
 def steps(frame: Frame, best: Line) -> Line:

@@ -112,24 +112,21 @@ def _spec(points: Sequence[Point], dense: Stage, spread: float | None, y_title: 
     higher, unit, level = dense.measures.higher, dense.measures.unit, dense.value()
     rates = log_padded((point.rate for point in points), share=0.08)
     frame = Frame(rates, _bounds(points, dense, spread), width, x_title, y_title)
+    by_name = {point.stage.name: (point.rate, point.value) for point in points}
+    best = front([(name, *place) for name, place in by_name.items()], higher)
+    trail = sorted((point for point in points if point.level == "way"), key=lambda point: point.order)
+    through = [(point.rate, point.value) for point in trail]
+    lines: list[Line] = [steps(frame, [by_name[name] for name in best]), through]
     layers: list[Spec] = []
     taken: list[Box] = []
     if level is not None:
         margin = "" if spread is None else f" ± {number(spread, unit)}"
-        layers, box = reference(frame, f"{dense.name}{margin}", level, spread)
-        taken.append(box)
-    by_name = {point.stage.name: (point.rate, point.value) for point in points}
-    best = front([(name, *place) for name, place in by_name.items()], higher)
-    trail = sorted((point for point in points if point.level == "way"), key=lambda point: point.order)
-    lines: tuple[Line, ...] = (
-        steps(frame, [by_name[name] for name in best]),
-        [(point.rate, point.value) for point in trail],
-    )
-    layers += [line(frame, lines[0], "orange"), line(frame, lines[1], "blue", opacity=0.45)]
+        name = f"{dense.name}{margin}"
+        layers, box = reference(frame, name, level, spread, list(by_name.values()), lines)
+        taken, lines = [box], [*lines, [(rates[0], level), (rates[1], level)]]
+    layers += [line(frame, lines[0], "orange"), line(frame, through, "blue", opacity=0.45)]
     few = sum(point.level == "front" for point in points) <= FEW
     shown = sorted((_dot(point, dense, x_title, trail[-1], few) for point in points), key=lambda one: one.area)
-    if level is not None:
-        lines = (*lines, [(rates[0], level), (rates[1], level)])
     return frame.spec([*layers, *drawn(frame, shown), *named(frame, shown, taken, lines)])
 
 

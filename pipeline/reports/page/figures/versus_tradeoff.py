@@ -60,7 +60,8 @@ def _tradeoff_spec(found: Comparison, points: Sequence[tuple[int, Stage, Run]], 
     reach = 2 * (max(along) - min(along))
     values = padded([one for _, stage, _ in points if min(along) - reach <= (one := stage.value() or 0.0)], 0.1)
     frame = Frame(rates, values, width, "times fewer weights", title)
-    layers, taken = _dense(found, frame)
+    beside = [(run.fewer(stage) or 1.0, stage.value() or 0.0) for _, stage, run in points]
+    layers, taken = _dense(found, frame, beside)
     lines = []
     shown = []
     for which, group in enumerate(found.groups):
@@ -90,13 +91,13 @@ def _dot(group: Group, which: int, stage: Stage, run: Run, chosen: bool, unit: s
     ), label is not None
 
 
-def _dense(found: Comparison, frame: Frame) -> tuple[list[Spec], list[Box]]:
+def _dense(found: Comparison, frame: Frame, beside: Sequence[tuple[float, float]]) -> tuple[list[Spec], list[Box]]:
     """The line of the dense network, where all began with the same."""
     dense = [run.dense for _, run in runs_of(found) if run.dense is not None]
     values = {stage.value() for stage in dense}
     if len(values) != 1 or None in values:
         return [], []
-    layers, box = reference(frame, dense[0].name, dense[0].value() or 0.0, None)
+    layers, box = reference(frame, dense[0].name, dense[0].value() or 0.0, None, beside, [])
     return layers, [box]
 
 

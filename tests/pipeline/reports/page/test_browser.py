@@ -12,7 +12,8 @@ import pytest
 
 from dualprune.pipeline.reports.page.collect import collect
 from dualprune.pipeline.reports.page.figures.table import figures
-from dualprune.pipeline.reports.page.page import report
+from dualprune.pipeline.reports.page.page import comparison, report
+from dualprune.pipeline.reports.page.versus import compare
 from tests.pipeline.reports.page.made import CHOICE, LADDER, ladder, make
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -79,7 +80,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Pages by name: of a run with a choice; of one that was killed, whose store lost an artefact; of 200 stages."""
+    """Pages by name: of a run with a choice; of one that was killed, whose store lost an artefact; of 200 stages; and
+    of two runs side by side."""
     found = {}
     for name, stages in (("choice", CHOICE), ("killed", LADDER), ("many", ladder(200))):
         folder = tmp_path_factory.mktemp(name)
@@ -88,6 +90,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             store.folder.remove(LADDER[2].key)
         found[name] = folder / "page.html"
         found[name].write_text(report(collect(store, "made")))
+    folder = tmp_path_factory.mktemp("versus")
+    runs = [collect(make(str(folder / name), stages, name), name) for name, stages in (("a", LADDER), ("b", CHOICE))]
+    found["versus"] = folder / "page.html"
+    found["versus"].write_text(comparison(compare(runs)))
     return found
 
 
@@ -109,7 +115,7 @@ def visit(browser: Any, page: Path, scheme: str = "light", width: int = 1280, sc
     return Visited(opened, time.perf_counter() - began, [one for one in told if not one.startswith("data:,")])
 
 
-@pytest.mark.parametrize("name", ["choice", "killed", "many"])
+@pytest.mark.parametrize("name", ["choice", "killed", "many", "versus"])
 @pytest.mark.parametrize(("scheme", "width"), VARIANTS)
 def test_it_opens_and_shows_every_figure(
     browser: Any, pages: dict[str, Path], name: str, scheme: str, width: int, tmp_path: Path
@@ -118,7 +124,7 @@ def test_it_opens_and_shows_every_figure(
     assert visited.told == [], "neither complaints nor requests"
     assert visited.seconds < SLOW
     seen = visited.page.evaluate(SEEN)
-    assert len(seen) >= 10
+    assert len(seen) >= (5 if name == "versus" else 10)
     for figure in seen:
         assert figure["charts"] == 1, figure
         assert figure["marks"] >= 2, figure
@@ -132,17 +138,18 @@ def test_it_opens_and_shows_every_figure(
     visited.page.context.close()
 
 
+@pytest.mark.parametrize("name", ["choice", "versus"])
 @pytest.mark.parametrize(("scheme", "width"), VARIANTS)
-def test_text_of_figures_can_be_read(browser: Any, pages: dict[str, Path], scheme: str, width: int) -> None:
+def test_text_of_figures_can_be_read(browser: Any, pages: dict[str, Path], name: str, scheme: str, width: int) -> None:
     """axe does not judge text in SVG."""
-    visited = visit(browser, pages["choice"], scheme, width)
+    visited = visit(browser, pages[name], scheme, width)
     found = visited.page.evaluate(CONTRASTS)
-    assert len(found) > 80
+    assert len(found) > 40
     assert [one for one in found if one["contrast"] < READABLE] == []
     visited.page.context.close()
 
 
-@pytest.mark.parametrize("name", ["choice", "killed"])
+@pytest.mark.parametrize("name", ["choice", "killed", "versus"])
 @pytest.mark.parametrize(("scheme", "width"), VARIANTS)
 def test_axe_finds_nothing(browser: Any, pages: dict[str, Path], name: str, scheme: str, width: int) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")

@@ -13,7 +13,7 @@ from dualprune.pipeline.reports.page.collect import collect
 from dualprune.pipeline.reports.page.facts import Run, Stage, Tensor, Way
 from dualprune.pipeline.reports.page.figures import base
 from dualprune.pipeline.reports.page.figures.layout import BEND, layers, with_bends
-from dualprune.pipeline.reports.page.figures.listed import lanes
+from dualprune.pipeline.reports.page.figures.listed import branch_by_branch, lanes
 from dualprune.pipeline.reports.page.figures.table import FIGURES, figures
 from dualprune.pipeline.reports.page.uncertain import difference, half_width
 from dualprune.pipeline.store import speeds
@@ -157,6 +157,11 @@ def test_layers_of_a_graph() -> None:
     assert bent["d"] == ["b", bend]
     assert list(bent).index(bend) < list(bent).index("d")
     assert layers({}) == []
+
+
+def test_a_list_goes_branch_by_branch() -> None:
+    parents = {"d": [], "a": ["d"], "b": ["d"], "a2": ["a"], "b2": ["b"], "c": ["a2", "b2"]}
+    assert list(branch_by_branch(parents)) == ["d", "a", "a2", "b", "b2", "c"]
 
 
 def test_lanes_of_a_list() -> None:
