@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -92,13 +93,12 @@ class Stage:
 
     def value(self, split: str = "test") -> float | None:
         """What it scores, by its best metric."""
-        found = self.metrics.get(self.measures.of(split))
-        return float(found) if isinstance(found, (int, float)) else None
+        return self.metric(self.measures.of(split))
 
     def metric(self, name: str) -> float | None:
-        """A number of its artefact."""
+        """A number of its artefact; None for what is not finite."""
         found = self.metrics.get(name)
-        return float(found) if isinstance(found, (int, float)) else None
+        return float(found) if isinstance(found, (int, float)) and math.isfinite(found) else None
 
     @property
     def seconds(self) -> float | None:

@@ -115,11 +115,19 @@ def numbers(run: Run) -> list[Number]:
     spent = [stage.seconds for stage in run.done() if stage.seconds is not None]
     if spent:
         failed = sum(stage.state == "failed" for stage in run.stages.values())
-        retries = sum(len(stage.history.retries) for stage in run.stages.values() if stage.history is not None)
+        retries = sum(map(_lost_attempts, run.stages.values()))
         told = [plural(len(spent), "stage"), f"{failed} failed" if failed else "none failed"]
         told += [plural(retries, "retry", "retries")] if retries else []
         found.append(Number(lasting(sum(spent)), "of training", ", ".join(told)))
     return found
+
+
+def _lost_attempts(stage: Stage) -> int:
+    """Of a stage that was tried again, be it by another driver."""
+    history = stage.history
+    if history is None:
+        return 0
+    return len(history.retries) + len(history.failures) - (stage.state == "failed")
 
 
 def _rate(run: Run, chosen: Stage, dense: Stage) -> Number | None:

@@ -70,7 +70,7 @@ def multiples(panels: Sequence[Panel], scale: Scale, width: int) -> Spec:
     """All panels, as many side by side as have room."""
     narrow = width < 600
     panels, height = (panels[-FEW:], HEIGHTS[1]) if narrow else (panels, HEIGHTS[0])
-    columns = 1 if narrow else min(3, max(2, len(panels)))
+    columns = 1 if narrow else 3 if len(panels) > 4 or len(panels) == 3 else 2
     names = {
         line.name for panel in panels for line in panel.lines if sum(len(one.lines) for one in panels) > len(panels)
     }

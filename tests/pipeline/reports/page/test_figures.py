@@ -206,7 +206,14 @@ def test_long_names_are_shortened() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.3, "0.3 s"), (75.0, "75 s"), (600.0, "10 min"), (3 * 3600.0, "3.0 h"), (90 * 3600.0, "3.8 days")],
+    [
+        (0.3, "0.3 s"),
+        (75.0, "75 s"),
+        (90 * 3.0, "4.5 min"),
+        (600.0, "10 min"),
+        (3 * 3600.0, "3.0 h"),
+        (90 * 3600.0, "3.8 days"),
+    ],
 )
 def test_times(value: float, text: str) -> None:
     assert base.lasting(value) == text

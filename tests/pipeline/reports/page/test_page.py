@@ -68,7 +68,7 @@ def test_verdict_and_numbers(run: Run) -> None:
     assert rates.beside == f"{stage.metrics['network_nonzeros']:,} of {144 + 4608 + 8192:,}"
     assert (metric.value, metric.beside) == ("98.75 %", "−0.50 points against dense, 99.25 %")
     assert stored.value == f"{stage.metrics['bytes'] / 1000:.3g} kB"
-    assert (time.value, time.beside) == ("6 min", "6 stages, none failed, 1 retry")
+    assert (time.value, time.beside) == ("6.0 min", "6 stages, none failed, 1 retry")
 
 
 def test_verdicts_of_what_is_not_done(tmp_path: Path) -> None:
