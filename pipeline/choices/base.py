@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator
@@ -92,6 +92,10 @@ class Take:
     name: str
     tried: tuple[Tried, ...] = ()
     """Trials that are done, in order."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What led to it, as JSON for the artefact."""
+    said: str = ""
+    """The same in a line for people."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,8 @@ class Trials(Generic[S]):
     """How many trials are run at most."""
     harshest: Callable[[S], tuple[StageSpec, str]]
     """The stage that differs most from the one given, and in brackets what it is called."""
+    outline: Callable[[S], str] | None = None
+    """For plans: what is tried, where that is known before anything is."""
 
 
 def as_it_is(settings: S) -> S:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from dualprune.pipeline.choices import bisect, select
+from dualprune.pipeline.choices import bisect, select, threed
 from dualprune.pipeline.choices.base import Choice, Trials
 from dualprune.pipeline.node import Work
 from dualprune.stages.settings.training import StageSpec
 
-CHOICES: dict[str, Choice[Any]] = {"select": select.SELECT, "replace": select.REPLACE, "search": bisect.SEARCH}
+CHOICES: dict[str, Choice[Any]] = {
+    "select": select.SELECT,
+    "replace": select.REPLACE,
+    "search": bisect.SEARCH,
+    "threed": threed.THREED,
+}
 
 
 def trials(work: Work) -> Trials[Any] | None:

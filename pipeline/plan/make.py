@@ -67,7 +67,9 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     sizes = _sizes(nodes, {where[origin][1]: shards for origin, shards in data.items()}, waiting)
     return store, [
         replace(
-            one, size=sizes.get(name), notes=(*notes.get(name, ()), *_small(one, manifests), *_unknown(one, behind))
+            one,
+            size=sizes.get(name),
+            notes=(*notes.get(name, ()), *_small(one, manifests), *_unknown(one, behind), *_outlined(one)),
         )
         for name, one in plan.items()
     ]
@@ -227,6 +229,12 @@ def _unknown(planned: Planned, behind: Collection[str]) -> list[str]:
     return [
         "checked against the network as it is built: shapes after what is taken out are known when the stage starts"
     ]
+
+
+def _outlined(planned: Planned) -> list[str]:
+    """What a choice that is not made is going to try."""
+    by = trials(planned.node.spec)
+    return [] if by is None or by.outline is None or planned.state == "cached" else [by.outline(planned.node.spec)]
 
 
 def _room(spec: StageSpec, manifest: Mapping[str, Any]) -> Room:

@@ -239,15 +239,18 @@ class _Run:
         for tried in decision.tried:
             board.adds(node, tried.node, tried.manifest)
         if isinstance(decision, Take):
-            self._take(node, board.nodes[decision.name])
+            self._take(node, decision)
         elif not board.stopping:
             for trial in decision.trials:
                 if board.adds(node, trial):
                     self._train(trial)
 
-    def _take(self, node: Node, chosen: Node) -> None:
+    def _take(self, node: Node, decision: Take) -> None:
         """Begin to end a choice: its artefact becomes a copy of the chosen one, on a thread, since that may last."""
+        chosen = self.board.nodes[decision.name]
         manifest = self.board.done[chosen.name]
+        if decision.said:
+            self.report.note(f"{node.name}: {decision.said}")
         changes = {
             "name": node.name,
             "kind": node.spec.kind,
@@ -255,6 +258,7 @@ class _Run:
             "parents": [{"name": parent.name, "key": parent.key} for parent in self.board.parents(node)],
             "choice": dict(node.material["spec"]),
             "chosen": {"name": chosen.name, "key": chosen.key},
+            **({"decision": dict(decision.facts)} if decision.facts else {}),
             "metrics": {**manifest["metrics"], "steps": 0, "seconds": 0.0},
         }
         self._discard(node)

@@ -18,6 +18,17 @@ class Counted:
     layers are not counted, which torch runs as a whole."""
 
 
+class _Nowhere:
+    """In place of torch's tracker of modules, which fails where one is given a parameter and no gradient is kept."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> _Nowhere:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 @contextmanager
 def counted() -> Iterator[Counted]:
     """Count what networks that are run within this compute. Nothing is kept for gradients."""
@@ -29,7 +40,9 @@ def counted() -> Iterator[Counted]:
     # Attention in one piece is no product that torch counts.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        counter = FlopCounterMode(display=False)
+        counter.mod_tracker = _Nowhere()  # type: ignore[assignment]
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             yield found
         found.macs = counter.get_total_flops() // 2
     finally:

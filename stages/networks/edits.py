@@ -215,18 +215,25 @@ def _removed(edit: Remove, tensors: Tensors) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{edit.module}.")}
 
 
+SIZE = "_dualprune_size"
+"""Of a network: the height and width of pictures within it."""
+
+
 def _resize(edit: Resolution, network: nn.Module) -> None:
-    size = (edit.size, edit.size)
+    """A later edit takes the place of an earlier one: nothing is resized twice."""
+    if not hasattr(network, SIZE):
+        network.register_forward_pre_hook(_resized)
+    setattr(network, SIZE, (edit.size, edit.size))
 
-    def resized(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(
-            nn.functional.interpolate(one, size, mode="bilinear", antialias=True, align_corners=False)
-            if isinstance(one, Tensor) and one.ndim == 4 and one.is_floating_point() and one.shape[2:] != size
-            else one
-            for one in args
-        )
 
-    network.register_forward_pre_hook(resized)
+def _resized(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    size = getattr(module, SIZE)
+    return tuple(
+        nn.functional.interpolate(one, size, mode="bilinear", antialias=True, align_corners=False)
+        if isinstance(one, Tensor) and one.ndim == 4 and one.is_floating_point() and one.shape[2:] != size
+        else one
+        for one in args
+    )
 
 
 def _factorise(edit: Factorise, network: nn.Module) -> None:

@@ -123,7 +123,7 @@ class Grouped(Pattern, Amount):
     of the network exactly. The amount is then of each kind of them, such as the channels of a residual stream."""
     macs: float | None = Field(default=None, gt=0, lt=1)
     """With `coupled`: about the same share of each kind stays, so that at most this share of the network's
-    multiply-accumulates is left."""
+    multiply-accumulates is left. In a shrink stage these are those of its parent's network, before blocks go."""
     multiple: int = Field(default=1, ge=1)
     """With `coupled`: as many stay of each kind as is a multiple of this, or all."""
 

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from dualprune.stages.constraints.lowrank import numerical_rank
 from dualprune.stages.coupling.cut import Cut, macs
 from dualprune.stages.coupling.units import Space
-from dualprune.stages.networks.edits import EDITS, Edit, Factorise, Remove, Resolution
+from dualprune.stages.networks.edits import EDITS, SIZE, Edit, Factorise, Remove, Resolution
 from dualprune.stages.networks.matrices import matrix
 from dualprune.stages.networks.parameters import parameters, weights
 from dualprune.stages.networks.structure import Structure, load, untied
@@ -69,7 +69,8 @@ def smaller(
     gone = removed(network, before, remove, samples)
     made += [Remove(module=path) for path, _ in gone]
     found = before.cut(network)
-    stays = _stays(network, found, constraints, multiple)
+    whole = macs(copy.deepcopy(before.network).eval(), *before.inputs)
+    stays = _stays(network, found, constraints, multiple, whole)
     part = {space.name: count for space in found.spaces if (count := in_part(network, space))}
     narrow = found.edits(stays)
     if not made and not narrow:
@@ -89,6 +90,7 @@ def smaller(
         "blocks": dict(gone),
         "part": part,
         "refused": dict(found.refused),
+        **({} if resolution is None else {"resolution": [_side(before), resolution]}),
     }
     return Smaller([*made, *narrow], facts | _compared(before, network))
 
@@ -142,6 +144,14 @@ def _is_picture(one: Any) -> bool:
     return isinstance(one, Tensor) and one.ndim == 4 and one.is_floating_point()
 
 
+def _side(before: Before) -> float:
+    """Of the pictures that a network is given, brought to no other size yet: the side of a square as large."""
+    size = getattr(before.network, SIZE, None) or next(
+        one.shape[2:] for one in pytree.tree_leaves(before.inputs) if _is_picture(one)
+    )
+    return math.sqrt(math.prod(size))
+
+
 def _few(count: int, there: Sequence[str]) -> str:
     named = f": {', '.join(there)}" if there else ""
     return f"{count} blocks can't be removed; those whose output is of their input's shape are {len(there)}{named}"
@@ -179,22 +189,36 @@ def _factorised(network: nn.Module, names: Sequence[str]) -> list[Factorise]:
     return made
 
 
+def _of(settings: Grouped, whole: float, found: Cut) -> Grouped | None:
+    """A constraint whose `macs` are of a network of so many, for what is left of it; None if that is few enough."""
+    if settings.macs is None or (left := found.macs({})) == whole:
+        return settings
+    share = settings.macs * whole / left
+    return settings.model_copy(update={"macs": share}) if share < 1 else None
+
+
 def _rank(weight: Tensor, view: str) -> int:
     """The rank of a weight, rounding aside."""
     return max(1, numerical_rank(torch.linalg.svdvals(matrix(weight.double(), view)), weight.dtype))
 
 
 def _stays(
-    network: nn.Module, found: Cut, constraints: Sequence[Grouped], multiple: int
+    network: nn.Module, found: Cut, constraints: Sequence[Grouped], multiple: int, whole: float
 ) -> dict[int, NDArray[np.bool_]]:
-    """Which units stay: by constraints those of largest norm, else those that are not zero."""
+    """Which units stay: by constraints those of largest norm, else those that are not zero.
+
+    Constraints on multiply-accumulates are shares of `whole`.
+    """
     there = parameters(network)
     if not constraints:
         every = {number: alive(network, space) for number, space in enumerate(found.spaces)}
         rounded = {number: _rounded(units, multiple) for number, units in every.items()}
         return {number: units for number, units in rounded.items() if not units.all()}
     shares: list[coupled.Share] = []
-    for number, settings in enumerate(constraints):
+    for number, given in enumerate(constraints):
+        settings = _of(given, whole, found)
+        if settings is None:
+            continue
         try:
             shares += coupled.shares(settings, found, there)
         except ValueError as error:

@@ -13,16 +13,18 @@ from dualprune.pipeline import dag
 from dualprune.pipeline.choices.base import ChoiceSettings, Refuse, Take, Try
 from dualprune.pipeline.choices.table import CHOICES, among_parents, searches, trials
 from dualprune.pipeline.node import Node
-from dualprune.stages.kinds.table import KINDS
+from dualprune.stages.kinds.table import KINDS, parse
 from dualprune.stages.settings.base import Settings
 from dualprune.stages.settings.training import StageSpec
 from tests.pipeline.choices.common import stage
+from tests.pipeline.choices.test_shapes import STAGE as SHAPED
 from tests.pipeline.common import manifest
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "select": {"metric": "rate", "budget": {"val_accuracy": 90.0}},
     "replace": {"metric": "val_accuracy", "candidate": 1},
     "search": {"stage": stage(), "tolerance": 1.0, "trials": 3, "most": 4.0},
+    "threed": {"stage": parse(SHAPED), "budget": {"macs": 0.9}, "width": [0.8, 0.6]},
 }
 """Sound ones of each choice."""
 
@@ -50,7 +52,7 @@ def nodes(kind: str) -> tuple[Node, list[Node]]:
 
 def done(parents: list[Node]) -> dict[str, Mapping[str, Any]]:
     """Manifests of the parents, which differ."""
-    return {one.name: manifest(val_accuracy=97.0 - n, rate=2.0 + n) for n, one in enumerate(parents)}
+    return {one.name: manifest(val_accuracy=97.0 - n, rate=2.0 + n, macs=1e6) for n, one in enumerate(parents)}
 
 
 @pytest.mark.parametrize("kind", CHOICES)
@@ -94,7 +96,7 @@ def test_a_choice_decides_by_value(kind: str) -> None:
             assert one.key not in stored
             assert isinstance(one.spec, StageSpec)
             assert "@" in one.name
-            stored[one.key] = manifest(val_accuracy=96.5)
+            stored[one.key] = manifest(val_accuracy=96.5, macs=5e5)
     assert isinstance(decision, Take)
     assert decision.name in {*manifests, *(one.node.name for one in decision.tried)}
 
@@ -106,8 +108,8 @@ def test_what_a_small_run_has_is_sound(kind: str) -> None:
     small = CHOICES[kind].small(settings(kind))
     assert type(small) is CHOICES[kind].settings
     node = Node(node.name, node.parents, small, node.key, node.material, node.shards, node.data_digest)
-    manifests = {one.name: manifest(val_accuracy=1.0, val_loss=100.0) for one in parents}
-    low = manifest(val_accuracy=0.0)
+    manifests = {one.name: manifest(val_accuracy=1.0, val_loss=100.0, macs=1e6) for one in parents}
+    low = manifest(val_accuracy=0.0, macs=5e5)
     assert not isinstance(CHOICES[kind].decide(node, parents, manifests, lambda _: low), Refuse)
 
 

@@ -151,10 +151,18 @@ BAD = {
         "rungs-3x: asks for 48 weights in 0.weight, but rungs-6x leaves only 24",
     ),
     "beam and search": Bad(
-        f"beam: {BEAM}", f"beam: {BEAM}\n    search: {SEARCH}", "the beam", "stages[5]", "one of `ladder`, `beam` and"
+        f"beam: {BEAM}",
+        f"beam: {BEAM}\n    search: {SEARCH}",
+        "the beam",
+        "stages[5]",
+        "one of `ladder`, `beam`, `search`",
     ),
     "ladder and beam": Bad(
-        LADDER, LADDER + f"    beam: {BEAM}\n", "the ladder", "stages[4]", "has one of `ladder`, `beam` and `search`"
+        LADDER,
+        LADDER + f"    beam: {BEAM}\n",
+        "the ladder",
+        "stages[4]",
+        "has one of `ladder`, `beam`, `search`",
     ),
     "a ladder without a parent": Bad(
         "  # the ladder\n    kind: prune\n    parent: dense\n",

@@ -178,9 +178,9 @@ def test_targets_need_not_be_whole() -> None:
 @pytest.mark.parametrize(
     ("entry", "found"),
     [
-        ({**LADDER, **BEAM}, "stages[0]: an entry has one of `ladder`, `beam` and `search`"),
-        ({**LADDER, "search": {}}, "stages[0]: an entry has one of `ladder`, `beam` and `search`"),
-        ({**BEAM, "search": {}}, "stages[0]: an entry has one of `ladder`, `beam` and `search`"),
+        ({**LADDER, **BEAM}, "stages[0]: an entry has one of `ladder`, `beam`, `search` and `threed`"),
+        ({**LADDER, "search": {}}, "stages[0]: an entry has one of `ladder`, `beam`, `search` and `threed`"),
+        ({**BEAM, "search": {}}, "stages[0]: an entry has one of `ladder`, `beam`, `search` and `threed`"),
         (
             {**LADDER, "kind": "train"},
             "stages[0].kind: a ladder or a beam is of prune, shrink or quantize stages, not 'train'",

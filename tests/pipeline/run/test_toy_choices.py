@@ -212,7 +212,7 @@ def test_a_small_run_has_both(tmp_path: Path) -> None:
         ),
         (
             SEVERAL.replace("{count: 3}", "{count: 3}\n  beam: {pool: [2, 3], targets: [4]}"),
-            "an entry has one of `ladder`, `beam`, `search` and `seeds`",
+            "an entry has one of `ladder`, `beam`, `search`, `threed` and `seeds`",
         ),
     ],
 )

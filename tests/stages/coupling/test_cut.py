@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dualprune.stages.coupling.cut import Cut, cut, first, macs
 from dualprune.stages.networks.build import build_model
@@ -98,6 +98,22 @@ def test_the_share_is_the_largest_within_what_may_be_left() -> None:
 def test_what_is_counted_is_for_one_sample() -> None:
     network = nn.Linear(10, 7).to("meta")
     assert macs(network, (torch.zeros(5, 10, device="meta"),), {}) == 70
+
+
+class Given(nn.Module):
+    """A module that is given a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.layer = nn.Parameter(torch.zeros(1, 4)), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + self.layer(self.token)  # type: ignore[no-any-return]
+
+
+def test_a_parameter_as_an_input_is_counted_too() -> None:
+    """Where no gradient is kept, torch's counter itself fails there. It counts once a batch, here of two."""
+    assert macs(Given(), (torch.zeros(2, 4),), {}) == 12 + 12 / 2
 
 
 def test_units_may_be_any() -> None:
