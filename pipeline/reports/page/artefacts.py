@@ -57,6 +57,7 @@ def _filled(store: Store, stage: Stage, found: Mapping[str, Any]) -> Stage:
         tensors=tuple(_tensors(found)),
         started=tuple(parent["name"] for parent in found.get("parents") or ()),
         chosen=(found.get("chosen") or {}).get("name"),
+        decision=found.get("decision") or {},
         world=found.get("world"),
         left_out=tuple(sorted(left_out)),
         speeds=_speeds(store, stage.key),

@@ -85,6 +85,8 @@ class Stage:
     """Its settings, defaults spelt out."""
     samples: Mapping[str, int] = field(default_factory=dict)
     """By split, what it was trained and measured on."""
+    decision: Mapping[str, Any] = field(default_factory=dict)
+    """Of a choice: by what it fell, as its artefact says."""
     advice: str | None = None
     versions: tuple[tuple[str, str], ...] = ()
     """Of what its artefact was made with."""

@@ -47,6 +47,7 @@ def _stage(run: Run, stage: Stage) -> dict[str, Any]:
         "state": stage.state,
         "why": stage.why,
         "chosen": stage.chosen,
+        "decision": dict(stage.decision),
         "fewer": run.fewer(stage) if stage.metrics else None,
         "metrics": dict(stage.metrics),
         "best": stage.measures.best,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dualprune.pipeline.reports.page.facts import Run
-from dualprune.pipeline.reports.page.figures import alike, epochs, gains, graph, lasted, layers, tradeoff
+from dualprune.pipeline.reports.page.figures import alike, epochs, gains, graph, lasted, layers, surface, tradeoff
 from dualprune.pipeline.reports.page.figures.base import Figure
 
 Draws = Callable[[Run], Figure | None]
@@ -22,6 +22,7 @@ FIGURES: tuple[Draws, ...] = (
     epochs.settling,
     epochs.learning,
     alike.alike,
+    surface.surface,
     gains.sizes,
     gains.speed,
     lasted.lasted,
