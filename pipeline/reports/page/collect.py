@@ -83,16 +83,16 @@ class _Now:
     """What is at work at one look."""
 
     def __init__(self, store: Store, run: str) -> None:
-        self.store = store
+        self.store, self.run = store, run
         self.names = set(store.folder.names("locks/names"))
         self.clock = cache(store.probe)
-        self.going = self.holds(run_lock(run))
+        self.going = self.holder(run_lock(run)) is not None
         self.left = left(store.folder, run) if self.going else Left()
 
-    def holds(self, lock: str) -> bool:
-        """Whether a living process has a lock; one on another machine counts while its heartbeat is fresh."""
+    def holder(self, lock: str) -> Holder | None:
+        """The living process that has a lock, if any; one on another machine counts while its heartbeat is fresh."""
         holder = newest(self.store.folder, lock) if lock in self.names else None
-        return holder is not None and self._lives(holder)
+        return holder if holder is not None and self._lives(holder) else None
 
     def _lives(self, holder: Holder) -> bool:
         try:
@@ -191,7 +191,10 @@ def _standing(store: Store, stage: Stage, now: _Now) -> Stage:
 
 
 def _how(store: Store, stage: Stage, now: _Now) -> tuple[State, str | None]:
-    if now.holds(stage_lock(stage.key)) or stage.name in now.left.lines:
+    holder = now.holder(stage_lock(stage.key))
+    if holder is not None and holder.run != now.run:
+        return "running", f"is at work in the run {holder.run}"
+    if holder is not None or stage.name in now.left.lines:
         line, since = now.left.line(stage.name), now.left.since.get(stage.name)
         return ("queued", line or "waits for its workers") if since is None else ("running", line or "is being trained")
     reason = store.failure(stage.key)

@@ -13,6 +13,7 @@ from dualprune.pipeline.store.locks import Locks, run_lock, stage_lock
 from dualprune.pipeline.store.progress import Progress
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import read
+from dualprune.stages.files.folder import Folder
 from tests.pipeline.reports.page.made import CHOICE, LADDER, Made, make, rows
 
 
@@ -142,6 +143,22 @@ def test_a_run_that_is_going_on(tmp_path: Path) -> None:
     assert run.stages["prune-10x"].why == "admm epoch 6/20"
     assert len(run.stages["prune-10x"].rows) == 6
     assert collect(store, "made").state == "killed", "once nobody holds its lock"
+
+
+def test_a_stage_that_is_at_work_in_another_run(tmp_path: Path) -> None:
+    store = make(str(tmp_path), LADDER, ended="failed")
+    store.folder.remove(LADDER[3].key)
+    with Locks(store.folder, "another") as locks:
+        locks.take(stage_lock(LADDER[3].key))
+        stage = collect(store, "made").stages["prune-25x"]
+    assert (stage.state, stage.why) == ("running", "is at work in the run another")
+
+
+def test_a_store_anywhere(place: Folder) -> None:
+    run = collect(make(place.url, CHOICE), "made")
+    assert states(run) == dict.fromkeys(states(run), "done")
+    assert run.overlap is not None
+    assert run.missing == ()
 
 
 def test_trials_that_only_artefacts_name(tmp_path: Path) -> None:
