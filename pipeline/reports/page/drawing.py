@@ -17,6 +17,8 @@ USUAL = {"opacity": "1", "font-size": f"{SIZE}px", "font-weight": "normal", "str
 """Attributes that say nothing where they have these values."""
 PLACES = ("d", "transform", "x", "y", "x2", "y2", "width", "height")
 """Attributes whose numbers are pixels, of which hundredths are enough."""
+ROOM = 12
+"""Pixels around a figure that stands alone."""
 SHARPER = 2.0
 """Pixels of a PNG for each of the figure's."""
 _ID, _USED = re.compile(r' id="([\w-]+)"'), re.compile(r'( id="|url\(#)([\w-]+)')
@@ -55,7 +57,10 @@ def png(spec: Mapping[str, Any]) -> bytes:
 
 def alone(spec: Mapping[str, Any]) -> str:
     """As an SVG file of its own, in light colours on white. Raises NoDrawing."""
-    return resolved(svg({"background": "var(--paper)", **spec}))
+    around = spec.get("padding", 0)
+    sides = around if isinstance(around, Mapping) else dict.fromkeys(("left", "right", "top", "bottom"), around)
+    padding = {side: room + ROOM for side, room in sides.items()}
+    return resolved(svg({"background": "var(--paper)", **spec, "padding": padding}))
 
 
 def inlined(drawn: str, prefix: str) -> str:

@@ -18,7 +18,7 @@ import dualprune
 from dualprune.pipeline.reports.page import drawing, versus_words
 from dualprune.pipeline.reports.page.facts import Run
 from dualprune.pipeline.reports.page.figures import versus
-from dualprune.pipeline.reports.page.figures.base import NARROW, WIDE, Figure, Table, lasting
+from dualprune.pipeline.reports.page.figures.base import NARROW, WIDE, Figure, Table
 from dualprune.pipeline.reports.page.figures.table import figures
 from dualprune.pipeline.reports.page.summary import as_json
 from dualprune.pipeline.reports.page.theme import variables
@@ -86,7 +86,7 @@ def rendered(template: str, *, data: Mapping[str, Any], **values: Any) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"moment": moment, "lasting": lasting}
+    environment.filters |= {"moment": moment, "bound": bound}
     style, script = _style(), _part("page.js")
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -115,6 +115,11 @@ def _style() -> str:
 def _hash(text: str) -> str:
     """As a content security policy names an inline script or style."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def bound(text: str) -> str:
+    """A text in which no line breaks between a number and what it counts in hundredths."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def moment(seconds: float | None) -> str:
