@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,6 +12,7 @@ from dualprune.pipeline.cli.finished import NAMES, Finished, called_with, dense_
 from dualprune.pipeline.config.problems import ConfigError
 from dualprune.pipeline.output import DONE, FAILED, answer, need_reader, redraws, say, show
 from dualprune.pipeline.reports import speed as reports
+from dualprune.pipeline.store import speeds
 from dualprune.stages.artefacts.manifest import Damaged
 from dualprune.stages.settings.base import SpecError
 
@@ -47,16 +48,16 @@ def add(verbs: Any) -> None:
 
 
 def _speed(options: argparse.Namespace, console: Console) -> int:
-    from dualprune.stages.export.speed import speeds
+    from dualprune.stages.export import speed
     from dualprune.stages.export.timing import Effort
 
     backends, skipped = _backends(options.backend)
     devices = _devices(options.device)
     found = [finished(words, options.store, "speed") for words in dict.fromkeys(each(options.artefacts))]
-    subjects = _subjects(found, origin(options))
+    subjects, whose = _subjects(found, origin(options))
     effort = Effort(options.seconds, options.repeats)
     rows = []
-    for row in speeds(
+    for row in speed.speeds(
         subjects, backends, list(dict.fromkeys(options.batch)), devices, options.threads, effort, _noted(console)
     ):
         need_reader()
@@ -66,9 +67,22 @@ def _speed(options: argparse.Namespace, console: Console) -> int:
     show(console, reports.table(rows))
     for text in [*reports.verdicts(rows), *skipped]:
         say(console, text)
+    told = reports.as_json(subjects, rows)
+    _leave(told["speeds"], whose, console)
     if options.json:
-        answer(reports.as_json(subjects, rows))
+        answer(told)
     return DONE if all(any(r.name == one.name and r.latency for r in rows) for one in subjects) else FAILED
+
+
+def _leave(rows: Sequence[Mapping[str, Any]], whose: Mapping[str, Finished], console: Console) -> None:
+    """Leave what was measured beside the artefacts, for reports; where that can't be, the measurement stands."""
+    for name, one in whose.items():
+        timed = [row for row in rows if row["name"] == name and row["latency"] is not None]
+        try:
+            if timed:
+                speeds.leave(one.store, one.key, timed)
+        except OSError as error:
+            say(console, f"{name}: reports won't have its speed: {error}")
 
 
 def _backends(asked: Sequence[str] | None) -> tuple[list[str], list[str]]:
@@ -97,13 +111,14 @@ def _devices(asked: Sequence[str] | None) -> list[str]:
     return list(asked or there)
 
 
-def _subjects(found: Sequence[Finished], inputs: Origin) -> list[Subject]:
-    """The dense networks first, each once, then what came of them. Raises ConfigError."""
+def _subjects(found: Sequence[Finished], inputs: Origin) -> tuple[list[Subject], dict[str, Finished]]:
+    """The dense networks first, each once, then what came of them; and whose these are, by name. Raises ConfigError."""
     from dualprune.stages.export.subjects import built, is_dense, subject
 
     dense: dict[str, Subject] = {}
     results: list[Subject] = []
     taken: set[str] = set()
+    whose: dict[str, Finished] = {}
     for one in found:
         base = one if is_dense(one.manifest) else dense_of(one, is_dense)
         above, before = (one, "dense of ") if base is None else (base, "")
@@ -112,8 +127,10 @@ def _subjects(found: Sequence[Finished], inputs: Origin) -> list[Subject]:
             name = title(above, taken, before)
             dense[place] = _made(above, built if base is None else subject, name, inputs, None)
         if base is not one:
-            results.append(_made(one, subject, title(one, taken), inputs, dense[place].name))
-    return [*dense.values(), *results]
+            name = title(one, taken)
+            whose[name] = one
+            results.append(_made(one, subject, name, inputs, dense[place].name))
+    return [*dense.values(), *results], whose
 
 
 def _made(of: Finished, make: Callable[..., Subject], name: str, inputs: Origin, dense: str | None) -> Subject:

@@ -52,9 +52,7 @@ class Report:
         """What a stage's ranks tell: that they begin, go on or stop, where they are, and samples that are bad."""
         name = node.name
         self._tell(**row, node=node)
-        if row["event"] == "epoch":
-            self._view.epoch(name, row)
-        elif row["event"] == "steps":
+        if row["event"] == "epoch" or row["event"] == "steps":
             self._view.epoch(name, row)
         elif row["event"] == "left_out":
             self._view.left_out(name, row["left_out"])

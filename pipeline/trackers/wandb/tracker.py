@@ -143,9 +143,8 @@ class WandB:
             return self._init(f"{identity}{folders.INSTEAD}", identity, name, kind, config)
 
     def _init(self, given: str, identity: str, name: str, kind: str, config: Mapping[str, Any]) -> _Open:
-        from wandb.env import get_cache_dir
-
         import wandb
+        from wandb.env import get_cache_dir
 
         if not writable(get_cache_dir()):  # where its process keeps a log, which else goes to the terminal
             os.environ["WANDB_CACHE_DIR"] = str(self.folder / "wandb" / "cache")

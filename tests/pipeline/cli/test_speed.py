@@ -14,9 +14,12 @@ import pytest
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.output import BAD_INPUT, DONE
 from dualprune.pipeline.reports import speed as reports
-from dualprune.stages.artefacts.manifest import own_hash
+from dualprune.pipeline.store import speeds
+from dualprune.pipeline.store.store import Store
+from dualprune.stages.artefacts.manifest import check, own_hash
 from dualprune.stages.export.speed import Place, Speed
 from dualprune.stages.export.timing import Spread
+from dualprune.stages.files.folder import Folder
 from tests.pipeline.cli.finished import KEYS, chain
 
 Run = Callable[..., tuple[int, str, str]]
@@ -217,3 +220,21 @@ def test_sentences_say_where_a_reason_holds() -> None:
     assert list(reports.verdicts(busy[:1])) == []
     (said,) = reports.verdicts(busy)
     assert said.startswith("the machine is busy: up to 31 % of the time")
+
+
+def test_what_was_measured_is_left_for_reports(store: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the artefact, which is as sound as before; where that can't be, the measurement stands."""
+    code, out, _ = run("half", "--store", store, "--json")
+    assert code == DONE
+    found = speeds.left(Store(str(store)), KEYS["half"])
+    assert found == [row for row in json.loads(out)["speeds"] if row["name"] == "half"]
+    assert [row["batch"] for row in found] == [1, 3]
+    assert check(Folder(str(store / KEYS["half"]))) is not None
+    assert speeds.left(Store(str(store)), KEYS["dense"]) == [], "it is what others are compared with"
+
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(speeds, "leave", full)
+    code, out, _ = run("half", "--store", store)
+    assert (code, "reports won't have its speed: no space left" in out) == (DONE, True)
