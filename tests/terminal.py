@@ -50,6 +50,7 @@ class Terminal:
         limit = time.monotonic() + seconds
         while not found(seen := self.seen()):
             assert time.monotonic() < limit, "\n".join(seen)
+            assert not any(line.startswith("ended with") for line in seen), "\n".join(seen)
             time.sleep(0.05)
         return seen
 

@@ -14,8 +14,8 @@ pytestmark = [pytest.mark.slow, needs_tmux]
 
 PATIENCE = 900.0
 """Seconds for a busy machine."""
-COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:[349]\d)")
-"""What sets a colour; bold and dim are none."""
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:[34][0-8]|9\d)[;m]")
+"""What sets a colour; bold and dim are none, nor is what ends one."""
 
 
 @pytest.mark.timeout(2400)
@@ -23,7 +23,8 @@ def test_a_run_and_its_watcher(tmp_path: Path) -> None:
     """At 80 columns and at 200, nothing of the picture or of the table at the end wraps; without colours if asked."""
     config = TWO_STAGES.replace("train: {epochs: 2,", "train: {epochs: 60,").replace("epochs: 1,", "epochs: 30,")
     (tmp_path / "two.yaml").write_text(config.replace("half", "half-of-a-long-name"))
-    plain = {"NO_COLOR": "1", "WANDB_MODE": "disabled"}
+    # Ray's workers give way to all else that a machine does, for minutes on one that does much.
+    plain = {"NO_COLOR": "1", "WANDB_MODE": "disabled", "RAY_worker_niceness": "0"}
     watching = ("-m", "dualprune", "watch", "two.yaml")
     with (
         Terminal(tmp_path, 200, 50, *watching) as watch,
@@ -32,7 +33,8 @@ def test_a_run_and_its_watcher(tmp_path: Path) -> None:
         watch.wait_for(lambda seen: any("waits for one to begin" in line for line in seen), PATIENCE)
         seen: dict[str, list[list[str]]] = {"run": [], "watch": []}
         for mark in ("◌ dense", "▶ dense", "▶  half"):
-            for name, terminal in (("run", run), ("watch", watch)):
+            # The second stage is short, and a watcher looks every two seconds: it may miss it.
+            for name, terminal in (("run", run), ("watch", watch))[: 1 if "half" in mark else 2]:
                 seen[name].append(terminal.wait_for(lambda seen, mark=mark: _begin(seen, mark), PATIENCE))
                 assert len(picture(terminal.seen("-J"))) == len(picture(terminal.seen()))
         assert not COLOUR.search(run.tmux("capture-pane", "-p", "-e"))

@@ -142,7 +142,7 @@ def _more(width: int) -> list[_Column]:
         _Column("epoch", 24, _epoch, left=True),
         _Column("residual", trend + 6, lambda page, stage: _residual(page, stage, trend), unit="residual {}"),
         _Column("loss", 8, lambda _, stage: _told(stage, "loss", ".4f"), unit="loss {}"),
-        _Column("workers", 7, lambda _, stage: _told(stage, "world", "d"), unit="{} workers"),
+        _Column("workers", 7, lambda _, stage: _told(stage, "world", "d"), unit="workers {}"),
         _Column("memory", 8, lambda _, stage: _memory(stage)),
         _Column("samples/s", 9, lambda _, stage: _told(stage, "samples_per_second", ",.0f"), unit="{} samples/s"),
         _Column(
