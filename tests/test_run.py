@@ -9,7 +9,7 @@ import pytest
 
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.files.folder import Folder
-from tests.cluster.test_monitor import runs
+from tests.pipeline.trackers.wandbfiles import mirrored
 from tests.running import CONFIG, dualprune, json_of, stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -104,18 +104,21 @@ def test_plan_says_what_a_change_re_runs(undisturbed: tuple[Path, list[str]]) ->
 
 
 def test_wandb_holds_what_was_logged(undisturbed: tuple[Path, list[str]]) -> None:
-    """Each stage is one offline W&B run in one group, with the losses and residuals of its metrics file; that they are
-    offline, and why, is among the first lines."""
+    """Each stage is one offline W&B run in one group, with the losses and residuals of its metrics file, beside that of
+    all; that they are offline, and why, is among the first lines, and how they are sent, once, among the last."""
     folder, lines = undisturbed
     assert lines.index("W&B: offline as monitor.wandb says") < lines.index("Ray starts")
-    found = runs(folder / "runs" / "logs")
-    assert set(found) == {"dense", "prune-4x", "prune-8x"}
-    for name, (run, rows, _, code) in found.items():
-        assert (run.run_group, run.job_type, code) == ("small", stage(lines, name)["kind"], 0)
+    assert sum("wandb sync" in line for line in lines) == 1
+    found = mirrored(folder / "runs" / "logs")
+    assert set(found) == {"dense", "prune-4x", "prune-8x", "small"}
+    for name, one in found.items():
+        assert (one.run.run_group, one.code) == ("small", 0)
+        if name == "small":
+            continue
+        assert one.run.job_type == stage(lines, name)["kind"]
         metrics = (folder / "runs" / stage(lines, name)["key"] / "metrics.jsonl").read_text().splitlines()
-        for key in ("loss", "residual", "val_accuracy"):
-            logged = [row[key] for row in rows if key in row]
-            assert logged == pytest.approx([r[key] for r in map(json.loads, metrics) if key in r])
+        for key, shown in (("loss", "loss"), ("residual", "primal"), ("val_accuracy", "val_accuracy")):
+            assert one.series(shown) == pytest.approx([r[key] for r in map(json.loads, metrics) if key in r])
 
 
 def test_the_store_shows_what_the_run_left(undisturbed: tuple[Path, list[str]]) -> None:

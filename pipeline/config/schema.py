@@ -82,12 +82,16 @@ class Retry(Settings):
 
 
 class Monitor(Settings):
-    """Weights & Biases."""
+    """What shows people how a run goes, beside its terminal."""
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """`auto` is what wandb itself would do here, and offline files where it has no key."""
     project: str | None = None
-    """Left out: the one that wandb's own settings name (WANDB_PROJECT), or `dualprune`."""
+    """Of W&B's. Left out: the one that wandb's own settings name (WANDB_PROJECT), or `dualprune`."""
+    upload: bool = False
+    """Whether stages' networks go to W&B; without, it gets references to them in the store."""
+    tensorboard: bool = False
+    """Whether TensorBoard's files are written too, into `tensorboard` beside the logs (`pip install tensorboard`)."""
 
 
 class Top(Settings):
@@ -104,4 +108,4 @@ class Top(Settings):
     retry: Retry = Retry()
     """How often a stage is tried again."""
     monitor: Monitor = Monitor()
-    """Weights & Biases."""
+    """Weights & Biases, and TensorBoard."""

@@ -14,7 +14,6 @@ from dualprune.cluster.capacity import Shape
 from dualprune.cluster.failures import Failure, Policy, decide
 from dualprune.cluster.lane import Event
 from dualprune.cluster.lanes import Lanes
-from dualprune.cluster.monitor import Monitor
 from dualprune.pipeline import dag
 from dualprune.pipeline.blame import note
 from dualprune.pipeline.choices.base import Refuse, Take
@@ -27,11 +26,14 @@ from dualprune.pipeline.plan.why import begun, record
 from dualprune.pipeline.run.board import Board
 from dualprune.pipeline.run.report import Report
 from dualprune.pipeline.run.results import Result, result
+from dualprune.pipeline.run.sight import Sight
 from dualprune.pipeline.run.view import View
 from dualprune.pipeline.store.events import Events
 from dualprune.pipeline.store.locks import Locks, Lost, run_lock, stage_lock
 from dualprune.pipeline.store.progress import Progress
 from dualprune.pipeline.store.store import Store
+from dualprune.pipeline.trackers.mirror import HURRY
+from dualprune.pipeline.trackers.table import Given, mirror
 from dualprune.stages.artefacts.manifest import Damaged, take
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import Parent, StageJob
@@ -70,26 +72,30 @@ def run(
         return _results(board, store)
     with Locks(store.folder, config.top.name) as locks:
         locks.take(run_lock(config.top.name), wait)
+        view.run, view.look = config.top.name, Sight(board, store)
         record(config.top.name, store, plan)
         hold(store, plan, names)
+        given = Given(config.top.monitor, config.top.name, store.folder, logs.parent, view.note)
         with (
             Progress(store.folder, config.top.name, view.lines) as progress,
             Events(store.folder, config.top.name) as events,
+            mirror(given) as mirrored,
         ):
+            events.listeners.append(mirrored.hear)
             events.add("begun", **begun(config.top, plan, names))
             run = _Run(config, board, store, logs, view, locks, force, events)
             progress.account = run.account
-            patience, how = 20.0, "broken"
+            how = "broken"
             try:
                 run.to_the_end()
                 how = "failed" if board.failed else "done"
             except KeyboardInterrupt:
-                patience, how = 2.0, "interrupted"
+                mirrored.patience, how = HURRY, "interrupted"
                 run.save()
                 raise
             finally:
-                run.close(patience)
                 events.add("ended", how=how)
+                run.close()
     return _results(board, store)
 
 
@@ -140,10 +146,7 @@ class _Run:
         self.failures: dict[str, list[Failure]] = {}
         settings = config.top.cluster
         self.policy = Policy(**config.top.retry.model_dump())
-        monitor = config.top.monitor
-        mirror = Monitor(monitor.wandb, monitor.project, config.top.name, logs / "wandb", view.note)
-        self.report = Report(view, mirror, events)
-        self.report.note(str(mirror))
+        self.report = Report(view, events)
         began = time.monotonic()
         self.report.note("Ray starts" if settings.address is None else f"connects to Ray at {settings.address}")
         self.lanes = Lanes(
@@ -178,17 +181,14 @@ class _Run:
             if event.kind != "failed":
                 self._react(event)
 
-    def close(self, patience: float) -> None:
-        """End lanes and W&B, whatever happened; W&B gets `patience` seconds for what it has still to do."""
+    def close(self) -> None:
+        """End lanes, whatever happened."""
         self.copiers.shutdown(wait=False, cancel_futures=True)
-        try:
-            self.lanes.close()
-        finally:
-            self.report.close(patience)
+        self.lanes.close()
 
     def account(self) -> dict[str, Any]:
         """What the progress that is left in the store says beside the stages' lines."""
-        return {"since": self.report.since(), **self.board.account()}
+        return {**self.report.account(), **self.board.account()}
 
     def _begin_all(self) -> None:
         for node in self.board.ready():
@@ -225,7 +225,7 @@ class _Run:
         self.board.starts(node)
         self.store.note_failure(node.key, None)
         self.lanes.submit(node.name, self._job(node).model_dump())
-        self.report.submitted(node, self.config.top.name)
+        self.report.submitted(node)
 
     def _choose(self, node: Node) -> None:
         """Ask what a choice comes to, and begin that: taking one's artefact, or the trials that are next."""

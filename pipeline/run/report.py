@@ -1,4 +1,4 @@
-"""What a run says of its stages while they run: on the terminal, in the driver's log, and in W&B."""
+"""What a run says of its stages while they run: on the terminal, in the driver's log, and in the event log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from dualprune.cluster.failures import Failure
-from dualprune.cluster.monitor import Monitor
 from dualprune.pipeline.measured import validated
 from dualprune.pipeline.node import Node
 from dualprune.pipeline.run.results import advice
@@ -25,24 +24,22 @@ MEMORY = (
     " batch or more of engine.accumulate, fewer of data.workers, and no engine.offload"
 )
 """Ray's own account is in the log."""
-MIRRORED = ("epoch", "loss", "lr", "residual", "rho")
-"""What W&B gets of an epoch's row, beside what was validated."""
 
 
 class Report:
     """Tells what happens to stages, as it happens."""
 
-    def __init__(self, view: View, monitor: Monitor, events: Events) -> None:
-        self._view, self._monitor, self._events = view, monitor, events
+    def __init__(self, view: View, events: Events) -> None:
+        self._view, self._events = view, events
 
     def note(self, text: str) -> None:
         """A line of the run's own."""
         self._view.note(text)
 
-    def submitted(self, node: Node, run: str) -> None:
+    def submitted(self, node: Node) -> None:
         """A stage is given to the lanes."""
-        self._tell("submitted", node, kind=node.spec.kind, parents=list(node.parents), material=dict(node.material))
-        self._monitor.start(node.name, f"{run}-{node.key}", node.spec.kind, dict(node.material))
+        facts = {"kind": node.spec.kind, "parents": list(node.parents), "objective": node.measures.said()}
+        self._tell("submitted", node, **facts, material=dict(node.material))
         _log.info("%s: ready", node.name)
         self._view.waiting(node.name, "waits for its workers")
 
@@ -55,12 +52,8 @@ class Report:
         """What a stage's ranks tell: that they begin, go on or stop, where they are, and samples that are bad."""
         name = node.name
         self._tell(**row, node=node)
-        if row["event"] == "epoch":
+        if row["event"] == "epoch" or row["event"] == "steps":
             self._view.epoch(name, row)
-            told = {key: value for key, value in row.items() if key in MIRRORED or key.startswith("val_")}
-            self._monitor.log(name, told, row["steps"])
-        elif row["event"] == "steps":
-            pass
         elif row["event"] == "left_out":
             self._view.left_out(name, row["left_out"])
         elif row["event"] == "stopped":
@@ -70,7 +63,7 @@ class Report:
             _log.info("%s: trains from step %d on", name, row["steps"])
             slow = f" ({EMULATED})" if row.get("emulates_bf16") else ""
             begins = f"goes on after step {row['steps']}" if row["event"] == "resumed" else "training"
-            self._view.begins(name, begins + slow)
+            self._view.begins(name, begins + slow, {"best": node.measures.best, "unit": node.measures.unit, **row})
 
     def memory(self, account: str) -> None:
         """A worker was killed for memory; `account` is Ray's."""
@@ -86,10 +79,9 @@ class Report:
 
     def done(self, node: Node, manifest: Mapping[str, Any]) -> None:
         """A stage has trained to its end, and left this manifest."""
-        self._tell("done", node, metrics=manifest["metrics"])
         name = node.name
         metrics, said = manifest["metrics"], advice(manifest)
-        self._monitor.finish(name, {**metrics, "advice": said} if said else dict(metrics), failed=False)
+        self._tell("done", node, metrics=metrics, advice=said)
         rate, network = metrics["rate"], metrics.get("network_rate")
         of_all = "" if network in (None, rate) else f" ({network:.2f}x of the network)"
         of = measures(manifest)
@@ -104,22 +96,16 @@ class Report:
         _log.warning("%s: %s\n%s", name, reason, failure.trace)
         if again:
             self._tell("retry", node, reason=reason)
-            self._view.ended(name, reason)
-        else:
-            self._monitor.finish(name, {}, failed=True)
+            self._view.again(name, reason)
 
     def failed(self, node: Node, reason: str, told: str) -> None:
         """A stage has failed for good; of its reason `told` is shown."""
         self._tell("failed", node, kind=node.spec.kind, reason=reason)
         self._view.failed(node.name, told)
 
-    def since(self) -> dict[str, str]:
-        """When each stage that is being trained began; UTC."""
-        return self._view.since()
+    def account(self) -> dict[str, Any]:
+        """What stages do, for those who watch."""
+        return self._view.account()
 
     def _tell(self, event: str, node: Node, **facts: Any) -> None:
         self._events.add(event, node.name, key=node.key, **facts)
-
-    def close(self, patience: float) -> None:
-        """W&B gets `patience` seconds for what it has still to do."""
-        self._monitor.close(patience)

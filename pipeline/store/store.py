@@ -8,6 +8,7 @@
 <store>/events/<run>/     what happened, and when (pipeline.store.events)
 <store>/progress/<run>.json  how far a run is (pipeline.run.progress)
 <store>/plans/<run>.json  keys and settings of the last plan, to say what has changed since
+<store>/saliency/<key>.json  what a network looks at (pipeline.reports.saliency.record)
 <store>/locks/            who works on what (pipeline.store.locks)
 <store>/logs/<run>/       logs, where the store is a local folder
 """

@@ -12,6 +12,7 @@ Tensors are walked one at a time, so that no rank holds more than one of them wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -198,9 +199,17 @@ def _walked(w: Tensor, z: Tensor, before: Tensor) -> _Walked:
 
 def _histogram(w: Tensor) -> Histogram:
     """Of entries that aren't finite nothing is counted."""
-    finite = w.detach().flatten()[w.detach().flatten().isfinite()]
-    low, high = (float(finite.min()), float(finite.max())) if finite.numel() else (0.0, 0.0)
-    return Histogram(low, high, [int(count) for count in torch.histc(finite, BINS, low, high).tolist()])
+    flat = w.detach().flatten()
+    low, high = _range(flat)
+    if not math.isfinite(low + high):  # which is looked at first: leaving entries out takes longer than counting them
+        flat = flat[flat.isfinite()]
+        low, high = _range(flat)
+    return Histogram(low, high, [int(count) for count in torch.histc(flat, BINS, low, high).tolist()])
+
+
+def _range(flat: Tensor) -> tuple[float, float]:
+    low, high = flat.aminmax() if flat.numel() else (0.0, 0.0)
+    return float(low), float(high)
 
 
 def _square(x: Tensor) -> float:

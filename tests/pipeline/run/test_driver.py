@@ -21,6 +21,9 @@ from dualprune.pipeline.store import events
 from dualprune.pipeline.store.history import histories
 from dualprune.pipeline.store.locks import Locks, living, stage_lock
 from dualprune.pipeline.store.store import Store
+from dualprune.pipeline.trackers.base import Row
+from dualprune.pipeline.trackers.mirror import Mirror
+from dualprune.pipeline.trackers.table import Given
 from dualprune.stages.artefacts.manifest import MANIFEST
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import StageJob
@@ -129,22 +132,34 @@ PLACE = {
 
 
 class Recorder:
-    """Stands in for cluster.monitor.Monitor."""
+    """A tracker that only remembers."""
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *args, **kwargs: self.calls.append((name, *args, *kwargs.values()))
+        return lambda *args: self.calls.append((name, *args))
+
+    def left(self) -> list[str]:
+        """What is said of it at the end."""
+        return ["recorded"]
+
+    def mirror(self, given: Given) -> Mirror:
+        """Itself, as the only tracker."""
+        return Mirror(given.run, given.store, {"recorder": self}, given.tell)
+
+    def of(self, stage: str) -> list[tuple[Any, ...]]:
+        """What was told of a stage."""
+        return [(name, *args) for name, *args in self.calls if args and getattr(args[0], "name", None) == stage]
 
 
 class Ran:
     """What came of one run of CONFIG."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, script: Script, *overrides: str) -> None:
-        self.lanes, self.monitor = Scripted(script), Recorder()
+        self.lanes, self.recorder = Scripted(script), Recorder()
         patch.setattr(driver, "Lanes", lambda *_: self.lanes)
-        patch.setattr(driver, "Monitor", lambda *_: self.monitor)
+        patch.setattr(driver, "mirror", self.recorder.mirror)
         settings, problems = loaded(folder, overrides=list(overrides))
         self.store, self.plan = planning.make(settings, problems)
         self.keys = {p.node.name: p.node.key for p in self.plan}
@@ -340,7 +355,7 @@ def test_a_plan_that_is_all_done_starts_nothing(tmp_path: Path, monkeypatch: pyt
     for p in planning.make(settings, problems)[1]:
         artefact(settings.top.store, p.node.key)
     monkeypatch.setattr(driver, "Lanes", None)
-    monkeypatch.setattr(driver, "Monitor", None)
+    monkeypatch.setattr(driver, "mirror", None)
     store, plan = planning.make(settings, problems)
     rows = driver.run(settings, plan, store, tmp_path, View(Console(file=io.StringIO())))
     assert {row.state for row in rows} == {"cached"}
@@ -355,53 +370,65 @@ def test_two_stages_of_one_key_do_not_run_at_once(ran: Callable[..., Ran], tmp_p
 
 
 def test_rows_are_mirrored(ran: Callable[..., Ran]) -> None:
-    """Each stage is opened under its key, has its epochs' numbers by step, and is closed once."""
+    """Each stage begins under its key, has its epochs' numbers by step, and ends once; the run's end comes last."""
     run = ran({"half": [LOST, ERROR]})
-    of_half = [call for call in run.monitor.calls if call[1:2] == ("half",)]
-    start, first, second, finish = of_half
-    assert start[:4] == ("start", "half", f"tiny-{run.keys['half']}", "prune")
-    assert start[4]["spec"]["admm"]["rho"] == 3e-3
-    numbers = {"epoch": 1, "loss": 0.5, "lr": 0.1, "residual": 0.25, "rho": 0.003}
+    told = run.recorder.of("half")
+    assert [call[0] for call in told] == ["begin", "row", "row", "begin", "row", "row", "end"]
+    stage = told[0][1]
+    assert (stage.key, stage.kind, stage.parents) == (run.keys["half"], "prune", (("dense", run.keys["dense"]),))
+    assert stage.config["spec"]["admm"]["rho"] == 3e-3
+    assert stage.measures.best == "accuracy"
+    numbers = {"epoch": 1, "loss": 0.5, "lr": 0.1, "primal": 0.25, "rho": 0.003, "seconds": 1.0}
     numbers |= {"val_accuracy": 90.0, "val_loss": 0.4}
-    assert first == second == ("log", "half", numbers, 20)
-    assert finish == ("finish", "half", {}, True)
-    assert ("finish", "other", manifest()["metrics"], False) in run.monitor.calls
-    assert run.monitor.calls[-1] == ("close", 20.0)
+    within = {"step_loss": 0.6, "lr": 0.1, "seconds": 0.5, "samples_per_second": 100.0, "step_seconds": 0.05}
+    place, epoch = Row(10, {**within, "waited": 0.1, "memory_bytes": 1e9}, phase="admm"), Row(20, numbers, phase="admm")
+    assert [call[2] for call in told if call[0] == "row"] == [place, epoch, place, epoch]
+    assert told[-1][2].failed
+    end = run.recorder.of("other")[-1][2]
+    assert (end.failed, end.metrics["rate"]) == (None, manifest()["metrics"]["rate"])
+    summary, close = run.recorder.calls[-2:]
+    assert (summary[0], summary[1].how, close[0]) == ("summarize", "failed", "close")
+    states = {row["stage"]: row["state"] for row in summary[1].stages}
+    assert (states["half"], states["other"]) == ("failed", "done")
+    assert 19.0 < close[1] <= 20.0
+    assert "recorded" in run.file.getvalue()
 
 
-def test_lanes_and_monitor_are_closed_when_the_cluster_goes_away(
+def test_lanes_and_trackers_are_closed_when_the_cluster_goes_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error is the caller's to tell."""
-    lanes, monitor = Scripted({}), Recorder()
+    lanes, recorder = Scripted({}), Recorder()
 
     def take(timeout: float) -> list[Event]:
         raise OSError("gone")
 
     monkeypatch.setattr(lanes, "take", take)
     monkeypatch.setattr(driver, "Lanes", lambda *_: lanes)
-    monkeypatch.setattr(driver, "Monitor", lambda *_: monitor)
+    monkeypatch.setattr(driver, "mirror", recorder.mirror)
     settings, problems = loaded(tmp_path)
     store, plan = planning.make(settings, problems)
     with pytest.raises(OSError, match="gone"):
         driver.run(settings, plan, store, tmp_path, View(Console(file=io.StringIO())))
     assert lanes.closed
-    assert monitor.calls[-1] == ("close", 20.0)
+    assert [call[0] for call in recorder.calls[-2:]] == ["summarize", "close"]
 
 
 def test_an_interrupted_run_says_where_its_stages_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What lanes tell while they end is shown; W&B is not waited for."""
-    lanes, monitor, file = Scripted({}), Recorder(), io.StringIO()
+    lanes, recorder, file = Scripted({}), Recorder(), io.StringIO()
 
     def take(timeout: float) -> list[Event]:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(lanes, "take", take)
     monkeypatch.setattr(driver, "Lanes", lambda *_: lanes)
-    monkeypatch.setattr(driver, "Monitor", lambda *_: monitor)
+    monkeypatch.setattr(driver, "mirror", recorder.mirror)
     settings, problems = loaded(tmp_path)
     store, plan = planning.make(settings, problems)
     with pytest.raises(KeyboardInterrupt):
         driver.run(settings, plan, store, tmp_path, View(Console(file=file)))
     assert "dense: stopped after step 17, and saved there" in file.getvalue()
-    assert monitor.calls[-1] == ("close", 2.0)
+    assert recorder.calls[-2][1].how == "interrupted"
+    assert recorder.calls[-1][0] == "close"
+    assert recorder.calls[-1][1] <= 2.0

@@ -71,9 +71,9 @@ class Ran:
         keep_going: bool = False,
         unheard: float = 30.0,
     ) -> None:
-        self.lanes, self.monitor = Scripted(script or {}, accuracies), Recorder()
+        self.lanes, self.recorder = Scripted(script or {}, accuracies), Recorder()
         patch.setattr(driver, "Lanes", lambda *_: self.lanes)
-        patch.setattr(driver, "Monitor", lambda *_: self.monitor)
+        patch.setattr(driver, "mirror", self.recorder.mirror)
         patch.setattr(driver, "UNHEARD", unheard)  # long, so that the order of events is that of the script
         settings, problems = load(str(extended(folder, entries)))
         self.store, plan = planning.make(settings, problems)
