@@ -16,11 +16,12 @@ from dualprune.pipeline.reports.page.figures.base import (
     width_of,
 )
 from dualprune.pipeline.reports.page.figures.marks import mark, text
-from dualprune.pipeline.reports.page.theme import STEPS, colour
+from dualprune.pipeline.reports.page.theme import SIZE, STEPS, colour
 
-CELL = 64, 32
-"""Pixels, at most."""
-TOP = 10
+TIGHT = 26
+"""Pixels of a cell across up to which its number is smaller."""
+CELL, WIDEST = (64, 32), 110
+"""Pixels of a cell, at most; across where it has a name above it."""
 
 
 def alike(run: Run) -> Figure | None:
@@ -43,9 +44,11 @@ def _cell(found: Overlap, row: str, column: str) -> str:
 
 def _spec(found: Overlap, width: int) -> Spec:
     count = len(found.stages)
-    left = min(0.34 * width, max(width_of(name) for name in found.stages) + 14)
-    numbered = max(width_of(name) for name in found.stages) + 10 > min(110, (width - left) / count)
-    wide = min(110 if not numbered else CELL[0], (width - left - 4) / count)
+    longest = max(map(width_of, found.stages))
+    numbered = longest + 10 > min(WIDEST, (width - min(0.34 * width, longest + 14)) / count)
+    names = [f"{number + 1}  {name}" if numbered else name for number, name in enumerate(found.stages)]
+    left = min(0.34 * width, max(map(width_of, names)) + 14)
+    wide = min(CELL[0] if numbered else WIDEST, (width - left - 4) / count)
     inner, height = wide * count, CELL[1] * count
     x, y = quantitative("x", (0, count)), quantitative("y", (count, 0))
     at = {"x": x, "y": y}
@@ -70,8 +73,7 @@ def _spec(found: Overlap, width: int) -> Spec:
             ends = {"x2": {"field": "x2"}, "y2": {"field": "y2"}}
             layers.append(mark("rect", cells, {**at, **ends}, fill=colour(f"h{step}")))
             middles = [{"x": one["cx"], "y": one["cy"], "text": one["text"]} for one in cells]
-            layers.append(text(middles, at, fill=colour(f"t{step}")))
-    names = [f"{number + 1}  {name}" if numbered else name for number, name in enumerate(found.stages)]
+            layers.append(text(middles, at, fill=colour(f"t{step}"), fontSize=SIZE if wide > TIGHT else SIZE - 2))
     side = [{"y": number + 0.5, "text": shortened(name, left - 12)} for number, name in enumerate(names)]
     layers.append(text(side, {"y": y, "x": {"value": -10}}, align="right"))
     heads = [
