@@ -87,7 +87,7 @@ def _enter(run: Run[ShrinkSpec], phase: Phase) -> None:
 
 KIND = Kind(
     settings=ShrinkSpec,
-    version=1,
+    version=2,
     phases=_phases,
     varies=("constraints", "multiple", "blocks", "resolution", "retrain", "distill"),
     needs_parent=True,

@@ -7,7 +7,7 @@ is under that penalty (the scale can be taken into the weights). So no scale is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -113,22 +113,44 @@ def shrink(tensors: Tensors, of: Gates, by: Tensor | float) -> Tensor:
     return before * factors
 
 
-def close(tensors: Tensors, found: Sequence[Gates], gone: Gone, shapes: Parameters) -> None:
-    """Set units to zero in all that makes and reads them, and keep their weights there: masks say so."""
+def close(tensors: Tensors, found: Sequence[Gates], gone: Gone, shapes: Parameters, states: Sequence[str] = ()) -> None:
+    """Set units to zero in all that makes and reads them, and keep their weights there: masks say so.
+
+    `states` are the names of what an optimizer remembers of each entry, which would move them on.
+    """
     some = [one for one in found if one.share.number in gone and gone[one.share.number].any()]
     stays = {one.share.number: ~gone[one.share.number] for one in some}
     for name, kept in coupled.slices([one.share for one in some], stays, shapes).items():
-        value = kept.project(tensors.get(name))
-        tensors.set(name, value)
-        tensors.set(name, kept.mask(value) * tensors.get(name, "mask"), "mask")
+        for state in (None, "mask", *states):
+            tensors.set(name, kept.project(tensors.get(name, state)), state)
     for one in some:
-        hold(tensors, one, gone[one.share.number])
+        for place in one.places:
+            if len(shapes[place[0]].shape) == 1:  # scales and biases, which no mask keeps there; nothing moves them on
+                _zero(tensors, place[0], one.share.space.places[place][gone[one.share.number]].ravel(), states)
 
 
-def hold(tensors: Tensors, of: Gates, gone: NDArray[np.bool_]) -> None:
-    """Set a unit's scales and biases to zero, which no mask keeps there."""
-    for name, dim in of.places:
-        value = tensors.get(name)
-        if value.ndim == 1:
-            value[torch.from_numpy(of.share.space.places[name, dim][gone].ravel()).to(value.device)] = 0.0
-            tensors.set(name, value)
+def _zero(tensors: Tensors, name: str, positions: NDArray[np.int64], states: Sequence[str]) -> None:
+    for state in (None, *states):
+        value = tensors.get(name, state)
+        value[torch.from_numpy(positions).to(value.device)] = 0.0
+        tensors.set(name, value, state)
+
+
+def shrink_whole(tensors: Tensors, names: Sequence[str], by: float) -> None:
+    """The proximal step of `by` times the norm of all entries of some tensors. On all ranks together."""
+    values = {name: tensors.get(name) for name in names}
+    norm = norm_of(values.values())
+    for name, value in values.items():
+        tensors.set(name, value * max(0.0, 1 - by / max(norm, 1e-30)))
+
+
+def norm_of(values: Iterable[Tensor]) -> float:
+    """Of all entries of some tensors."""
+    return float(sum(value.double().square().sum() for value in values)) ** 0.5
+
+
+def close_whole(tensors: Tensors, names: Iterable[str], masked: Container[str], states: Sequence[str] = ()) -> None:
+    """Set tensors to zero; those that are `masked` stay so."""
+    for name in names:
+        for state in (None, *(("mask",) if name in masked else ()), *states):
+            tensors.set(name, torch.zeros_like(tensors.get(name)), state)
