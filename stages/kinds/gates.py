@@ -66,8 +66,8 @@ SAMPLES = 2
 
 @dataclass
 class _State(State):
-    means: dict[str, float] = field(default_factory=dict)
-    """What worth is relative to, by the number of a space and the path of a block, as the stage began."""
+    totals: dict[str, float] = field(default_factory=dict)
+    """Sums of squares of gates as the stage began, by the number of a space and the path of a block."""
     gone: dict[str, list[int]] = field(default_factory=dict)
     """Closed units, by the number of their space."""
     shut: list[str] = field(default_factory=list)
@@ -111,7 +111,7 @@ def _start(run: Run[GatesSpec]) -> None:
     _possible(run.spec, found.least())
     begun = pressing.begun(run.engine, found, pressing.gates(run.targets))
     state = run.state
-    state.whole, state.layers, state.means = found.whole, dict(found.layers), dict(begun.means)
+    state.whole, state.layers, state.totals = found.whole, dict(found.layers), dict(begun.totals)
     state.blocks = {path: list(names) for path, names in found.blocks.items()}
     _note(run, begun)
 
@@ -122,7 +122,7 @@ def _pressing(run: Run[GatesSpec]) -> Pressing:
 
     state = run.state
     found = pressing.restored(run.targets, state.whole, state.layers, state.blocks, state.gone, state.shut)
-    return pressing.Pressing(found, pressing.gates(run.targets), state.means)
+    return pressing.Pressing(found, pressing.gates(run.targets), state.totals)
 
 
 def _note(run: Run[GatesSpec], now: Pressing) -> None:
@@ -158,7 +158,7 @@ def _leave(run: Run[GatesSpec], phase: Phase) -> Row:
 
 def _facts(run: Run[GatesSpec]) -> dict[str, Any]:
     """What is left: the share of multiply-accumulates, units of each space, and blocks that are closed."""
-    if not run.state.means:
+    if not run.state.totals:
         return {}
     now = _pressing(run)
     units = {now.closing.spaces[n].name: [len(closed), int((~closed).sum())] for n, closed in now.closing.gone.items()}

@@ -30,21 +30,21 @@ class Pressing:
 
     closing: Closing
     gates: Sequence[Gates]
-    means: Mapping[str, float]
-    """Of the squares of what one weight adds to a unit, as the stage began: for each space, by its number as text, and
-    for each block by its path."""
+    totals: Mapping[str, float]
+    """Sums of squares of gates, as the stage began: of the units of a space, by its number as text, and of the blocks
+    that add to the same stream, by the path of each."""
 
     def press(self, engine: Engine, budget: float, by: float) -> list[Next]:
-        """Take the share `by` of a mean gate from each of those that the budget leaves no room for, the weakest by what
-        they cost. Those that come to zero are closed, and given. On all ranks together.
+        """Take the share `by` of a mean gate from each of those that the budget leaves no room for, the least worth for
+        what they cost. Those that come to zero are closed, and given. On all ranks together.
         """
         prices, norms = self.closing.prices(), dict(self._norms(engine))
-        weighed = {key: norm**2 / max(self._mean(key) * prices[key], 1e-30) for key, norm in norms.items()}
+        weighed = {key: worth / max(prices[key], 1e-30) for key, worth in self._worth(norms)}
         pressed = self.closing.weakest(self.closing.open(weighed), budget)
         steps = {key: np.zeros_like(norm) for key, norm in norms.items()}
         for one in pressed:
             key = one.block or one.space
-            steps[key][one.unit] = by * (self._mean(key) * self._count(key)) ** 0.5
+            steps[key][one.unit] = by * (self.totals[str(key)] / self._count(key)) ** 0.5
         for of in self.gates:
             if (step := steps[of.share.number]).any():
                 gating.shrink(engine, of, torch.from_numpy(step))
@@ -56,15 +56,23 @@ class Pressing:
         self._set(engine, closed)
         return closed
 
-    def _mean(self, key: Key) -> float:
-        return self.means[str(key)]
-
     def _count(self, key: Key) -> int:
-        """How many weights add to a unit, or to how many units a block adds."""
-        if isinstance(key, str):
-            shape = self.closing.shapes[self.closing.blocks[key][0]].shape
-            return shape[0]
-        return len(self.closing.spaces[key].makers)
+        """How many gates the total of one is of."""
+        if not isinstance(key, str):
+            return self.closing.spaces[key].size
+        return next(len(paths) for paths in streams(self.closing, self.gates).values() if key in paths)
+
+    def _worth(self, norms: Mapping[Key, NDArray[np.float64]]) -> Iterator[tuple[Key, NDArray[np.float64]]]:
+        """What each gate is worth: in the mean, and while all are open, as many as weights add to a unit, or as units
+        that a block adds to."""
+        for number, space in self.closing.spaces.items():
+            found = worth(norms[number] ** 2, ~self.closing.gone[number], self.totals[str(number)])
+            yield number, found * space.size * len(space.makers)
+        for number, paths in streams(self.closing, self.gates).items():
+            squares = np.array([norms[path][0] ** 2 for path in paths])
+            open_ = np.array([path not in self.closing.shut for path in paths])
+            found = worth(squares, open_, self.totals[paths[0]]) * len(paths) * self.closing.spaces[number].size
+            yield from ((path, found[at : at + 1]) for at, path in enumerate(paths))
 
     def hold(self, engine: Engine) -> None:
         """Put what closed blocks add to their streams back to zero, where training has moved it."""
@@ -124,14 +132,28 @@ def begun(engine: Engine, found: Closing, of: Sequence[Gates]) -> Pressing:
     norms = dict(Pressing(found, of, {})._norms(engine))
     for one in of:
         found.gone[one.share.number][:] = norms[one.share.number] == 0
-    means = {}
-    for one in of:
-        squares = norms[one.share.number] ** 2
-        means[str(one.share.number)] = max(float(squares.mean()) / len(one.share.space.makers), 1e-30)
+    totals = {str(one.share.number): float((norms[one.share.number] ** 2).sum()) for one in of}
+    for paths in streams(found, of).values():
+        totals |= dict.fromkeys(paths, float(sum(norms[path][0] ** 2 for path in paths)))
+    return Pressing(found, of, totals)
+
+
+def streams(found: Closing, of: Sequence[Gates]) -> dict[int, list[str]]:
+    """The blocks that add to each stream, by the number of its space."""
+    by: dict[int, list[str]] = {}
     for path, names in found.blocks.items():
-        stream = next(one for one in of if names[0] in one.names)
-        means[path] = means[str(stream.share.number)]
-    return Pressing(found, of, means)
+        by.setdefault(next(one.share.number for one in of if names[0] in one.names), []).append(path)
+    return by
+
+
+def worth(squares: NDArray[np.float64], open_: NDArray[np.bool_], total: float) -> NDArray[np.float64]:
+    """What is lost with each of several gates, where what all together are worth is minus one over the share that is
+    left of their squares: with the weakest little, and ever more as fewer are left."""
+    order = np.argsort(np.where(open_, squares, np.inf), kind="stable")
+    left = np.cumsum(np.where(open_, squares, 0.0)[order][::-1])[::-1]
+    found = np.zeros_like(squares)
+    found[order] = squares[order] * total / np.maximum(left, 1e-30) ** 2
+    return found
 
 
 def least(constraints: Sequence[Grouped], network: nn.Module, given: Inputs) -> float:
