@@ -7,13 +7,13 @@ weighed by what they cost is as in MorphNet (Gordon et al. 2018).
 - A unit's gate is the norm of what makes it (`stages.solver.gating`): of batch normalisation's scales and biases where
   there are some, else of filter or row with bias; no parameter is added. A block's is the norm of the scales and biases
   (or weights) by which it adds to its stream.
-- How much a gate is worth is its square, relative to the mean of what one weight adds to a unit of its space; so a unit
-  of a stream to which nine blocks add is worth nine of another, and a block as many as it has outputs.
-- A price is the multiply-accumulates that closing it would save now.
-- After each `interval` steps all that can be closed is ordered by worth over price. The threshold is where those above
-  meet the budget; those below are under a group lasso, as a proximal step (a trimmed penalty: Yun et al. 2019), whose
-  pressure rises (as in Wang et al. 2021, "Growing Regularization"). Training may lift them above it again. What comes
-  to zero is closed for good: all that makes and reads it is zero from then on.
+- What a gate is worth is the mean square of the gradient of a factor of one on the unit or block: the first order of
+  what closing it costs (Molchanov et al. 2019), from the gradients that the optimizer has averaged.
+- Its price is the multiply-accumulates that closing it would save now.
+- The share of them that may be left falls linearly from 1 to `macs`. After each `interval` steps all that is open is
+  ordered by worth over price. The threshold is where those above fit in; those below are under a group lasso, as a
+  proximal step (a trimmed penalty: Yun et al. 2019). Training may lift them above it again. What comes to zero is
+  closed for good: all that makes and reads it is zero from then on.
 - After `ramp` of the epochs what is still below the threshold is closed at once, and the rest trains on.
 """
 
@@ -23,7 +23,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dualprune.stages.kinds.base import Kind, Phase, Row, State, due
 from dualprune.stages.settings.base import SpecError
@@ -56,18 +56,29 @@ class GatesSpec(StageSpec):
     distill: Distill | None = None
     """Learning from another stage's outputs too."""
 
+    @model_validator(mode="after")
+    def _momentum(self) -> GatesSpec:
+        if self.optimizer.name == "sgd" and not self.optimizer.momentum:
+            raise ValueError("gates are weighed by gradients that the optimizer averages; give it a `momentum` above 0")
+        return self
 
-FIRST, RISE = 0.1, 5.0
-"""Pressure begins at a rate at which a gate would lose the first share of itself till the budget is met, without
-gradients, and rises by a factor of e to the second; so all would be closed at four fifths of that."""
+
+FALL = 0.2
+"""The share of the steps up to the budget in which a mean gate below the threshold comes to zero, without gradients."""
+MEAN = 0.05
+"""The share of these steps that what gates are worth is the mean over, about."""
+MOMENTUM = {"sgd": "momentum_buffer", "adam": "exp_avg", "adamw": "exp_avg"}
+"""What optimizers call their mean of gradients."""
 SAMPLES = 2
 """Of validation that the network is looked at with."""
 
 
 @dataclass
 class _State(State):
-    totals: dict[str, float] = field(default_factory=dict)
-    """Sums of squares of gates as the stage began, by the number of a space and the path of a block."""
+    means: dict[str, float] = field(default_factory=dict)
+    """Of the gates of each space as the stage began, by its number, and each block's gate by its path."""
+    worth: dict[str, list[float]] = field(default_factory=dict)
+    """Of each gate, by the same."""
     gone: dict[str, list[int]] = field(default_factory=dict)
     """Closed units, by the number of their space."""
     shut: list[str] = field(default_factory=list)
@@ -111,23 +122,27 @@ def _start(run: Run[GatesSpec]) -> None:
     _possible(run.spec, found.least())
     begun = pressing.begun(run.engine, found, pressing.gates(run.targets))
     state = run.state
-    state.whole, state.layers, state.totals = found.whole, dict(found.layers), dict(begun.totals)
+    state.whole, state.layers, state.means = found.whole, dict(found.layers), dict(begun.means)
     state.blocks = {path: list(names) for path, names in found.blocks.items()}
     _note(run, begun)
 
 
 def _pressing(run: Run[GatesSpec]) -> Pressing:
     """What is open and closed."""
+    import numpy as np
+
     from dualprune.stages.solver import pressing
 
     state = run.state
     found = pressing.restored(run.targets, state.whole, state.layers, state.blocks, state.gone, state.shut)
-    return pressing.Pressing(found, pressing.gates(run.targets), state.totals)
+    worth = {key: np.array(values) for key, values in state.worth.items()}
+    return pressing.Pressing(found, pressing.gates(run.targets), state.means, worth)
 
 
 def _note(run: Run[GatesSpec], now: Pressing) -> None:
     run.state.gone = {str(number): closed.nonzero()[0].tolist() for number, closed in now.closing.gone.items()}
     run.state.shut = list(now.closing.shut)
+    run.state.worth = {key: values.tolist() for key, values in now.worth.items()}
 
 
 def _enter(run: Run[GatesSpec], phase: Phase) -> None:
@@ -138,18 +153,14 @@ def _stepped(run: Run[GatesSpec], phase: Phase) -> None:
     steps = due(run, phase)
     if not steps:
         return
-    now = _pressing(run)
+    now, ramp = _pressing(run), run.spec.ramp * run.spec.train.epochs * run.per_epoch
+    done = run.progress.steps / ramp
     if now.closing.macs() > run.spec.macs:
-        now.press(run.engine, run.spec.macs, _pressure(run, steps))
+        goal = 1 - (1 - run.spec.macs) * min(1.0, done / (1 - FALL))
+        now.look(run.engine, MOMENTUM[run.spec.optimizer.name], 1 - min(1.0, steps / max(1.0, MEAN * ramp)))
+        now.press(run.engine, goal, steps / (FALL * ramp) if done < 1 else math.inf)
         _note(run, now)
     now.hold(run.engine)
-
-
-def _pressure(run: Run[GatesSpec], steps: int) -> float:
-    """The share of a mean gate that is taken, so many optimizer steps after it was last."""
-    ramp = run.spec.ramp * run.spec.train.epochs * run.per_epoch
-    done = run.progress.steps / ramp
-    return FIRST * math.exp(RISE * done) * steps / ramp if done < 1 else math.inf
 
 
 def _leave(run: Run[GatesSpec], phase: Phase) -> Row:
@@ -158,7 +169,7 @@ def _leave(run: Run[GatesSpec], phase: Phase) -> Row:
 
 def _facts(run: Run[GatesSpec]) -> dict[str, Any]:
     """What is left: the share of multiply-accumulates, units of each space, and blocks that are closed."""
-    if not run.state.totals:
+    if not run.state.means:
         return {}
     now = _pressing(run)
     units = {now.closing.spaces[n].name: [len(closed), int((~closed).sum())] for n, closed in now.closing.gone.items()}

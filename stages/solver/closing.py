@@ -83,21 +83,18 @@ class Closing:
         """Multiply-accumulates that one more unit of each space would save, or a block: in units of their mean over all
         units that are open."""
         left = self.left()
-        units = {number: self._price(space, left) for number, space in self.spaces.items()}
-        blocks = {
-            path: sum(self._cost(name, left) for name in self.layers if name.startswith(f"{path}."))
-            for path in self.blocks
-        }
+        found: dict[Key, float] = {number: self._price(space, left) for number, space in self.spaces.items()}
         counts = {number: int((~closed).sum()) for number, closed in self.gone.items()}
-        mean = sum(counts[n] * price for n, price in units.items()) / max(1, sum(counts.values()))
-        return {key: price / max(mean, 1e-30) for key, price in {**units, **blocks}.items()}
+        mean = sum(count * found[number] for number, count in counts.items()) / max(1, sum(counts.values()))
+        for path in self.blocks:
+            found[path] = sum((self._cost(name, left) for name in self.layers if name.startswith(f"{path}.")), 0.0)
+        return {key: price / max(mean, 1e-30) for key, price in found.items()}
 
     def _price(self, space: Space, left: Mapping[Place, float]) -> float:
-        return sum(
-            self._cost(name, left, dim) * space.places[name, dim].shape[1] / self.shapes[name].shape[dim]
-            for name, dim in space.weights
-            if name in self.layers
-        )
+        each: dict[Place, float] = {}
+        for name, dim in space.weights:
+            each[name, dim] = space.places[name, dim].shape[1] / self.shapes[name].shape[dim]
+        return sum((self._cost(name, left, dim) * share for (name, dim), share in each.items()), 0.0)
 
     def weakest(self, waiting: Iterable[Next], most: float) -> list[Next]:
         """Those of what waits that have to be closed for no more than the share `most` to be left: the weakest, as
@@ -184,7 +181,7 @@ def _blocks(
     network = copy.deepcopy(network).eval()
     found = {}
     for path in shrinking.blocks(network, args, kwargs):
-        names = [name for share in shares for name in _added(share, f"{path}.", shapes)]
+        names = list(dict.fromkeys(name for share in shares for name in _added(share, f"{path}.", shapes)))
         if names and _passes(network, path, names, args, kwargs):
             found[path] = names
     return found

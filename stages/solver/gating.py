@@ -7,9 +7,9 @@ is under that penalty (the scale can be taken into the weights). So no scale is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import torch
@@ -80,7 +80,7 @@ def _entries(space: Space, place: Place, parameters: Parameters) -> int:
     name, dim = place
     shape = parameters[name].shape
     each: int = space.places[place].shape[1]
-    return each * prod(shape) // shape[dim]
+    return each * math.prod(shape) // shape[dim]
 
 
 def norms(of: Gates, value: Callable[[str], Tensor]) -> Tensor:
@@ -89,11 +89,21 @@ def norms(of: Gates, value: Callable[[str], Tensor]) -> Tensor:
 
 
 def _norms(of: Gates, values: Mapping[str, Tensor]) -> Tensor:
-    squares = torch.zeros(of.count, device=values[of.names[0]].device)
+    return _summed(of, {name: value.square() for name, value in values.items()}).sqrt()
+
+
+def _summed(of: Gates, values: Mapping[str, Tensor]) -> Tensor:
+    """Over the entries of each gate."""
+    found = torch.zeros(of.count, device=values[of.names[0]].device)
     for name, dim in of.places:
         rows = values[name].detach().movedim(dim, 0)
-        squares += rows[of.positions((name, dim)).to(rows.device)].reshape(of.count, -1).square().sum(1)
-    return squares.sqrt()
+        found += rows[of.positions((name, dim)).to(rows.device)].reshape(of.count, -1).sum(1)
+    return found
+
+
+def slopes(of: Gates, tensors: Tensors, momentum: str) -> Tensor:
+    """The gradient of a factor on each unit [count], from the mean of gradients that the optimizer has by that name."""
+    return _summed(of, {name: tensors.get(name) * tensors.get(name, momentum) for name in of.names})
 
 
 def shrink(tensors: Tensors, of: Gates, by: Tensor | float) -> Tensor:
@@ -136,17 +146,18 @@ def _zero(tensors: Tensors, name: str, positions: NDArray[np.int64], states: Seq
         tensors.set(name, value, state)
 
 
-def shrink_whole(tensors: Tensors, names: Sequence[str], by: float) -> None:
-    """The proximal step of `by` times the norm of all entries of some tensors. On all ranks together."""
+def shrink_whole(tensors: Tensors, names: Sequence[str], by: float) -> float:
+    """The proximal step of `by` times the norm of all entries of some tensors; that norm then."""
     values = {name: tensors.get(name) for name in names}
     norm = norm_of(values.values())
     for name, value in values.items():
         tensors.set(name, value * max(0.0, 1 - by / max(norm, 1e-30)))
+    return max(0.0, norm - by)
 
 
 def norm_of(values: Iterable[Tensor]) -> float:
     """Of all entries of some tensors."""
-    return float(sum(value.double().square().sum() for value in values)) ** 0.5
+    return math.sqrt(sum(float(value.double().square().sum()) for value in values))
 
 
 def close_whole(tensors: Tensors, names: Iterable[str], masked: Container[str], states: Sequence[str] = ()) -> None:

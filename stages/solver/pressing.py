@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from dualprune.stages.networks.parameters import parameters
 from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.settings.sets import Grouped
 from dualprune.stages.solver import gating
-from dualprune.stages.solver.closing import Closing, Key, Next, closing
+from dualprune.stages.solver.closing import Closing, Next, closing
 from dualprune.stages.solver.coupled import shares
 from dualprune.stages.solver.gating import Gates
 from dualprune.stages.solver.shrinking import Inputs
@@ -26,65 +26,57 @@ from dualprune.stages.solver.targets import Targets
 
 @dataclass(frozen=True)
 class Pressing:
-    """The gates of a network, and what is closed of them."""
+    """The gates of a network, what they are worth, and what is closed of them."""
 
     closing: Closing
     gates: Sequence[Gates]
-    totals: Mapping[str, float]
-    """Sums of squares of gates, as the stage began: of the units of a space, by its number as text, and of the blocks
-    that add to the same stream, by the path of each."""
+    means: Mapping[str, float]
+    """Of the gates of each space as the stage began, by its number as text, and each block's gate by its path."""
+    worth: dict[str, NDArray[np.float64]]
+    """Of each gate, by the same: the mean of the square of its gradient, if it were a factor of one."""
 
-    def press(self, engine: Engine, budget: float, by: float) -> list[Next]:
-        """Take the share `by` of a mean gate from each of those that the budget leaves no room for, the least worth for
-        what they cost. Those that come to zero are closed, and given. On all ranks together.
+    def look(self, engine: Engine, momentum: str, keep: float) -> None:
+        """Average what gates are worth: the share `keep` of it stays. On all ranks together.
+
+        A factor on a unit has the gradient sum(w dL/dw) over what makes it. Of that the optimizer has a mean over a few
+        batches, its state `momentum`. It is the first order of what closing costs (Molchanov et al. 2019).
         """
-        prices, norms = self.closing.prices(), dict(self._norms(engine))
-        weighed = {key: worth / max(prices[key], 1e-30) for key, worth in self._worth(norms)}
-        pressed = self.closing.weakest(self.closing.open(weighed), budget)
-        steps = {key: np.zeros_like(norm) for key, norm in norms.items()}
-        for one in pressed:
-            key = one.block or one.space
-            steps[key][one.unit] = by * (self.totals[str(key)] / self._count(key)) ** 0.5
         for of in self.gates:
-            if (step := steps[of.share.number]).any():
-                gating.shrink(engine, of, torch.from_numpy(step))
+            self._average(str(of.share.number), gating.slopes(of, engine, momentum).double().cpu().numpy(), keep)
         for path, names in self.closing.blocks.items():
-            if steps[path].any():
-                gating.shrink_whole(engine, names, float(steps[path][0]))
-        dead = [one for one in pressed if norms[key := one.block or one.space][one.unit] <= steps[key][one.unit]]
-        closed = self.closing.close(dead)
-        self._set(engine, closed)
-        return closed
+            slope = sum(float((engine.get(name).double() * engine.get(name, momentum)).sum()) for name in names)
+            self._average(path, np.array([slope]), keep)
 
-    def _count(self, key: Key) -> int:
-        """How many gates the total of one is of."""
-        if not isinstance(key, str):
-            return self.closing.spaces[key].size
-        return next(len(paths) for paths in streams(self.closing, self.gates).values() if key in paths)
+    def _average(self, key: str, slopes: NDArray[np.float64], keep: float) -> None:
+        self.worth[key] = keep * self.worth[key] + (1 - keep) * slopes**2
 
-    def _worth(self, norms: Mapping[Key, NDArray[np.float64]]) -> Iterator[tuple[Key, NDArray[np.float64]]]:
-        """What each gate is worth: in the mean, and while all are open, as many as weights add to a unit, or as units
-        that a block adds to."""
-        for number, space in self.closing.spaces.items():
-            found = worth(norms[number] ** 2, ~self.closing.gone[number], self.totals[str(number)])
-            yield number, found * space.size * len(space.makers)
-        for number, paths in streams(self.closing, self.gates).items():
-            squares = np.array([norms[path][0] ** 2 for path in paths])
-            open_ = np.array([path not in self.closing.shut for path in paths])
-            found = worth(squares, open_, self.totals[paths[0]]) * len(paths) * self.closing.spaces[number].size
-            yield from ((path, found[at : at + 1]) for at, path in enumerate(paths))
+    def press(self, engine: Engine, goal: float, by: float) -> None:
+        """Take the share `by` of a mean gate from each of those that have no room in the share `goal` of the
+        multiply-accumulates: the least worth for what they cost. Those that come to zero are closed. On all ranks
+        together.
+        """
+        prices = self.closing.prices()
+        weighed = {key: self.worth[str(key)] / max(price, 1e-30) for key, price in prices.items()}
+        dead: list[Next] = []
+        pressed = self.closing.weakest(self.closing.open(weighed), goal)
+        for of in self.gates:
+            units = [one for one in pressed if one.space == of.share.number]
+            step = np.zeros(of.count)
+            step[[one.unit for one in units]] = by * self.means[str(of.share.number)]
+            if units:
+                left = gating.shrink(engine, of, torch.from_numpy(step)).cpu().numpy()
+                dead += [one for one in units if left[one.unit] == 0]
+        for one in pressed:
+            if one.block:
+                norm = gating.shrink_whole(engine, self.closing.blocks[one.block], by * self.means[one.block])
+                dead += [] if norm else [one]
+        self._set(engine, self.closing.close(dead))
 
     def hold(self, engine: Engine) -> None:
         """Put what closed blocks add to their streams back to zero, where training has moved it."""
         for path in self.closing.shut:
             names = [name for name in self.closing.blocks[path] if name not in engine.masked]
             gating.close_whole(engine, names, ())
-
-    def _norms(self, engine: Engine) -> Iterator[tuple[Key, NDArray[np.float64]]]:
-        for of in self.gates:
-            yield of.share.number, gating.norms(of, engine.get).double().cpu().numpy()
-        for path, names in self.closing.blocks.items():
-            yield path, np.array([gating.norm_of(engine.get(name) for name in names)])
 
     def _set(self, engine: Engine, closed: Sequence[Next]) -> None:
         """Let tensors be zero where units and blocks were closed."""
@@ -129,31 +121,13 @@ def restored(
 
 def begun(engine: Engine, found: Closing, of: Sequence[Gates]) -> Pressing:
     """At a stage's beginning: units that are zero already count as closed. On all ranks together."""
-    norms = dict(Pressing(found, of, {})._norms(engine))
+    norms = {str(one.share.number): gating.norms(one, engine.get).double().cpu().numpy() for one in of}
     for one in of:
-        found.gone[one.share.number][:] = norms[one.share.number] == 0
-    totals = {str(one.share.number): float((norms[one.share.number] ** 2).sum()) for one in of}
-    for paths in streams(found, of).values():
-        totals |= dict.fromkeys(paths, float(sum(norms[path][0] ** 2 for path in paths)))
-    return Pressing(found, of, totals)
-
-
-def streams(found: Closing, of: Sequence[Gates]) -> dict[int, list[str]]:
-    """The blocks that add to each stream, by the number of its space."""
-    by: dict[int, list[str]] = {}
+        found.gone[one.share.number][:] = norms[str(one.share.number)] == 0
     for path, names in found.blocks.items():
-        by.setdefault(next(one.share.number for one in of if names[0] in one.names), []).append(path)
-    return by
-
-
-def worth(squares: NDArray[np.float64], open_: NDArray[np.bool_], total: float) -> NDArray[np.float64]:
-    """What is lost with each of several gates, where what all together are worth is minus one over the share that is
-    left of their squares: with the weakest little, and ever more as fewer are left."""
-    order = np.argsort(np.where(open_, squares, np.inf), kind="stable")
-    left = np.cumsum(np.where(open_, squares, 0.0)[order][::-1])[::-1]
-    found = np.zeros_like(squares)
-    found[order] = squares[order] * total / np.maximum(left, 1e-30) ** 2
-    return found
+        norms[path] = np.array([gating.norm_of(engine.get(name) for name in names)])
+    means = {key: max(float(values.mean()), 1e-30) for key, values in norms.items()}
+    return Pressing(found, of, means, {key: np.zeros_like(values) for key, values in norms.items()})
 
 
 def least(constraints: Sequence[Grouped], network: nn.Module, given: Inputs) -> float:
