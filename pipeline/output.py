@@ -213,6 +213,11 @@ def show(on: Console, table: RenderableType, width: int = WIDTH) -> None:
     _guard.note()
 
 
+def room(on: Console) -> int:
+    """Columns that a table may have: a terminal's, or WIDTH where there is none."""
+    return on.width if on.is_terminal else WIDTH
+
+
 def show_text(on: Console, text: RenderableType) -> None:
     """Print what is read as text, in lines that fit the terminal and are not too long to read."""
     show(on, text, min(on.width, READABLE))

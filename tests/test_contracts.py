@@ -36,6 +36,7 @@ BREACHES = {
     "stages/data/read/memory.py": ("import webdataset", "webdataset has one door"),
     "pipeline/run/view.py": ("import wandb", "wandb has one door"),
     "pipeline/trackers/mirror.py": ("import tensorboard", "tensorboard has one door"),
+    "pipeline/reports/page/page.py": ("import vl_convert", "vl_convert has one door"),
     "pipeline/run/results.py": ("import torch", "pipeline holds no tensors"),
     "stages/settings/training.py": ("import dualprune.stages.networks.builtin", "what is pure stays light"),
 }

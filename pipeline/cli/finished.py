@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,6 +52,38 @@ def finished(words: Sequence[str], url: str | None, verb: str) -> Finished:
     if manifest is None:
         raise ConfigError(verb, [f"{' '.join(words)}: its stage is not done; {store.url}/{key} has no {MANIFEST}"])
     return Finished(store, key, manifest)
+
+
+def each(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """What names one stage each: a word, or a configuration's file and the word after it."""
+    rest = iter(words)
+    for word in rest:
+        yield (word, *islice(rest, 1)) if word.endswith((".yaml", ".yml")) else (word,)
+
+
+def dense_of(of: Finished, is_dense: Callable[[Mapping[str, Any]], bool]) -> Finished | None:
+    """The nearest stage before it with the same network, of which nothing was pruned, if that is in the store.
+
+    A teacher's network may be another one.
+    """
+    for one in inventory.lineage(of.store, of.manifest):
+        if one.manifest is not None and _network(one.manifest) == _network(of.manifest) and is_dense(one.manifest):
+            return Finished(of.store, one.key, dict(one.manifest))
+    return None
+
+
+def _network(manifest: Mapping[str, Any]) -> list[Any]:
+    """What names an artefact's network, without the weights that it began with."""
+    model = manifest["spec"]["model"]
+    return [model.get(what) for what in ("name", "classes", "args")]
+
+
+def title(of: Finished, taken: set[str], before: str = "") -> str:
+    """A stage's name, which is then one of `taken`; with the beginning of its key, where another one has it."""
+    name = f"{before}{of.name}"
+    name = f"{name} ({of.key[:8]})" if name in taken else name
+    taken.add(name)
+    return name
 
 
 def called_with(verb: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from dualprune.pipeline.cli.store import opened
 from dualprune.pipeline.config.load import Config, read
 from dualprune.pipeline.config.problems import ConfigError
 from dualprune.pipeline.measured import number
-from dualprune.pipeline.output import DONE, FAILED, answer, need_reader, say, show
+from dualprune.pipeline.output import DONE, FAILED, answer, need_reader, room, say, show
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.run.results import Result, as_json, as_table, status
@@ -104,6 +104,6 @@ def _measured(planned: Planned, store: Store, console: Console) -> dict[str, flo
 
 
 def _show(config: Config, results: list[Result], options: argparse.Namespace, console: Console) -> None:
-    show(console, as_table(results))
+    show(console, as_table(results, room(console)), room(console))
     if options.json:
         answer(as_json(config.top.name, results))

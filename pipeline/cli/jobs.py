@@ -28,7 +28,7 @@ from dualprune.pipeline.config.schema import Top
 from dualprune.pipeline.config.stage import Stage
 from dualprune.pipeline.config.yamlfile import Path as Place
 from dualprune.pipeline.output import DONE, FAILED, STOPPED, answer, need_reader, say, show
-from dualprune.pipeline.run.view import clock
+from dualprune.pipeline.run.work import clock
 from dualprune.stages.files import source
 from dualprune.stages.settings.data import Data
 

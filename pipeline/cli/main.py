@@ -11,7 +11,20 @@ from typing import Any
 
 import dualprune
 from dualprune.pipeline import output
-from dualprune.pipeline.cli import data, export, help, init, inspect, jobs, run, speed, store
+from dualprune.pipeline.cli import (
+    compare,
+    data,
+    export,
+    help,
+    init,
+    inspect,
+    jobs,
+    report,
+    run,
+    saliency,
+    speed,
+    store,
+)
 from dualprune.pipeline.cli.terminable import terminable
 from dualprune.pipeline.config.overrides import spread
 from dualprune.pipeline.config.problems import ConfigError
@@ -59,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version, and those of what it stands on")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (run, inspect, export, speed, data, store, jobs, init, help):
+    for group in (run, inspect, report, compare, export, speed, saliency, data, store, jobs, init, help):
         group.add(verbs)
     parser.set_defaults(parser=parser)
     return parser

@@ -14,7 +14,7 @@ from dualprune.pipeline.cli import arguments, runlog
 from dualprune.pipeline.config import resolved
 from dualprune.pipeline.config.load import Config, read
 from dualprune.pipeline.config.problems import Problems
-from dualprune.pipeline.output import DONE, FAILED, answer, complain, show
+from dualprune.pipeline.output import DONE, FAILED, answer, complain, room, show
 from dualprune.pipeline.plan import costs, selection
 from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.reports import plan as planview
@@ -81,7 +81,8 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         results = _carried_out(options, config, problems, store, plan, view)
     if results is None:
         return FAILED
-    show(console, as_table(replace(row, why=TOLD) if row.state == "failed" else row for row in results))
+    rows = [replace(row, why=TOLD) if row.state == "failed" else row for row in results]
+    show(console, as_table(rows, room(console)), room(console))
     if options.json:
         answer(as_json(config.top.name, results))
     return FAILED if any(row.state == "failed" for row in results) else DONE

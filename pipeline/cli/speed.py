@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from dualprune.pipeline.cli.finished import NAMES, Finished, called_with, finished, origin
+from dualprune.pipeline.cli.finished import NAMES, Finished, called_with, dense_of, each, finished, origin, title
 from dualprune.pipeline.config.problems import ConfigError
 from dualprune.pipeline.output import DONE, FAILED, answer, need_reader, redraws, say, show
 from dualprune.pipeline.reports import speed as reports
-from dualprune.pipeline.store import inventory
+from dualprune.pipeline.store import speeds
 from dualprune.stages.artefacts.manifest import Damaged
 from dualprune.stages.settings.base import SpecError
 
@@ -49,16 +48,16 @@ def add(verbs: Any) -> None:
 
 
 def _speed(options: argparse.Namespace, console: Console) -> int:
-    from dualprune.stages.export.speed import speeds
+    from dualprune.stages.export import speed
     from dualprune.stages.export.timing import Effort
 
     backends, skipped = _backends(options.backend)
     devices = _devices(options.device)
-    found = [finished(words, options.store, "speed") for words in dict.fromkeys(_each(options.artefacts))]
-    subjects = _subjects(found, origin(options))
+    found = [finished(words, options.store, "speed") for words in dict.fromkeys(each(options.artefacts))]
+    subjects, whose = _subjects(found, origin(options))
     effort = Effort(options.seconds, options.repeats)
     rows = []
-    for row in speeds(
+    for row in speed.speeds(
         subjects, backends, list(dict.fromkeys(options.batch)), devices, options.threads, effort, _noted(console)
     ):
         need_reader()
@@ -68,9 +67,22 @@ def _speed(options: argparse.Namespace, console: Console) -> int:
     show(console, reports.table(rows))
     for text in [*reports.verdicts(rows), *skipped]:
         say(console, text)
+    told = reports.as_json(subjects, rows)
+    _leave(told["speeds"], whose, console)
     if options.json:
-        answer(reports.as_json(subjects, rows))
+        answer(told)
     return DONE if all(any(r.name == one.name and r.latency for r in rows) for one in subjects) else FAILED
+
+
+def _leave(rows: Sequence[Mapping[str, Any]], whose: Mapping[str, Finished], console: Console) -> None:
+    """Leave what was measured beside the artefacts, for reports; where that can't be, the measurement stands."""
+    for name, one in whose.items():
+        timed = [row for row in rows if row["name"] == name and row["latency"] is not None]
+        try:
+            if timed:
+                speeds.leave(one.store, one.key, timed)
+        except OSError as error:
+            say(console, f"{name}: reports won't have its speed: {error}")
 
 
 def _backends(asked: Sequence[str] | None) -> tuple[list[str], list[str]]:
@@ -99,55 +111,26 @@ def _devices(asked: Sequence[str] | None) -> list[str]:
     return list(asked or there)
 
 
-def _each(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """What names one stage each: a word, or a configuration's file and the word after it."""
-    rest = iter(words)
-    for word in rest:
-        yield (word, *islice(rest, 1)) if word.endswith((".yaml", ".yml")) else (word,)
-
-
-def _subjects(found: Sequence[Finished], inputs: Origin) -> list[Subject]:
-    """The dense networks first, each once, then what came of them. Raises ConfigError."""
+def _subjects(found: Sequence[Finished], inputs: Origin) -> tuple[list[Subject], dict[str, Finished]]:
+    """The dense networks first, each once, then what came of them; and whose these are, by name. Raises ConfigError."""
     from dualprune.stages.export.subjects import built, is_dense, subject
 
     dense: dict[str, Subject] = {}
     results: list[Subject] = []
     taken: set[str] = set()
+    whose: dict[str, Finished] = {}
     for one in found:
-        base = one if is_dense(one.manifest) else _parent(one, is_dense)
+        base = one if is_dense(one.manifest) else dense_of(one, is_dense)
         above, before = (one, "dense of ") if base is None else (base, "")
         place = f"{before}{above.store.url}/{above.key}"
         if place not in dense:
-            name = _name(above, taken, before)
+            name = title(above, taken, before)
             dense[place] = _made(above, built if base is None else subject, name, inputs, None)
         if base is not one:
-            results.append(_made(one, subject, _name(one, taken, ""), inputs, dense[place].name))
-    return [*dense.values(), *results]
-
-
-def _parent(of: Finished, is_dense: Callable[[Any], bool]) -> Finished | None:
-    """The nearest stage before it with the same network, of which nothing was pruned, if that is in the store.
-
-    A teacher's network may be another one.
-    """
-    for one in inventory.lineage(of.store, of.manifest):
-        if one.manifest is not None and _network(one.manifest) == _network(of.manifest) and is_dense(one.manifest):
-            return Finished(of.store, one.key, dict(one.manifest))
-    return None
-
-
-def _network(manifest: Mapping[str, Any]) -> list[Any]:
-    """What names an artefact's network, without the weights that it began with."""
-    model = manifest["spec"]["model"]
-    return [model.get(what) for what in ("name", "classes", "args")]
-
-
-def _name(of: Finished, taken: set[str], before: str) -> str:
-    """A stage's name; with the beginning of its key, where another one has it."""
-    name = f"{before}{of.name}"
-    name = f"{name} ({of.key[:8]})" if name in taken else name
-    taken.add(name)
-    return name
+            name = title(one, taken)
+            whose[name] = one
+            results.append(_made(one, subject, name, inputs, dense[place].name))
+    return [*dense.values(), *results], whose
 
 
 def _made(of: Finished, make: Callable[..., Subject], name: str, inputs: Origin, dense: str | None) -> Subject:

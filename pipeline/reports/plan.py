@@ -14,7 +14,7 @@ from dualprune.pipeline import dag
 from dualprune.pipeline.plan.costs import Cost, total
 from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.run.results import AMOUNTS
-from dualprune.pipeline.run.view import clock
+from dualprune.pipeline.run.work import clock
 
 COLOURS = {"cached": "palegreen", "resume": "khaki", "run": "white"}
 

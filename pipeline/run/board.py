@@ -24,7 +24,7 @@ class Row:
     """How a stage ended, or why it did not begin."""
 
     node: Node
-    state: Literal["done", "cached", "failed", "skipped", "left out"]
+    state: Literal["done", "cached", "failed", "skipped", "left out", "queued"]
     manifest: Manifest | None = None
     """Of its artefact, if it is done."""
     why: str | None = None
@@ -129,13 +129,26 @@ class Board:
 
     def rows(self) -> list[Row]:
         """One for each stage, a choice's trials before it."""
-        blocked = {node.name for node in dag.blocked(self.nodes.values(), self.failed)}
+        blocked = self._blocked()
         trials: dict[str, list[str]] = {}
         for trial, choice in self._choices.items():
             trials.setdefault(choice.name, []).append(trial)
         stages = [name for name in self.nodes if name not in self._choices]
         names = [one for stage in stages for one in (*trials.get(stage, []), stage)]
         return [self._row(name, name in blocked) for name in names]
+
+    def standing(self) -> list[Row]:
+        """The same while it runs: what is to be done is queued. Another thread may ask."""
+        blocked = self._blocked()
+        rows = [self._row(name, name in blocked) for name in list(self.nodes)]
+        return [self._queued(row.node) if row.why == STOPPED and not self.stopping else row for row in rows]
+
+    def _queued(self, node: Node) -> Row:
+        waits = [parent for parent in dict.fromkeys(node.parents) if parent not in self.done]
+        return Row(node, "queued", why=f"waits for {', '.join(waits)}" if waits else None)
+
+    def _blocked(self) -> set[str]:
+        return {node.name for node in dag.blocked(list(self.nodes.values()), set(self.failed))}
 
     def _row(self, name: str, blocked: bool) -> Row:
         node = self.nodes[name]

@@ -26,6 +26,7 @@ from dualprune.pipeline.plan.why import begun, record
 from dualprune.pipeline.run.board import Board
 from dualprune.pipeline.run.report import Report
 from dualprune.pipeline.run.results import Result, result
+from dualprune.pipeline.run.sight import Sight
 from dualprune.pipeline.run.view import View
 from dualprune.pipeline.store.events import Events
 from dualprune.pipeline.store.locks import Locks, Lost, run_lock, stage_lock
@@ -71,6 +72,7 @@ def run(
         return _results(board, store)
     with Locks(store.folder, config.top.name) as locks:
         locks.take(run_lock(config.top.name), wait)
+        view.run, view.look = config.top.name, Sight(board, store)
         record(config.top.name, store, plan)
         hold(store, plan, names)
         given = Given(config.top.monitor, config.top.name, store.folder, logs.parent, view.note)
@@ -186,7 +188,7 @@ class _Run:
 
     def account(self) -> dict[str, Any]:
         """What the progress that is left in the store says beside the stages' lines."""
-        return {"since": self.report.since(), **self.board.account()}
+        return {**self.report.account(), **self.board.account()}
 
     def _begin_all(self) -> None:
         for node in self.board.ready():

@@ -52,10 +52,8 @@ class Report:
         """What a stage's ranks tell: that they begin, go on or stop, where they are, and samples that are bad."""
         name = node.name
         self._tell(**row, node=node)
-        if row["event"] == "epoch":
+        if row["event"] == "epoch" or row["event"] == "steps":
             self._view.epoch(name, row)
-        elif row["event"] == "steps":
-            pass
         elif row["event"] == "left_out":
             self._view.left_out(name, row["left_out"])
         elif row["event"] == "stopped":
@@ -65,7 +63,7 @@ class Report:
             _log.info("%s: trains from step %d on", name, row["steps"])
             slow = f" ({EMULATED})" if row.get("emulates_bf16") else ""
             begins = f"goes on after step {row['steps']}" if row["event"] == "resumed" else "training"
-            self._view.begins(name, begins + slow)
+            self._view.begins(name, begins + slow, {"best": node.measures.best, "unit": node.measures.unit, **row})
 
     def memory(self, account: str) -> None:
         """A worker was killed for memory; `account` is Ray's."""
@@ -98,16 +96,16 @@ class Report:
         _log.warning("%s: %s\n%s", name, reason, failure.trace)
         if again:
             self._tell("retry", node, reason=reason)
-            self._view.ended(name, reason)
+            self._view.again(name, reason)
 
     def failed(self, node: Node, reason: str, told: str) -> None:
         """A stage has failed for good; of its reason `told` is shown."""
         self._tell("failed", node, kind=node.spec.kind, reason=reason)
         self._view.failed(node.name, told)
 
-    def since(self) -> dict[str, str]:
-        """When each stage that is being trained began; UTC."""
-        return self._view.since()
+    def account(self) -> dict[str, Any]:
+        """What stages do, for those who watch."""
+        return self._view.account()
 
     def _tell(self, event: str, node: Node, **facts: Any) -> None:
         self._events.add(event, node.name, key=node.key, **facts)

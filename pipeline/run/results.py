@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +11,9 @@ from rich.table import Table
 
 from dualprune.pipeline import measured
 from dualprune.pipeline.node import Node
+from dualprune.pipeline.output import WIDTH
 from dualprune.pipeline.plan.state import Planned
+from dualprune.pipeline.run.cut import shortened
 from dualprune.pipeline.run.standing import Scene
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.objectives.measures import CLASSIFY, Measures, measures
@@ -34,9 +36,17 @@ LARGE = 0.1
 
 State = Literal["cached", "done", "failed", "skipped", "left out", "resume", "run", "gone", "running", "queued"]
 
+NEWLINE = "\n"
 BEFORE = ("rate", "weights\nleft", "network\nrate", "network\nleft", "bytes")
+MACS_LEFT = "MACs\nleft"
 AFTER = ("residual", "seconds")
 """Columns of the table, before and after what was measured: numbers, between a stage's name and its artefact."""
+LESS = ("network\nleft", "weights\nleft", "seconds", "network\nrate", "artefact", MACS_LEFT, "residual", "bytes")
+"""Those that a narrow table is without, the first ones first."""
+NAMED = 10
+"""Columns that names have at least."""
+GAP = 2
+"""Columns between two."""
 
 
 @dataclass(frozen=True)
@@ -140,44 +150,76 @@ def as_json(run: str, results: Iterable[Result]) -> dict[str, Any]:
     return {"run": run, "stages": [measured.as_json(row, row.measures) for row in results]}
 
 
-def as_table(results: Iterable[Result]) -> Table:
-    """The table at the end of a run; below it, how stages stand that are not done, and what to change in those whose
-    residual is marked."""
-    table = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left", caption_style="")
+def as_table(results: Iterable[Result], width: int = WIDTH) -> Table:
+    """The table at the end of a run, at most `width` columns wide; below it, how stages stand that are not done, and
+    what to change in those whose residual is marked.
+
+    Where it is narrow, columns of LESS go, the first ones first, and then the middles of long names.
+    """
     results = list(results)
     titles = measured.titles(row.measures for row in results)
-    smaller = any(row.dense_macs is not None for row in results)
-    columns = (*BEFORE, *(("MACs\nleft",) if smaller else ()), *titles, *AFTER)
-    for title in ("stage", *columns):
+    columns = ["stage", *BEFORE, MACS_LEFT, *titles, *AFTER, "artefact"]
+    if all(row.dense_macs is None for row in results):
+        columns.remove(MACS_LEFT)
+    cells = [_cells(row, titles) for row in results]
+    wide = {title: max([_wide(title), *(len(row[title]) for row in cells)]) for title in columns}
+    gone = _fit(columns, wide, width)
+    named = max(NAMED, width - sum(wide[title] + GAP for title in columns if title != "stage"))
+    table = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left", caption_style="")
+    for title in columns:
         table.add_column(title, justify="left" if title == "stage" else "right", no_wrap=True)
-    table.add_column("artefact", no_wrap=True)
-    said = []
+    for row in cells:
+        table.add_row(shortened(row["stage"], named, ".."), *(row[title] for title in columns[1:]))
+    table.caption = escape("\n".join(_below(results, gone))) or None
+    return table
+
+
+def _cells(row: Result, titles: tuple[str, ...]) -> dict[str, str]:
+    """What stands in each column."""
+    name = row.name if row.chosen is None else f"{row.name} = {row.chosen}"
+    macs = row.macs and row.dense_macs and 100 * row.macs / row.dense_macs
+    scores = map(measured.cell, (row.val, row.test), (row.measures, row.measures), titles)
+    numbers = (
+        _number(row.rate, ".2f", "x"),
+        _number(row.nonzeros, ","),
+        _number(row.network_rate, ".2f", "x"),
+        _number(row.network_nonzeros, ","),
+        _number(row.bytes, ","),
+        _number(macs, ".1f", " %"),
+        *scores,
+        _number(row.residual, ".3f", "!" if row.advice else ""),
+        _number(row.seconds, ".1f"),
+    )
+    found = zip((*BEFORE, MACS_LEFT, *titles, *AFTER), numbers, strict=True)
+    return {"stage": name, **dict(found), "artefact": row.key}
+
+
+def _below(results: Iterable[Result], gone: list[str]) -> Iterator[str]:
+    """What is said below the table."""
     for row in results:
         if row.artefact is None:
-            table.add_row(row.name, *["-"] * len(columns), row.key)
-            said.append(f"{row.name} ({row.state}: {row.why})")
-            continue
-        table.add_row(
-            row.name if row.chosen is None else f"{row.name} = {row.chosen}",
-            _number(row.rate, ".2f", "x"),
-            _number(row.nonzeros, ","),
-            _number(row.network_rate, ".2f", "x"),
-            _number(row.network_nonzeros, ","),
-            _number(row.bytes, ","),
-            *(
-                [_number(row.macs and row.dense_macs and 100 * row.macs / row.dense_macs, ".1f", " %")]
-                if smaller
-                else []
-            ),
-            *map(measured.cell, (row.val, row.test), (row.measures, row.measures), titles),
-            _number(row.residual, ".3f", "!" if row.advice else ""),
-            _number(row.seconds, ".1f"),
-            row.key,
-        )
-        if row.advice:
-            said.append(f"! {row.name}: {row.advice}")
-    table.caption = escape("\n".join(said)) or None
-    return table
+            yield f"{row.name} ({row.state}: {row.why})"
+        elif row.advice:
+            yield f"! {row.name}: {row.advice}"
+    if gone:
+        yield f"not shown for want of room: {', '.join(title.replace(NEWLINE, ' ') for title in gone)}"
+
+
+def _fit(columns: list[str], wide: Mapping[str, int], width: int) -> list[str]:
+    """Take columns away until the others fit beside names of a fair length; what was taken."""
+    gone = []
+    for title in LESS:
+        rest = sum(wide[one] + GAP for one in columns if one != "stage")
+        if min(wide["stage"], max(NAMED, width // 4)) + rest <= width:
+            break
+        if title in columns:
+            columns.remove(title)
+            gone.append(title)
+    return gone
+
+
+def _wide(title: str) -> int:
+    return max(map(len, title.split(NEWLINE)))
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:

@@ -59,6 +59,7 @@ def find(store: Store, needed: Needed, alive: Mapping[str, Holder]) -> list[Wast
         *_stages(files, keep),
         *_shards(files, data, now),
         *_weights(files, weights),
+        *_records(files, keep),
         *_leftovers(files, keep, live, now),
     ]
 
@@ -120,6 +121,13 @@ def _weights(files: Mapping[str, File], keep: Collection[str]) -> Iterator[Waste
         folder, _, name = path.partition("/")
         if folder == "weights" and name not in keep and not name.endswith(".part"):
             yield Waste(path, file.bytes, "weights that no given configuration starts from")
+
+
+def _records(files: Mapping[str, File], keep: Collection[str]) -> Iterator[Waste]:
+    for path, file in sorted(files.items()):
+        folder, _, name = path.partition("/")
+        if folder == "saliency" and name.removesuffix(".json") not in keep and not name.endswith(".part"):
+            yield Waste(path, file.bytes, "what a network looks at, of a stage that no given configuration has")
 
 
 def _leftovers(files: Mapping[str, File], keep: Collection[str], live: Collection[str], now: float) -> Iterator[Waste]:

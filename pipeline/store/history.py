@@ -46,12 +46,16 @@ class History:
     """Within epochs, likewise."""
     retries: list[tuple[float, str]] = field(default_factory=list)
     """When it was tried again, and why."""
+    failures: list[tuple[float, str]] = field(default_factory=list)
+    """When it failed for good, and why; another driver may have begun it again."""
     failed: str | None = None
     """Why it failed for good, if that is the last that was heard of it."""
     done: float | None = None
     """When it was done."""
     chosen: str | None = None
     """Of a choice: whose result it took."""
+    metrics: dict[str, Any] | None = None
+    """Of its artefact, when it was done."""
 
     @property
     def attempt(self) -> Attempt | None:
@@ -91,8 +95,10 @@ class History:
             self.retries.append((event["at"], event["reason"]))
         elif what == "failed":
             self.failed = event["reason"]
+            self.failures.append((event["at"], event["reason"]))
         elif what == "done":
             self.done, self.failed, self.chosen = event["at"], None, event.get("chosen")
+            self.metrics = event.get("metrics")
 
 
 _HEARD = {

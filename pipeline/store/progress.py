@@ -1,7 +1,7 @@
 """Where a run is, left in its store for those who watch it from elsewhere.
 
-    <store>/progress/<run>.json    the lines of its running stages, as its own terminal shows them, and since when they
-                                   run; what it was asked for, what has failed, and what it has done
+    <store>/progress/<run>.json    the lines of its running stages, and what these say as facts; since when they run;
+                                   what it was asked for, what has failed, and what it has done
 
 Written from a thread of its own, so that a store that is slow or away holds up no training.
 """
@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from dualprune.stages.files.folder import Folder
 
@@ -44,7 +47,7 @@ class Progress:
         before: Mapping[str, Any] | None = None
         while True:
             ending = self._ending.is_set()
-            now = {**self.account(), "lines": {} if ending else dict(self._lines())}
+            now = {**self.account(), **({"lines": {}, "works": {}} if ending else {"lines": dict(self._lines())})}
             if now != before:
                 try:
                     self._folder.write_json(self._path, now)
@@ -64,15 +67,21 @@ class Left:
     """Of stages that are at work, by name."""
     since: Mapping[str, str] = field(default_factory=dict)
     """When those that are being trained began, or went on, by name; UTC."""
+    works: Mapping[str, Any] = field(default_factory=dict)
+    """What they have told of themselves, by name: see `pipeline.run.work`."""
+    retries: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Of all stages that were tried again, by name: why, each time."""
+    began: float | None = None
+    """When the run did; seconds since 1970."""
     keys: Mapping[str, str] = field(default_factory=dict)
     """Of stages that are at work, by name."""
-    asked: Collection[str] | None = None
+    asked: Sequence[str] | None = None
     """Names of the stages that it is to run; None for all."""
-    failed: Collection[str] = ()
+    failed: Sequence[str] = ()
     """Names."""
     stopping: bool = False
     """Whether it begins nothing new."""
-    done: Collection[str] | None = None
+    done: Sequence[str] | None = None
     """Keys of the stages that it has finished; None where that is not known."""
 
     def line(self, stage: str) -> str | None:
@@ -85,14 +94,14 @@ def left(store: Folder, run: str) -> Left:
     try:
         found = dict(store.read_json(_path(run)))
         found.setdefault("since", dict.fromkeys(found["lines"], ""))  # another version's says less
-        return Left(**{name: found[name] for name in Left.__dataclass_fields__ if name in found})
+        return _adapter().validate_python(found)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return Left()
 
 
-def running(store: Folder, run: str) -> dict[str, str]:
-    """The line of each stage that runs, as the run itself left it last."""
-    return dict(left(store, run).lines)
+@cache
+def _adapter() -> TypeAdapter[Left]:
+    return TypeAdapter(Left)
 
 
 def _path(run: str) -> str:

@@ -4,8 +4,11 @@
 <store>/data/<name>/      shards that dualprune wrote
 <store>/weights/<sha256>  trained weights from elsewhere (stages.networks.pretrained)
 <store>/<key>/checkpoints/, failure.json   of a stage that is not done
+<store>/<key>/speed.json  how fast its network is, as it was timed last (pipeline.store.speeds)
+<store>/events/<run>/     what happened, and when (pipeline.store.events)
 <store>/progress/<run>.json  how far a run is (pipeline.run.progress)
 <store>/plans/<run>.json  keys and settings of the last plan, to say what has changed since
+<store>/saliency/<key>.json  what a network looks at (pipeline.reports.saliency.record)
 <store>/locks/            who works on what (pipeline.store.locks)
 <store>/logs/<run>/       logs, where the store is a local folder
 """

@@ -20,6 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from dualprune.stages.artefacts import masks
 from dualprune.stages.artefacts.manifest import ASIDE, MANIFEST, content, own_hash, read
 from dualprune.stages.files.folder import Folder, sha256
 from dualprune.stages.networks.build import build_model
@@ -48,7 +49,7 @@ def commit(
     rows = "".join(json.dumps(row, sort_keys=True) + "\n" for row in manifest.pop("rows"))
     files = {
         "model.safetensors": safetensors.torch.save({n: t.contiguous().cpu() for n, t in network.items()}),
-        "holds.safetensors": _pack(holds),
+        masks.FILE: _pack(holds),
         "duals.safetensors": safetensors.torch.save({n: t.contiguous().cpu() for n, t in duals.items()}),
         "metrics.jsonl": rows.encode(),
     }
@@ -69,7 +70,7 @@ def load(folder: Folder) -> Artefact:
     return Artefact(
         manifest,
         safetensors.torch.load(content(folder, manifest, "model.safetensors")),
-        _unpack(content(folder, manifest, "holds.safetensors")),
+        _unpack(content(folder, manifest, masks.FILE)),
         safetensors.torch.load(content(folder, manifest, "duals.safetensors")),
     )
 
@@ -89,21 +90,14 @@ def structure(artefact: Artefact) -> Structure:
     return Structure.model_validate(artefact.manifest.get("structure", {}))
 
 
-def _pack(masks: Tensors) -> bytes:
-    shapes = json.dumps({name: list(mask.shape) for name, mask in masks.items()}, sort_keys=True)
+def _pack(holds: Tensors) -> bytes:
+    shapes = json.dumps({name: list(mask.shape) for name, mask in holds.items()}, sort_keys=True)
     bits = {
-        name: torch.from_numpy(np.packbits(mask.cpu().numpy().astype(bool).ravel())) for name, mask in masks.items()
+        name: torch.from_numpy(np.packbits(mask.cpu().numpy().astype(bool).ravel())) for name, mask in holds.items()
     }
     data: bytes = safetensors.torch.save(bits, metadata={"shapes": shapes})
     return data
 
 
 def _unpack(data: bytes) -> Tensors:
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    shapes = json.loads(header["__metadata__"]["shapes"])
-    masks = {}
-    for name, bits in safetensors.torch.load(data).items():
-        size = int(np.prod(shapes[name]))
-        flat = np.unpackbits(bits.numpy())[:size].astype(np.float32)
-        masks[name] = torch.from_numpy(flat).view(shapes[name])
-    return masks
+    return {name: torch.from_numpy(mask.unpacked().astype(np.float32)) for name, mask in masks.packed(data).items()}

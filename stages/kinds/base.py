@@ -40,7 +40,7 @@ class Phase:
     span: int = 0
     """Epochs of the schedule in all; 0: those of this phase."""
     interval: int | None = None
-    """Optimizer steps from one update of Z and U to the next within the phase."""
+    """Optimizer steps from one update (of Z and U, or of another kind's) to the next within the phase."""
 
 
 def learning_rate(phase: Phase, done: float) -> float:
@@ -50,6 +50,18 @@ def learning_rate(phase: Phase, done: float) -> float:
         return rate.lr * 0.5 * (1 + math.cos(math.pi * done / (phase.span or phase.epochs)))
     # 0.3 // 0.1 is 2: a little more than nothing makes up for how fractions are rounded.
     return rate.lr * rate.factor ** math.floor(done / rate.every + 1e-9) if rate.every else rate.lr
+
+
+def due(run: Run[Any], phase: Phase) -> int:
+    """Of what is done each `phase.interval` steps, after an optimizer step: how many steps it is for now, 0 for none.
+
+    A phase's last steps have their turn at its end.
+    """
+    assert phase.interval is not None
+    done = run.progress.epoch * run.per_epoch + run.progress.step
+    if done % phase.interval == 0:
+        return phase.interval
+    return done % phase.interval if done == phase.epochs * run.per_epoch else 0
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dualprune.stages.kinds import prune, quantize, shrink, train
+from dualprune.stages.kinds import gates, partial, prune, quantize, shrink, train
 from dualprune.stages.kinds.base import Kind, Phase
 from dualprune.stages.settings.training import StageSpec
 
@@ -13,6 +13,8 @@ KINDS: dict[str, Kind[Any]] = {
     "prune": prune.KIND,
     "shrink": shrink.KIND,
     "quantize": quantize.KIND,
+    "partial": partial.KIND,
+    "gates": gates.KIND,
 }
 
 

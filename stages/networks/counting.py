@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,6 +16,8 @@ class Counted:
     macs: int = 0
     """Multiplications with additions of matrix products, convolutions and attention, those with zeros too. Recurrent
     layers are not counted, which torch runs as a whole."""
+    modules: dict[str, int] = field(default_factory=dict)
+    """The same of each module by its path, with what is in it; the network's own is empty."""
 
 
 class _Nowhere:
@@ -45,5 +47,7 @@ def counted() -> Iterator[Counted]:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             yield found
         found.macs = counter.get_total_flops() // 2
+        counts = {name: sum(one.values()) // 2 for name, one in counter.get_flop_counts().items() if name != "Global"}
+        found.modules = {name.partition(".")[2]: count for name, count in counts.items()}
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -155,6 +155,14 @@ class Structured(Grouped):
         return self
 
 
+def every(pattern: Pattern) -> Structured:
+    """All units that a pattern is for, over all tensors of the network: a constraint that says which, and holds none.
+
+    For stages that find out by training which of them go.
+    """
+    return Structured(set="filter", tensors=pattern.tensors, layers=pattern.layers, keep=1.0, coupled=True)
+
+
 class Head(Grouped):
     """At most k attention heads of a projection."""
 

@@ -56,8 +56,8 @@ class Smaller:
 def smaller(
     before: Before, constraints: Sequence[Grouped], multiple: int, remove: int, samples: int, resolution: int | None
 ) -> Smaller:
-    """Take out of a network what settings say: pixels, then `remove` blocks, then units; layers of low rank become two
-    where that is smaller.
+    """Take out of a network what settings say: pixels, then blocks that do nothing and `remove` others, then units;
+    layers of low rank become two where that is smaller.
 
     `samples` of validation say which blocks; `multiple` and `constraints` are as settings of `kind: shrink` have them.
     Raises SpecError, also where nothing is taken out.
@@ -66,8 +66,12 @@ def smaller(
     made: list[Edit] = [] if resolution is None else [resized(network, before.inputs, resolution)]
     two = _factorised(network, before.lowrank)
     made += two
+    args, kwargs = before.inputs
+    still = idle(network, args, kwargs, _closed(network, args, kwargs))
+    for path in still:
+        EDITS["remove"].apply(Remove(module=path), network)
     gone = removed(network, before, remove, samples)
-    made += [Remove(module=path) for path, _ in gone]
+    made += [Remove(module=path) for path in (*still, *(path for path, _ in gone))]
     found = before.cut(network)
     whole = macs(copy.deepcopy(before.network).eval(), *before.inputs)
     stays = _stays(network, found, constraints, multiple, whole)
@@ -88,6 +92,7 @@ def smaller(
         "units": {found.spaces[n].name: [len(units), int(units.sum())] for n, units in stays.items()},
         "factorised": {edit.module: edit.rank for edit in two},
         "blocks": dict(gone),
+        "idle": still,
         "part": part,
         "refused": dict(found.refused),
         **({} if resolution is None else {"resolution": [_side(before), resolution]}),
@@ -303,6 +308,37 @@ def blocks(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
             handle.remove()
     found = [path for path, same in shapes.items() if same]
     return sorted(path for path in found if not any(other.startswith(f"{path}.") for other in found))
+
+
+def _closed(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
+    """Blocks in which all of a weight is zero."""
+    every = {path: network.get_submodule(path) for path in blocks(network, args, kwargs)}
+    return [
+        path
+        for path, block in every.items()
+        if not all(block.get_parameter(name).any() for name in weights(parameters(block)))
+    ]
+
+
+def idle(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], paths: Sequence[str]) -> list[str]:
+    """Of modules at these paths, those that give just what they are given: their first input."""
+    found = []
+
+    def looked(path: str, given: tuple[Any, ...], out: Any) -> None:
+        if _same(given, out) and torch.equal(given[0], out):
+            found.append(path)
+
+    handles = [
+        network.get_submodule(path).register_forward_hook(lambda _, given, out, path=path: looked(path, given, out))
+        for path in paths
+    ]
+    try:
+        with torch.no_grad():
+            network(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def _same(given: tuple[Any, ...], out: Any) -> bool:

@@ -133,6 +133,7 @@ def _manifest(run: Run[Any], network: Mapping[str, Tensor], scores: Mapping[str,
         "fixed": {name: list(sets) for name, sets in kinds.items() if SETS[sets[-1]].fixes},
         "storage": snapping.storage(network, kinds) if kinds else None,
         "left_out": left_out,
+        "samples": {split: len(data) for split, data in run.splits.items()},
         "world": run.world,
         "engine": job.engine.model_dump(),
         "versions": {

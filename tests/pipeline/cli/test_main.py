@@ -82,7 +82,9 @@ def test_the_flags_are_these() -> None:
     of_help = {verb: ["-h --help", *own] for verb, own in helps.items()}
     inputs = ["--data", "--sample", "--noise", "--store", "--json"]
     exported = {"export": ["-h --help", "artefact", "--format", "--out", "--half", *inputs]}
-    assert flags == configured | of_jobs | of_shards | of_help | exported | {"speed": flags["speed"]}
+    page = ["--store", "--set", "--out", "--figures", "--json"]
+    pages = {"report": ["-h --help", "run", "--stage", *page], "compare": ["-h --help", "runs", *page]}
+    assert flags == configured | of_jobs | of_shards | of_help | exported | pages | {"speed": flags["speed"]}
 
 
 def test_help_lists_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:

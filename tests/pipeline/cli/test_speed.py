@@ -10,23 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.output import BAD_INPUT, DONE
 from dualprune.pipeline.reports import speed as reports
-from dualprune.stages.artefacts import artefact
-from dualprune.stages.artefacts.manifest import own_hash
-from dualprune.stages.data.format import digest, read_manifest
-from dualprune.stages.data.make.builtin import digits
-from dualprune.stages.data.shards import write
+from dualprune.pipeline.store import speeds
+from dualprune.pipeline.store.store import Store
+from dualprune.stages.artefacts.manifest import check, own_hash
 from dualprune.stages.export.speed import Place, Speed
 from dualprune.stages.export.timing import Spread
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.kinds.table import parse
-from dualprune.stages.networks.builtin import MODELS
+from tests.pipeline.cli.finished import KEYS, chain
 
-KEYS = {"dense": "d" * 16, "half": "a" * 16, "quarter": "b" * 16}
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -34,13 +29,7 @@ Run = Callable[..., tuple[int, str, str]]
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with digits, and dense -> half -> quarter, in the order of their pruning."""
     folder = tmp_path_factory.mktemp("speed")
-    url = str(folder / "store")
-    Folder(url).establish()
-    shards = f"{url}/data/digits"
-    write(shards, "digits", {split: list(samples)[:20] for split, samples in digits(None).items()})
-    made(folder, "dense", None, 1.0)
-    made(folder, "half", "dense", 2.0)
-    made(folder, "quarter", "half", 4.0)
+    chain(folder)
     return folder
 
 
@@ -49,40 +38,6 @@ def store(finished: Path, tmp_path: Path) -> Path:
     """A copy of it, which a test may change."""
     shutil.copytree(finished / "store", tmp_path / "store")
     return tmp_path / "store"
-
-
-def made(folder: Path, name: str, parent: str | None, rate: float) -> None:
-    """A finished stage, as `stages.training.outcome` leaves it, as far as anybody looks here."""
-    common = {"model": {"name": "digits_cnn"}, "data": {"source": "digits"}, "batch": 8}
-    if parent is None:
-        own: dict[str, Any] = {"kind": "train", "train": {"epochs": 1, "lr": 0.01}}
-    else:
-        own = {
-            "kind": "prune",
-            "constraints": [{"set": "cardinality", "tensors": "*", "rate": rate}],
-            "admm": {"updates": 1, "lr": 0.01, "rho": 0.01},
-            "retrain": {"epochs": 1, "lr": 0.01},
-        }
-    torch.manual_seed(0)
-    network = MODELS["digits_cnn"](10)
-    weights = dict(network.state_dict())
-    held = {tensor: value for tensor, value in weights.items() if value.ndim > 1}
-    for value in held.values():
-        value[torch.rand_like(value) < 1 - 1 / rate] = 0
-    size, left = sum(w.numel() for w in held.values()), sum(int((w != 0).sum()) for w in held.values())
-    sets = [] if parent is None else ["cardinality"]
-    manifest = {
-        "name": name,
-        "key": KEYS[name],
-        "spec": parse(common | own).model_dump(mode="json"),
-        "data": digest(read_manifest(f"{folder}/store/data/digits")),
-        "parents": [] if parent is None else [{"name": parent, "key": KEYS[parent]}],
-        "tensors": {tensor: {"sets": sets} for tensor in held},
-        "fixed": {},
-        "metrics": {"rate": size / left, "network_rate": size / left, "bytes": 4 * left},
-        "rows": [],
-    }
-    artefact.commit(Folder(f"{folder}/store/{KEYS[name]}"), manifest, weights, {}, {})
 
 
 @pytest.fixture
@@ -265,3 +220,21 @@ def test_sentences_say_where_a_reason_holds() -> None:
     assert list(reports.verdicts(busy[:1])) == []
     (said,) = reports.verdicts(busy)
     assert said.startswith("the machine is busy: up to 31 % of the time")
+
+
+def test_what_was_measured_is_left_for_reports(store: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the artefact, which is as sound as before; where that can't be, the measurement stands."""
+    code, out, _ = run("half", "--store", store, "--json")
+    assert code == DONE
+    found = speeds.left(Store(str(store)), KEYS["half"])
+    assert found == [row for row in json.loads(out)["speeds"] if row["name"] == "half"]
+    assert [row["batch"] for row in found] == [1, 3]
+    assert check(Folder(str(store / KEYS["half"]))) is not None
+    assert speeds.left(Store(str(store)), KEYS["dense"]) == [], "it is what others are compared with"
+
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(speeds, "leave", full)
+    code, out, _ = run("half", "--store", store)
+    assert (code, "reports won't have its speed: no space left" in out) == (DONE, True)

@@ -285,13 +285,16 @@ def test_what_no_configuration_needs_goes(store: str, tmp_path: Path, capsys: py
         Folder(store).write(file, b"x" * 1000)
         aged(Path(store) / file)
     Folder(store).write("logs/x.part", b"just now")
+    for key in (keys["dense"], HALF):
+        Folder(store).write(f"saliency/{key}.json", b"{}")
     before = left(store)
     printed = told(capsys, "gc", str(config(tmp_path)), "--store", store, "--yes")[0]
     gone = {path for path in before if path[:16] in (DENSE, HALF, QUARTER, "f" * 16)}
     gone |= {path for path in before if path.startswith(f"{keys['dense']}/checkpoints/")}
     gone |= {"data/other/train-000000.tar", f"{keys['half']}/model.safetensors.0123abcd.part", ".probe-0"}
+    gone |= {f"saliency/{HALF}.json"}
     assert before - left(store) == gone
-    for text in (f"{HALF}  ", "data/other  1 kB", f"{keys['dense']}/checkpoints  ", "8 things can go", "removed 8"):
+    for text in (f"{HALF}  ", "data/other  1 kB", f"{keys['dense']}/checkpoints  ", "9 things can go", "removed 9"):
         assert text in printed
     assert "nothing can go" in told(capsys, "gc", str(config(tmp_path)), "--store", store)[0]
     assert told(capsys, "verify", "--store", store)[0].startswith(f"{store}: 1 artefacts and 1 parts")

@@ -17,7 +17,7 @@ from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.plan.costs import Cost
 from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.reports import plan as planview
-from dualprune.pipeline.run.view import clock
+from dualprune.pipeline.run.work import clock
 from dualprune.stages.networks.build import build_model
 from dualprune.stages.settings.training import Model
 from tests.pipeline.common import artefact, config, extended

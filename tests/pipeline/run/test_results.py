@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,60 @@ def test_only_what_admm_left_is_a_matter_of_rho() -> None:
     assert advice(ended(0.47, None)) is None
     assert advice(ended(None, None)) is None
     assert advice(manifest(residual=0.47)) is None  # without its settings nothing is said of them
+
+
+def narrow(rows: list, width: int) -> list[str]:
+    """The table's lines on a terminal of so many columns."""
+    console = Console(file=io.StringIO(), width=width)
+    console.print(as_table(rows, width))
+    assert isinstance(console.file, io.StringIO)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_the_table_fits_its_terminal(tmp_path: Path, width: int) -> None:
+    """What has no room goes, and is named; what was measured stays, and so does every stage's line."""
+    store, plan = planning.make(*loaded(tmp_path))
+    named = replace(plan[1].node, name="a-quarter-of-all-weights-after-half-of-them-were-taken-v2")
+    rows = [
+        result(plan[0].node, "done", store, manifest(macs=3e9, dense_macs=4e9)),
+        result(named, "done", store, ended(0.33) | {"metrics": {**ended(0.33)["metrics"], **WHOLE}}),
+        result(plan[2].node, "failed", store, None, "broke " * 40),
+    ]
+    lines = narrow(rows, width)
+    assert max(map(len, lines)) <= width
+    head = next(line for line in lines if line.startswith("stage")).split()
+    assert {"val", "test"} <= set(head)
+    one = next(line for line in lines if line.startswith("a-quarter"))
+    assert "97.50" in one
+    told = " ".join(" ".join(lines).split())
+    gone = told.partition("not shown for want of room: ")[2]
+    for title in (
+        "network left",
+        "weights left",
+        "seconds",
+        "network rate",
+        "artefact",
+        "residual",
+        "bytes",
+        "MACs left",
+    ):
+        assert (title.split()[-1] in head) or (title in gone), title
+    assert (gone == "") == (width >= 200)
+    assert ("-v2 " in one) if width < 200 else (named.name in one)
+    assert f"{plan[2].node.name} (failed: " in told
+    assert "0.330!" in one or "residual" in gone
+
+
+def test_a_pipe_gets_the_whole_table(tmp_path: Path) -> None:
+    """However long names are."""
+    store, plan = planning.make(*loaded(tmp_path))
+    named = replace(plan[1].node, name="n" * 60)
+    lines = shown([result(named, "done", store, manifest(**WHOLE))])
+    assert "n" * 60 in lines[2]
+    assert lines[2].split()[-1] == named.key
+
+
+def test_a_table_of_no_stages() -> None:
+    """Has its titles."""
+    assert any(line.startswith("stage") for line in narrow([], 80))

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.plan.state import Planned
+from dualprune.pipeline.run import view
 from dualprune.pipeline.run import watch as module
 from dualprune.pipeline.run.results import Result
 from dualprune.pipeline.run.watch import watch
+from dualprune.pipeline.run.work import Work, kept
 from dualprune.pipeline.store.locks import Holder, Locks, run_lock
-from dualprune.pipeline.store.progress import Progress, running
+from dualprune.pipeline.store.progress import Progress, left
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.files.folder import canonical
 from tests.pipeline.common import artefact, loaded
+from tests.pipeline.run.pictures import ADMM, LOST
 
 
 class Clock:
@@ -63,8 +69,17 @@ class Scene:
 
         def happen() -> None:
             self.lines = {name: f"{name}: {text}" for name, text in lines.items()}
-            while running(self.store.folder, "tiny") != self.lines:
+            while left(self.store.folder, "tiny").lines != self.lines:
                 time.sleep(0.01)
+
+        return happen
+
+    def tells(self, retries: dict[str, list[str]] | None = None, **works: Work) -> Callable[[], None]:
+        """Its stages tell this of themselves."""
+
+        def happen() -> None:
+            self.progress.account = lambda: {"works": kept(works), "retries": retries or {}, "began": time.time() - 90}
+            self.shows(**{name: work.line for name, work in works.items()})()
 
         return happen
 
@@ -123,9 +138,50 @@ def test_on_a_terminal_the_table_is_redrawn(scene: Scene) -> None:
     finally:
         scene.ends()
     shown = scene.file.getvalue()
-    assert "(running: training  loss 0.5)" in shown
-    assert "(queued: waits for dense)" in shown
-    assert "residual" in scene.file.getvalue()
+    assert "training  loss 0.5" in shown
+    assert "waits for dense" in shown
+
+
+def test_on_a_terminal_what_stages_tell_is_drawn(scene: Scene) -> None:
+    """How far they are, what they are compared with, what went wrong on the way, and how long others wait."""
+    scene.begins()
+    waiting = Work(asked=time.time() - 65)
+    try:
+        scene.watched(
+            scene.finishes("dense"),
+            scene.tells({"half": [LOST]}, half=replace(ADMM, value=96.5), other=waiting),
+            scene.finishes(),
+            terminal=True,
+        )
+    finally:
+        scene.ends()
+    shown = re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", scene.file.getvalue())
+    for text in ("1:30: 1 of 4 done", "41 %", "-1.00", f"tried again: {LOST}", "waits for its workers 1:05"):
+        assert text in shown
+
+
+def test_long_epochs_make_few_lines(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in half a minute, however often the store has news, and one at an epoch's end."""
+    now = 1000.0
+    monkeypatch.setattr(view, "time", SimpleNamespace(monotonic=lambda: now))
+
+    def tells(epoch: int, share: float) -> Callable[[], None]:
+        def happen() -> None:
+            nonlocal now
+            now += 2.5
+            ended = epoch - (share < 1)
+            scene.tells(dense=replace(ADMM, epoch=epoch, done=share, ended=ended, residuals=()))()
+
+        return happen
+
+    scene.begins()
+    try:
+        shares = [(epoch, step / 10) for epoch in (1, 2) for step in range(11)]
+        scene.watched(*(tells(*one) for one in shares), scene.finishes())
+    finally:
+        scene.ends()
+    epochs = [line.split("  ")[0] for line in scene.printed]
+    assert epochs == ["dense: admm epoch 1/20 0 %", "dense: admm epoch 1/20", "dense: admm epoch 2/20"]
 
 
 def test_a_run_that_fails(scene: Scene) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,12 +16,14 @@ from pydantic import Field, ValidationError
 from dualprune.pipeline.config.load import load
 from dualprune.pipeline.plan import make as planning
 from dualprune.stages.artefacts import artefact
+from dualprune.stages.coupling.cut import Cut, cut
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.base import Kind, Phase, Row, State
 from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.job import StageJob, key_material
 from dualprune.stages.kinds.table import KINDS, parse, phases
-from dualprune.stages.settings.training import StageSpec, Training
+from dualprune.stages.networks.build import build_model
+from dualprune.stages.settings.training import Model, StageSpec, Training
 from dualprune.stages.training.run import Run
 from dualprune.stages.training.stage import run_stage
 from tests.pipeline.common import extended
@@ -39,8 +42,19 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "admm": {"updates": 2, "lr": 0.1, "rho": 0.1},
         "snap": {"rounds": 2, "lr": 0.1},
     },
+    "partial": {
+        "constraints": [{"tensors": "*", "share": 0.5, "strength": 0.01}],
+        "train": {"epochs": 2, "lr": 0.1},
+    },
+    "gates": {"constraints": [{"tensors": "*"}], "macs": 0.5, "train": {"epochs": 2, "lr": 0.1}},
 }
 """The least of each kind's settings. A new kind needs one here."""
+
+
+@cache
+def parted() -> Cut:
+    """What can be cut of their network."""
+    return cut(build_model(Model(name="digits_cnn")), (torch.zeros(2, 1, 8, 8),), {})
 
 
 def example(kind: str) -> StageSpec:
@@ -61,7 +75,7 @@ def test_a_kind_keeps_the_contract(name: str) -> None:
     remembered = json.loads(json.dumps(asdict(kind.state())))
     assert kind.state(**remembered) == kind.state()
     assert key_material(spec, "data", [])["method"] == kind.version
-    room = check(spec)
+    room = check(spec, parted)
     assert bool(room.kinds) == bool(kind.constraints(spec))
     assert kind.regrows(spec) is False
     assert not kind.prunes or room.rate > 1
@@ -70,7 +84,7 @@ def test_a_kind_keeps_the_contract(name: str) -> None:
 
 @pytest.mark.parametrize("settings", [{"kind": "nosuch"}, {"kind": None}, {}, 3, None])
 def test_what_is_of_no_kind_is_refused(settings: Any) -> None:
-    with pytest.raises(ValueError, match="kind must be one of train, prune, shrink, quantize, not"):
+    with pytest.raises(ValueError, match="kind must be one of train, prune, shrink, quantize, partial, gates, not"):
         parse(settings)
 
 

@@ -1,0 +1,1 @@
+"""What networks look at, as a table, pictures and JSON."""
