@@ -143,6 +143,15 @@ def overlap(store: Store, run: Run) -> tuple[Overlap | None, list[str]]:
     return (Overlap(tuple(found), shares), lost) if shares else (None, lost)
 
 
+def looked(store: Store, stage: Stage | None) -> Mapping[str, Any]:
+    """What `dualprune saliency` left of a stage; nothing where there is none."""
+    try:
+        found = {} if stage is None else store.folder.read_json(f"saliency/{stage.key}.json")
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _comparable(run: Run) -> Sequence[Stage]:
     """The stages whose masks are compared: those on the way first, then the others, in the run's order."""
     able = [one for one in run.done() if any(tensor.nonzeros < tensor.size for tensor in one.tensors)]

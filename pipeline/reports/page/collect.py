@@ -76,7 +76,13 @@ def collect(store: Store, name: str, wanted: str | None = None) -> Run:
         drivers=sum(event["event"] == "begun" for event in events),
     )
     overlap, lost = artefacts.overlap(store, found)
-    return replace(found, overlap=overlap, missing=tuple(public(text) for text in gaps.gaps(found, bool(events), lost)))
+    looked = artefacts.looked(store, found.chosen)
+    return replace(
+        found,
+        overlap=overlap,
+        looked=looked,
+        missing=tuple(public(text) for text in gaps.gaps(found, bool(events), lost)),
+    )
 
 
 class _Now:

@@ -17,6 +17,16 @@ USUAL = {"opacity": "1", "font-size": f"{SIZE}px", "font-weight": "normal", "str
 """Attributes that say nothing where they have these values."""
 PLACES = ("d", "transform", "x", "y", "x2", "y2", "width", "height")
 """Attributes whose numbers are pixels, of which hundredths are enough."""
+_SHAPES = ("svg", "g", "path", "rect", "line", "polyline", "circle", "text", "tspan", "image")
+SHAPES = frozenset(f"{SVG}{name}" for name in _SHAPES)
+"""Elements that are taken of pictures from a store."""
+_PLACED = ("viewBox", "width", "height", "x", "y", "x1", "y1", "x2", "y2", "dx", "dy", "cx", "cy", "r", "d", "points")
+_PAINTED = ("fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "opacity")
+_WRITTEN = ("font-size", "font-weight", "text-anchor")
+LOOKS = frozenset((*_PLACED, *_PAINTED, *_WRITTEN, "transform", "preserveAspectRatio", "href"))
+"""Their attributes."""
+PIXELS = "data:image/png;base64,"
+"""What an image may refer to."""
 ROOM = 12
 """Pixels around a figure that stands alone."""
 SHARPER = 2.0
@@ -81,6 +91,27 @@ def inlined(drawn: str, prefix: str) -> str:
             elif "url(#" in value:
                 value = value.replace("url(#", f"url(#{prefix}")
             one.set(name, _NUMBER.sub(_short, value) if name in PLACES else value)
+    root.set("aria-hidden", "true")
+    root.set("focusable", "false")
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def taken(drawn: str) -> str:
+    """A picture from a store for a page: its shapes, texts and pixels, and nothing else that it may hold. Raises
+    ValueError for what is no SVG."""
+    try:
+        root = ElementTree.fromstring(drawn)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"it is no SVG: {error}") from None
+    if root.tag != f"{SVG}svg":
+        raise ValueError("it is no SVG")
+    for above in list(root.iter()):
+        for one in [one for one in above if one.tag not in SHAPES]:
+            above.remove(one)
+    for one in root.iter():
+        for name, value in list(one.attrib.items()):
+            if name not in LOOKS or "url(" in value or (name == "href" and not value.startswith(PIXELS)):
+                del one.attrib[name]
     root.set("aria-hidden", "true")
     root.set("focusable", "false")
     return ElementTree.tostring(root, encoding="unicode")

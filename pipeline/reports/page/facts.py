@@ -168,6 +168,8 @@ class Run:
     asked: str | None = None
     """The configuration, or what of it is known, as YAML."""
     overlap: Overlap | None = None
+    looked: Mapping[str, Any] = field(default_factory=dict)
+    """What `dualprune saliency` left of the chosen network."""
     began: float | None = None
     ended: float | None = None
     environment: tuple[tuple[str, str], ...] = ()

@@ -20,6 +20,7 @@ from dualprune.pipeline.reports.page.facts import Run
 from dualprune.pipeline.reports.page.figures import versus
 from dualprune.pipeline.reports.page.figures.base import NARROW, WIDE, Figure, Table
 from dualprune.pipeline.reports.page.figures.table import figures
+from dualprune.pipeline.reports.page.looks import looks
 from dualprune.pipeline.reports.page.summary import as_json
 from dualprune.pipeline.reports.page.theme import variables
 from dualprune.pipeline.reports.page.verdict import numbers, verdict
@@ -47,6 +48,7 @@ def report(run: Run) -> str:
         drawn=drawn(figures(run)),
         troubles=troubles(run),
         artefacts=artefacts(run),
+        looks=looks(run),
         data=as_json(run),
     )
 

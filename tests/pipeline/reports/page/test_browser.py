@@ -15,6 +15,7 @@ from dualprune.pipeline.reports.page.figures.table import figures
 from dualprune.pipeline.reports.page.page import comparison, report
 from dualprune.pipeline.reports.page.versus import compare
 from tests.pipeline.reports.page.made import CHOICE, LADDER, ladder, make
+from tests.pipeline.reports.page.test_looks import record
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("vl_convert", reason="vl-convert-python is not installed")
@@ -25,7 +26,7 @@ SMALL, SLOW = 3_000_000, 2.0
 READABLE, LARGE = 4.5, 3.0
 """Contrasts of text, and of large or bold one, at least: WCAG 2, AA."""
 VARIANTS = [(scheme, width) for scheme in ("light", "dark") for width in (1280, 390)]
-SEEN = """() => [...document.querySelectorAll('section figure')].map((figure) => {
+SEEN = """() => [...document.querySelectorAll('section figure:not(.look)')].map((figure) => {
   const chart = [...figure.querySelectorAll('.chart')].filter((one) => one.offsetParent !== null);
   const box = chart[0].querySelector('svg').getBoundingClientRect();
   return {id: figure.closest('section').id, charts: chart.length, marks: chart[0].querySelectorAll('[data-tip]').length,
@@ -60,6 +61,9 @@ CONTRASTS = """() => {
 }"""
 
 
+LOOK = "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 900 60' width='900'><text y='30'>a look</text></svg>"
+
+
 class Visited:
     """A page that is open, and what it complained of or asked for."""
 
@@ -88,6 +92,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         store = make(str(folder / "store"), stages, ended=None if name == "killed" else "done")
         if name == "killed":
             store.folder.remove(LADDER[2].key)
+        if name == "choice":
+            store.folder.write_json(f"saliency/{CHOICE[4].key}.json", record(LOOK, LOOK))
         found[name] = folder / "page.html"
         found[name].write_text(report(collect(store, "made")))
     folder = tmp_path_factory.mktemp("versus")
@@ -190,7 +196,7 @@ def test_marks_say_what_they_show(browser: Any, pages: dict[str, Path]) -> None:
 
 def test_without_scripts_all_is_there(browser: Any, pages: dict[str, Path]) -> None:
     page = visit(browser, pages["choice"], scripts=False).page
-    assert page.locator("figure .wide svg").count() == page.locator("figure").count()
+    assert page.locator("figure .wide svg").count() == page.locator("figure:not(.look)").count()
     page.locator("#tradeoff summary").click()
     assert page.locator("#tradeoff td").first.is_visible()
     page.context.close()
