@@ -14,6 +14,7 @@ from dualprune.cluster.errors import ClusterError, ClusterGone, NotStarted
 from dualprune.pipeline import output
 from dualprune.pipeline.config.load import given, read
 from dualprune.pipeline.plan import selection
+from dualprune.pipeline.reports.page.ended import written
 from dualprune.pipeline.run import driver, here
 from dualprune.pipeline.run.results import Result, State
 from dualprune.pipeline.run.view import View
@@ -70,7 +71,8 @@ def run(
             logs.mkdir(parents=True, exist_ok=True)
             view.note(f"logs: {logs}")
         try:
-            rows = driver.run(sound, plan, store, logs, view, wanted, stale, keep_going=keep_going, wait=wait)
+            asked = {"keep_going": keep_going, "wait": wait}
+            rows = driver.run(sound, plan, store, logs, view, wanted, stale, **asked, page=written)
         except (ClusterGone, NotStarted):
             raise
         except ClusterError as error:

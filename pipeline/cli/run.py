@@ -19,6 +19,7 @@ from dualprune.pipeline.plan import costs, selection
 from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.reports import plan as planview
 from dualprune.pipeline.reports import tensors
+from dualprune.pipeline.reports.page.ended import written
 from dualprune.pipeline.run import here
 from dualprune.pipeline.run.results import Result, as_json, as_table
 from dualprune.pipeline.run.view import View
@@ -106,9 +107,8 @@ def _carried_out(
     for line in _announced(config.top.name, plan, waiting, folder, store.url if options.smoke else None):
         view.note(line)
     try:
-        return driver.run(
-            config, plan, store, folder, view, wanted, stale, keep_going=options.keep_going, wait=options.wait
-        )
+        asked = {"keep_going": options.keep_going, "wait": options.wait}
+        return driver.run(config, plan, store, folder, view, wanted, stale, **asked, page=written)
     except Held as held:
         view.note(f"{config.top.name} is not started: {held}; `--wait` waits for its end")
     except (ClusterGone, NotStarted, Lost) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -58,12 +58,14 @@ def run(
     *,
     keep_going: bool = False,
     wait: bool = False,
+    page: Callable[[Store, str, Path], Path | None] = lambda store, run, folder: None,
 ) -> list[Result]:
     """Carry out a plan, or the stages of it that are `wanted`; one row a stage.
 
     Keys in `force` were planned to run though they are done: artefacts are deleted when their turn comes. After a
     failure nothing new is begun, or with `keep_going` only what does not depend on what failed. Another driver
-    of the same name is waited for with `wait`. Raises cluster.errors.ClusterError, pipeline.store.locks.Held and Lost.
+    of the same name is waited for with `wait`. `page` writes a page about a run into a folder, for trackers to show.
+    Raises cluster.errors.ClusterError, pipeline.store.locks.Held and Lost.
     """
     names = {p.node.name for p in plan} if wanted is None else set(wanted)
     manifests = {p.node.name: p.manifest for p in plan if p.manifest is not None}
@@ -96,6 +98,11 @@ def run(
             finally:
                 events.add("ended", how=how)
                 run.close()
+                if mirrored.wanted and how in ("done", "failed"):
+                    events.flush()
+                    made = page(store, config.top.name, logs.parent)
+                    if made is not None:
+                        mirrored.attach(made)
     return _results(board, store)
 
 

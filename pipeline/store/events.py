@@ -43,6 +43,7 @@ class Events:
         self._number = 0
         self._lines: list[str] = []
         self._lock, self._changed, self._ending = threading.Lock(), threading.Event(), threading.Event()
+        self._writing = threading.Lock()
         self._every, self._steps = every, dict[str | None, float]()
         self._thread = threading.Thread(target=self._work, name="events", daemon=True)
 
@@ -67,6 +68,10 @@ class Events:
                 self._lines.append(json.dumps(found) + "\n")
             self._changed.set()
 
+    def flush(self) -> None:
+        """Write what was added until now. Returns when that is done, or can't be."""
+        self._write()
+
     def _kept(self, event: Event) -> bool:
         """Whether an event is written: of places within epochs only some are."""
         if event["event"] != "steps":
@@ -85,6 +90,10 @@ class Events:
             self._write()
 
     def _write(self) -> None:
+        with self._writing:
+            self._written()
+
+    def _written(self) -> None:
         with self._lock:
             lines = list(self._lines)
         data = "".join(lines).encode()

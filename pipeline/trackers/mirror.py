@@ -57,8 +57,13 @@ class Mirror:
         for feed in self._feeds:
             feed.queue.put(partial(feed.told.hear, event))
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there is any tracker."""
+        return bool(self._feeds)
+
     def attach(self, report: Path) -> None:
-        """Show a page about the run with its summary: before the run's end is heard of. Returns at once."""
+        """Show a page about the run with its summary. Returns at once."""
         for feed in self._feeds:
             feed.queue.put(partial(feed.told.attach, report))
 
@@ -73,9 +78,12 @@ class _Feed:
         self.thread = threading.Thread(target=spared()(self._work), name=name, daemon=True)
 
     def close(self, limit: float) -> None:
-        """Close the tracker, and end the thread."""
+        """Tell the tracker of the run's end, close it, and end the thread."""
         self._closed = True
-        self.tracker.close(max(0.0, limit - time.monotonic()))
+        try:
+            self.told.finish()
+        finally:
+            self.tracker.close(max(0.0, limit - time.monotonic()))
 
     def left(self) -> list[str]:
         """What is to be told of a tracker at the end."""

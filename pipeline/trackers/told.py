@@ -36,6 +36,7 @@ class Told:
         """Stages at work, by key."""
         self._shown = set[str]()
         """Keys of stages that have ended: another stage of the same key shows nothing new."""
+        self._over: Event | None = None
         self._report: Path | None = None
 
     def hear(self, event: Event) -> None:
@@ -132,12 +133,18 @@ class Told:
         self._shown.add(stage.key)
         self.tracker.end(stage, end)
 
-    def _over(self, event: Event) -> None:
+    def _ended_run(self, event: Event) -> None:
+        self._over = event
+
+    def finish(self) -> None:
+        """Nothing more happens: summarize the run, if it has ended and was not killed."""
+        if self._over is None:
+            return
         names = list(self._stages)
         with ThreadPoolExecutor(LOOKS) as pool:
             found = list(pool.map(lambda name: self._manifest(self._stages[name].get("key")), names))
         rows = [self._account(name, one) for name, one in zip(names, found, strict=True)]
-        self.tracker.summarize(Summary(self._config, rows, event.get("how", ""), self._report))
+        self.tracker.summarize(Summary(self._config, rows, self._over.get("how", ""), self._report))
 
     def _account(self, name: str, found: Mapping[str, Any] | None) -> dict[str, Any]:
         """A stage's row in the table of all."""
@@ -165,5 +172,5 @@ _HEARD = {
     "steps": Told._place,
     "done": Told._done,
     "failed": Told._failed,
-    "ended": Told._over,
+    "ended": Told._ended_run,
 }

@@ -178,7 +178,7 @@ def test_what_failed_and_what_never_ended_is_marked(tmp_path: Path) -> None:
 
 
 def test_a_page_is_shown_with_the_run(tmp_path: Path) -> None:
-    """A report, that is, if one is attached before the end."""
+    """A report, that is, if one is attached."""
     page, given = (
         tmp_path / "page.html",
         Given(Monitor(wandb="offline"), "tiny", events.store(tmp_path), tmp_path / "logs", print),
@@ -186,8 +186,8 @@ def test_a_page_is_shown_with_the_run(tmp_path: Path) -> None:
     page.write_text("<p>how it went</p>")
     with mirror(given) as found:
         found.hear(events.begun())
-        found.attach(page)
         found.hear(ended("done"))
+        found.attach(page)
     shown = [path.read_text() for path in (tmp_path / "logs").rglob("*.html") if "latest-run" not in path.parts]
     assert shown
     assert all("how it went" in text for text in shown)
