@@ -84,7 +84,8 @@ def test_the_flags_are_these() -> None:
     exported = {"export": ["-h --help", "artefact", "--format", "--out", "--half", *inputs]}
     page = ["--store", "--set", "--out", "--figures", "--json"]
     pages = {"report": ["-h --help", "run", "--stage", *page], "compare": ["-h --help", "runs", *page]}
-    assert flags == configured | of_jobs | of_shards | of_help | exported | pages | {"speed": flags["speed"]}
+    looked = {verb: flags[verb] for verb in ("speed", "saliency")}
+    assert flags == configured | of_jobs | of_shards | of_help | exported | pages | looked
 
 
 def test_help_lists_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:
