@@ -123,6 +123,7 @@ stages:
     parent: dense
     constraints: [{tensors: "*"}]
     macs: 0.5
+    weights: null
     train: {epochs: 1, lr: 0.1}
     ramp: 0.4
     interval: 2
