@@ -15,6 +15,8 @@ import pytest
 
 from tests.processes import PATH
 
+APART = ("RAY_", "TMUX", "COLUMNS", "LINES")
+"""Variables of other clusters and terminals."""
 needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 
 
@@ -24,7 +26,7 @@ class Terminal:
     def __init__(self, folder: Path, width: int, height: int, *arguments: str, **environment: str) -> None:
         self._socket = folder / f"tmux-{width}-{height}-{time.monotonic_ns()}"
         own = {"PYTHONPATH": f"{PATH}:{Path.cwd()}", "LANG": "C.UTF-8", **environment}
-        self._environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "TMUX"))} | own
+        self._environment = {k: v for k, v in os.environ.items() if not k.startswith(APART)} | own
         program = shlex.join([sys.executable, *arguments])
         # What it has left is seen until the end, with its exit code.
         command = f"cd {shlex.quote(str(folder))}; {program}; echo ended with $?; exec sleep 600"

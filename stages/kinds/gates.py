@@ -9,9 +9,9 @@ weighed by what they cost is as in MorphNet (Gordon et al. 2018).
   (or weights) by which it adds to its stream.
 - What a gate is worth is the mean square of the gradient of a factor of one on the unit or block: the first order of
   what closing it costs (Molchanov et al. 2019), from the gradients that the optimizer has averaged.
-- Its price is the multiply-accumulates that closing it would save now.
-- The share of them that may be left falls linearly from 1 to `macs`. After each `interval` steps all that is open is
-  ordered by worth over price. The threshold is where those above fit in; those below are under a group lasso, as a
+- Its price is the multiply-accumulates, or the weights, that closing it would save now.
+- The share of them that may be left falls linearly from 1 to the budget. After each `interval` steps all that is open
+  is ordered by worth over price. The threshold is where those above fit in; those below are under a group lasso, as a
   proximal step (a trimmed penalty: Yun et al. 2019). Training may lift them above it again. What comes to zero is
   closed for good: all that makes and reads it is zero from then on.
 - After `ramp` of the epochs what is still below the threshold is closed at once, and the rest trains on.
@@ -45,8 +45,10 @@ class GatesSpec(StageSpec):
     """The name of the kind."""
     constraints: list[Pattern] = Field(min_length=1)
     """What has gates: units all of whose weights match, and blocks that add to such a stream."""
-    macs: float = Field(gt=0, lt=1)
+    macs: float | None = Field(default=None, gt=0, lt=1)
     """The share of the network's multiply-accumulates that is left at the end, at most."""
+    weights: float | None = Field(default=None, gt=0, lt=1)
+    """The same of its weights. One of the two is given."""
     train: Training
     """How long, and how fast."""
     ramp: float = Field(default=0.5, gt=0, le=1)
@@ -57,10 +59,28 @@ class GatesSpec(StageSpec):
     """Learning from another stage's outputs too."""
 
     @model_validator(mode="after")
+    def _one_budget(self) -> GatesSpec:
+        if (self.macs is None) == (self.weights is None):
+            raise ValueError("give either `macs` or `weights`: the share of them that is left")
+        return self
+
+    @model_validator(mode="after")
     def _momentum(self) -> GatesSpec:
         if self.optimizer.name == "sgd" and not self.optimizer.momentum:
             raise ValueError("gates are weighed by gradients that the optimizer averages; give it a `momentum` above 0")
         return self
+
+    @property
+    def cost(self) -> Literal["macs", "weights"]:
+        """What the budget is of."""
+        return "weights" if self.macs is None else "macs"
+
+    @property
+    def budget(self) -> float:
+        """The share of that."""
+        share = self.weights if self.macs is None else self.macs
+        assert share is not None
+        return share
 
 
 FALL = 0.2
@@ -84,9 +104,9 @@ class _State(State):
     shut: list[str] = field(default_factory=list)
     """Closed blocks."""
     whole: float = 0.0
-    """Multiply-accumulates for one sample as the stage began."""
+    """What the network cost as the stage began."""
     layers: dict[str, float] = field(default_factory=dict)
-    """Those of each weight's layer."""
+    """What each weight's layer did."""
     blocks: dict[str, list[str]] = field(default_factory=dict)
     """Blocks that may be closed, with the tensors that are zero then."""
 
@@ -98,15 +118,15 @@ def _phases(spec: GatesSpec) -> list[Phase]:
 def _fits(spec: GatesSpec, network: nn.Module, inputs: Inputs) -> None:
     from dualprune.stages.solver import pressing
 
-    least = pressing.least([every(one) for one in spec.constraints], network, inputs)
-    _possible(spec, least)
+    _possible(spec, pressing.least([every(one) for one in spec.constraints], network, inputs, spec.cost))
 
 
 def _possible(spec: GatesSpec, least: float) -> None:
     """Raise SpecError for a budget that can't be met."""
-    if least > spec.macs:
-        text = f"{spec.macs:g} of the multiply-accumulates can't be reached: with one unit of each kind and no block "
-        raise SpecError([(("macs",), f"{text}that can go, {least:.3f} of them are left; ask for that or more")])
+    if least > spec.budget:
+        of = {"macs": "multiply-accumulates", "weights": "weights"}[spec.cost]
+        text = f"{spec.budget:g} of the {of} can't be reached: with one unit of each kind and no block "
+        raise SpecError([((spec.cost,), f"{text}that can go, {least:.3f} of them are left; ask for that or more")])
 
 
 def _start(run: Run[GatesSpec]) -> None:
@@ -118,7 +138,7 @@ def _start(run: Run[GatesSpec]) -> None:
 
     (batch,) = run.splits["val"].evaluation([np.arange(SAMPLES)])
     network = run.structure.apply(build_model(run.spec.model))
-    found = pressing.found(run.targets, network, run.objective, batch)
+    found = pressing.found(run.targets, network, run.objective, batch, run.spec.cost)
     _possible(run.spec, found.least())
     begun = pressing.begun(run.engine, found, pressing.gates(run.targets))
     state = run.state
@@ -155,8 +175,8 @@ def _stepped(run: Run[GatesSpec], phase: Phase) -> None:
         return
     now, ramp = _pressing(run), run.spec.ramp * run.spec.train.epochs * run.per_epoch
     done = run.progress.steps / ramp
-    if now.closing.macs() > run.spec.macs:
-        goal = 1 - (1 - run.spec.macs) * min(1.0, done / (1 - FALL))
+    if now.closing.rest() > run.spec.budget:
+        goal = 1 - (1 - run.spec.budget) * min(1.0, done / (1 - FALL))
         now.look(run.engine, MOMENTUM[run.spec.optimizer.name], 1 - min(1.0, steps / max(1.0, MEAN * ramp)))
         now.press(run.engine, goal, steps / (FALL * ramp) if done < 1 else math.inf)
         _note(run, now)
@@ -164,16 +184,16 @@ def _stepped(run: Run[GatesSpec], phase: Phase) -> None:
 
 
 def _leave(run: Run[GatesSpec], phase: Phase) -> Row:
-    return {"macs_left": _pressing(run).closing.macs()}
+    return {f"{run.spec.cost}_left": _pressing(run).closing.rest()}
 
 
 def _facts(run: Run[GatesSpec]) -> dict[str, Any]:
-    """What is left: the share of multiply-accumulates, units of each space, and blocks that are closed."""
+    """What is left: the share of what the budget is of, units of each space, and blocks that are closed."""
     if not run.state.means:
         return {}
     now = _pressing(run)
     units = {now.closing.spaces[n].name: [len(closed), int((~closed).sum())] for n, closed in now.closing.gone.items()}
-    return {"gates": {"macs": now.closing.macs(), "units": units, "blocks": run.state.shut}}
+    return {"gates": {run.spec.cost: now.closing.rest(), "units": units, "blocks": run.state.shut}}
 
 
 KIND = Kind(
@@ -181,7 +201,7 @@ KIND = Kind(
     version=1,
     phases=_phases,
     state=_State,
-    varies=("constraints", "macs", "train", "ramp", "distill"),
+    varies=("constraints", "macs", "weights", "train", "ramp", "distill"),
     constraints=lambda spec: [every(one) for one in spec.constraints],
     fits=_fits,
     start=_start,

@@ -1,6 +1,6 @@
-"""What a network with closed units and blocks still computes, what closing one more would save, and which are next.
+"""What a network with closed units and blocks still costs, what closing one more would save, and which are next.
 
-Multiply-accumulates are those of layers, each in proportion to the units that stay of its outputs and of its inputs.
+Costs are multiply-accumulates or weights of layers, in proportion to the units that stay of their outputs and inputs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +20,12 @@ from dualprune.stages.coupling.cut import macs
 from dualprune.stages.coupling.proof import bare, weightless
 from dualprune.stages.coupling.units import Place, Space
 from dualprune.stages.networks.counting import counted
-from dualprune.stages.networks.parameters import Parameters
+from dualprune.stages.networks.parameters import Parameters, weights
 from dualprune.stages.solver import gating, shrinking
 from dualprune.stages.solver.coupled import Share
 
+Cost = Literal["macs", "weights"]
+"""What a budget is of."""
 Key = int | str
 """The number of a space, or the path of a block."""
 
@@ -42,14 +44,14 @@ class Next(NamedTuple):
 
 @dataclass
 class Closing:
-    """Which units and blocks are closed, and what is left to compute."""
+    """Which units and blocks are closed, and what is left."""
 
     spaces: Mapping[int, Space]
     shapes: Parameters
     whole: float
-    """Multiply-accumulates of all for one sample, with nothing closed."""
+    """What all costs, with nothing closed: multiply-accumulates for one sample, or weights."""
     layers: Mapping[str, float]
-    """Those of each weight's layer."""
+    """What each weight's layer does."""
     blocks: Mapping[str, Sequence[str]]
     """Residual blocks by path, with the tensors that are zero in one that is closed."""
     gone: dict[int, NDArray[np.bool_]]
@@ -66,8 +68,8 @@ class Closing:
                 found[place] = found.get(place, 1.0) - closed / self.shapes[place[0]].shape[place[1]]
         return found
 
-    def macs(self) -> float:
-        """The share of the multiply-accumulates that is left."""
+    def rest(self) -> float:
+        """The share of the cost that is left."""
         left = self.left()
         saved = sum(count - self._cost(name, left) for name, count in self.layers.items())
         return 1 - saved / self.whole
@@ -80,8 +82,7 @@ class Closing:
         return self.layers[name] * prod(left.get((name, dim), 1.0) for dim in dims if dim != without)
 
     def prices(self) -> dict[Key, float]:
-        """Multiply-accumulates that one more unit of each space would save, or a block: in units of their mean over all
-        units that are open."""
+        """What one more unit of each space would save, or a block, relative to the mean over units that are open."""
         left = self.left()
         found: dict[Key, float] = {number: self._price(space, left) for number, space in self.spaces.items()}
         counts = {number: int((~closed).sum()) for number, closed in self.gone.items()}
@@ -105,7 +106,7 @@ class Closing:
             middle = (low + high) // 2
             trial = self._copy()
             trial.close(order[:middle])
-            low, high = (low, middle) if trial.macs() <= most else (middle + 1, high)
+            low, high = (low, middle) if trial.rest() <= most else (middle + 1, high)
         return self._copy().close(order[:low])
 
     def close(self, those: Iterable[Next]) -> list[Next]:
@@ -132,7 +133,7 @@ class Closing:
         trial = self._copy()
         trial.close([Next(0.0, path) for path in self.blocks])
         trial.close([Next(0.0, "", n, unit) for n, closed in self.gone.items() for unit in range(len(closed))])
-        return trial.macs()
+        return trial.rest()
 
     def _copy(self) -> Closing:
         found = copy.copy(self)
@@ -151,12 +152,21 @@ class Closing:
 
 
 def closing(
-    network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], shares: Sequence[Share], shapes: Parameters
+    network: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    shares: Sequence[Share],
+    shapes: Parameters,
+    cost: Cost = "macs",
 ) -> Closing:
     """A network in which nothing is closed yet. It is on the CPU, its weights are any, and it is left alone."""
     spaces = {share.number: share.space for share in shares}
     names = dict.fromkeys(name for space in spaces.values() for name, _ in space.weights)
-    whole, layers = _counted(network, args, kwargs, names)
+    if cost == "macs":
+        whole, layers = _counted(network, args, kwargs, names)
+    else:
+        sizes = {name: float(one.shape.numel()) for name, one in weights(shapes).items()}
+        whole, layers = sum(sizes.values()), {name: sizes[name] for name in names}
     gone = {number: np.zeros(space.size, np.bool_) for number, space in spaces.items()}
     return Closing(spaces, shapes, whole, layers, _blocks(network, args, kwargs, shares, shapes), gone, [])
 

@@ -17,7 +17,7 @@ from dualprune.stages.networks.parameters import parameters
 from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.settings.sets import Grouped
 from dualprune.stages.solver import gating
-from dualprune.stages.solver.closing import Closing, Next, closing
+from dualprune.stages.solver.closing import Closing, Cost, Next, closing
 from dualprune.stages.solver.coupled import shares
 from dualprune.stages.solver.gating import Gates
 from dualprune.stages.solver.shrinking import Inputs
@@ -52,7 +52,7 @@ class Pressing:
 
     def press(self, engine: Engine, goal: float, by: float) -> None:
         """Take the share `by` of a mean gate from each of those that have no room in the share `goal` of the
-        multiply-accumulates: the least worth for what they cost. Those that come to zero are closed. On all ranks
+        network's cost: the least worth for what they cost. Those that come to zero are closed. On all ranks
         together.
         """
         prices = self.closing.prices()
@@ -95,10 +95,10 @@ def gates(targets: Targets) -> list[Gates]:
     return [gating.gates(share, targets.parameters) for share in targets.coupled]
 
 
-def found(targets: Targets, network: nn.Module, objective: Objective, batch: Batch) -> Closing:
+def found(targets: Targets, network: nn.Module, objective: Objective, batch: Batch, cost: Cost) -> Closing:
     """What can be closed of a network of which the weights are any. The same on all ranks."""
     args, kwargs = inputs(objective, {name: values.cpu() for name, values in batch.items()})
-    there: Closing = closing(network, args, kwargs, targets.coupled, targets.parameters)
+    there: Closing = closing(network, args, kwargs, targets.coupled, targets.parameters, cost)
     whole, layers, blocks = agreed((there.whole, there.layers, there.blocks))
     return restored(targets, whole, layers, blocks, {}, [])
 
@@ -130,9 +130,9 @@ def begun(engine: Engine, found: Closing, of: Sequence[Gates]) -> Pressing:
     return Pressing(found, of, means, {key: np.zeros_like(values) for key, values in norms.items()})
 
 
-def least(constraints: Sequence[Grouped], network: nn.Module, given: Inputs) -> float:
-    """The share of a network's multiply-accumulates that is left when all is closed that can be."""
+def least(constraints: Sequence[Grouped], network: nn.Module, given: Inputs, cost: Cost) -> float:
+    """The share of a network's cost that is left when all is closed that can be."""
     args, kwargs = given
     whole, there = cut(network, args, kwargs), parameters(network)
     every = [share for one in constraints for share in shares(one, whole, there)]
-    return closing(network, args, kwargs, every, there).least()
+    return closing(network, args, kwargs, every, there, cost).least()

@@ -118,6 +118,23 @@ stages:
     kind: shrink
     parent: narrow
     constraints: [{set: channel, tensors: "*", keep: 0.5, coupled: true}]
+  - name: closed
+    kind: gates
+    parent: dense
+    constraints: [{tensors: "*"}]
+    macs: 0.5
+    weights: null
+    train: {epochs: 1, lr: 0.1}
+    ramp: 0.4
+    interval: 2
+    distill: {weight: 0.5}
+  - name: part
+    kind: partial
+    parent: dense
+    constraints: [{tensors: "*", share: 0.5, strength: 0.1}]
+    train: {epochs: 1, lr: 0.1}
+    interval: 2
+    distill: {weight: 0.5}
   - name: rungs
     kind: prune
     parent: dense

@@ -33,13 +33,28 @@ def test_what_is_left_is_what_the_cut_network_computes(name: str) -> None:
     args = (torch.zeros(INPUTS[name]),)
     found, there = whole(network, INPUTS[name]), cut(network, args, {})
     assert found.whole == there.macs({})
-    assert found.macs() == 1.0
+    assert found.rest() == 1.0
     draw = np.random.default_rng(0)
     for number, closed in found.gone.items():
         closed[draw.permutation(len(closed))[: len(closed) // 3]] = True
         assert found.spaces[number].name == there.spaces[number].name
     left = there.macs({number: ~closed for number, closed in found.gone.items()})
-    assert found.macs() * found.whole == pytest.approx(left, rel=1e-9)
+    assert found.rest() * found.whole == pytest.approx(left, rel=1e-9)
+
+
+def test_weights_may_be_what_is_saved() -> None:
+    """As many as the cut network has less; biases and normalisation count nowhere."""
+    network = MODELS["resnet20"](10).eval()
+    args, there = (torch.zeros(INPUTS["resnet20"]),), parameters(network)
+    parts = cut(network, args, {})
+    found = closing(network, args, {}, shares(every(Pattern(tensors="*")), parts, there), there, "weights")
+    assert found.whole == sum(one.numel() for one in network.parameters() if one.ndim > 1)
+    for closed in found.gone.values():
+        closed[:5] = True
+    for edit in parts.edits({number: ~closed for number, closed in found.gone.items()}):
+        EDITS[edit.edit].apply(edit, network)
+    left = sum(one.numel() for one in network.parameters() if one.ndim > 1)
+    assert found.rest() * found.whole == pytest.approx(left)
 
 
 def test_prices_are_what_closing_one_more_saves() -> None:
@@ -47,11 +62,11 @@ def test_prices_are_what_closing_one_more_saves() -> None:
     found = whole(MODELS["resnet20"](10).eval(), INPUTS["resnet20"])
     for closed in found.gone.values():
         closed[:3] = True
-    prices, before, saved = found.prices(), found.macs(), {}
+    prices, before, saved = found.prices(), found.rest(), {}
     for key in prices:
         trial = copy.deepcopy(found)
         assert len(trial.close([Next(0.0, key) if isinstance(key, str) else Next(0.0, "", key, 7)])) == 1
-        saved[key] = (before - trial.macs()) * found.whole
+        saved[key] = (before - trial.rest()) * found.whole
     units = {number: int((~closed).sum()) for number, closed in found.gone.items()}
     mean = sum(saved[number] * count for number, count in units.items()) / sum(units.values())
     assert prices == pytest.approx({key: value / mean for key, value in saved.items()}, rel=1e-6)
@@ -66,7 +81,7 @@ def test_blocks_are_those_that_pass_on_what_they_are_given() -> None:
     found.close([Next(0.0, "layer1.1"), Next(0.0, "layer3.2")])
     for path in found.shut:
         EDITS["remove"].apply(Remove(module=path), network)
-    assert found.macs() * found.whole == pytest.approx(macs(network, (torch.zeros(1, 3, 32, 32),), {}))
+    assert found.rest() * found.whole == pytest.approx(macs(network, (torch.zeros(1, 3, 32, 32),), {}))
     inner = next(number for number, space in found.spaces.items() if space.name == "layer1.1.conv1.weight")
     assert found.gone[inner].all()
 
@@ -97,13 +112,13 @@ def test_the_weakest_are_closed_and_no_more_than_needed() -> None:
     waiting = found.open({number: draw.random(len(closed)) for number, closed in found.gone.items()})
     weakest = found.weakest(waiting, 0.6)
     assert weakest == sorted(waiting)[: len(weakest)]
-    assert found.macs() == 1.0
+    assert found.rest() == 1.0
     trial = copy.deepcopy(found)
     trial.close(weakest[:-1])
-    assert trial.macs() > 0.6
+    assert trial.rest() > 0.6
     trial.close(weakest)
-    assert trial.macs() <= 0.6
+    assert trial.rest() <= 0.6
     found.close(found.weakest(waiting, 0.0))
     assert [int((~closed).sum()) for closed in found.gone.values()] == [1, 1, 1]
-    assert found.macs() == trial.least()
+    assert found.rest() == trial.least()
     assert found.close(waiting) == []

@@ -74,10 +74,10 @@ def test_only_what_has_no_room_is_pressed_and_closed_at_zero() -> None:
         assert torch.allclose(tensors.values[name][1], 0.75 * before[name][1])
         assert torch.equal(tensors.values[name][[0, 2]], before[name][[0, 2]])
     assert torch.equal(tensors.values["2.weight"], before["2.weight"])
-    assert pressing.closing.macs() == 1.0
+    assert pressing.closing.rest() == 1.0
     pressing.press(tensors, 0.7, math.inf)
     assert pressing.closing.gone[int(key)].tolist() == [False, True, False]
-    assert math.isclose(pressing.closing.macs(), 2 / 3)
+    assert math.isclose(pressing.closing.rest(), 2 / 3)
     for values in (tensors.values, tensors.means):
         assert not values["0.weight"][1].any()
         assert not values["0.bias"][1]

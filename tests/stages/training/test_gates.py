@@ -27,7 +27,7 @@ from tests.stages.training.test_stage_solver import rows
 pytestmark = pytest.mark.usefixtures("one_rank")
 
 
-def gates(macs: float = 0.5, **change: Any) -> dict[str, Any]:
+def gates(macs: float | None = 0.5, **change: Any) -> dict[str, Any]:
     """Two epochs in which all that can be closed has gates."""
     return {
         "kind": "gates",
@@ -114,6 +114,22 @@ def test_a_stopped_one_ends_with_the_same_bytes(stage: MakeTask, model: str) -> 
     assert resumed(within) == 14
     same_bytes(whole, within)
     assert artefact.load(Folder(within.store) / within.key).manifest["gates"] == first.manifest["gates"]
+
+
+def test_a_budget_may_be_of_weights(stage: MakeTask) -> None:
+    """As the network's own count has them, once it is smaller."""
+    cut = run(stage(gates(macs=None, weights=0.5), "gates"))
+    assert cut.manifest["gates"]["weights"] <= 0.5
+    small = run(stage({"kind": "shrink"}, "small", "gates"))
+    before, after = small.manifest["shrunk"]["weights"]
+    assert after / before == pytest.approx(cut.manifest["gates"]["weights"])
+
+
+@pytest.mark.parametrize("given", [{"macs": None}, {"weights": 0.5}])
+def test_one_budget_is_given(given: dict[str, Any]) -> None:
+    spec = gates(model={"name": "digits_cnn"}, data={"source": "digits"})
+    with pytest.raises(ValidationError, match="give either `macs` or `weights`"):
+        GatesSpec.model_validate(spec | given)
 
 
 def test_what_a_parent_pruned_counts_as_closed(stage: MakeTask) -> None:
