@@ -319,7 +319,7 @@ def test_a_package_is_all_that_a_run_needs(tmp_path: Path) -> None:
     }
     command = package(odd, ["--set", f"store={tmp_path}/a store"], tmp_path / "sent", own)
     files = [str(file.relative_to(tmp_path / "sent")) for file in (tmp_path / "sent").rglob("*") if file.is_file()]
-    assert not [file for file in files if not file.endswith((".py", ".yaml", "py.typed"))]
+    assert not [file for file in files if not file.endswith((".py", ".yaml", "py.typed", ".html", ".css", ".js"))]
     assert {file.split("/")[0] for file in files} == {PACKAGE, SENT}
     assert {file for file in files if file.startswith(SENT)} == {"job/configs/odd name.yaml", "job/configs/sent_net.py"}
     # As a cluster's head does it, with `python` found on its path.

@@ -37,7 +37,7 @@ store: ./runs
 cluster: {address: null, workers: {min: 1, max: 2}, cpus: 1, gpus: 0, lanes: 2}
 engine: {zero: 1, offload: false, accumulate: 1, evaluate: 100, checkpoint_steps: 10, threads: 1, compile: false}
 retry: {lost: 3, preempted: 2, passing: 3, nonfinite: 0}
-monitor: {wandb: disabled, project: mine}
+monitor: {wandb: disabled, project: mine, upload: true, tensorboard: false}
 model: {name: digits_cnn, args: {}, classes: 10, weights: {file: w.pt, skip: "8.*"}, sha256: null}
 data:
   source: mnist
