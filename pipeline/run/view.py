@@ -77,7 +77,8 @@ class View:
     def begins(self, stage: str, text: str, row: Mapping[str, Any]) -> None:
         """Show that a stage is being trained now, as it said in this row."""
         self._works[stage] = self._works.get(stage, Work()).begins(text, row, time.time())
-        self._show(stage)
+        if self._screen is None:
+            self._lines.tell(stage, f"{stage}: {text}")
 
     def again(self, stage: str, reason: str) -> None:
         """Tell why a stage's training broke off; it waits for workers again."""
