@@ -12,6 +12,7 @@ from tests.terminal import Terminal, needs_tmux, picture
 
 pytestmark = [pytest.mark.slow, needs_tmux]
 
+LONG = "half-of-a-long-name"
 PATIENCE = 900.0
 """Seconds for a busy machine."""
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:[34][0-8]|9\d)[;m]")
@@ -22,7 +23,7 @@ COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:[34][0-8]|9\d)[;m]")
 def test_a_run_and_its_watcher(tmp_path: Path) -> None:
     """At 80 columns and at 200, nothing of the picture or of the table at the end wraps; without colours if asked."""
     config = TWO_STAGES.replace("train: {epochs: 2,", "train: {epochs: 150,").replace("epochs: 1,", "epochs: 60,")
-    (tmp_path / "two.yaml").write_text(config.replace("half", "half-of-a-long-name"))
+    (tmp_path / "two.yaml").write_text(config.replace("half", LONG))
     # Ray's workers give way to all else that a machine does, for minutes on one that does much.
     plain = {"NO_COLOR": "1", "WANDB_MODE": "disabled", "RAY_worker_niceness": "0"}
     watching = ("-m", "dualprune", "watch", "two.yaml")
@@ -43,11 +44,11 @@ def test_a_run_and_its_watcher(tmp_path: Path) -> None:
         assert all(len(line) < 80 for shown in seen["run"] for line in picture(shown))
         assert "samples/s" in "\n".join(seen["watch"][0])
         for name, width in (("run", 80), ("watch", 200)):
-            table = [line for line in ends[name] if line.startswith(("stage", "dense ", "half-of"))]
+            table = [line for line in ends[name] if line.startswith(("stage", "dense ", f"{LONG} "))]
             assert len(table) == 3
             assert max(map(len, table)) <= width
         joined = [line.rstrip() for line in run.tmux("capture-pane", "-p", "-J").splitlines()]
-        assert next(line for line in joined if line.startswith("half-of")) in ends["run"]
+        assert next(line for line in joined if line.startswith(f"{LONG} ")) in ends["run"]
 
 
 def _begin(seen: list[str], mark: str) -> bool:
