@@ -193,13 +193,12 @@ def _coordinates(points: Sequence[Point], side: float) -> Array:
 def _within(spec: Threed, samples: Sequence[Measured], side: float) -> Iterator[Point]:
     """Points within the chains' reach and the budget: of each depth and resolution the widest, where there is one."""
     sizes: list[int | None] = [None, *_between(spec.resolution)] if spec.resolution else [None]
+    curves = {name: [_curve(samples, name, axis, side) for axis in range(3)] for name in spec.budget}
     for depth, size in product(_between([0, *spec.depth]), sizes):
         widths = []
         for name, share in spec.budget.items():
-            (depths, of_depth), (wide, of_width), (sides, of_side) = (
-                _curve(samples, name, axis, side) for axis in range(3)
-            )
-            rest = share / np.interp(depth, depths, of_depth) / np.interp(size or side, sides, of_side)
+            of_depth, (wide, of_width), of_side = curves[name]
+            rest = share / np.interp(depth, *of_depth) / np.interp(size or side, *of_side)
             widths.append(0.0 if rest < of_width[0] else float(np.interp(rest, of_width, wide)))
         if min(widths) > 0:
             yield Point(depth, min(widths), size)

@@ -294,11 +294,6 @@ def _memory(stage: Stage) -> str:
     return "" if found is None else f"{found / 2**30:.1f} GiB" if found >= 2**30 else f"{found / 2**20:.0f} MiB"
 
 
-def _waited(stage: Stage) -> str:
-    found = None if stage.work is None else stage.work.waited
-    return "" if found is None else f"{100 * found:.0f} %"
-
-
 def _indent(stage: Stage, width: int) -> int:
     return min(stage.depth, max(1, width // 20))
 

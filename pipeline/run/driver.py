@@ -85,25 +85,30 @@ def run(
         ):
             events.listeners.append(mirrored.hear)
             events.add("begun", **begun(config.top, plan, names))
-            run = _Run(config, board, store, logs, view, locks, force, events)
-            progress.account = run.account
             how = "broken"
             try:
-                run.to_the_end()
+                _carried_out(_Run(config, board, store, logs, view, locks, force, events), progress)
                 how = "failed" if board.failed else "done"
             except KeyboardInterrupt:
                 mirrored.patience, how = HURRY, "interrupted"
-                run.save()
                 raise
             finally:
                 events.add("ended", how=how)
-                run.close()
-                if mirrored.wanted and how in ("done", "failed"):
-                    events.flush()
-                    made = page(store, config.top.name, logs.parent)
-                    if made is not None:
-                        mirrored.attach(made)
+            if mirrored.wanted:
+                events.flush()
+                mirrored.attach(page(store, config.top.name, logs.parent))
     return _results(board, store)
+
+
+def _carried_out(run: _Run, progress: Progress) -> None:
+    progress.account = run.account
+    try:
+        run.to_the_end()
+    except KeyboardInterrupt:
+        run.save()
+        raise
+    finally:
+        run.close()
 
 
 def _results(board: Board, store: Store) -> list[Result]:

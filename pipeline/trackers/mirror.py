@@ -62,7 +62,7 @@ class Mirror:
         """Whether there is any tracker."""
         return bool(self._feeds)
 
-    def attach(self, report: Path) -> None:
+    def attach(self, report: Path | None) -> None:
         """Show a page about the run with its summary. Returns at once."""
         for feed in self._feeds:
             feed.queue.put(partial(feed.told.attach, report))

@@ -45,7 +45,7 @@ class Told:
         if heard is not None:
             heard(self, event)
 
-    def attach(self, report: Path) -> None:
+    def attach(self, report: Path | None) -> None:
         """A page about the run, for its summary."""
         self._report = report
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dualprune.stages.kinds.base import Phase, Row, State
@@ -12,7 +12,7 @@ from dualprune.stages.settings.training import Admm
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dualprune.stages.solver.admm import Residual, Update
+    from dualprune.stages.solver.admm import Residual
     from dualprune.stages.training.run import Run
 
 ADMM = "admm"
@@ -75,26 +75,15 @@ def stepped(run: Run[Any], phase: Phase) -> None:
 def update(run: Run[Any], settings: Admm) -> tuple[Residual, Row]:
     """Z and U at a phase's end, and rho for the next one. What is left of ADMM is skipped once it has converged."""
     from dualprune.stages.solver import admm
+    from dualprune.stages.solver.seen import Seen
 
-    rho = run.state.rho
-    found, run.state.rho = admm.advance(run.engine, run.targets, rho, settings)
-    residual = found.residual
-    row = {"rho": rho, "residual": residual.total, "change": residual.change, **_seen(found)}
+    rho, seen = run.state.rho, Seen()
+    residual, run.state.rho = admm.advance(run.engine, run.targets, rho, settings, seen.look)
+    row = {"rho": rho, "residual": residual.total, "change": residual.change, **seen.row()}
     if max(residual.total, residual.change) <= settings.tolerance:
         while goes_on(run):
             run.progress.phase += 1
     return residual, row
-
-
-def _seen(found: Update) -> Row:
-    """What an epoch's row says of each constrained tensor, and of all."""
-    tensors, size = found.tensors, sum(one.size for one in found.tensors.values())
-    return {
-        "left": sum(one.left for one in tensors.values()),
-        "churn": sum(one.churn * one.size for one in tensors.values()) / size,
-        "tensors": {name: asdict(one) for name, one in tensors.items()},
-        "histograms": {name: asdict(one) for name, one in found.histograms.items()},
-    }
 
 
 def goes_on(run: Run[Any]) -> bool:

@@ -111,10 +111,10 @@ class Pruner:
             )
         rest(self.module)
         with self._naming():
-            found, self.rho = admm.advance(self._tensors, self.targets, self.rho, self.penalty)
+            residual, self.rho = admm.advance(self._tensors, self.targets, self.rho, self.penalty)
         self.updates += 1
         self._enter("admm")
-        return found.residual
+        return residual
 
     def project(self) -> Residual:
         """Put the weights into their sets, once: W = Proj(W), and masked from now on. How far they were from it.

@@ -12,10 +12,9 @@ Tensors are walked one at a time, so that no rank holds more than one of them wh
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -26,9 +25,6 @@ from dualprune.stages.settings.training import Penalty
 from dualprune.stages.solver import coupled
 from dualprune.stages.solver.budget import allocate
 from dualprune.stages.solver.targets import Targets
-
-BINS = 32
-"""Of histograms."""
 
 
 class Tensors(Protocol):
@@ -53,42 +49,22 @@ class Residual:
 
 
 @dataclass(frozen=True)
-class Histogram:
-    """How a tensor's entries spread: counts in BINS bins of the same width from `low` to `high`."""
-
-    low: float
-    high: float
-    counts: list[int]
-
-
-@dataclass(frozen=True)
-class Solved:
-    """One tensor at an update."""
-
-    primal: float
-    """|W - Z| / |W|."""
-    dual: float
-    """|Z - Z before| / |W|."""
-    left: int
-    """Non-zeros of Z."""
-    size: int
-    """Entries."""
-    churn: float
-    """Share of the entries that are zero in one of Z and Z before, and not in the other."""
-
-
-@dataclass(frozen=True)
 class Update:
     """What an update, or the final projection, found."""
 
     residual: Residual
-    tensors: dict[str, Solved]
-    histograms: dict[str, Histogram]
-    """Of W."""
     kept: dict[str, int]
     """Entries that a global budget gave to each of its tensors."""
     peak_bytes: int
     """Peak memory of allocating global budgets on this rank."""
+
+
+Watch = Callable[[str, Tensor, Tensor, Tensor], None]
+"""Looks at each tensor at an update: its name, W, Z, and Z before."""
+
+
+def unseen(name: str, w: Tensor, z: Tensor, before: Tensor) -> None:
+    """Where nobody looks."""
 
 
 def start(tensors: Tensors, targets: Targets, duals: Mapping[str, Tensor]) -> None:
@@ -102,10 +78,10 @@ def start(tensors: Tensors, targets: Targets, duals: Mapping[str, Tensor]) -> No
         tensors.set(name, u, "dual")
 
 
-def update(tensors: Tensors, targets: Targets) -> Update:
-    """Z = Proj(W + U), U = U + W - Z."""
+def update(tensors: Tensors, targets: Targets, watch: Watch = unseen) -> Update:
+    """Z = Proj(W + U), U = U + W - Z; `watch` looks at each tensor."""
     sets, kept, peak = _resolved(targets, lambda name: tensors.get(name) + tensors.get(name, "dual"))
-    walked: dict[str, _Walked] = {}
+    sums: dict[str, tuple[float, float, float]] = {}
     for name, constraint in sets.items():
         w, u = tensors.get(name), tensors.get(name, "dual")
         before = tensors.get(name, "target") + u
@@ -113,8 +89,9 @@ def update(tensors: Tensors, targets: Targets) -> Update:
         u = u + w - z
         tensors.set(name, z - u, "target")
         tensors.set(name, u, "dual")
-        walked[name] = _walked(w, z, before)
-    return _update(walked, kept, peak)
+        sums[name] = (_square(w - z), _square(w), _square(z - before))
+        watch(name, w, z, before)
+    return Update(_residual(sums), kept, peak)
 
 
 def rescale(tensors: Tensors, targets: Targets, factor: float) -> None:
@@ -138,12 +115,14 @@ def balance(residual: Residual) -> float:
     return 0.5 if residual.change > 10 * residual.total else 1.0
 
 
-def advance(tensors: Tensors, targets: Targets, rho: float, penalty: Penalty) -> tuple[Update, float]:
-    """Update Z and U, and rescale U for the rho that comes next: what was found, and that rho."""
-    found = update(tensors, targets)
-    factor = balance(found.residual) if penalty.rho_balance else penalty.rho_growth
+def advance(
+    tensors: Tensors, targets: Targets, rho: float, penalty: Penalty, watch: Watch = unseen
+) -> tuple[Residual, float]:
+    """Update Z and U, and rescale U for the rho that comes next: the residual, and that rho."""
+    residual = update(tensors, targets, watch).residual
+    factor = balance(residual) if penalty.rho_balance else penalty.rho_growth
     rescale(tensors, targets, factor)
-    return found, rho * factor
+    return residual, rho * factor
 
 
 def project(tensors: Tensors, targets: Targets) -> Update:
@@ -153,14 +132,14 @@ def project(tensors: Tensors, targets: Targets) -> Update:
     that are in force already.
     """
     sets, kept, peak = _resolved(targets, tensors.get)
-    walked: dict[str, _Walked] = {}
+    sums: dict[str, tuple[float, float, float]] = {}
     for name, constraint in sets.items():
         w = tensors.get(name)
         z = constraint.project(w)
         tensors.set(name, z)
         tensors.set(name, constraint.mask(z) * tensors.get(name, "mask"), "mask")
-        walked[name] = _walked(w, z, z)
-    return _update(walked, kept, peak)
+        sums[name] = (_square(w - z), _square(w), 0.0)
+    return Update(_residual(sums), kept, peak)
 
 
 def _resolved(targets: Targets, value: Callable[[str], Tensor]) -> tuple[dict[str, Constraint], dict[str, int], int]:
@@ -178,64 +157,17 @@ def _resolved(targets: Targets, value: Callable[[str], Tensor]) -> tuple[dict[st
     return {name: sets[name] for name in targets.names}, kept, peak
 
 
-class _Walked(NamedTuple):
-    """What is added up of one tensor, squares of norms among it."""
-
-    distance: float
-    norm: float
-    change: float
-    left: int
-    flipped: int
-    histogram: Histogram
-    size: int
-
-
-def _walked(w: Tensor, z: Tensor, before: Tensor) -> _Walked:
-    left = z != 0
-    flipped = int((left != (before != 0)).sum())
-    found = _square(w - z), _square(w), _square(z - before)
-    return _Walked(*found, int(left.sum()), flipped, _histogram(w), w.numel())
-
-
-def _histogram(w: Tensor) -> Histogram:
-    """Of entries that aren't finite nothing is counted."""
-    flat = w.detach().flatten()
-    low, high = _range(flat)
-    if not math.isfinite(low + high):  # which is looked at first: leaving entries out takes longer than counting them
-        flat = flat[flat.isfinite()]
-        low, high = _range(flat)
-    return Histogram(low, high, [int(count) for count in torch.histc(flat, BINS, low, high).tolist()])
-
-
-def _range(flat: Tensor) -> tuple[float, float]:
-    low, high = flat.aminmax() if flat.numel() else (0.0, 0.0)
-    return float(low), float(high)
-
-
 def _square(x: Tensor) -> float:
     return float(x.double().square().sum())
 
 
-def _update(walked: Mapping[str, _Walked], kept: dict[str, int], peak: int) -> Update:
-    size = sum(one.norm for one in walked.values())
-    solved = {
-        name: Solved(
-            primal=_ratio(one.distance, one.norm),
-            dual=_ratio(one.change, one.norm),
-            left=one.left,
-            size=one.size,
-            churn=one.flipped / one.size,
-        )
-        for name, one in walked.items()
-    }
-    residual = Residual(
-        {name: one.primal for name, one in solved.items()},
-        _ratio(sum(one.distance for one in walked.values()), size),
-        _ratio(sum(one.change for one in walked.values()), size),
+def _residual(sums: Mapping[str, tuple[float, float, float]]) -> Residual:
+    def ratio(distance: float, size: float) -> float:
+        return (distance / size) ** 0.5 if size else 0.0
+
+    size = sum(s for _, s, _ in sums.values())
+    return Residual(
+        {name: ratio(distance, own) for name, (distance, own, _) in sums.items()},
+        ratio(sum(distance for distance, _, _ in sums.values()), size),
+        ratio(sum(change for _, _, change in sums.values()), size),
     )
-    return Update(residual, solved, {name: one.histogram for name, one in walked.items()}, kept, peak)
-
-
-def _ratio(distance: float, size: float) -> float:
-    """Of norms, from their squares."""
-    return (distance / size) ** 0.5 if size else 0.0

@@ -109,7 +109,8 @@ class Pace:
 
 
 def _memory(device: torch.device) -> int:
-    """The most that this process has had at once: of its GPU's memory, or where it has none, of the machine's."""
+    """The most that this process has had at once: of its GPU's memory, or where it has none, of the machine's; then no
+    less than what had the process that started it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from dualprune.pipeline.cli import main as cli
 from dualprune.pipeline.output import BAD_INPUT, DONE
+from tests.pipeline.cli.conftest import Called
 from tests.pipeline.reports.page.made import CHOICE, LADDER, Made, make
 
 pytest.importorskip("vl_convert", reason="vl-convert-python is not installed")
@@ -17,16 +18,9 @@ Told = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
+def told(called: Called) -> Told:
     """A function that runs the verb in an empty folder; its exit code and what it printed."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = cli.main(["compare", *arguments])
-        return code, *capsys.readouterr()
-
-    return call
+    return partial(called, "compare")
 
 
 def test_runs_of_one_store(tmp_path: Path, told: Told) -> None:

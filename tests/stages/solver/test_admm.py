@@ -12,6 +12,7 @@ from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.settings.training import Optimizer
 from dualprune.stages.solver import admm
+from dualprune.stages.solver.seen import BINS, Seen
 from tests.stages.conftest import MakeEngine, held_to
 
 Array = NDArray[np.float64]
@@ -71,7 +72,8 @@ def test_what_an_update_says_of_a_tensor(make_engine: MakeEngine, zero: int) -> 
     z = np.where(np.abs(start) >= np.sort(np.abs(start).ravel())[-2], start, 0)
     w = np.array([[3.0, 0.1, -0.2], [0.3, -0.4, 2.0]], dtype=np.float32)
     engine.set("w", torch.from_numpy(w))
-    found = admm.update(engine, targets)
+    found = Seen()
+    admm.update(engine, targets, found.look)
     after = np.where(np.abs(w) >= 2, w, 0)
     norm = np.linalg.norm(w)
     assert found.tensors["w"].primal == pytest.approx(np.linalg.norm(w - after) / norm, rel=1e-5)
@@ -79,9 +81,10 @@ def test_what_an_update_says_of_a_tensor(make_engine: MakeEngine, zero: int) -> 
     assert found.tensors["w"].churn == np.count_nonzero((after != 0) != (z != 0)) / 6 > 0
     assert (found.tensors["w"].left, found.tensors["w"].size) == (2, 6)
     spread = found.histograms["w"]
-    assert spread.counts == np.histogram(w, admm.BINS, (spread.low, spread.high))[0].tolist()
+    assert spread.counts == np.histogram(w, BINS, (spread.low, spread.high))[0].tolist()
     assert (spread.low, spread.high) == (pytest.approx(-0.4), 3.0)
-    assert admm.update(engine, targets).tensors["w"].churn == 0
+    admm.update(engine, targets, found.look)
+    assert found.row()["churn"] == found.tensors["w"].churn == 0
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
