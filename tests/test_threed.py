@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from dualprune.stages.artefacts.manifest import read
+from dualprune.stages.export.machine import machine
 from dualprune.stages.files.folder import Folder
 from tests.running import Running, bits, dualprune, json_of, stage
 
@@ -113,3 +115,19 @@ def test_from_plan_to_another_budget(tmp_path: Path) -> None:
     trained = [line for line in lines if line.endswith(": training")]
     assert len(trained) == 1, trained
     assert "third@best" in trained[0]
+
+    where = "latency: 0.95}, latency: {machine: %s, backend: torch}"
+    timed = more.replace("third", "quick").replace("macs: 0.35}", where)
+    put(folder, CONFIG + more + timed % "elsewhere")
+    code, lines = dualprune(folder, "run", "own.yaml", "--json")
+    assert code == 2, lines
+    assert any(f"this machine's is {machine()!r}" in line for line in lines), lines
+    put(folder, CONFIG + more + timed % json.dumps(machine()))
+    code, lines = dualprune(folder, "run", "own.yaml", "--json")
+    assert code == 0, lines
+    trained = [line for line in lines if line.endswith(": training")]
+    assert len(trained) <= 1, trained
+    latency = decision(folder, lines, "quick")["latency"]
+    assert latency["machine"] == machine()
+    assert 0 < latency["share"] < 1.2, "measured beside the parent, whatever the machine is busy with"
+    assert any("times 7 networks (torch on" in line for line in lines)

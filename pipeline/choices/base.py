@@ -1,4 +1,4 @@
-"""What a choice is: a stage that trains nothing itself, and decides by value. Pure.
+"""What a choice is: a stage that trains nothing itself, and decides by value. Pure: what it wants timed others time.
 
 A choice takes what one of its parents, or a trial of its own, has left. None ever sees what was measured on test.
 """
@@ -9,9 +9,9 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from dualprune.stages.objectives.measures import CLASSIFY, Measures, measures
 from dualprune.stages.settings.base import Settings
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from dualprune.pipeline.node import Node
 
 Manifest = Mapping[str, Any]
-SIZES = {"rate": True, "nonzeros": False, "total_bits": False, "macs": False}
+Speeds = Sequence[Mapping[str, Any]]
+"""How fast a finished stage's network was, as `dualprune speed` left it (pipeline.store.speeds)."""
+TIMED = "milliseconds"
+"""Of a call: what is chosen by that no artefact has, for it depends on the machine."""
+SIZES = {
+    **{"rate": True, "nonzeros": False, "total_bits": False},
+    **{"macs": False, "network_weights": False, "dense_bytes": False, TIMED: False},
+}
 """What may be chosen by, whatever the objective, and whether more of it is better."""
 VALIDATED = "val_"
 """What the names of an objective's metrics begin with on the split that is chosen on."""
@@ -40,6 +47,31 @@ Metric = Annotated[str, AfterValidator(_known)]
 def choosable(of: Measures) -> dict[str, bool]:
     """All that may be chosen by among stages that were measured so, and whether more of it is better."""
     return {f"{VALIDATED}{name}": one.higher for name, one in of.metrics.items()} | SIZES
+
+
+class Latency(Settings):
+    """Where networks are timed for a budget: what is fast there may be slow elsewhere."""
+
+    machine: str = Field(min_length=1)
+    """The name of the processor, or of the GPU, as `dualprune speed` prints it. On another one the choice is refused:
+    give that one's name, and all is timed anew."""
+    backend: Literal["torch", "compile", "csr", "onnx"] = "onnx"
+    """What runs the networks."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """On what."""
+    batch: int = Field(default=1, ge=1)
+    """Samples of a call."""
+    threads: int = Field(default=1, ge=1)
+    """Of a CPU."""
+
+    def __str__(self) -> str:
+        where = f"{self.threads} thread{'' if self.threads == 1 else 's'}" if self.device == "cpu" else self.device
+        return f"{self.backend} on {self.machine}, {where}, batch {self.batch}"
+
+    def row(self, speeds: Speeds) -> Mapping[str, Any] | None:
+        """What was measured there; None if nothing was."""
+        place = self.model_dump()
+        return next((row for row in speeds if all(row.get(name) == value for name, value in place.items())), None)
 
 
 class ChoiceError(ValueError):
@@ -63,10 +95,10 @@ class Option:
     measures: Measures = CLASSIFY
 
 
-def option(name: str, manifest: Manifest) -> Option:
+def option(name: str, manifest: Manifest, milliseconds: float | None = None) -> Option:
     """What there is to know of a finished stage for a choice."""
     bits = (manifest.get("storage") or {}).get("total_bits")
-    return Option(name, {**manifest["metrics"], "total_bits": bits}, measures(manifest))
+    return Option(name, {**manifest["metrics"], "total_bits": bits, TIMED: milliseconds}, measures(manifest))
 
 
 def worth(metric: str, one: Option) -> float:
@@ -114,9 +146,28 @@ class Refuse:
     reason: str
 
 
-Decision = Take | Try | Refuse
-Decide = Callable[["Node", Sequence["Node"], Mapping[str, Manifest], Callable[[str], Manifest | None]], Decision]
-"""Of a choice's node, its parents, manifests by name (the parents' are there) and a look at the store by key."""
+@dataclass(frozen=True)
+class Time:
+    """These stages, which are done, have to be timed first, side by side."""
+
+    stages: tuple[Node, ...]
+    at: Latency
+    tried: tuple[Tried, ...] = ()
+    """Trials that are done, in order."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A look at what the store has, by key."""
+
+    artefact: Callable[[str], Manifest | None]
+    """The manifest of a stage that is done."""
+    speeds: Callable[[str], Speeds] = lambda key: ()
+
+
+Decision = Take | Try | Time | Refuse
+Decide = Callable[["Node", Sequence["Node"], Mapping[str, Manifest], Stored], Decision]
+"""Of a choice's node, its parents, manifests by name (the parents' are there) and a look at the store."""
 
 S = TypeVar("S", bound=ChoiceSettings)
 

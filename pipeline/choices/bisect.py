@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from dualprune.pipeline.choices.base import (
     Choice,
@@ -11,6 +11,7 @@ from dualprune.pipeline.choices.base import (
     Decision,
     Manifest,
     Refuse,
+    Stored,
     Take,
     Trials,
     Tried,
@@ -25,10 +26,8 @@ from dualprune.stages.objectives.measures import measures
 from dualprune.stages.objectives.table import objective
 
 
-def bisect(
-    search: Node, parents: Sequence[Node], manifests: Mapping[str, Manifest], stored: Callable[[str], Manifest | None]
-) -> Decision:
-    """Follow a search through the trials that are done: `manifests` has them by name, or `stored` finds them by key.
+def bisect(search: Node, parents: Sequence[Node], manifests: Mapping[str, Manifest], stored: Stored) -> Decision:
+    """Follow a search through the trials that are done: `manifests` has them by name, or `stored` by key.
 
     Each trial starts from the one with the largest factor that has held so far, the first from the parent itself.
     """
@@ -43,7 +42,7 @@ def bisect(
         while (factor := next_factor(spec, reference, factors, unit)) is not None:
             start = done[best_factor(spec, reference, factors)].node if done else parents[0]
             node = trial(search, f"{factor:.4g}", shrunk(spec.stage, factor), [start, *parents[1:]])
-            manifest = manifests.get(node.name) or stored(node.key)
+            manifest = manifests.get(node.name) or stored.artefact(node.key)
             if manifest is None:
                 return Try((node,), tuple(done))
             done.append(Tried(node, manifest))

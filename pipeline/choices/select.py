@@ -5,22 +5,26 @@ A place in a pool takes its candidate where that is the best of all candidates, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dualprune.pipeline.choices.base import (
     SIZES,
+    TIMED,
     Choice,
     ChoiceError,
     ChoiceSettings,
     Decision,
+    Latency,
     Manifest,
     Metric,
     Option,
     Refuse,
+    Stored,
     Take,
+    Time,
     choosable,
     option,
     worth,
@@ -41,6 +45,14 @@ class Select(ChoiceSettings):
     budget: dict[Metric, float] = Field(default={})
     """Parents beyond one of these are out: at least so much of `rate` and of metrics of which more is better, at most
     so much of the others. `rate` and `nonzeros` are over each parent's own constrained tensors."""
+    latency: Latency | None = None
+    """Where parents are timed, side by side, for `milliseconds` of a call."""
+
+    @model_validator(mode="after")
+    def _timed(self) -> Select:
+        if (TIMED in {self.metric, *self.budget}) != (self.latency is not None):
+            raise ValueError(f"`{TIMED}` as budget or metric, and `latency`, which says where, go together")
+        return self
 
 
 class Replace(ChoiceSettings):
@@ -83,20 +95,22 @@ def _within(budget: Mapping[str, float], one: Option) -> bool:
     return True
 
 
-def _selected(
-    node: Node, parents: Sequence[Node], manifests: Mapping[str, Manifest], stored: Callable[[str], Manifest | None]
-) -> Decision:
+def _selected(node: Node, parents: Sequence[Node], manifests: Mapping[str, Manifest], stored: Stored) -> Decision:
     assert isinstance(node.spec, Select)
-    options = [option(parent.name, manifests[parent.name]) for parent in parents]
+    times: list[float | None] = [None for _ in parents]
+    if (latency := node.spec.latency) is not None:
+        rows = [latency.row(stored.speeds(parent.key)) for parent in parents]
+        if None in rows:
+            return Time(tuple(parents), latency)
+        times = [1000 * row["latency"]["middle"] for row in rows if row is not None]
+    options = [option(one.name, manifests[one.name], time) for one, time in zip(parents, times, strict=True)]
     try:
         return Take(parents[select(node.spec, options)].name)
     except ChoiceError as error:
         return Refuse(str(error))
 
 
-def _replaced(
-    node: Node, parents: Sequence[Node], manifests: Mapping[str, Manifest], stored: Callable[[str], Manifest | None]
-) -> Decision:
+def _replaced(node: Node, parents: Sequence[Node], manifests: Mapping[str, Manifest], stored: Stored) -> Decision:
     assert isinstance(node.spec, Replace)
     options = [option(parent.name, manifests[parent.name]) for parent in parents]
     return Take(parents[replace(node.spec, options)].name)
@@ -104,8 +118,9 @@ def _replaced(
 
 def _small(choice: Select) -> Select:
     """Without limits that a few steps can't reach."""
-    budget = {metric: limit for metric, limit in choice.budget.items() if metric in SIZES}
-    return choice.model_copy(update={"budget": budget})
+    budget = {metric: limit for metric, limit in choice.budget.items() if metric in SIZES and metric != TIMED}
+    latency = choice.latency if choice.metric == TIMED else None
+    return choice.model_copy(update={"budget": budget, "latency": latency})
 
 
 SELECT = Choice(Select, version=1, decide=_selected, small=_small)

@@ -11,20 +11,20 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from dualprune.pipeline.choices.base import ChoiceError, ChoiceSettings
+from dualprune.pipeline.choices.base import ChoiceError, ChoiceSettings, Latency
 from dualprune.pipeline.choices.surface import Array, Fit, fitted
 from dualprune.stages.kinds.shrink import ShrinkSpec
 from dualprune.stages.settings.base import Settings
 from dualprune.stages.settings.training import Training
 
-Cost = Literal["macs", "weights", "bytes"]
+Cost = Literal["macs", "weights", "bytes", "latency"]
 METRICS: Mapping[Cost, str] = {"macs": "macs", "weights": "network_weights", "bytes": "dense_bytes"}
-"""What manifests call each cost."""
+"""What manifests call each cost; latency is timed."""
 
 
 class Point(NamedTuple):
@@ -69,8 +69,10 @@ class Threed(ChoiceSettings):
     stage: ShrinkSpec
     """What is made at the end, but for the shape."""
     budget: dict[Cost, float]
-    """The share of the parent's `macs`, `weights` or `bytes` that may be left. The chains are the same for all budgets:
-    an entry with another one costs its last stage alone."""
+    """The share of the parent's `macs`, `weights`, `bytes` or `latency` that may be left. The chains are the same for
+    all budgets: an entry with another one costs its last stage alone."""
+    latency: Latency | None = None
+    """Where networks are timed, side by side, for a budget of `latency`."""
     depth: list[int] = Field(default=[])
     """The chain in depth: how many residual blocks are gone after each of its stages."""
     width: list[float] = Field(default=[])
@@ -90,8 +92,14 @@ class Threed(ChoiceSettings):
     @classmethod
     def _shares(cls, budget: dict[Cost, float]) -> dict[Cost, float]:
         if not budget or not all(0 < share < 1 for share in budget.values()):
-            raise ValueError(f"give shares between 0 and 1 of one or more of {', '.join(METRICS)}")
+            raise ValueError(f"give shares between 0 and 1 of one or more of {', '.join(get_args(Cost))}")
         return budget
+
+    @model_validator(mode="after")
+    def _timed(self) -> Threed:
+        if ("latency" in self.budget) != (self.latency is not None):
+            raise ValueError("a `budget` of latency, and `latency`, which says where it is measured, go together")
+        return self
 
     @model_validator(mode="after")
     def _chains(self) -> Threed:
@@ -199,7 +207,8 @@ def _within(spec: Threed, samples: Sequence[Measured], side: float) -> Iterator[
         for name, share in spec.budget.items():
             of_depth, (wide, of_width), of_side = curves[name]
             rest = share / np.interp(depth, *of_depth) / np.interp(size or side, *of_side)
-            widths.append(0.0 if rest < of_width[0] else float(np.interp(rest, of_width, wide)))
+            costs = np.maximum.accumulate(of_width)  # a narrower network that took longer, by chance, is no bargain
+            widths.append(0.0 if rest < costs[0] else float(np.interp(rest, costs, wide)))
         if min(widths) > 0:
             yield Point(depth, min(widths), size)
 

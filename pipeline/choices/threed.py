@@ -9,7 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from dualprune.pipeline.choices.base import Choice, ChoiceError, Decision, Manifest, Refuse, Take, Trials, Tried, Try
+from dualprune.pipeline.choices.base import (
+    Choice,
+    ChoiceError,
+    Decision,
+    Manifest,
+    Refuse,
+    Stored,
+    Take,
+    Time,
+    Trials,
+    Tried,
+    Try,
+)
 from dualprune.pipeline.choices.shapes import METRICS, Cost, Measured, Point, Threed, decide
 from dualprune.pipeline.node import Node, trial
 from dualprune.stages.kinds.shrink import Blocks, ShrinkSpec
@@ -18,24 +30,28 @@ from dualprune.stages.settings.sets import Structured
 from dualprune.stages.settings.training import Training
 
 
-def threed(
-    choice: Node, parents: Sequence[Node], manifests: Mapping[str, Manifest], stored: Callable[[str], Manifest | None]
-) -> Decision:
+def threed(choice: Node, parents: Sequence[Node], manifests: Mapping[str, Manifest], stored: Stored) -> Decision:
     """Follow the chains through the stages that are done, then the stage that is made of the best point."""
     spec, whole = choice.spec, manifests[parents[0].name]
     assert isinstance(spec, Threed)
-    of = measures(whole)
 
     def found(node: Node) -> Manifest | None:
-        return manifests.get(node.name) or stored(node.key)
+        return manifests.get(node.name) or stored.artefact(node.key)
 
     done, waiting = _followed(choice, spec, parents, found)
     tried = tuple(done.values())
     if waiting:
         return Try(tuple(waiting), tried)
+    nodes = {Point(): parents[0], **{point: one.node for point, one in done.items()}}
+    if (shares := _timed(spec, nodes, stored)) is None:
+        assert spec.latency is not None
+        return Time(tuple(nodes.values()), spec.latency, tried)
+    of = measures(whole)
     try:
-        samples = [_measured(spec, Point(), whole, whole, of.of("val"))]
-        samples += [_measured(spec, point, one.manifest, whole, of.of("val")) for point, one in done.items()]
+        samples = [
+            _measured(spec, point, manifest, whole, of.of("val"), shares.get(point))
+            for point, manifest in [(Point(), whole), *((point, one.manifest) for point, one in done.items())]
+        ]
         decided = decide(spec, samples, _side(done, parents[0]), of.higher)
     except ChoiceError as error:
         return Refuse(str(error))
@@ -43,7 +59,30 @@ def threed(
     manifest = found(node)
     if manifest is None:
         return Try((node,), tried)
-    return Take(node.name, (*tried, Tried(node, manifest)), decided.facts(), decided.said)
+    tried = (*tried, Tried(node, manifest))
+    best = {Point(): parents[0], decided.point: node}
+    if (shares := _timed(spec, best, stored)) is None:
+        assert spec.latency is not None
+        return Time(tuple(best.values()), spec.latency, tried)
+    facts, said = decided.facts(), decided.said
+    if spec.latency is not None:
+        facts |= {"latency": {**spec.latency.model_dump(), "share": shares[decided.point]}}
+        said += f"; its latency is {shares[decided.point]:.3g} of the parent's ({spec.latency})"
+    return Take(node.name, tried, facts, said)
+
+
+def _timed(spec: Threed, nodes: Mapping[Point, Node], stored: Stored) -> dict[Point, float] | None:
+    """The share of the parent's latency that each has; None if there are some that were not timed.
+
+    Each is compared with the dense network that was timed beside it, so that times of other days compare.
+    """
+    if spec.latency is None:
+        return {}
+    rows = {point: spec.latency.row(stored.speeds(node.key)) for point, node in nodes.items()}
+    faster = {point: row["ratio"]["middle"] for point, row in rows.items() if row is not None and row["ratio"]}
+    if len(faster) < len(nodes):
+        return None
+    return {point: faster[Point()] / ratio for point, ratio in faster.items()}
 
 
 def _followed(
@@ -106,9 +145,11 @@ def _side(done: Mapping[Point, Tried], parent: Node) -> float:
     return float(next(sides, 1.0))
 
 
-def _measured(spec: Threed, point: Point, manifest: Manifest, whole: Manifest, best: str) -> Measured:
-    costs: dict[Cost, float] = {}
-    for name in spec.budget:
+def _measured(
+    spec: Threed, point: Point, manifest: Manifest, whole: Manifest, best: str, latency: float | None
+) -> Measured:
+    costs: dict[Cost, float] = {} if latency is None else {"latency": latency}
+    for name in spec.budget.keys() - costs.keys():
         now, before = (one["metrics"].get(METRICS[name]) for one in (manifest, whole))
         if not now or not before:
             raise ChoiceError(f"{name} of {point} are not known, so that no budget can be kept")
@@ -138,9 +179,10 @@ def _outline(spec: Threed) -> str:
 
 
 def _small(spec: Threed) -> Threed:
-    """Two stages of each chain, and a budget that they reach."""
+    """Two stages of each chain, and a budget that they reach, on any machine."""
     chains = {name: getattr(spec, name)[:2] for name in ("depth", "width", "resolution")}
-    return spec.model_copy(update={**chains, "step": None, "samples": [], "budget": dict.fromkeys(spec.budget, 0.99)})
+    budget = dict.fromkeys([name for name in spec.budget if name != "latency"] or ["macs"], 0.99)
+    return spec.model_copy(update={**chains, "step": None, "samples": [], "budget": budget, "latency": None})
 
 
 THREED = Choice(

@@ -49,6 +49,7 @@ def add(verbs: Any) -> None:
 
 def _speed(options: argparse.Namespace, console: Console) -> int:
     from dualprune.stages.export import speed
+    from dualprune.stages.export.machine import machine
     from dualprune.stages.export.timing import Effort
 
     backends, skipped = _backends(options.backend)
@@ -65,9 +66,11 @@ def _speed(options: argparse.Namespace, console: Console) -> int:
     show(console, reports.networks(subjects))
     say(console, "")
     show(console, reports.table(rows))
+    machines = {device: machine(device) for device in devices}
+    say(console, f"on {' and '.join(machines.values())}")
     for text in [*reports.verdicts(rows), *skipped]:
         say(console, text)
-    told = reports.as_json(subjects, rows)
+    told = reports.as_json(subjects, rows, machines)
     _leave(told["speeds"], whose, console)
     if options.json:
         answer(told)
@@ -126,7 +129,9 @@ def _subjects(found: Sequence[Finished], inputs: Origin) -> tuple[list[Subject],
         if place not in dense:
             name = title(above, taken, before)
             dense[place] = _made(above, built if base is None else subject, name, inputs, None)
-        if base is not one:
+        if base is one:
+            whose[dense[place].name] = one
+        else:
             name = title(one, taken)
             whose[name] = one
             results.append(_made(one, subject, name, inputs, dense[place].name))

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dualprune.pipeline import dag
-from dualprune.pipeline.choices.base import Refuse, Trials, Try
+from dualprune.pipeline.choices.base import Refuse, Stored, Time, Trials, Try
+from dualprune.pipeline.choices.select import Select
+from dualprune.pipeline.choices.shapes import Threed
 from dualprune.pipeline.choices.table import CHOICES, trials
 from dualprune.pipeline.config import checks
 from dualprune.pipeline.config.load import Config
@@ -20,10 +23,11 @@ from dualprune.pipeline.plan.counts import Parts, after, counts, either
 from dualprune.pipeline.plan.inputs import Origin, Shards
 from dualprune.pipeline.plan.state import Planned, Size
 from dualprune.pipeline.plan.why import why
-from dualprune.pipeline.store import progress
+from dualprune.pipeline.store import progress, speeds
 from dualprune.pipeline.store.store import LOOKS, Store
 from dualprune.stages.data.format import too_small
 from dualprune.stages.kinds.constrained import check
+from dualprune.stages.kinds.shrink import ShrinkSpec
 from dualprune.stages.kinds.table import KINDS, phases
 from dualprune.stages.settings.base import Problem, SpecError
 
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 There = tuple[Mapping[str, Any] | None, int | None, bool]
 """What a store has of a stage: its manifest if it is done, steps of its checkpoint, whether its artefact is damaged."""
 GONE = "was done, but its artefact is gone"
+ROUNDED = 1.02
+"""Times a budget: what is left after a chain, step by step, may be less by rounding than all of it at once."""
 DAMAGED = "was done, but its artefact is damaged; `dualprune store verify` says how"
 
 
@@ -61,6 +67,9 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
         checks.networks(left, problems)
         _probed(left, data, problems)
         problems.stop()
+    made = {node.name for node in nodes if there[node.key][0] is not None}
+    _timed_here([stage for stage in left if stage.name not in made], problems)
+    problems.stop()
     plan = _states(config.top.name, nodes, there, store)
     manifests = {where[origin][1]: shards.manifest for origin, shards in data.items()}
     behind = _behind(nodes)
@@ -102,9 +111,45 @@ def _probed(stages: Collection[Stage], data: Mapping[Origin, Shards], problems: 
             try:
                 check(spec, found)
                 fits(spec, data[spec.data.origin].manifest)
+                _reachable(stage, data[spec.data.origin].manifest, problems)
             except SpecError as error:
                 for path, text in error.problems:
                     problems.add(stage.place(*path), text)
+
+
+def _timed_here(stages: Collection[Stage], problems: Problems) -> None:
+    """Whether choices by latency, which are not made yet, are meant for this machine."""
+    from dualprune.stages.export.machine import machine
+
+    for stage in stages:
+        if not isinstance(stage.spec, Select | Threed) or (at := stage.spec.latency) is None:
+            continue
+        place = ("latency",) if isinstance(stage.spec, Select) else ("threed", "latency")
+        try:
+            here = machine(at.device)
+        except ValueError as error:
+            problems.add(stage.place(*place, "device"), str(error))
+            continue
+        if here != at.machine:
+            text = f"this machine's is {here!r}; give that, and networks are timed anew, or run it there"
+            problems.add(stage.place(*place, "machine"), text)
+
+
+def _reachable(stage: Stage, manifest: Mapping[str, Any], problems: Problems) -> None:
+    """Whether the budget of a `threed` is within the reach of its chains; of latency that has to be measured."""
+    from dualprune.stages.training.cuts import least
+
+    if not isinstance(stage.spec, Threed) or (by := trials(stage.spec)) is None:
+        return
+    ends, _ = by.harshest(stage.spec)
+    assert isinstance(ends, ShrinkSpec)
+    for cost, share in stage.spec.budget.items():
+        if cost == "latency":
+            continue
+        left = least(ends, manifest, "macs" if cost == "macs" else "weights")
+        if left > share * ROUNDED:
+            text = f"{share:g} of the {cost} can't be reached: at the ends of the chains {left:.3g} of them is left"
+            problems.add(stage.place("threed", "budget", cost), f"{text}; lengthen these, or allow more")
 
 
 def _looked(store: Store, keys: Collection[str]) -> dict[str, There]:
@@ -167,13 +212,16 @@ def _tried(
     """The trials of a search that are done already, and the search with a word on how far it is."""
     node, parents = search.node, [plan[parent] for parent in search.node.parents]
     manifests = {parent.node.name: parent.manifest for parent in parents if parent.manifest is not None}
-    found = CHOICES[node.spec.kind].decide(node, [parent.node for parent in parents], manifests, store.artefact)
+    stored = Stored(store.artefact, partial(speeds.left, store))
+    found = CHOICES[node.spec.kind].decide(node, [parent.node for parent in parents], manifests, stored)
     if isinstance(found, Refuse):
         return [], replace(search, why=found.reason)
     done = [Planned(one.node, "cached", "done", one.manifest, search=node.name) for one in found.tried]
     search = replace(search, trials=found.trials if isinstance(found, Try) else ())
     if search.state == "run" and done:
         search = replace(search, why=f"{search.why}; {len(done)} of at most {by.most(node.spec)} trials are done")
+    if isinstance(found, Time):
+        search = replace(search, why=f"{search.why}; {len(found.stages)} networks are timed next")
     return done, search
 
 

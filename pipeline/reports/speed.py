@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +82,11 @@ def verdicts(rows: Sequence[Speed]) -> Iterator[str]:
         yield f"the machine is busy: {share}; on a quiet one intervals are narrower"
 
 
-def as_json(subjects: Sequence[Subject], rows: Sequence[Speed]) -> dict[str, Any]:
-    """The object that `--json` prints. Times are seconds; `low` and `high` of a latency are its quartiles."""
+def as_json(subjects: Sequence[Subject], rows: Sequence[Speed], machines: Mapping[str, str]) -> dict[str, Any]:
+    """The object that `--json` prints. Times are seconds; `low` and `high` of a latency are its quartiles.
+
+    `machines` are what the devices are called.
+    """
     return {
         "networks": [
             {
@@ -100,6 +103,7 @@ def as_json(subjects: Sequence[Subject], rows: Sequence[Speed]) -> dict[str, Any
             {
                 **{name: value for name, value in asdict(row).items() if name != "place"},
                 **asdict(row.place),
+                "machine": machines[row.place.device],
                 "throughput": row.throughput,
             }
             for row in rows

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from dualprune.cluster.lane import Event
 from dualprune.cluster.lanes import Lanes
 from dualprune.pipeline import dag
 from dualprune.pipeline.blame import note
-from dualprune.pipeline.choices.base import Refuse, Take
+from dualprune.pipeline.choices.base import Refuse, Stored, Take, Time
 from dualprune.pipeline.choices.table import CHOICES
 from dualprune.pipeline.config.load import Config
 from dualprune.pipeline.node import Node
@@ -27,7 +28,10 @@ from dualprune.pipeline.run.board import Board
 from dualprune.pipeline.run.report import Report
 from dualprune.pipeline.run.results import Result, result
 from dualprune.pipeline.run.sight import Sight
+from dualprune.pipeline.run.timing import Untimed
+from dualprune.pipeline.run.timing import time as time_side_by_side
 from dualprune.pipeline.run.view import View
+from dualprune.pipeline.store import speeds
 from dualprune.pipeline.store.events import Events
 from dualprune.pipeline.store.locks import Locks, Lost, run_lock, stage_lock
 from dualprune.pipeline.store.progress import Progress
@@ -150,8 +154,9 @@ class _Run:
         self.code = dag.code(node.spec for node in board.nodes.values())
         self.force = set(force)
         """Keys whose artefacts have to go before they are made anew."""
-        self.copying: dict[Future[dict[str, Any]], tuple[Node, Node]] = {}
-        """Choices whose artefact is being made from another: the choice, and what it takes."""
+        self.aside: dict[Future[Any], Callable[[Future[Any]], None]] = {}
+        """What is done for choices beside lanes: artefacts copied, networks timed. And what follows it."""
+        self.timer = ThreadPoolExecutor(1, "timing")  # two at a time would disturb each other
         self.copiers = ThreadPoolExecutor(COPIES, "copy")
         self.next_look = 0.0
         self.closing = False
@@ -174,12 +179,12 @@ class _Run:
     def to_the_end(self) -> None:
         """Begin what can begin, wait, and react, until nothing is left to run."""
         self._begin_all()
-        while self.board.active or self.board.elsewhere or self.copying:
-            wait(self.copying, timeout=UNHEARD)
-            for future in [future for future in self.copying if future.done()]:
-                self._taken(future)
+        while self.board.active or self.board.elsewhere or self.aside:
+            wait(self.aside, timeout=UNHEARD)
+            for future in [future for future in self.aside if future.done()]:
+                self.aside.pop(future)(future)
             if self.board.active or self.board.elsewhere:
-                for event in self.lanes.take(timeout=0.1 if self.copying else 1.0):
+                for event in self.lanes.take(timeout=0.1 if self.aside else 1.0):
                     self._react(event)
             if self.locks.lost():
                 raise Lost(self.locks.lost())
@@ -195,7 +200,8 @@ class _Run:
 
     def close(self) -> None:
         """End lanes, whatever happened."""
-        self.copiers.shutdown(wait=False, cancel_futures=True)
+        for threads in (self.copiers, self.timer):
+            threads.shutdown(wait=False, cancel_futures=True)
         self.lanes.close()
 
     def account(self) -> dict[str, Any]:
@@ -244,7 +250,8 @@ class _Run:
         board = self.board
         if self.closing or node.name in board.failed:
             return
-        decision = CHOICES[node.spec.kind].decide(node, board.parents(node), board.done, self._stored)
+        stored = Stored(self._stored, partial(speeds.left, self.store))
+        decision = CHOICES[node.spec.kind].decide(node, board.parents(node), board.done, stored)
         if isinstance(decision, Refuse):
             self._fail(node, decision.reason)
             return
@@ -252,6 +259,8 @@ class _Run:
             board.adds(node, tried.node, tried.manifest)
         if isinstance(decision, Take):
             self._take(node, decision)
+        elif isinstance(decision, Time):
+            self._time(node, decision)
         elif not board.stopping:
             for trial in decision.trials:
                 if board.adds(node, trial):
@@ -275,11 +284,10 @@ class _Run:
         }
         self._discard(node)
         future = self.copiers.submit(take, self.store.folder / chosen.key, self.store.folder / node.key, changes)
-        self.copying[future] = (node, chosen)
+        self.aside[future] = partial(self._taken, node, chosen)
 
-    def _taken(self, future: Future[dict[str, Any]]) -> None:
+    def _taken(self, node: Node, chosen: Node, future: Future[dict[str, Any]]) -> None:
         """A choice's artefact is there, or could not be made."""
-        node, chosen = self.copying.pop(future)
         try:
             manifest = future.result()
         except (Damaged, OSError) as error:
@@ -287,6 +295,24 @@ class _Run:
             return
         self.report.taken(node, chosen, manifest)
         self._end(node, manifest)
+
+    def _time(self, node: Node, decision: Time) -> None:
+        """Begin to time what a choice asks for, in a process of its own."""
+        self.report.note(f"{node.name}: times {len(decision.stages)} networks ({decision.at})")
+        future = self.timer.submit(time_side_by_side, self.store, decision.stages, decision.at)
+        self.aside[future] = partial(self._timed, node, decision)
+
+    def _timed(self, node: Node, decision: Time, future: Future[None]) -> None:
+        """Networks were timed, or could not be."""
+        try:
+            future.result()
+        except Untimed as error:
+            self._fail(node, str(error))
+            return
+        if any(decision.at.row(speeds.left(self.store, one.key)) is None for one in decision.stages):
+            self._fail(node, f"its networks were timed, but not as the budget says ({decision.at})")
+            return
+        self._choose(node)
 
     def _stored(self, key: str) -> Mapping[str, Any] | None:
         """An artefact's manifest, unless it is to go."""

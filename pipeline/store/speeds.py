@@ -8,7 +8,7 @@ from typing import Any
 from dualprune.pipeline.store.store import Store
 
 FILE = "speed.json"
-PLACE = ("backend", "device", "batch", "threads")
+PLACE = ("machine", "backend", "device", "batch", "threads")
 """What tells the places apart in which a network is timed."""
 Row = Mapping[str, Any]
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dualprune.stages.constraints.lowrank import numerical_rank
-from dualprune.stages.coupling.cut import Cut, macs
+from dualprune.stages.coupling.cut import Cut, cut, macs
+from dualprune.stages.coupling.proof import bare, weightless
 from dualprune.stages.coupling.units import Space
 from dualprune.stages.networks.edits import EDITS, SIZE, Edit, Factorise, Remove, Resolution
 from dualprune.stages.networks.matrices import matrix
@@ -120,6 +121,40 @@ def fits(network: nn.Module, inputs: Inputs, remove: int, resolution: int | None
     args, kwargs = inputs
     if remove and len(there := blocks(network, args, kwargs)) < remove:
         raise SpecError([(("blocks", "remove"), _few(remove, there))])
+
+
+def least(
+    network: nn.Module,
+    inputs: Inputs,
+    constraints: Sequence[Grouped],
+    remove: int,
+    resolution: int | None,
+    cost: Literal["macs", "weights"],
+) -> float:
+    """The least share of a network's cost that is left of it, whatever its weights, when that is taken out of it.
+
+    It is changed: of its blocks those go that cost most. Raises SpecError.
+    """
+    args, kwargs = inputs
+
+    def costs(of: nn.Module) -> float:
+        return _size(of) if cost == "weights" else macs(bare(of).eval(), weightless(tuple(args)), weightless(kwargs))
+
+    whole, compute = costs(network), macs(network, args, kwargs)
+    if resolution is not None:
+        resized(network, inputs, resolution)
+    for _ in range(remove):
+        without = {}
+        for path in blocks(network, args, kwargs):
+            trial = copy.deepcopy(network)
+            EDITS["remove"].apply(Remove(module=path), trial)
+            without[path] = costs(trial)
+        EDITS["remove"].apply(Remove(module=min(without, key=lambda path: without[path])), network)
+    if constraints:
+        found = cut(network, args, kwargs)
+        for edit in found.edits(_stays(network, found, constraints, 1, compute)):
+            EDITS[edit.edit].apply(edit, network)
+    return costs(network) / whole
 
 
 def resized(network: nn.Module, inputs: Inputs, size: int) -> Edit:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from dualprune.stages.coupling.cut import Cut, cut, inputs
+from dualprune.stages.kinds.shrink import ShrinkSpec
 from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.networks.build import build_model
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.training import Model, StageSpec
+from dualprune.stages.solver import shrinking
 from dualprune.stages.training.probe import batch_of
 
 _found: dict[str, Cut] = {}
@@ -29,6 +31,14 @@ def fits(spec: StageSpec, manifest: Mapping[str, Any]) -> None:
     """Raise SpecError for a network that can't be made smaller as a stage says, whatever its weights."""
     given = inputs(objective(spec), batch_of(manifest, spec))
     KINDS[spec.kind].fits(spec, build_model(_plain(spec.model)).eval(), given)
+
+
+def least(spec: ShrinkSpec, manifest: Mapping[str, Any], cost: Literal["macs", "weights"]) -> float:
+    """The least share of what a stage's network costs that it leaves, whatever the weights are. Raises SpecError."""
+    given = inputs(objective(spec), batch_of(manifest, spec))
+    remove = 0 if spec.blocks is None else spec.blocks.remove
+    network = build_model(_plain(spec.model)).eval()
+    return shrinking.least(network, given, spec.constraints, remove, spec.resolution, cost)
 
 
 def _plain(model: Model) -> Model:

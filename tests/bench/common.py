@@ -18,6 +18,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from dualprune.stages.export.machine import machine as processor
+
 Row = dict[str, Any]
 
 WIDEST = 1000
@@ -47,7 +49,7 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
-        "processor": _processor(),
+        "processor": processor(),
     }
 
 
@@ -117,12 +119,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "-".join(_cell(part) for part in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())

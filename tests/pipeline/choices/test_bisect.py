@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dualprune.pipeline import dag
-from dualprune.pipeline.choices.base import Decision, Refuse, Take, Try
+from dualprune.pipeline.choices.base import Decision, Refuse, Stored, Take, Try
 from dualprune.pipeline.choices.bisect import SEARCH, bisect
 from dualprune.pipeline.choices.search import Search, next_factor
 from dualprune.pipeline.node import Node
@@ -53,7 +53,7 @@ class Trials:
 
     def follow(self) -> Decision:
         """One look at the store."""
-        return bisect(self.search, [self.dense], {"dense": manifest(val_accuracy=97.0)}, self.store.get)
+        return bisect(self.search, [self.dense], {"dense": manifest(val_accuracy=97.0)}, Stored(self.store.get))
 
     def to_the_end(self) -> Decision:
         """Trial after trial, each only known by its artefact."""
@@ -137,7 +137,7 @@ def test_manifests_of_trials_are_handed_back() -> None:
         return one.store.get(key)
 
     for _ in range(2):
-        found = bisect(one.search, [one.dense], known, stored)
+        found = bisect(one.search, [one.dense], known, Stored(stored))
         assert isinstance(found, Take)
         known |= {tried.node.name: tried.manifest for tried in found.tried}
     assert list(known) == ["dense", "small@1", "small@16"]
@@ -158,9 +158,9 @@ def test_a_teacher_stays_the_teacher() -> None:
     teacher = Node("big", (), one.dense.spec, "key", {}, "shards", "digest")
     known = {"dense": manifest(val_accuracy=97.0), "big": manifest()}
     search = replace(one.search, teacher="big")
-    first = next_of(bisect(search, [one.dense, teacher], known, one.store.get))
+    first = next_of(bisect(search, [one.dense, teacher], known, Stored(one.store.get)))
     one.store[first.key] = manifest(val_accuracy=97)
-    second = next_of(bisect(search, [one.dense, teacher], known, one.store.get))
+    second = next_of(bisect(search, [one.dense, teacher], known, Stored(one.store.get)))
     assert (first.teacher, second.teacher) == ("big", "big")
     assert (first.parents, second.parents) == (("dense", "big"), ("small@1", "big"))
 
@@ -171,7 +171,7 @@ def rising(limit: float) -> tuple[Decision, list[str]]:
     _, search = nodes(tolerance=0.125)
     dense = nodes()[0]
     store: dict[str, Mapping[str, Any]] = {}
-    while isinstance(found := bisect(search, [dense], {"dense": scored(0.5)}, store.get), Try):
+    while isinstance(found := bisect(search, [dense], {"dense": scored(0.5)}, Stored(store.get)), Try):
         (trial,) = found.trials
         store[trial.key] = scored(0.625 if float(trial.name.partition("@")[2]) <= limit else 0.9)
     return found, [tried.node.name for tried in found.tried] if isinstance(found, Take) else []

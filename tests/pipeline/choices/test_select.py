@@ -9,11 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dualprune.pipeline.choices.base import ChoiceError, Option, option
-from dualprune.pipeline.choices.select import Replace, Select, replace, select
+from dualprune.pipeline import dag
+from dualprune.pipeline.choices.base import ChoiceError, Option, Stored, Take, Time, option
+from dualprune.pipeline.choices.select import SELECT, Replace, Select, replace, select
 from dualprune.pipeline.config.problems import Problems
 from dualprune.pipeline.config.recipes import expand
-from tests.pipeline.choices.common import STAGE
+from dualprune.pipeline.node import Node
+from tests.pipeline.choices.common import STAGE, stage
+from tests.pipeline.choices.test_bisect import Given
 from tests.pipeline.common import manifest, scored
 
 
@@ -162,3 +165,34 @@ def test_a_beams_choices_are_the_papers(accuracies: list[float]) -> None:
     assert trained_from == started
     assert [stands_for[name] for name in ("s-24x", "s-27x", "s-30x")] == best
     assert stands_for[expanded.last] == best[-1]
+
+
+AT = {"machine": "fast", "backend": "onnx", "device": "cpu", "batch": 8, "threads": 1}
+RATES = {"mild": 2.0, "harsh": 4.0}
+
+
+def nodes_of(spec: Select) -> tuple[Node, list[Node]]:
+    """A choice among two stages."""
+    given = [Given(name, stage({"set": "cardinality", "tensors": "*", "rate": rate})) for name, rate in RATES.items()]
+    found = dag.build([*given, Given("best", spec, *RATES)], lambda spec: ("shards", "digest"))
+    return found[-1], found[:-1]
+
+
+def test_parents_are_timed_for_a_budget_in_milliseconds() -> None:
+    """Side by side, all of them, where one was not timed there; then what a call takes bounds the choice."""
+    spec = Select.model_validate({"kind": "select", "budget": {"milliseconds": 3.5}, "latency": AT})
+    node, parents = nodes_of(spec)
+    manifests = {one.name: manifest(val_accuracy=95.0 - n) for n, one in enumerate(parents)}
+    rows = {one.key: [{**AT, "latency": {"middle": (4 - n) / 1000}}] for n, one in enumerate(parents)}
+    elsewhere = {key: [{**row, "machine": "slow"} for row in of] for key, of in rows.items()}
+    for there in ({}, elsewhere, {parents[0].key: rows[parents[0].key]}):
+        stored = Stored(lambda key: None, lambda key, there=there: there.get(key, []))
+        assert SELECT.decide(node, parents, manifests, stored) == Time(tuple(parents), spec.latency)
+    found = SELECT.decide(node, parents, manifests, Stored(lambda key: None, rows.__getitem__))
+    assert found == Take(parents[1].name)
+
+
+def test_a_budget_in_milliseconds_says_where() -> None:
+    for settings in ({"budget": {"milliseconds": 3}}, {"latency": AT}, {"metric": "milliseconds"}):
+        with pytest.raises(ValidationError, match="go together"):
+            Select.model_validate({"kind": "select", **settings})

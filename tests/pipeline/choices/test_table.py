@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from dualprune.pipeline import dag
-from dualprune.pipeline.choices.base import ChoiceSettings, Refuse, Take, Try
+from dualprune.pipeline.choices.base import ChoiceSettings, Refuse, Stored, Take, Try
 from dualprune.pipeline.choices.table import CHOICES, among_parents, searches, trials
 from dualprune.pipeline.node import Node
 from dualprune.stages.kinds.table import KINDS, parse
@@ -85,8 +85,8 @@ def test_a_choice_decides_by_value(kind: str) -> None:
     manifests, stored = done(parents), {}
     for _ in range(100):
         before = dict(manifests)
-        decision = CHOICES[kind].decide(node, parents, manifests, stored.get)
-        assert decision == CHOICES[kind].decide(node, parents, manifests, stored.get)
+        decision = CHOICES[kind].decide(node, parents, manifests, Stored(stored.get))
+        assert decision == CHOICES[kind].decide(node, parents, manifests, Stored(stored.get))
         assert manifests == before
         if not isinstance(decision, Try):
             break
@@ -110,7 +110,7 @@ def test_what_a_small_run_has_is_sound(kind: str) -> None:
     node = Node(node.name, node.parents, small, node.key, node.material, node.shards, node.data_digest)
     manifests = {one.name: manifest(val_accuracy=1.0, val_loss=100.0, macs=1e6) for one in parents}
     low = manifest(val_accuracy=0.0, macs=5e5)
-    assert not isinstance(CHOICES[kind].decide(node, parents, manifests, lambda _: low), Refuse)
+    assert not isinstance(CHOICES[kind].decide(node, parents, manifests, Stored(lambda _: low)), Refuse)
 
 
 @pytest.mark.parametrize("kind", searches())

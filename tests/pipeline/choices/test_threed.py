@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dualprune.pipeline import dag
-from dualprune.pipeline.choices.base import Decision, Refuse, Take, Try
+from dualprune.pipeline.choices.base import Decision, Refuse, Stored, Take, Time, Try
 from dualprune.pipeline.choices.shapes import Point
 from dualprune.pipeline.choices.threed import THREED, threed
 from dualprune.pipeline.node import Node
@@ -45,7 +45,7 @@ class Trials:
 
     def follow(self) -> Decision:
         """One look at the store."""
-        return threed(self.choice, [self.dense], {"dense": self._manifest(Point())}, self.store.get)
+        return threed(self.choice, [self.dense], {"dense": self.manifest(Point())}, Stored(self.store.get))
 
     def to_the_end(self) -> Decision:
         """All trials that are asked for at a time, each only known by its artefact."""
@@ -56,7 +56,7 @@ class Trials:
                 self.points[trial.name] = point
                 assert isinstance(trial.spec, ShrinkSpec)
                 shrunk = {"resolution": [self._side(trial), trial.spec.resolution]} if trial.spec.resolution else {}
-                self.store[trial.key] = {**self._manifest(point), "shrunk": shrunk}
+                self.store[trial.key] = {**self.manifest(point), "shrunk": shrunk}
         return found
 
     def _side(self, trial: Node) -> float:
@@ -76,7 +76,7 @@ class Trials:
                 width = (one.macs / cost(Point(depth, 1.0, size))["macs"]) ** 0.5
         return Point(depth, width, size)
 
-    def _manifest(self, point: Point) -> dict[str, Any]:
+    def manifest(self, point: Point) -> dict[str, Any]:
         costs = cost(point)
         own: dict[str, Any] = {"macs": 1e6 * costs["macs"], "network_weights": 1e4 * costs["weights"]}
         return manifest(val_accuracy=accuracy(point, BEND), test_accuracy=0.0, **own)
@@ -115,6 +115,42 @@ def test_another_budget_costs_its_last_stage_alone() -> None:
     assert isinstance(second.to_the_end(), Take)
     assert len(second.ran) == 1
     assert second.ran[0].name.startswith("small@best,")
+
+
+AT = {"machine": "fast", "backend": "onnx", "device": "cpu", "batch": 1, "threads": 1}
+
+
+def test_networks_are_timed_for_a_budget_of_latency() -> None:
+    """All of the chains once, beside the dense network; then what is made of the best point, beside the parent."""
+    store: dict[str, Mapping[str, Any]] = {}
+    calm = Trials({"macs": 0.5}, store)
+    calm.to_the_end()
+    one = Trials({"latency": 0.6}, store, **CHAINS, latency=AT)
+    one.points |= calm.points
+    times: dict[str, list[Mapping[str, Any]]] = {}
+
+    def look() -> Decision:
+        stored = Stored(store.get, lambda key: times.get(key, []))
+        return threed(one.choice, [one.dense], {"dense": one.manifest(Point())}, stored)
+
+    found = look()
+    assert isinstance(found, Time)
+    assert [node.name for node in found.stages[:1]] == ["dense"]
+    assert len(found.stages) == 7
+    for node in found.stages:
+        share = cost(one.points[node.name])["macs"] ** 0.5
+        times[node.key] = [{**AT, "ratio": {"middle": 1 / share}, "latency": {"middle": share}}]
+    trying = look()
+    assert isinstance(trying, Try)
+    (best,) = trying.trials
+    store[best.key] = one.manifest(Point(width=0.6))
+    again = look()
+    assert again == Time((one.dense, best), one.choice.spec.latency, again.tried)
+    times[best.key] = [{**AT, "ratio": {"middle": 2.0}, "latency": {"middle": 0.5}}]
+    taken = look()
+    assert isinstance(taken, Take)
+    assert taken.facts["latency"] == {**AT, "share": 0.5}
+    assert taken.said.endswith("its latency is 0.5 of the parent's (onnx on fast, 1 thread, batch 1)")
 
 
 def test_the_same_stages_are_found_again_by_their_keys() -> None:

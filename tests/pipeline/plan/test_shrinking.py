@@ -144,3 +144,23 @@ def test_a_network_that_can_not_be_followed_is_told(tmp_path: Path, monkeypatch:
     other = ('tensors: "8.*"', 'tensors: "flat.2*"')
     told = refused(tmp_path, entries(), change, other)
     assert "model: what goes together in the network can't be found: torch.export can't follow it" in told
+
+
+THREE = """
+- name: three
+  kind: shrink
+  parent: dense
+  threed: {budget: {BUDGET}, width: [0.8, 0.5]}
+  retrain: {epochs: 1, lr: 1e-3}
+"""
+
+
+@pytest.mark.parametrize(("cost", "within", "beyond"), [("macs", 0.4, 0.2), ("weights", 0.4, 0.2)])
+def test_a_budget_beyond_the_chains_is_refused(tmp_path: Path, cost: str, within: float, beyond: float) -> None:
+    """With the least that their ends leave, before anything is trained."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    assert "three" in planned(tmp_path / "one", THREE.replace("BUDGET", f"{cost}: {within}"))
+    said = refused(tmp_path / "two", THREE.replace("BUDGET", f"{cost}: {beyond}"))
+    assert f"{beyond:g} of the {cost} can't be reached: at the ends of the chains 0." in said
+    assert f"threed.budget.{cost}" in said

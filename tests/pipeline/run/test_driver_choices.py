@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,19 @@ import pytest
 from rich.console import Console
 
 from dualprune.cluster.lane import Event
+from dualprune.pipeline.choices.base import Latency
 from dualprune.pipeline.config.load import load
+from dualprune.pipeline.config.problems import ConfigError
+from dualprune.pipeline.node import Node
 from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.run import driver
 from dualprune.pipeline.run.results import Result
+from dualprune.pipeline.run.timing import Untimed
 from dualprune.pipeline.run.view import View
+from dualprune.pipeline.store import speeds
+from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import check, take
+from dualprune.stages.export.machine import machine
 from tests.pipeline.choices.test_select import by_the_paper
 from tests.pipeline.common import extended
 from tests.pipeline.run.test_driver import ERROR, Recorder, Script, Scripted
@@ -55,6 +63,15 @@ SEARCH = """\
 """
 TRIALS = {"dense": 97.0, "least@1": 96.5, "least@16": 80.0, "least@4": 96.25, "least@8": 90.0}
 """Accuracies by which 4 is the harshest that holds."""
+
+
+TIMED = """\
+- name: quick
+  kind: select
+  parents: [half, other]
+  budget: {milliseconds: 3}
+  latency: {machine: MACHINE, backend: torch}
+""".replace("MACHINE", json.dumps(machine()))
 
 
 class Ran:
@@ -349,3 +366,36 @@ def test_what_happens_while_a_choice_is_copied_is_heard(tmp_path: Path, monkeypa
     ran = Ran(tmp_path, monkeypatch, SELECT, unheard=0.1)
     assert copied == [True]
     assert {row.state for row in ran.rows} == {"done"}
+
+
+def test_networks_are_timed_before_a_choice_by_milliseconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def time(store: Store, stages: Sequence[Node], at: Latency) -> None:
+        for number, node in enumerate(stages):
+            speeds.leave(store, node.key, [{**at.model_dump(), "latency": {"middle": (4 - 2 * number) / 1000}}])
+
+    monkeypatch.setattr(driver, "time_side_by_side", time)
+    ran = Ran(tmp_path, monkeypatch, TIMED, {"half": 99.0, "other": 95.0})
+    assert ran.manifest("quick")["chosen"]["name"] == "other"
+    assert "quick: times 2 networks (torch on" in ran.file.getvalue()
+
+
+@pytest.mark.parametrize("said", ["its networks could not be timed: why", "its networks were timed, but not as"])
+def test_a_choice_whose_networks_are_not_timed_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    def time(store: Store, stages: Sequence[Node], at: Latency) -> None:
+        if "why" in said:
+            raise Untimed(said)
+
+    monkeypatch.setattr(driver, "time_side_by_side", time)
+    ran = Ran(tmp_path, monkeypatch, TIMED)
+    assert ran.states["quick"] == "failed"
+    assert said in str(ran.row("quick").why)
+
+
+def test_a_choice_by_milliseconds_of_another_machine_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Ran(tmp_path, monkeypatch, TIMED.replace(json.dumps(machine()), "elsewhere"))
+    assert f"this machine's is {machine()!r}; give that, and networks are timed anew" in str(caught.value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from dualprune.pipeline.choices.base import (
     Decision,
     Manifest,
     Refuse,
+    Stored,
     Take,
     Trials,
     Tried,
@@ -29,8 +30,6 @@ from tests.pipeline.common import artefact, extended, problems
 from tests.pipeline.plan.test_make import pretrained
 from tests.pipeline.run.test_driver import ERROR
 from tests.pipeline.run.test_driver_choices import Ran
-
-Stored = Callable[[str], Manifest | None]
 
 
 class Lightest(ChoiceSettings):
@@ -63,7 +62,7 @@ def seeds(node: Node, parents: Sequence[Node], manifests: Mapping[str, Manifest]
     done, open_ = [], []
     for seed in range(node.spec.count):
         one = trial(node, str(seed), node.spec.stage.model_copy(update={"seed": seed}), parents)
-        manifest = manifests.get(one.name) or stored(one.key)
+        manifest = manifests.get(one.name) or stored.artefact(one.key)
         if manifest is None:
             open_.append(one)
         else:

@@ -12,7 +12,7 @@ from dualprune.stages.files.folder import Folder
 def row(backend: str, seconds: float) -> dict[str, Any]:
     """One measurement."""
     latency = {"low": seconds, "middle": seconds, "high": seconds}
-    return {"backend": backend, "device": "cpu", "batch": 1, "threads": 1, "latency": latency}
+    return {"machine": "fast", "backend": backend, "device": "cpu", "batch": 1, "threads": 1, "latency": latency}
 
 
 def test_the_last_measurement_of_each_place_stays(place: Folder) -> None:

@@ -29,6 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     latency = {"low": 1e-3, "middle": 2e-3, "high": 3e-3}
     ratio = {"low": 1.4, "middle": 1.5, "high": 1.6}
     row = {
+        "machine": "fast",
         "backend": "onnx",
         "device": "cpu",
         "batch": 8,
