@@ -143,5 +143,7 @@ class Kind(Generic[S]):
     """After each optimizer step; `run.progress` counts it already."""
     leave: Callable[[Run[S], Phase], Row] = empty
     """After a phase's last epoch; what it adds to that epoch's row. `run.progress` is at the next phase already."""
+    rereads: bool = False
+    """Whether `stepped` looks at what the step was on (`run.batches`): only then is that kept so long."""
     facts: Callable[[Run[S]], dict[str, Any]] = no_facts
     """What the finished stage's manifest says beside what every stage's does."""

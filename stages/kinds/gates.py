@@ -26,9 +26,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from dualprune.stages.kinds.base import Kind, Phase, Row, State, due
-from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.sets import Pattern, every
-from dualprune.stages.settings.training import Distill, StageSpec, Training
+from dualprune.stages.kinds.budgeted import Budgeted, possible
+from dualprune.stages.settings.sets import every
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,49 +37,19 @@ if TYPE_CHECKING:
     from dualprune.stages.training.run import Run
 
 
-class GatesSpec(StageSpec):
+class GatesSpec(Budgeted):
     """Channels and residual blocks are closed by a penalty that a budget controls; layers' proportions are found."""
 
     kind: Literal["gates"]
     """The name of the kind."""
-    constraints: list[Pattern] = Field(min_length=1)
-    """What has gates: units all of whose weights match, and blocks that add to such a stream."""
-    macs: float | None = Field(default=None, gt=0, lt=1)
-    """The share of the network's multiply-accumulates that is left at the end, at most."""
-    weights: float | None = Field(default=None, gt=0, lt=1)
-    """The same of its weights. One of the two is given."""
-    train: Training
-    """How long, and how fast."""
-    ramp: float = Field(default=0.5, gt=0, le=1)
-    """The share of the epochs within which the budget is to be met; then what is left trains on."""
     interval: int = Field(default=1, ge=1)
     """Optimizer steps from one proximal step to the next."""
-    distill: Distill | None = None
-    """Learning from another stage's outputs too."""
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> GatesSpec:
-        if (self.macs is None) == (self.weights is None):
-            raise ValueError("give either `macs` or `weights`: the share of them that is left")
-        return self
 
     @model_validator(mode="after")
     def _momentum(self) -> GatesSpec:
         if self.optimizer.name == "sgd" and not self.optimizer.momentum:
             raise ValueError("gates are weighed by gradients that the optimizer averages; give it a `momentum` above 0")
         return self
-
-    @property
-    def cost(self) -> Literal["macs", "weights"]:
-        """What the budget is of."""
-        return "weights" if self.macs is None else "macs"
-
-    @property
-    def budget(self) -> float:
-        """The share of that."""
-        share = self.weights if self.macs is None else self.macs
-        assert share is not None
-        return share
 
 
 FALL = 0.2
@@ -116,17 +85,9 @@ def _phases(spec: GatesSpec) -> list[Phase]:
 
 
 def _fits(spec: GatesSpec, network: nn.Module, inputs: Inputs) -> None:
-    from dualprune.stages.solver import pressing
+    from dualprune.stages.solver import shutting
 
-    _possible(spec, pressing.least([every(one) for one in spec.constraints], network, inputs, spec.cost))
-
-
-def _possible(spec: GatesSpec, least: float) -> None:
-    """Raise SpecError for a budget that can't be met."""
-    if least > spec.budget:
-        of = {"macs": "multiply-accumulates", "weights": "weights"}[spec.cost]
-        text = f"{spec.budget:g} of the {of} can't be reached: with one unit of each kind and no block "
-        raise SpecError([((spec.cost,), f"{text}that can go, {least:.3f} of them are left; ask for that or more")])
+    possible(spec, shutting.least([every(one) for one in spec.constraints], network, inputs, spec.cost))
 
 
 def _start(run: Run[GatesSpec]) -> None:
@@ -134,13 +95,13 @@ def _start(run: Run[GatesSpec]) -> None:
     import numpy as np
 
     from dualprune.stages.networks.build import build_model
-    from dualprune.stages.solver import pressing
+    from dualprune.stages.solver import pressing, shutting
 
     (batch,) = run.splits["val"].evaluation([np.arange(SAMPLES)])
     network = run.structure.apply(build_model(run.spec.model))
-    found = pressing.found(run.targets, network, run.objective, batch, run.spec.cost)
-    _possible(run.spec, found.least())
-    begun = pressing.begun(run.engine, found, pressing.gates(run.targets))
+    found = shutting.found(run.targets, network, run.objective, batch, run.spec.cost)
+    possible(run.spec, found.least())
+    begun = pressing.begun(run.engine, found, shutting.gates(run.targets))
     state = run.state
     state.whole, state.layers, state.means = found.whole, dict(found.layers), dict(begun.means)
     state.blocks = {path: list(names) for path, names in found.blocks.items()}
@@ -151,12 +112,12 @@ def _pressing(run: Run[GatesSpec]) -> Pressing:
     """What is open and closed."""
     import numpy as np
 
-    from dualprune.stages.solver import pressing
+    from dualprune.stages.solver import pressing, shutting
 
     state = run.state
-    found = pressing.restored(run.targets, state.whole, state.layers, state.blocks, state.gone, state.shut)
+    found = shutting.restored(run.targets, state.whole, state.layers, state.blocks, state.gone, state.shut)
     worth = {key: np.array(values) for key, values in state.worth.items()}
-    return pressing.Pressing(found, pressing.gates(run.targets), state.means, worth)
+    return pressing.Pressing(found, shutting.gates(run.targets), state.means, worth)
 
 
 def _note(run: Run[GatesSpec], now: Pressing) -> None:
@@ -173,6 +134,8 @@ def _stepped(run: Run[GatesSpec], phase: Phase) -> None:
     steps = due(run, phase)
     if not steps:
         return
+    from dualprune.stages.solver import shutting
+
     now, ramp = _pressing(run), run.spec.ramp * run.spec.train.epochs * run.per_epoch
     done = run.progress.steps / ramp
     if now.closing.rest() > run.spec.budget:
@@ -180,7 +143,7 @@ def _stepped(run: Run[GatesSpec], phase: Phase) -> None:
         now.look(run.engine, MOMENTUM[run.spec.optimizer.name], 1 - min(1.0, steps / max(1.0, MEAN * ramp)))
         now.press(run.engine, goal, steps / (FALL * ramp) if done < 1 else math.inf)
         _note(run, now)
-    now.hold(run.engine)
+    shutting.hold(run.engine, now.closing)
 
 
 def _leave(run: Run[GatesSpec], phase: Phase) -> Row:

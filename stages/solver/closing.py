@@ -104,10 +104,10 @@ class Closing:
         low, high = 0, len(order)
         while low < high:
             middle = (low + high) // 2
-            trial = self._copy()
+            trial = self.copied()
             trial.close(order[:middle])
             low, high = (low, middle) if trial.rest() <= most else (middle + 1, high)
-        return self._copy().close(order[:low])
+        return self.copied().close(order[:low])
 
     def close(self, those: Iterable[Next]) -> list[Next]:
         """Close units and blocks; gives those that were not yet, and that could be."""
@@ -130,12 +130,13 @@ class Closing:
 
     def least(self) -> float:
         """The share that is left when all is closed that can be."""
-        trial = self._copy()
+        trial = self.copied()
         trial.close([Next(0.0, path) for path in self.blocks])
         trial.close([Next(0.0, "", n, unit) for n, closed in self.gone.items() for unit in range(len(closed))])
         return trial.rest()
 
-    def _copy(self) -> Closing:
+    def copied(self) -> Closing:
+        """Another, of which more may be closed."""
         found = copy.copy(self)
         found.gone, found.shut = {number: closed.copy() for number, closed in self.gone.items()}, list(self.shut)
         return found

@@ -8,20 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from dualprune.stages.coupling.cut import cut, inputs
 from dualprune.stages.engine.engine import Engine
-from dualprune.stages.engine.ranks import agreed
-from dualprune.stages.networks.parameters import parameters
-from dualprune.stages.objectives.base import Batch, Objective
-from dualprune.stages.settings.sets import Grouped
-from dualprune.stages.solver import gating
-from dualprune.stages.solver.closing import Closing, Cost, Next, closing
-from dualprune.stages.solver.coupled import shares
+from dualprune.stages.solver import gating, shutting
+from dualprune.stages.solver.closing import Closing, Next
 from dualprune.stages.solver.gating import Gates
-from dualprune.stages.solver.shrinking import Inputs
-from dualprune.stages.solver.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -70,53 +61,7 @@ class Pressing:
             if one.block:
                 norm = gating.shrink_whole(engine, self.closing.blocks[one.block], by * self.means[one.block])
                 dead += [] if norm else [one]
-        self._set(engine, self.closing.close(dead))
-
-    def hold(self, engine: Engine) -> None:
-        """Put what closed blocks add to their streams back to zero, where training has moved it."""
-        for path in self.closing.shut:
-            names = [name for name in self.closing.blocks[path] if name not in engine.masked]
-            gating.close_whole(engine, names, ())
-
-    def _set(self, engine: Engine, closed: Sequence[Next]) -> None:
-        """Let tensors be zero where units and blocks were closed."""
-        if not closed:
-            return
-        states, shapes = engine.inner_states(), self.closing.shapes
-        gating.close(engine, self.gates, self.closing.gone, shapes, states)
-        for path in (one.block for one in closed if one.block):
-            within = [name for name in shapes if name.startswith(f"{path}.") and name in engine.masked]
-            names = dict.fromkeys([*within, *self.closing.blocks[path]])
-            gating.close_whole(engine, names, engine.masked, states)
-
-
-def gates(targets: Targets) -> list[Gates]:
-    """Those of all units that a stage's constraints are for."""
-    return [gating.gates(share, targets.parameters) for share in targets.coupled]
-
-
-def found(targets: Targets, network: nn.Module, objective: Objective, batch: Batch, cost: Cost) -> Closing:
-    """What can be closed of a network of which the weights are any. The same on all ranks."""
-    args, kwargs = inputs(objective, {name: values.cpu() for name, values in batch.items()})
-    there: Closing = closing(network, args, kwargs, targets.coupled, targets.parameters, cost)
-    whole, layers, blocks = agreed((there.whole, there.layers, there.blocks))
-    return restored(targets, whole, layers, blocks, {}, [])
-
-
-def restored(
-    targets: Targets,
-    whole: float,
-    layers: Mapping[str, float],
-    blocks: Mapping[str, Sequence[str]],
-    gone: Mapping[str, Sequence[int]],
-    shut: Sequence[str],
-) -> Closing:
-    """The same again, from what a checkpoint has of it."""
-    spaces = {share.number: share.space for share in targets.coupled}
-    closed = {number: np.zeros(space.size, np.bool_) for number, space in spaces.items()}
-    for number, units in gone.items():
-        closed[int(number)][list(units)] = True
-    return Closing(spaces, targets.parameters, whole, layers, blocks, closed, list(shut))
+        shutting.shut(engine, self.closing, self.gates, self.closing.close(dead))
 
 
 def begun(engine: Engine, found: Closing, of: Sequence[Gates]) -> Pressing:
@@ -128,11 +73,3 @@ def begun(engine: Engine, found: Closing, of: Sequence[Gates]) -> Pressing:
         norms[path] = np.array([gating.norm_of(engine.get(name) for name in names)])
     means = {key: max(float(values.mean()), 1e-30) for key, values in norms.items()}
     return Pressing(found, of, means, {key: np.zeros_like(values) for key, values in norms.items()})
-
-
-def least(constraints: Sequence[Grouped], network: nn.Module, given: Inputs, cost: Cost) -> float:
-    """The share of a network's cost that is left when all is closed that can be."""
-    args, kwargs = given
-    whole, there = cut(network, args, kwargs), parameters(network)
-    every = [share for one in constraints for share in shares(one, whole, there)]
-    return closing(network, args, kwargs, every, there, cost).least()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic
 
 from torch import Tensor
@@ -71,6 +71,8 @@ class Run(Generic[S]):
     stopping: Stopping
     rank: int
     world: int
+    batches: list[Batch] = field(default_factory=list)
+    """This rank's micro-batches of the last step, of kinds that read them again."""
     resumed: bool = False
     """Whether it goes on from a checkpoint."""
 

@@ -43,7 +43,10 @@ def steps(run: Run[Any], phase: Phase, epoch: int, pace: Pace) -> Iterator[None]
     for step in range(progress.step, last):
         lr = learning_rate(phase, progress.epoch + step / last)
         draw(step)
+        run.batches.clear()
         for batch in islice(batches, engine.accumulate):
+            if run.kind.rereads:
+                run.batches.append(batch)
             loss = batch_loss(run, batch)
             value = loss.detach()
             # The gradient of a loss that is not finite is none either, on every rank: all stop before the step.
