@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +33,7 @@ from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.base import Phase
 from dualprune.stages.settings.training import Training
 from dualprune.stages.solver import admm
+from dualprune.stages.solver.seen import Seen
 from dualprune.stages.solver.targets import Targets
 from dualprune.stages.training.pace import Pace
 from tests.bench.checkpoints import Case, build
@@ -92,12 +92,11 @@ class Watched:
             self._step(picture, label)
             pace.tell(self.phase)
         speed = pace.speed()
-        found = admm.update(self.engine, self.targets)
-        told = {"tensors": {name: asdict(one) for name, one in found.tensors.items()}}
-        told |= {"histograms": {name: asdict(one) for name, one in found.histograms.items()}}
-        facts = {"loss": 1.0, "lr": 1e-3, "rho": 1e-3, "left": 1, "churn": 0.0, "val_accuracy": 50.0}
+        seen = Seen()
+        found = admm.update(self.engine, self.targets, seen.look)
+        facts = {"loss": 1.0, "lr": 1e-3, "rho": 1e-3, "val_accuracy": 50.0}
         totals = {"residual": found.residual.total, "change": found.residual.change}
-        self._tell("epoch", epoch=1, steps=self.progress.steps, phase="admm", **facts, **totals, **told, **speed)
+        self._tell("epoch", epoch=1, steps=self.progress.steps, phase="admm", **facts, **totals, **seen.row(), **speed)
 
     def off(self) -> None:
         """One that is not."""

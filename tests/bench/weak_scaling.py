@@ -102,6 +102,9 @@ class Ours:
             phases=phases(self.spec),
             splits=self.splits,
             structure=Structure(),
+            shrunk={},
+            macs=None,
+            dense_macs=None,
             weights=frozenset(),
             targets=self.aims,
             fixed={},
@@ -109,6 +112,8 @@ class Ours:
             inherited=frozenset(),
             masked=False,
             parent=None,
+            duals={},
+            handed={},
             teacher=None,
             engine=self.engine,
             checkpoints=self.checkpoints,
@@ -139,7 +144,6 @@ class Plain:
         order, rank, world = epoch_order(len(self.data), 0, 0), dist.get_rank(), dist.get_world_size()
         self.model.train()
         for step in range(len(self.data) // self.batch):
-            torch.manual_seed(step * world + rank)
             pictures, labels = self.data.train(share(global_batch(order, self.batch, step), rank, world), 0)
             # As our engine does it, and for the same reason: convolutions run faster so.
             loss = F.cross_entropy(self.model(channels_last(pictures)), labels)
