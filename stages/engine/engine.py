@@ -15,18 +15,26 @@ from torch import Tensor, nn
 
 from dualprune.stages.engine import zero
 from dualprune.stages.engine.proximal import STATE, ProximalOptimizer
+from dualprune.stages.engine.ranks import memory
 from dualprune.stages.networks.layers import note_layer
 from dualprune.stages.networks.parameters import is_trained
 from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer as OptimizerSettings
 
+BUCKET = 5 * 10**8
+"""Gradients that DeepSpeed reduces at a time, at most: its own default, of which it makes a buffer however few there
+are."""
+
 
 def make_optimizer(settings: OptimizerSettings) -> Callable[[list], torch.optim.Optimizer]:
-    """The inner optimizer that the settings describe, as a function of parameter groups."""
+    """The inner optimizer that the settings describe, as a function of parameter groups.
+
+    Fused: one pass over weights, gradients and state in place of one for each operation.
+    """
     if settings.name == "sgd":
-        return lambda groups: torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, foreach=True)
+        return lambda groups: torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, fused=True)
     kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-    return lambda groups: kind(groups, lr=0.0, foreach=True)
+    return lambda groups: kind(groups, lr=0.0, fused=True)
 
 
 def parameter_groups(
@@ -55,14 +63,14 @@ def emulates_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
-def _configuration(settings: EngineSettings, stage: int, clip: float, precision: str) -> dict[str, Any]:
-    """DeepSpeed's configuration, for a ZeRO stage."""
+def _configuration(settings: EngineSettings, stage: int, size: int, clip: float, precision: str) -> dict[str, Any]:
+    """DeepSpeed's configuration, for a ZeRO stage and a network of so many weights."""
     offload = {"offload_optimizer": {"device": "cpu"}} if settings.offload else {}
     return {
         # Ranks may get batches of unequal size (losses are sums over samples); DeepSpeed needs some number.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": settings.accumulate,
-        "zero_optimization": {"stage": stage} | offload,
+        "zero_optimization": {"stage": stage, "reduce_bucket_size": min(BUCKET, max(1, size))} | offload,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "gradient_clipping": clip,
@@ -97,13 +105,14 @@ class Engine:
         self.optimizer = ProximalOptimizer(groups, make_optimizer(optimizer))
         self.masked = penalised | masked
         self.world = dist.get_world_size()
-        self.zero = settings.stage(self.world)
+        size = sum(parameter.numel() for parameter in model.parameters())
+        self.zero = settings.stage(self.world, size, memory())
         self.settings = settings
         self.accumulate = settings.accumulate
         self.engine, *_ = zero.deepspeed().initialize(
             model=model,
             optimizer=self.optimizer,
-            config=_configuration(settings, self.zero, optimizer.clip, precision),
+            config=_configuration(settings, self.zero, size, optimizer.clip, precision),
             dist_init_required=False,
         )
         self.optimizer.device = self.engine.device
@@ -115,6 +124,8 @@ class Engine:
         kept = self.module.state_dict().keys()  # without non-persistent ones, which a module computes itself
         self.buffers = {name: b for name, b in self.module.named_buffers() if name in kept}
         zero.settle(self.engine, self.optimizer)
+        if self.zero == 0 and self.world == 1:
+            zero.alone(self.engine)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """The network's outputs."""

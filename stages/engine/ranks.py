@@ -29,6 +29,20 @@ def join(threads: int | None = None) -> tuple[int, int, torch.device]:
     return rank, world, device
 
 
+def memory() -> float:
+    """Bytes of memory that each rank has: its GPU's, or its share of the host's; the least of all. On all together."""
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())
+        own = float(torch.cuda.get_device_properties(device).total_memory)
+    else:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or dist.get_world_size()
+        own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / here
+    least = torch.tensor([own], dtype=torch.float64, device=device)
+    dist.all_reduce(least, op=dist.ReduceOp.MIN)
+    return float(least[0])
+
+
 def agreed(value: Any) -> Any:
     """Rank 0's value, on every rank; this process's own where it is in no group."""
     box = [value]

@@ -28,6 +28,7 @@ USED = (
     ("deepspeed.ops", "__compatible_ops__"),
     ("deepspeed.runtime.compiler", "compile"),
     ("deepspeed.runtime.engine", "DeepSpeedEngine.is_gradient_accumulation_boundary"),
+    ("deepspeed.runtime.engine", "DeepSpeedEngine.allreduce_gradients"),
     ("deepspeed.runtime.engine", "DeepSpeedEngine.destroy"),
     ("deepspeed.runtime.zero.stage_1_and_2", "DeepSpeedZeroOptimizer._lazy_init_hp_params_optimizer_state"),
     ("deepspeed.runtime.zero.stage3", "DeepSpeedZeroOptimizer_Stage3"),
@@ -103,6 +104,11 @@ def settle(engine: Any, optimizer: Any) -> None:
             group["params"] = []
     elif stage:
         sharded._lazy_init_hp_params_optimizer_state()
+
+
+def alone(engine: Any) -> None:
+    """Leave out, on one rank without ZeRO, that gradients are put into one tensor, summed over it, and copied back."""
+    engine.enable_backward_allreduce = False
 
 
 def shape(parameter: Any) -> torch.Size:

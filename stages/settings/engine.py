@@ -11,8 +11,8 @@ class Engine(Settings):
     """How a stage's work is carried out. Changing it changes no key and re-runs nothing."""
 
     zero: int | None = Field(default=None, ge=0, le=3)
-    """DeepSpeed's ZeRO stage. Left out, it is 1, or 0 for a single worker, who shares with nobody, and whose steps are
-    faster without."""
+    """DeepSpeed's ZeRO stage. Left out, it is the lowest with which weights, gradients and the optimizer's and ADMM's
+    state take half of a worker's memory at most: 0, where workers share nothing, has the fastest steps."""
     offload: bool = False
     """Keep the optimizer's state, Z and U among it, in the host's memory and step there (DeepSpeed's
     `offload_optimizer` to the CPU): less GPU memory, slower steps. Not with `zero: 0`."""
@@ -41,8 +41,30 @@ class Engine(Settings):
         """Samples that each of so many ranks evaluates at a time, where a step has `batch` in all."""
         return self.evaluate or -(-batch // (ranks * self.accumulate))
 
-    def stage(self, ranks: int) -> int:
-        """The ZeRO stage of so many ranks."""
-        if self.zero is None:
-            return 1 if ranks > 1 or self.offload else 0
-        return self.zero
+    def stage(self, ranks: int, weights: int, memory: float) -> int:
+        """The ZeRO stage of so many ranks, for a network of so many weights; each rank has so many bytes of memory."""
+        if self.zero is not None:
+            return self.zero
+        lowest, highest = 1 if self.offload else 0, 2 if self.compile else 3
+        fitting = (one for one in range(lowest, highest) if weights * needed(one, ranks) <= memory / 2)
+        return lowest if ranks == 1 else next(fitting, highest)
+
+
+WHOLE, STATE = 4, 20
+"""Bytes of a weight, and of its gradient; of what Adam and ADMM keep of a weight, five numbers."""
+
+
+def needed(zero: int, ranks: int) -> float:
+    """Bytes that a rank needs for each weight: ZeRO shards state, from 2 on gradients too, and 3 weights themselves.
+
+    From 1 on DeepSpeed keeps a share of the weights a second time.
+    """
+    share = 1 / ranks
+    return sum(
+        (
+            WHOLE * (share if zero == 3 else 1),
+            WHOLE * (share if zero >= 2 else 1),
+            STATE * (share if zero >= 1 else 1),
+            WHOLE * share if zero >= 1 else 0,
+        )
+    )

@@ -35,7 +35,7 @@ def steps(run: Run[Any], phase: Phase, epoch: int, pace: Pace) -> Iterator[None]
 
     def draw(step: int) -> None:
         """Randomness inside the network (dropout) depends on where we are, not on how we got here."""
-        torch.manual_seed(((spec.seed * 1_000_003 + epoch) * 1_000_003 + step * run.world + run.rank) % 2**64)
+        seeded(((spec.seed * 1_000_003 + epoch) * 1_000_003 + step * run.world + run.rank) % 2**64)
 
     last = run.per_epoch
     batches = pace.batches(data.epoch((part for step in range(progress.step, last) for part in parts(step)), epoch))
@@ -59,6 +59,14 @@ def steps(run: Run[Any], phase: Phase, epoch: int, pace: Pace) -> Iterator[None]
                 raise NonFinite(_explained(run, parts(step), epoch))
         progress.step, progress.steps = step + 1, progress.steps + 1
         yield
+
+
+def seeded(number: int) -> None:
+    """Seed the generators of the CPU and of GPUs, as `torch.manual_seed` does. That one also asks for devices of other
+    makes, and formats its caller's stack for a GPU that is not used yet: half a millisecond, each time."""
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(number)
 
 
 def batch_loss(run: Run[Any], batch: Batch) -> Tensor:

@@ -2,7 +2,7 @@
 
     python -m tests.bench.weak_scaling [--quick] [--json PATH]
 
-Ours is `stages.training.loop.train`, the loop of every stage, on DeepSpeed, with ZeRO 1 where there are two: a dense
+Ours is `stages.training.loop.train`, the loop of every stage, on DeepSpeed: a dense
 epoch, and one under ADMM with its update and projection at the end. Beside it, in the same processes and in turns,
 DistributedDataParallel trains the same network with the same optimizer on the same batches; that both end at the same
 weights is checked first. Workers have one thread each and talk over gloo.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dualprune.stages.settings.engine import Engine
+from dualprune.stages.settings.engine import Engine, needed
 
 
 def test_what_zero_3_gathers_can_not_be_compiled() -> None:
@@ -18,11 +18,23 @@ def test_what_zero_3_gathers_can_not_be_compiled() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "alone", "together"),
-    [({}, 0, 1), ({"offload": True}, 1, 1), ({"zero": 0}, 0, 0), ({"zero": 1}, 1, 1), ({"zero": 3}, 3, 3)],
+    [({}, 0, 0), ({"offload": True}, 1, 1), ({"zero": 0}, 0, 0), ({"zero": 1}, 1, 1), ({"zero": 3}, 3, 3)],
 )
 def test_one_worker_shards_nothing_unless_it_is_told(settings: dict[str, Any], alone: int, together: int) -> None:
     engine = Engine.model_validate(settings)
-    assert [engine.stage(ranks) for ranks in (1, 2, 8)] == [alone, together, together]
+    assert [engine.stage(ranks, 1000, 1e6) for ranks in (1, 2, 8)] == [alone, together, together]
+    assert engine.stage(1, 1000, 1.0) == alone
+
+
+@pytest.mark.parametrize(
+    ("settings", "stages"),
+    [({}, [0, 1, 2, 3, 3]), ({"offload": True}, [1, 1, 2, 3, 3]), ({"compile": True}, [0, 1, 2, 2, 2])],
+)
+def test_workers_shard_what_does_not_fit(settings: dict[str, Any], stages: list[int]) -> None:
+    """Into half of their memory: of 1,000 weights on four ranks 28, 14, 11 and 8 kB."""
+    engine = Engine.model_validate(settings)
+    assert [engine.stage(4, 1000, 2 * limit) for limit in (28e3, 27.9e3, 13.9e3, 10.9e3, 1.0)] == stages
+    assert [needed(zero, 4) for zero in range(4)] == [28, 14, 11, 8]
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
