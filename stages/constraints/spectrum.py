@@ -46,7 +46,7 @@ class Spectrum:
         return cls(whole, tall, squares.clamp(min=0), vectors, weight, view)
 
     def least(self, energy: float) -> int:
-        """The smallest k >= 1 with sum over j > k of sigma_j^2 <= energy * sum of sigma_j^2 (Xu et al. 2020, section 3)."""
+        """The least k >= 1 with sum over j > k of sigma_j^2 <= energy * sum of sigma_j^2 (Xu et al. 2020, 3)."""
         left_out = self.squares.cumsum(0)
         return max(1, int((left_out > energy * left_out[-1]).sum()))
 

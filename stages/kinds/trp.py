@@ -22,15 +22,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from dualprune.stages.kinds.base import Kind, Phase, Row, State
-from dualprune.stages.settings.base import Problem, SpecError
+from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.sets import LowRank, Pattern
 from dualprune.stages.settings.training import Distill, StageSpec, Training
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from dualprune.stages.constraints.lowrank import LowRank as Matrices
-    from dualprune.stages.networks.parameters import Parameters
     from dualprune.stages.solver.shrinking import Inputs
     from dualprune.stages.training.run import Run
 
@@ -63,8 +61,8 @@ class TrpSpec(StageSpec):
 
 @dataclass
 class _State(State):
-    ranks: dict[str, int] = field(default_factory=dict)
-    """Of each layer's weight, since the last truncation."""
+    ranks: dict[str, list[int]] = field(default_factory=dict)
+    """Of each layer's weight: how many there could be, and how many there are since the last truncation."""
 
 
 def _phases(spec: TrpSpec) -> list[Phase]:
@@ -79,34 +77,21 @@ def _constraints(spec: TrpSpec) -> list[LowRank]:
     ]
 
 
-def _sets(spec: TrpSpec, parameters: Parameters) -> dict[str, Matrices]:
-    """What each layer's weight is truncated by."""
-    from dualprune.stages.constraints.lowrank import LowRank as Matrices
-    from dualprune.stages.solver.patterns import matching
-
-    return {
-        name: Matrices(energy=one.energy, view=one.view)
-        for one in spec.constraints
-        for name in matching(one, parameters)
-    }
-
-
 def _fits(spec: TrpSpec, network: nn.Module, inputs: Inputs) -> None:
-    from dualprune.stages.networks.parameters import parameters
-    from dualprune.stages.solver.patterns import matching
+    _able(spec, network)
+
+
+def _able(spec: TrpSpec, network: nn.Module) -> None:
+    """Raise SpecError for layers that could not become two afterwards."""
     from dualprune.stages.solver.truncating import unable
 
-    there = parameters(network)
-    problems: list[Problem] = [
-        (("constraints", number), f"{reason}; leave it out")
-        for number, one in enumerate(spec.constraints)
-        for reason in unable(network, matching(one, there))
-    ]
+    problems = unable(network, _constraints(spec))
     if problems:
         raise SpecError(problems)
 
 
 def _start(run: Run[TrpSpec]) -> None:
+    _able(run.spec, run.engine.module)
     held = sorted(name for name in run.inherited if name in run.targets.kinds)
     if held:
         text = f"low rank would fill the zeros that an earlier stage left in {held[0]}; leave it out, or take them out "
@@ -118,8 +103,7 @@ def _truncate(run: Run[TrpSpec]) -> float:
     """Truncate all layers, and say which share of their energy that left out."""
     from dualprune.stages.solver.truncating import truncate
 
-    parameters = run.targets.parameters
-    found = truncate(run.engine, _sets(run.spec, parameters), parameters, bool(run.spec.nuclear))
+    found = truncate(run.engine, _constraints(run.spec), run.targets.parameters, bool(run.spec.nuclear))
     run.state.ranks = found.ranks
     return found.dropped
 
@@ -143,14 +127,11 @@ def _stepped(run: Run[TrpSpec], phase: Phase) -> None:
 
 def _leave(run: Run[TrpSpec], phase: Phase) -> Row:
     dropped = _truncate(run)
-    return {"rank": sum(run.state.ranks.values()), "dropped": dropped}
+    return {"rank": sum(rank for _, rank in run.state.ranks.values()), "dropped": dropped}
 
 
 def _facts(run: Run[TrpSpec]) -> dict[str, Any]:
-    """The ranks of all layers, of as many as there could be."""
-    sets, shapes = _sets(run.spec, run.targets.parameters), run.targets.parameters
-    full = {name: min(one.sides(tuple(shapes[name].shape))) for name, one in sets.items()}
-    return {"ranks": {name: [full[name], rank] for name, rank in run.state.ranks.items()}}
+    return {"ranks": run.state.ranks}
 
 
 KIND = Kind(

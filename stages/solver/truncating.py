@@ -5,7 +5,7 @@ Each rank decomposes some of the layers, and all take what it found: the same bi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,44 +16,54 @@ from dualprune.stages.constraints.spectrum import Spectrum
 from dualprune.stages.engine.ranks import of_rank, placed, summed
 from dualprune.stages.networks.edits import divisible
 from dualprune.stages.networks.parameters import Parameters, parameters
+from dualprune.stages.settings import sets
+from dualprune.stages.settings.base import Problem
 from dualprune.stages.solver.admm import Tensors
+from dualprune.stages.solver.patterns import matching
 
 
 @dataclass(frozen=True)
 class Truncated:
     """What truncating came to."""
 
-    ranks: dict[str, int]
-    """Of each weight."""
+    ranks: dict[str, list[int]]
+    """Of each weight: how many there could be, and how many there are."""
     dropped: float
     """The share of the squared singular values of all of them that was left out."""
 
 
-def truncate(tensors: Tensors, sets: Mapping[str, LowRank], shapes: Parameters, slopes: bool) -> Truncated:
-    """Replace weights by the nearest of the least rank that leaves out no more than their sets' `energy`.
+def truncate(tensors: Tensors, constraints: Sequence[sets.LowRank], shapes: Parameters, slopes: bool) -> Truncated:
+    """Replace weights by the nearest of the least rank that leaves out no more than their constraint's `energy`.
 
     With `slopes` their state `target` becomes W - U V^T: a penalty rho (W - target) is then rho times the sub-gradient
     of the nuclear norm there (stages.engine.proximal). On all ranks together; none holds more than two weights whole.
     """
     own, world = placed()
-    names = sorted(sets, key=lambda name: -_work(sets[name], shapes[name].shape))
+    found = _held(constraints, shapes)
+    names = sorted(found, key=lambda name: -_work(found[name], shapes[name].shape))
     facts = torch.zeros(len(names), 3, dtype=torch.float64)
     for first in range(0, len(names), world):
-        turn, found = names[first : first + world], {}
+        turn, mine = names[first : first + world], {}
         for owner, name in enumerate(turn):
             weight = tensors.get(name)  # on all ranks together, as what follows
             if owner == own:
-                found[owner], numbers = _truncated(weight, sets[name], slopes)
+                mine[owner], numbers = _truncated(weight, found[name], slopes)
                 facts[first + owner] = torch.tensor(numbers, dtype=torch.float64)
         for owner, name in enumerate(turn):
-            there = found.get(owner, torch.empty(1 + slopes, *shapes[name].shape, device=weight.device))
-            value = of_rank(owner, there)
+            empty = torch.empty(0) if owner in mine else weight.new_empty(1 + slopes, *shapes[name].shape)
+            value = of_rank(owner, mine.get(owner, empty))
             tensors.set(name, value[0])
             if slopes:
                 tensors.set(name, value[0] - value[1], "target")
     ranks, dropped, whole = summed(facts.to(weight.device)).cpu().unbind(1)
-    share = float(dropped.sum() / whole.sum()) if bool(whole.any()) else 0.0
-    return Truncated({name: int(rank) for name, rank in zip(names, ranks, strict=True)}, share)
+    full = [min(found[name].sides(shapes[name].shape)) for name in names]
+    told = {name: [most, int(rank)] for name, most, rank in zip(names, full, ranks, strict=True)}
+    return Truncated(told, float(dropped.sum() / whole.sum()) if bool(whole.any()) else 0.0)
+
+
+def _held(constraints: Sequence[sets.LowRank], shapes: Parameters) -> dict[str, LowRank]:
+    """What each weight is truncated to."""
+    return {name: LowRank(energy=one.energy, view=one.view) for one in constraints for name in matching(one, shapes)}
 
 
 def _truncated(weight: Tensor, to: LowRank, slopes: bool) -> tuple[Tensor, tuple[float, float, float]]:
@@ -71,17 +81,19 @@ def _work(of: LowRank, shape: tuple[int, ...]) -> int:
     return short * short * (short + long)
 
 
-def unable(network: nn.Module, names: Collection[str]) -> list[str]:
-    """Of a network's weights with these names, why some are not those of a layer that can become two."""
-    there, found = parameters(network), []
-    for name in names:
-        path, _, own = name.rpartition(".")
-        try:
-            if own != "weight":
-                raise ValueError(f"{name} is one of several weights of its layer, which can't be factorised")
-            if len(there[name].names) > 1:
-                raise ValueError(f"{name} is tied to {there[name].names[1]}, and can't be factorised alone")
-            divisible(network.get_submodule(path), path)
-        except ValueError as error:
-            found.append(str(error))
-    return found
+def unable(network: nn.Module, constraints: Sequence[sets.LowRank]) -> list[Problem]:
+    """Why weights of a network can't be those of layers that become two."""
+    there = parameters(network)
+    problems: list[Problem] = []
+    for number, one in enumerate(constraints):
+        for name, weight in matching(one, there).items():
+            path, _, own = name.rpartition(".")
+            try:
+                if own != "weight":
+                    raise ValueError(f"{name} is one of several weights of its layer, which can't be factorised")
+                if len(weight.names) > 1:
+                    raise ValueError(f"{name} is tied to {weight.names[1]}, and can't be factorised alone")
+                divisible(network.get_submodule(path), path)
+            except ValueError as error:
+                problems.append((("constraints", number), f"{error}; leave it out"))
+    return problems

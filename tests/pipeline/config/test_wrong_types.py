@@ -135,6 +135,14 @@ stages:
     train: {epochs: 1, lr: 0.1}
     interval: 2
     distill: {weight: 0.5}
+  - name: low
+    kind: trp
+    parent: dense
+    constraints: [{tensors: "*", energy: 0.1, view: spatial}]
+    train: {epochs: 1, lr: 0.1}
+    interval: 2
+    nuclear: 0.001
+    distill: {weight: 0.5}
   - name: rungs
     kind: prune
     parent: dense
@@ -324,7 +332,7 @@ def test_the_real_command_line_refuses_a_mapping_for_a_word(tmp_path: Path) -> N
     )
     assert found.returncode == BAD_INPUT
     assert (
-        "file.yaml:10: stages[0].kind: must be one of train, prune, shrink, quantize, partial, gates, select, not "
+        "file.yaml:10: stages[0].kind: must be one of train, prune, shrink, quantize, partial, gates, trp, select, not "
         "{'no': 'such'}" in found.stderr
     )
     assert "Traceback" not in found.stderr
