@@ -36,7 +36,7 @@ def truncate(tensors: Tensors, constraints: Sequence[sets.LowRank], shapes: Para
     """Replace weights by the nearest of the least rank that leaves out no more than their constraint's `energy`.
 
     With `slopes` their state `target` becomes W - U V^T: a penalty rho (W - target) is then rho times the sub-gradient
-    of the nuclear norm there (stages.engine.proximal). On all ranks together; none holds more than two weights whole.
+    of the nuclear norm there (stages.engine.proximal). On all ranks together; each holds a weight or two at a time.
     """
     own, world = placed()
     found = _held(constraints, shapes)
@@ -50,8 +50,8 @@ def truncate(tensors: Tensors, constraints: Sequence[sets.LowRank], shapes: Para
                 mine[owner], numbers = _truncated(weight, found[name], slopes)
                 facts[first + owner] = torch.tensor(numbers, dtype=torch.float64)
         for owner, name in enumerate(turn):
-            empty = torch.empty(0) if owner in mine else weight.new_empty(1 + slopes, *shapes[name].shape)
-            value = of_rank(owner, mine.get(owner, empty))
+            there = mine[owner] if owner in mine else weight.new_empty(1 + slopes, *shapes[name].shape)
+            value = of_rank(owner, there)
             tensors.set(name, value[0])
             if slopes:
                 tensors.set(name, value[0] - value[1], "target")

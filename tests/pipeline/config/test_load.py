@@ -257,6 +257,15 @@ GRAPH = {
         "stages[2].constraints",
         "low rank would fill the zeros that half left in 6.weight; leave it out, or set `regrow: true`",
     ),
+    "low rank by training over zeros": Bad(
+        "  - name: v1.5-quarter\n",
+        "  - name: low\n    kind: trp\n    parent: half\n    constraints:  # of low\n"
+        '      - {tensors: "6.weight", energy: 0.1}\n'
+        "    train: {epochs: 1, lr: 1e-3}\n  - name: v1.5-quarter\n",
+        "of low",
+        "stages[2].constraints",
+        "low: low rank would fill the zeros that half left in 6.weight; leave it out",
+    ),
     "more filters than the parent leaves": Bad(
         HALF + BETWEEN + '{set: cardinality, tensors: "*", rate: 4}',
         '{set: filter, tensors: "0.*", count: 4}' + BETWEEN + '{set: filter, tensors: "0.*", count: 5}',
