@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dualprune.stages.constraints.lowrank import LowRank
 from dualprune.stages.constraints.spectrum import Spectrum
-from dualprune.stages.engine.ranks import of_rank, placed, summed
+from dualprune.stages.engine.ranks import here, of_rank, placed, summed
 from dualprune.stages.networks.edits import divisible
 from dualprune.stages.networks.parameters import Parameters, parameters
 from dualprune.stages.settings import sets
@@ -38,7 +38,7 @@ def truncate(tensors: Tensors, constraints: Sequence[sets.LowRank], shapes: Para
     With `slopes` their state `target` becomes W - U V^T: a penalty rho (W - target) is then rho times the sub-gradient
     of the nuclear norm there (stages.engine.proximal). On all ranks together; each holds a weight or two at a time.
     """
-    own, world = placed()
+    (own, world), device = placed(), here()
     found = _held(constraints, shapes)
     names = sorted(found, key=lambda name: -_work(found[name], shapes[name].shape))
     facts = torch.zeros(len(names), 3, dtype=torch.float64)
@@ -47,15 +47,15 @@ def truncate(tensors: Tensors, constraints: Sequence[sets.LowRank], shapes: Para
         for owner, name in enumerate(turn):
             weight = tensors.get(name)  # on all ranks together, as what follows
             if owner == own:
-                mine[owner], numbers = _truncated(weight, found[name], slopes)
+                mine[owner], numbers = _truncated(weight.to(device), found[name], slopes)
                 facts[first + owner] = torch.tensor(numbers, dtype=torch.float64)
         for owner, name in enumerate(turn):
-            there = mine[owner] if owner in mine else weight.new_empty(1 + slopes, *shapes[name].shape)
+            there = mine[owner] if owner in mine else torch.empty(1 + slopes, *shapes[name].shape, device=device)
             value = of_rank(owner, there)
             tensors.set(name, value[0])
             if slopes:
                 tensors.set(name, value[0] - value[1], "target")
-    ranks, dropped, whole = summed(facts.to(weight.device)).cpu().unbind(1)
+    ranks, dropped, whole = summed(facts.to(device)).cpu().unbind(1)
     full = [min(found[name].sides(shapes[name].shape)) for name in names]
     told = {name: [most, int(rank)] for name, most, rank in zip(names, full, ranks, strict=True)}
     return Truncated(told, float(dropped.sum() / whole.sum()) if bool(whole.any()) else 0.0)
