@@ -180,6 +180,8 @@ def _taken(shrunk: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name}  {before} -> {after}"
     for path, rank in shrunk.get("factorised", {}).items():
         yield f"{path}  two layers, of rank {rank}"
+    for path, rank in shrunk.get("unfactorised", {}).items():
+        yield f"{path}  whole, of rank {rank}: two layers would be no smaller"
     for path, loss in shrunk["blocks"].items():
         yield f"{path}  block gone; loss on validation without it {loss:.4g}"
     for name, count in shrunk.get("part", {}).items():

@@ -132,10 +132,11 @@ def _shrinking(stages: Sequence[Stage], problems: Problems) -> None:
             left[stage.name] = {of: k for of, k in before.items() if of[0] not in room.kinds} | own
             continue
         left[stage.name] = before | {of: min(k, before.get(of, k)) for of, k in own.items()}
-        if kind.prunes:
-            way = ", or set `regrow: true`" if "regrow" in kind.settings.model_fields else ""
-            for text in _growing(room, before, stage.parents[0] if stage.parents else ""):
-                problems.add(("stages", stage.number, "constraints"), f"{stage.name}: {text}{way}")
+        parent = stage.parents[0] if stage.parents else ""
+        way = ", or set `regrow: true`" if "regrow" in kind.settings.model_fields else ""
+        growing = _growing(room, before, parent) if kind.prunes else []
+        for text in (*growing, *_filling(room, before, parent)):
+            problems.add(("stages", stage.number, "constraints"), f"{stage.name}: {text}{way}")
 
 
 _Bounds = dict[tuple[str, tuple[str, ...]], int]
@@ -163,6 +164,14 @@ def _growing(room: Room, before: _Bounds, parent: str) -> list[str]:
         if name not in room.exact and k > there:
             by = " and ".join(room.kinds[name])
             found.append(f"leaves room for {k} weights in {name} by {by}, but {parent} for only {there}; keep fewer")
-        if name in room.filled and (before.get((name, ()), k) < k or (name, BUDGET) in before):
-            found.append(f"low rank would fill the zeros that {parent} left in {name}; leave it out")
     return found
+
+
+def _filling(room: Room, before: _Bounds, parent: str) -> list[str]:
+    """Where a stage would fill zeros."""
+    zeros = [
+        name
+        for name, k in sorted(room.tensors.items())
+        if name in room.filled and (before.get((name, ()), k) < k or (name, BUDGET) in before)
+    ]
+    return [f"low rank would fill the zeros that {parent} left in {name}; leave it out" for name in zeros]

@@ -107,9 +107,10 @@ def _probed(stages: Collection[Stage], data: Mapping[Origin, Shards], problems: 
                 tried[asked] = error.problems
         for path, text in tried[asked]:
             problems.add(stage.place(*path), text)
-        if not tried[asked] and (found := cuts(spec, data[spec.data.origin].manifest)) is not None:
+        if not tried[asked]:
             try:
-                check(spec, found)
+                if (found := cuts(spec, data[spec.data.origin].manifest)) is not None:
+                    check(spec, found)
                 fits(spec, data[spec.data.origin].manifest)
                 _reachable(stage, data[spec.data.origin].manifest, problems)
             except SpecError as error:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from dualprune.stages.constraints.spectrum import Spectrum, View
 from dualprune.stages.networks.matrices import matrix
 
 
@@ -16,39 +16,25 @@ from dualprune.stages.networks.matrices import matrix
 class LowRank:
     """S = {Z : rank of Z's matrix <= r}.
 
-    The projection is the truncated singular value decomposition (Eckart and Young): the nearest point of its rank. It
-    is W on the leading eigenvectors of its shorter side's Gram matrix, in fp64: as exact as fp32 weights are, and 2 to
-    10 times faster than torch's SVD in fp64.
+    The projection is the truncated singular value decomposition (`stages.constraints.spectrum`).
     With `energy` in the place of `rank` it is a set only once `of` has found the rank of some weights. `view` is
     `channel`, outputs x (inputs, kernel), or `spatial`, (inputs, kernel height) x (outputs, kernel width).
     """
 
     rank: int | None = None
     energy: float | None = None
-    view: Literal["channel", "spatial"] = "channel"
+    view: View = "channel"
 
     def project(self, w: Tensor) -> Tensor:
         """The nearest matrix of that rank, in W's shape. Raises ValueError on NaN."""
         assert self.rank is not None
-        whole = matrix(w.detach().double(), self.view)
-        if bool(torch.isnan(whole).any()):
-            raise ValueError("what is to be projected holds NaN")
-        tall = whole.shape[0] > whole.shape[1]
-        wide = whole.T if tall else whole
-        leading = torch.linalg.eigh(wide @ wide.T).eigenvectors[:, -self.rank :]
-        nearest = leading @ (leading.T @ wide)
-        return self._back(nearest.T if tall else nearest, w).to(w.dtype)
+        return Spectrum.of(w, self.view).truncated(self.rank)
 
     def of(self, w: Tensor) -> LowRank:
-        """The set of one rank: with `energy` = e, of the least rank that drops at most that fraction of W's energy.
-
-        That is the smallest k >= 1 with sum over j > k of sigma_j^2 <= e sum of sigma_j^2 (Xu et al. 2020, section 3).
-        """
+        """The set of one rank: with `energy`, of the least rank that drops at most that fraction of W's energy."""
         if self.energy is None:
             return self
-        squares = torch.linalg.svdvals(matrix(w.detach().double(), self.view)).square()
-        left_out = squares.flip(0).cumsum(0).flip(0)
-        return replace(self, energy=None, rank=max(1, int((left_out > self.energy * left_out[0]).sum())))
+        return replace(self, energy=None, rank=Spectrum.of(w, self.view).least(self.energy))
 
     def contains(self, z: Tensor) -> bool:
         """Whether z is of that rank but for rounding."""
@@ -70,12 +56,6 @@ class LowRank:
             return shape[0], math.prod(shape[1:])
         n, c, kh, kw = shape
         return c * kh, n * kw
-
-    def _back(self, whole: Tensor, w: Tensor) -> Tensor:
-        if self.view == "channel" or w.ndim < 4:
-            return whole.reshape(w.shape)
-        n, c, kh, kw = w.shape
-        return whole.reshape(c, kh, n, kw).permute(2, 0, 1, 3).contiguous()
 
 
 def numerical_rank(sigma: Tensor, dtype: torch.dtype) -> int:

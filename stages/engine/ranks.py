@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from dualprune.stages.engine import zero
 
@@ -49,3 +50,27 @@ def agreed(value: Any) -> Any:
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def placed() -> tuple[int, int]:
+    """The rank of this process, and how many there are; one that is in no group is alone."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def here() -> torch.device:
+    """Where this process works and its collectives run, wherever its tensors are kept."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def of_rank(rank: int, value: Tensor) -> Tensor:
+    """A rank's tensor, on every rank: written into `value`, which is of its shape everywhere, and `here`."""
+    if placed()[1] > 1:
+        dist.broadcast(value, src=rank)
+    return value
+
+
+def summed(value: Tensor) -> Tensor:
+    """The sum of all ranks' tensors, on every rank: written into `value`, which is `here`."""
+    if placed()[1] > 1:
+        dist.all_reduce(value)
+    return value

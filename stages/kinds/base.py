@@ -133,8 +133,8 @@ class Kind(Generic[S]):
     """How the parent's network is made smaller before anything is trained; None for kinds that leave its shape alone.
     Raises SpecError."""
     fits: Callable[[S, nn.Module, Inputs], None] = any_network
-    """Raises SpecError for a network that can't be made smaller so, whatever its weights; it may change it. For
-    plans."""
+    """Raises SpecError for a network that can't be made smaller or trained so, whatever its weights; it may change it.
+    For plans."""
     start: Callable[[Run[S]], None] = nothing
     """Before the first step of a stage that has no checkpoint."""
     enter: Callable[[Run[S], Phase], None] = nothing_in

@@ -87,7 +87,7 @@ def _enter(run: Run[ShrinkSpec], phase: Phase) -> None:
 
 KIND = Kind(
     settings=ShrinkSpec,
-    version=2,
+    version=3,
     phases=_phases,
     varies=("constraints", "multiple", "blocks", "resolution", "retrain", "distill"),
     needs_parent=True,

@@ -243,16 +243,22 @@ def _factorise(edit: Factorise, network: nn.Module) -> None:
     setattr(network.get_submodule(above), name, _two(edit, module))
 
 
-def _two(edit: Factorise, module: nn.Module) -> nn.Sequential:
+def divisible(module: nn.Module, path: str) -> None:
+    """Raise ValueError for a layer that can't be factorised."""
     if type(module) not in (nn.Linear, nn.Conv2d):
-        raise ValueError(f"{edit.module} is a {type(module).__name__}, which can't be factorised")
+        raise ValueError(f"{path} is a {type(module).__name__}, which can't be factorised")
+    if isinstance(module, nn.Conv2d) and (module.groups != 1 or isinstance(module.padding, str)):
+        raise ValueError(f"{path} has several groups, or padding that is named: it can't be factorised")
+
+
+def _two(edit: Factorise, module: nn.Module) -> nn.Sequential:
+    divisible(module, edit.module)
     there: dict[str, Any] = {"device": module.weight.device, "dtype": module.weight.dtype}
     if isinstance(module, nn.Linear):
         first = nn.Linear(module.in_features, edit.rank, bias=False, **there)
         return nn.Sequential(first, nn.Linear(edit.rank, module.out_features, module.bias is not None, **there))
     assert isinstance(module, nn.Conv2d)
-    if module.groups != 1 or isinstance(module.padding, str):
-        raise ValueError(f"{edit.module} has several groups, or padding that is named: it can't be factorised")
+    assert not isinstance(module.padding, str)
     (kh, kw), (sh, sw), (ph, pw), (dh, dw) = module.kernel_size, module.stride, module.padding, module.dilation
     whole = edit.view == "channel"
     first_conv = nn.Conv2d(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 
@@ -12,3 +14,11 @@ def matrix(weight: Tensor, view: str) -> Tensor:
         return weight.flatten(1)
     n, c, kh, kw = weight.shape
     return weight.permute(1, 2, 0, 3).reshape(c * kh, n * kw)
+
+
+def unmatrix(whole: Tensor, shape: Sequence[int], view: str) -> Tensor:
+    """The weight of that shape whose matrix it is."""
+    if view == "channel" or len(shape) < 4:
+        return whole.reshape(*shape)
+    n, c, kh, kw = shape
+    return whole.reshape(c, kh, n, kw).permute(2, 0, 1, 3).contiguous()

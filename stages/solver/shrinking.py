@@ -65,7 +65,7 @@ def smaller(
     """
     network = copy.deepcopy(before.network).eval()
     made: list[Edit] = [] if resolution is None else [resized(network, before.inputs, resolution)]
-    two = _factorised(network, before.lowrank)
+    two, unfactorised = _factorised(network, before.lowrank)
     made += two
     args, kwargs = before.inputs
     still = idle(network, args, kwargs, _closed(network, args, kwargs))
@@ -85,13 +85,14 @@ def smaller(
         elif zero:
             why = f"{zero} units are zero, and stay for widths to be multiples of {multiple}"
         else:
-            why = _nothing(found, part)
+            why = _nothing(found, part, unfactorised)
         raise SpecError([(("kind",), f"nothing would be taken out: {why}")])
     for edit in narrow:
         EDITS[edit.edit].apply(edit, network)
     facts = {
         "units": {found.spaces[n].name: [len(units), int(units.sum())] for n, units in stays.items()},
         "factorised": {edit.module: edit.rank for edit in two},
+        "unfactorised": unfactorised,
         "blocks": dict(gone),
         "idle": still,
         "part": part,
@@ -197,9 +198,12 @@ def _few(count: int, there: Sequence[str]) -> str:
     return f"{count} blocks can't be removed; those whose output is of their input's shape are {len(there)}{named}"
 
 
-def _nothing(found: Cut, part: Mapping[str, int]) -> str:
-    """Why no unit goes."""
+def _nothing(found: Cut, part: Mapping[str, int], unfactorised: Mapping[str, int]) -> str:
+    """Why nothing goes."""
     text = "no unit is zero in all that makes it, or in all that reads it"
+    if unfactorised:
+        path, rank = next(iter(unfactorised.items()))
+        text += f"; none of {len(unfactorised)} layers of low rank is smaller as two, such as {path} of rank {rank}"
     if part:
         text += "; zero in a part of that are " + ", ".join(f"{count} of {name}" for name, count in part.items())
     if found.refused:
@@ -208,25 +212,42 @@ def _nothing(found: Cut, part: Mapping[str, int]) -> str:
     return f"{text}. Prune with `coupled: true` before it, or give `constraints`, `blocks` or `resolution`"
 
 
-def _factorised(network: nn.Module, names: Sequence[str]) -> list[Factorise]:
-    """Make two layers each of those whose weights are of a rank at which that is smaller, in place."""
-    made = []
+def _factorised(network: nn.Module, names: Sequence[str]) -> tuple[list[Factorise], dict[str, int]]:
+    """Make two layers each of those whose weights are of a rank at which that is smaller, in place; and the ranks of
+    those that stay whole."""
+    made, whole = [], {}
     for name in names:
-        weight, (module, _, own) = network.get_parameter(name).detach(), name.rpartition(".")
+        weight, (path, _, own) = network.get_parameter(name).detach(), name.rpartition(".")
         if own != "weight":
             continue  # of recurrent layers and attention, which have several
-        edit = min(
-            (Factorise(module=module, rank=_rank(weight, view), view=view) for view in VIEWS),
-            key=lambda one: one.rank * sum(matrix(weight, one.view).shape),
-        )
-        if edit.rank * sum(matrix(weight, edit.view).shape) < weight.numel():
-            structure = Structure(edits=[edit])
-            try:
-                load(network, structure, structure.carry(untied(network)))
-            except ValueError:
-                continue  # a layer of another kind stays as it is
-            made.append(edit)
-    return made
+        module, edits = network.get_submodule(path), [_two(path, weight, view) for view in VIEWS]
+        edit = min(edits, key=lambda one: _products(one, module, weight))
+        fewer = edit.rank * sum(matrix(weight, edit.view).shape) < weight.numel()
+        if not fewer or _products(edit, module, weight) > weight.numel():
+            whole[path] = min(one.rank for one in edits)
+            continue
+        structure = Structure(edits=[edit])
+        try:
+            load(network, structure, structure.carry(untied(network)))
+        except ValueError:
+            continue  # a layer of another kind stays as it is
+        made.append(edit)
+    return made, whole
+
+
+def _two(path: str, weight: Tensor, view: Literal["channel", "spatial"]) -> Factorise:
+    """Two layers of a weight's rank, rounding aside."""
+    rank = numerical_rank(torch.linalg.svdvals(matrix(weight.double(), view)), weight.dtype)
+    return Factorise(module=path, rank=max(1, rank), view=view)
+
+
+def _products(edit: Factorise, module: nn.Module, weight: Tensor) -> int:
+    """Multiplications of two layers for one place of the output. Of strides across, the first of two spatial
+    convolutions takes none."""
+    first, second = matrix(weight, edit.view).shape
+    if edit.view == "spatial" and isinstance(module, nn.Conv2d):
+        first *= module.stride[1]
+    return edit.rank * (first + second)
 
 
 def _of(settings: Grouped, whole: float, found: Cut) -> Grouped | None:
@@ -235,11 +256,6 @@ def _of(settings: Grouped, whole: float, found: Cut) -> Grouped | None:
         return settings
     share = settings.macs * whole / left
     return settings.model_copy(update={"macs": share}) if share < 1 else None
-
-
-def _rank(weight: Tensor, view: str) -> int:
-    """The rank of a weight, rounding aside."""
-    return max(1, numerical_rank(torch.linalg.svdvals(matrix(weight.double(), view)), weight.dtype))
 
 
 def _stays(

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 from dualprune.stages.coupling.cut import Cut, cut, inputs
+from dualprune.stages.kinds.base import any_network
 from dualprune.stages.kinds.shrink import ShrinkSpec
 from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.networks.build import build_model
@@ -28,9 +29,10 @@ def cuts(spec: StageSpec, manifest: Mapping[str, Any]) -> Callable[[], Cut] | No
 
 
 def fits(spec: StageSpec, manifest: Mapping[str, Any]) -> None:
-    """Raise SpecError for a network that can't be made smaller as a stage says, whatever its weights."""
-    given = inputs(objective(spec), batch_of(manifest, spec))
-    KINDS[spec.kind].fits(spec, build_model(_plain(spec.model)).eval(), given)
+    """Raise SpecError for a network that is not one for a stage of its kind, whatever its weights."""
+    kind = KINDS[spec.kind]
+    if kind.fits is not any_network:  # building one takes time
+        kind.fits(spec, build_model(_plain(spec.model)).eval(), inputs(objective(spec), batch_of(manifest, spec)))
 
 
 def least(spec: ShrinkSpec, manifest: Mapping[str, Any], cost: Literal["macs", "weights"]) -> float:

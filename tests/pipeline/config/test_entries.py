@@ -10,6 +10,7 @@ import pytest
 from dualprune.pipeline.choices.search import Search
 from dualprune.pipeline.choices.select import Select
 from dualprune.pipeline.config.load import load
+from tests.kinds import KINDS_SAID, listed
 from tests.pipeline.common import extended, line, problems
 
 ENTRIES = """\
@@ -134,7 +135,7 @@ BAD = {
         "\n    kind: train",
         "kind: train  # here",
         "stages[4].kind",
-        "a ladder or a beam is of prune, shrink, quantize, partial, gates or joint stages, not 'train'",
+        f"a ladder or a beam is of {listed('or')} stages, not 'train'",
     ),
     "a ladder whose kind is misspelt": Bad(
         "  # the ladder\n    kind: prune",
@@ -283,7 +284,7 @@ BAD = {
         "kind: replace\n    candidate: 0",
         "kind: replace",
         "stages[7].kind",
-        "must be one of train, prune, shrink, quantize, partial, gates, joint, select, not 'replace'",
+        f"must be one of {KINDS_SAID}, not 'replace'",
     ),
     "a child of a select with another network": Bad(
         "parent: best\n", "parent: best\n    model: {name: lenet5}\n", "lenet5", "stages[8].model", "best has another"

@@ -16,6 +16,7 @@ from dualprune.pipeline.dag import trained
 from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.table import phases
 from dualprune.stages.networks.builtin import MODELS
+from tests.kinds import KINDS_SAID, listed
 from tests.pipeline.common import config, line, loaded, problems
 
 HALF = '{set: cardinality, tensors: "*", rate: 2}'
@@ -85,7 +86,7 @@ UNKNOWN = {
         TRAIN + "    constraints: []\n",
         "[]",
         "stages[0].constraints",
-        "belongs to prune, shrink, quantize, partial, gates and joint stages",
+        f"belongs to {listed('and')} stages",
     ),
     "kind misspelt": Bad("kind: train", "knd: train", "knd", "stages[0].knd", "unknown setting; did you mean 'kind'?"),
     "parent misspelt": Bad(TRAIN, TRAIN + "    parnet: x\n", "parnet", "stages[0].parnet", "did you mean 'parent'?"),
@@ -214,14 +215,14 @@ GRAPH = {
         "kind: trane",
         "trane",
         "stages[0].kind",
-        "one of train, prune, shrink, quantize, partial, gates, joint, select, not 'trane'",
+        f"one of {KINDS_SAID}, not 'trane'",
     ),
     "no kind": Bad(
         "    kind: train\n",
         "",
         "name: dense",
         "stages[0].kind",
-        "must be one of train, prune, shrink, quantize, partial, gates, joint, select, not None",
+        f"must be one of {KINDS_SAID}, not None",
     ),
     "no such parent": Bad("parent: half", "parent: hafl", "hafl", "stages[2].parent", "did you mean 'half'?"),
     "parent no name": Bad("parent: half", "parent: [half]", "[half]", "stages[2].parent", "not ['half']"),
@@ -256,6 +257,15 @@ GRAPH = {
         "of the third",
         "stages[2].constraints",
         "low rank would fill the zeros that half left in 6.weight; leave it out, or set `regrow: true`",
+    ),
+    "low rank by training over zeros": Bad(
+        "  - name: v1.5-quarter\n",
+        "  - name: low\n    kind: trp\n    parent: half\n    constraints:  # of low\n"
+        '      - {tensors: "6.weight", energy: 0.1}\n'
+        "    train: {epochs: 1, lr: 1e-3}\n  - name: v1.5-quarter\n",
+        "of low",
+        "stages[2].constraints",
+        "low: low rank would fill the zeros that half left in 6.weight; leave it out",
     ),
     "more filters than the parent leaves": Bad(
         HALF + BETWEEN + '{set: cardinality, tensors: "*", rate: 4}',

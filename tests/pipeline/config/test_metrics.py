@@ -38,7 +38,7 @@ def test_a_choice_that_names_nothing_is_by_the_best(
     [
         (
             (ALL,),
-            "budget.val_accuracy: must be 'val_score', 'val_share', 'rate', 'nonzeros', 'total_bits' or 'macs'",
+            "budget.val_accuracy: must be 'val_score', 'val_share', 'rate', 'nonzeros', 'total_bits', 'macs', ",
         ),
         ((ALL, NO_BUDGET, ("metric: rate", "metric: val_loss")), "not 'val_loss'"),
         (

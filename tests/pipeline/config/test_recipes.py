@@ -9,6 +9,7 @@ import pytest
 
 from dualprune.pipeline.config.problems import Problems
 from dualprune.pipeline.config.recipes import expand
+from tests.kinds import listed
 
 ENTRY: dict[str, Any] = {
     "name": "small",
@@ -183,13 +184,11 @@ def test_targets_need_not_be_whole() -> None:
         ({**BEAM, "search": {}}, "stages[0]: an entry has one of `ladder`, `beam`, `search` and `threed`"),
         (
             {**LADDER, "kind": "train"},
-            "stages[0].kind: a ladder or a beam is of prune, shrink, quantize, partial, gates or joint stages, "
-            "not 'train'",
+            f"stages[0].kind: a ladder or a beam is of {listed('or')} stages, not 'train'",
         ),
         (
             {**BEAM, "kind": "select"},
-            "stages[0].kind: a ladder or a beam is of prune, shrink, quantize, partial, gates or joint stages, "
-            "not 'select'",
+            f"stages[0].kind: a ladder or a beam is of {listed('or')} stages, not 'select'",
         ),
         ({**LADDER, "ladder": []}, "stages[0].ladder: List must have at least 1 item, not 0"),
         ({**LADDER, "ladder": 4}, "stages[0].ladder: a list is needed, not 4; write [4]"),
@@ -239,5 +238,5 @@ def test_what_makes_no_recipe_is_refused(entry: dict[str, Any], found: str) -> N
 def test_nothing_is_chosen_on_test() -> None:
     """A beam can't be told to."""
     (found,) = refused({**ENTRY, "beam": {**BEAM["beam"], "metric": "test_accuracy"}})
-    assert found.startswith("stages[0].beam.metric: must be rate, nonzeros, total_bits, macs, or `val_` and ")
+    assert found.startswith("stages[0].beam.metric: must be rate, nonzeros, total_bits, macs, ")
     assert found.endswith("not 'test_accuracy'")

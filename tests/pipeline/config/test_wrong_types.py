@@ -29,6 +29,7 @@ from dualprune.pipeline.output import BAD_INPUT, DONE
 from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.settings.base import Settings
 from dualprune.stages.settings.sets import SETS
+from tests.kinds import KINDS_SAID
 from tests.pipeline.common import config
 
 EVERYTHING = """
@@ -135,6 +136,14 @@ stages:
     train: {epochs: 1, lr: 0.1}
     interval: 2
     distill: {weight: 0.5}
+  - name: low
+    kind: trp
+    parent: dense
+    constraints: [{tensors: "*", energy: 0.1, view: spatial}]
+    train: {epochs: 1, lr: 0.1}
+    interval: 2
+    nuclear: 0.001
+    distill: {weight: 0.5}
   - name: rungs
     kind: prune
     parent: dense
@@ -160,7 +169,8 @@ stages:
     kind: select
     parents: [rungs, wide, least]
     metric: rate
-    budget: {val_accuracy: 90}
+    budget: {val_accuracy: 90, milliseconds: 5}
+    latency: {machine: fast, backend: torch, device: cpu, batch: 1, threads: 1}
   - name: bits
     kind: quantize
     parent: best
@@ -323,8 +333,5 @@ def test_the_real_command_line_refuses_a_mapping_for_a_word(tmp_path: Path) -> N
         timeout=300,
     )
     assert found.returncode == BAD_INPUT
-    assert (
-        "file.yaml:10: stages[0].kind: must be one of train, prune, shrink, quantize, partial, gates, joint, select, "
-        "not {'no': 'such'}" in found.stderr
-    )
+    assert f"file.yaml:10: stages[0].kind: must be one of {KINDS_SAID}, not {{'no': 'such'}}" in found.stderr
     assert "Traceback" not in found.stderr

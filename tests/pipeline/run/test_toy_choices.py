@@ -26,6 +26,7 @@ from dualprune.pipeline.config.smoke import smoke
 from dualprune.pipeline.node import Node, trial
 from dualprune.pipeline.plan import make as planning
 from dualprune.stages.kinds.train import TrainSpec
+from tests.kinds import KINDS_SAID
 from tests.pipeline.common import artefact, extended, problems
 from tests.pipeline.plan.test_make import pretrained
 from tests.pipeline.run.test_driver import ERROR
@@ -199,7 +200,7 @@ def test_a_small_run_has_both(tmp_path: Path) -> None:
     [
         (
             LIGHT.replace("lightest", "lihtest"),
-            "kind: must be one of train, prune, shrink, quantize, partial, gates, joint, select, lightest, not",
+            f"kind: must be one of {KINDS_SAID}, lightest, not",
         ),
         (LIGHT.replace("kind: lightest", "kind: lightest\n  mist: 3"), "mist: unknown setting; did you mean 'most'?"),
         (LIGHT.replace("[dense, half, other]", "[half]"), "a list of two or more different stages to choose from"),
