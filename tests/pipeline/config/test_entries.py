@@ -268,7 +268,7 @@ BAD = {
         "val_accuracy: 90", "val_mse: 9", "val_mse", "stages[7].budget.val_mse", "must be 'val_accuracy', 'val_loss', "
     ),
     "a beam by a metric of another objective": Bad(
-        BEAM, BEAM[:-1] + ", metric: val_mse}", "beam: {", "stages[5].beam.metric", "'macs', not 'val_mse'"
+        BEAM, BEAM[:-1] + ", metric: val_mse}", "beam: {", "stages[5].beam.metric", "'milliseconds', not 'val_mse'"
     ),
     "a search that allows more than all": Bad(
         "tolerance: 0.5", "tolerance: 101", "search: {", "stages[6].search.tolerance", "at most 100, in points"
