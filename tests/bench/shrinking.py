@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -34,6 +35,8 @@ CUT_SIDES = (64, 96)
 """Sides of the pictures that a network to be cut is tried with before that which it is made for."""
 LARGEST_CUT = 150e6
 """Weights of a network that is cut and compared, with copies in double precision; a larger one is left out."""
+PATIENCE = 120
+"""Seconds that Torch-Pruning has for a network."""
 COLUMNS = (
     *("network", "side", "weights", "weights_after", "macs", "macs_after", "units", "heads", "spaces"),
     *("refused", "unknown", "difference", "seconds", "result", "torch_pruning"),
@@ -172,10 +175,18 @@ def _size(network: nn.Module) -> int:
 
 def by_torch_pruning(name: str, side: int) -> Mapping[str, Any]:
     """What came of the same with Torch-Pruning's groups: `exact`, `wrong` or `fails`."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"not finished in {PATIENCE} s")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(PATIENCE)
     try:
         apart = _pruned(_stirred(build_model(Model(name=name, classes=10))), torch.randn(2, 3, side, side))
     except Exception as error:  # noqa: BLE001 - any is a row of the table
         return {"torch_pruning": f"fails: {type(error).__name__}: {error}".partition("\n")[0][:80]}
+    finally:
+        signal.alarm(0)
     return {"torch_pruning": "exact" if apart <= TOLERANCE else f"wrong: {apart:.2g}"}
 
 
