@@ -13,10 +13,10 @@ form in the vector. All else is ours:
 - After each `interval` steps the vector moves against an estimate of the slope of its loss: antithetic evolution
   strategies (Salimans et al. 2017), for each sort of number `pairs` of draws v + e and v - e of that sort, on the batch
   of that step. The differences of a sort are divided by their root mean square: so it adapts itself, no sort drowns the
-  others, and a step's length is set by `rate` alone, which falls linearly to 0. Steps are in standard deviations.
+  others, and a step's length is set by `rate` alone. Steps are in standard deviations.
 - The loss is the task's (without a teacher's part) plus `weight` * |log(cost / goal)|. The cost is counted, never
-  measured. The goal falls from all to the budget, and stays there for the last part of the search. Of a pair with the
-  goal between its costs that term all but cancels out: there the task alone says where to.
+  measured. The goal falls from all to the budget, and stays there for the last part of the search, in which `rate`
+  falls to 0. Of a pair with the goal between its costs that term all but cancels out: there the task says where to.
 - After `ramp` of the epochs the vector is brought to the budget (`Searched.within`), what is out is closed for good, as
   `kind: gates` does it, and the rest trains on.
 """
@@ -53,9 +53,10 @@ class JointSpec(Budgeted):
     pairs: int = Field(default=2, ge=1)
     """Of draws for each step of the vector and each sort of number, of at most three: units, blocks, size of pictures.
     Each pair takes two passes forward of a batch."""
-    rate: float = Field(default=0.2, gt=0)
-    """How far the vector moves in a step, in standard deviations of the draws; falls to 0 until the budget is met."""
-    weight: float = Field(default=1.0, gt=0)
+    rate: float = Field(default=0.3, gt=0)
+    """How far the vector moves in a step, in standard deviations of the draws; falls to 0 in the last part of the
+    search."""
+    weight: float = Field(default=5.0, gt=0)
     """Of |log(cost / goal)| beside the task's loss; the goal falls from 1 to the budget."""
 
     @model_validator(mode="after")
@@ -155,7 +156,8 @@ def _stepped(run: Run[JointSpec], phase: Phase) -> None:
     from dualprune.stages.solver import shutting
 
     if run.state.end is not None:
-        shutting.hold(run.engine, _searched(run).closed(_end(run)))
+        if run.state.end["shut"]:
+            shutting.hold(run.engine, _searched(run).closed(_end(run)))
         return
     done = run.progress.steps / (run.spec.ramp * run.spec.train.epochs * run.per_epoch)
     if due(run, phase):
@@ -182,7 +184,8 @@ def _move(run: Run[JointSpec], done: float) -> None:
     goal = spec.budget ** min(1.0, done / FALL)
     prices = [spec.weight * abs(math.log(of.cost(shape) / goal)) for shape in shapes]
     loss = np.reshape(task, (*draws.shape[:2], 2)) / spec.batch + np.reshape(prices, (*draws.shape[:2], 2))
-    state.vector = of.moved(vector, draws, loss[..., 0] - loss[..., 1], spec.rate * (1 - done)).tolist()
+    by = spec.rate * min(1.0, (1 - done) / (1 - FALL))
+    state.vector = of.moved(vector, draws, loss[..., 0] - loss[..., 1], by).tolist()
 
 
 def _draw(run: Run[JointSpec]) -> None:
