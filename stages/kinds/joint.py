@@ -11,11 +11,12 @@ form in the vector. All else is ours:
 - At each step the weights are trained as the network of a vector that is drawn around the current one: normal, with a
   standard deviation for each sort of number. What is out is veiled, not zero (`stages.engine.veil`): it may come back.
 - After each `interval` steps the vector moves against an estimate of the slope of its loss: antithetic evolution
-  strategies (Salimans et al. 2017), `pairs` of draws v + e and v - e, on the batch of that step. The differences are
-  divided by their root mean square: so it adapts itself, and a step's length is set by `rate` alone, which falls
-  linearly to 0. Steps are in standard deviations, so numbers of all sorts move alike.
-- The loss is the task's (without a teacher's part) plus `weight` * |log(cost / budget)|. The cost is counted, never
-  measured. Of a pair on both sides of the budget that term cancels out: there the task alone says where to.
+  strategies (Salimans et al. 2017), for each sort of number `pairs` of draws v + e and v - e of that sort, on the batch
+  of that step. The differences of a sort are divided by their root mean square: so it adapts itself, no sort drowns the
+  others, and a step's length is set by `rate` alone. Steps are in standard deviations.
+- The loss is the task's (without a teacher's part) plus `weight` * |log(cost / goal)|. The cost is counted, never
+  measured. The goal falls from all to the budget, and stays there for the last part of the search, in which `rate`
+  falls to 0. Of a pair with the goal between its costs that term all but cancels out: there the task says where to.
 - After `ramp` of the epochs the vector is brought to the budget (`Searched.within`), what is out is closed for good, as
   `kind: gates` does it, and the rest trains on.
 """
@@ -49,12 +50,14 @@ class JointSpec(Budgeted):
     """Sizes that pictures may be brought to within the network, beside their own; without any, they are left alone."""
     interval: int = Field(default=8, ge=1)
     """Optimizer steps from one step of the vector to the next."""
-    pairs: int = Field(default=4, ge=1)
-    """Of draws for each step of the vector: each takes two passes forward of a batch."""
-    rate: float = Field(default=0.2, gt=0)
-    """How far the vector moves in a step, in standard deviations of the draws; falls to 0 until the budget is met."""
-    weight: float = Field(default=2.0, gt=0)
-    """Of |log(cost / budget)| beside the task's loss."""
+    pairs: int = Field(default=2, ge=1)
+    """Of draws for each step of the vector and each sort of number, of at most three: units, blocks, size of pictures.
+    Each pair takes two passes forward of a batch."""
+    rate: float = Field(default=0.3, gt=0)
+    """How far the vector moves in a step, in standard deviations of the draws; falls to 0 in the last part of the
+    search."""
+    weight: float = Field(default=5.0, gt=0)
+    """Of |log(cost / goal)| beside the task's loss; the goal falls from 1 to the budget."""
 
     @model_validator(mode="after")
     def _of_pictures(self) -> JointSpec:
@@ -65,6 +68,8 @@ class JointSpec(Budgeted):
 
 BEGIN = 0.8
 """The number of each block's as the stage begins: of nine draws about eight have it open."""
+FALL = 0.6
+"""The share of the search in which the goal falls to the budget."""
 TRAINED, PAIRED = 0, 1
 """What draws are for."""
 SAMPLES = 2
@@ -151,32 +156,36 @@ def _stepped(run: Run[JointSpec], phase: Phase) -> None:
     from dualprune.stages.solver import shutting
 
     if run.state.end is not None:
-        shutting.hold(run.engine, _searched(run).closed(_end(run)))
+        if run.state.end["shut"]:
+            shutting.hold(run.engine, _searched(run).closed(_end(run)))
         return
     done = run.progress.steps / (run.spec.ramp * run.spec.train.epochs * run.per_epoch)
     if due(run, phase):
-        _move(run, max(0.0, 1 - done))
+        _move(run, min(1.0, done))
     if done < 1:
         _draw(run)
     else:
         _close(run)
 
 
-def _move(run: Run[JointSpec], slower: float) -> None:
-    """Move the vector against the slope of its loss."""
+def _move(run: Run[JointSpec], done: float) -> None:
+    """Move the vector against the slope of its loss, after such a share of the search."""
     import numpy as np
 
     from dualprune.stages.solver import searching, vectors
 
     of, spec, state = _searched(run), run.spec, run.state
     vector, steps = np.array(state.vector), run.progress.steps
-    draws = vectors.drawn((spec.pairs, len(vector)), spec.seed, steps, PAIRED)
-    shapes = [of.shape(vector + sign * of.sigma() * draw) for draw in draws for sign in (1, -1)]
+    sorts = of.sorts()
+    draws = vectors.drawn((len(sorts), spec.pairs, len(vector)), spec.seed, steps, PAIRED) * sorts[:, None]
+    shapes = [of.shape(vector + sign * of.sigma() * draw) for some in draws for draw in some for sign in (1, -1)]
     seed = ((spec.seed * 1_000_003 + steps) * run.world + run.rank) % 2**64
     task = searching.losses(run.engine, run.objective, run.batches, of, shapes, seed)
-    prices = [spec.weight * abs(math.log(of.cost(shape) / spec.budget)) for shape in shapes]
-    loss = np.array(task) / spec.batch + np.array(prices)
-    state.vector = of.moved(vector, draws, loss[::2] - loss[1::2], spec.rate * slower).tolist()
+    goal = spec.budget ** min(1.0, done / FALL)
+    prices = [spec.weight * abs(math.log(of.cost(shape) / goal)) for shape in shapes]
+    loss = np.reshape(task, (*draws.shape[:2], 2)) / spec.batch + np.reshape(prices, (*draws.shape[:2], 2))
+    by = spec.rate * min(1.0, (1 - done) / (1 - FALL))
+    state.vector = of.moved(vector, draws, loss[..., 0] - loss[..., 1], by).tolist()
 
 
 def _draw(run: Run[JointSpec]) -> None:

@@ -62,10 +62,19 @@ class Searched:
         return [path for path in self.closing.blocks if path not in self.shut]
 
     def sigma(self) -> Vector:
-        """How far each number is drawn from a vector's own: so numbers of all sorts move by what is alike for them."""
+        """How far each number is drawn from a vector's own: so numbers of all sorts move by what is alike for them.
+
+        Of the size of pictures, half of what two sizes are apart in the mean.
+        """
         spaces, blocks = [UNITS] * len(self.closing.spaces), [BLOCKS] * len(self.open)
         shares = self._shares()
-        return np.array([*spaces, *blocks, *([(1 - shares[-1]) / (len(shares) - 1)] if len(shares) > 1 else [])])
+        return np.array([*spaces, *blocks, *([(1 - shares[-1]) / (len(shares) - 1) / 2] if len(shares) > 1 else [])])
+
+    def sorts(self) -> NDArray[np.bool_]:
+        """Of which sort each number is [sorts, numbers]: spaces, blocks, size of pictures, where there are any."""
+        counts = [len(self.closing.spaces), len(self.open), int(len(self.sides) > 1)]
+        sort = np.repeat(np.arange(3), counts)
+        return np.array([sort == one for one, count in enumerate(counts) if count])
 
     def most(self) -> Vector:
         """The largest vector."""
@@ -132,8 +141,8 @@ class Searched:
 
         Blocks and the size of pictures are what the vector says; where no units are so few that this fits, open blocks
         are closed first, the lowest number before others, and then pictures made smaller. Shares of units are the
-        vector's times one factor, the largest that fits. Then a unit more of each space that fits, that which rounding
-        took the most from first. `budget` is not below `least()`.
+        vector's times one factor, the largest that fits. Then a unit more of each space that fits, and so on, first of
+        that which rounding took the most from. `budget` is not below `least()`.
         """
         shape = next(one for one in self._candidates(vector) if self.cost(self._smallest(one)) <= budget)
         numbers = dict(zip(self.closing.spaces, np.clip(vector, self.few(), self.most()).tolist(), strict=False))
@@ -144,9 +153,12 @@ class Searched:
             low, high = (middle, high) if fits else (low, middle)
         counts = self._counts(numbers, low)
         lost = {n: numbers[n] * low * space.size - counts[n] for n, space in self.closing.spaces.items()}
-        for number in sorted(lost, key=lambda n: -lost[n]):
-            trial = counts | {number: self._within(number, counts[number] + 1)}
-            counts = trial if self.cost(replace(shape, counts=trial)) <= budget else counts
+        order, before = sorted(lost, key=lambda n: -lost[n]), dict[int, int]()
+        while counts != before:
+            before = counts
+            for number in order:
+                trial = counts | {number: self._within(number, counts[number] + 1)}
+                counts = trial if self.cost(replace(shape, counts=trial)) <= budget else counts
         return replace(shape, counts=counts)
 
     def _candidates(self, vector: Vector) -> Iterator[Shape]:
@@ -161,19 +173,19 @@ class Searched:
             yield shape
 
     def moved(self, vector: Vector, draws: NDArray[np.float64], differences: NDArray[np.float64], by: float) -> Vector:
-        """A vector after a step against the slope that pairs tell.
+        """A vector after a step against the slope that pairs tell, each of draws of one sort of number.
 
-        `draws` [pairs, numbers] are standard normal; `differences` [pairs] those of the loss at vector + sigma * draw
-        and vector - sigma * draw. They are divided by their root mean square, so that a step is as long whatever losses
-        are: about `by` standard deviations of the draws for each pair, over their number. Pairs of which a loss is not
-        finite count as equal.
+        `draws` [sorts, pairs, numbers] are standard normal where a number is of the sort, and 0 elsewhere;
+        `differences` [sorts, pairs] those of the loss at vector + sigma * draw and vector - sigma * draw. Those of a
+        sort are divided by their root mean square, so that a step is as long whatever losses are: about `by` standard
+        deviations of the draws at most in all numbers of a sort together. Pairs of which a loss is not finite count as
+        equal.
         """
         known = np.where(np.isfinite(differences), differences, 0.0)
-        scale = float(np.sqrt(np.mean(known**2)))
-        if not scale:
-            return vector
-        slope = (known / scale) @ draws / len(draws)
-        return np.clip(vector - by * self.sigma() * slope, self.few(), self.most())
+        scale = np.sqrt(np.mean(known**2, 1, keepdims=True))
+        slope: Vector = np.einsum("sp,spn->n", known / np.where(scale > 0, scale, 1.0), draws) / draws.shape[1]
+        found: Vector = np.clip(vector - by * self.sigma() * slope, self.few(), self.most())
+        return found
 
 
 def drawn(shape: tuple[int, ...], *words: int) -> NDArray[np.float64]:

@@ -129,6 +129,17 @@ stages:
     ramp: 0.4
     interval: 2
     distill: {weight: 0.5}
+  - name: found
+    kind: joint
+    parent: dense
+    constraints: [{tensors: "*"}]
+    macs: 0.5
+    resolutions: [6]
+    train: {epochs: 1, lr: 0.1}
+    pairs: 2
+    rate: 0.1
+    weight: 1.0
+    distill: {weight: 0.5}
   - name: part
     kind: partial
     parent: dense

@@ -221,3 +221,23 @@ def test_two_ranks_do_what_one_does(stage: MakeTask) -> None:
             assert torch.equal(mask, got.holds[name])
             assert not got.network[name][got.holds[name] == 0].any()
             assert torch.allclose(got.network[name], one.network[name], atol=1e-4), (task.key, name)
+
+
+def blocks_main(tasks: list[str]) -> None:
+    """One of two ranks that know `blocks`."""
+    MODELS["blocks"] = Blocks
+    rank_main(tasks)
+
+
+@pytest.mark.slow
+def test_every_zero_stage_finds_the_same(stage: MakeTask) -> None:
+    """With batch normalisation, blocks and sizes of pictures, whose statistics are each rank's own."""
+    spec = joint(0.3, resolutions=[6]) | SGD
+    tasks = [stage(spec, f"zero{zero}", model="blocks", zero=zero) for zero in range(4)]
+    on_ranks(2, blocks_main, [task.model_dump_json() for task in tasks])
+    first, *others = (artefact.load(Folder(task.store) / task.key) for task in tasks)
+    assert first.manifest["joint"]["macs"] <= 0.3
+    for other in others:
+        assert other.manifest["joint"] == first.manifest["joint"]
+        for name, tensor in first.network.items():
+            assert torch.allclose(tensor.double(), other.network[name].double(), atol=1e-4), name
