@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dualprune.stages.kinds import gates, partial, prune, quantize, shrink, train
+from dualprune.stages.kinds import gates, layerwise, partial, prune, quantize, shrink, train
 from dualprune.stages.kinds.base import Kind, Phase
 from dualprune.stages.settings.training import StageSpec
 
@@ -15,6 +15,7 @@ KINDS: dict[str, Kind[Any]] = {
     "quantize": quantize.KIND,
     "partial": partial.KIND,
     "gates": gates.KIND,
+    "layerwise": layerwise.KIND,
 }
 
 

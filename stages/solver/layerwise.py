@@ -1,0 +1,216 @@
+"""One layer pruned at once, from its inputs on calibration data alone, by ADMM (ALPS: Meng et al. 2024).
+
+    min over Z in S of |X W^T - X Z^T|^2,     X the layer's inputs, [samples, inputs]; W [outputs, inputs]
+
+With H = X^T X, in scaled form:
+
+    W:  V = (W H + rho (Z - U)) (H + rho I)^-1          by one eigendecomposition of H, whatever rho is
+    Z:  Z = Proj(V + U)         U: U = U + V - Z        rho rises while Z's support settles
+
+Then, with the support that was found, what stays is the least-squares solution, by conjugate gradients for all outputs
+side by side. Inputs are brought to the same norm first, and W's columns with it: the projection is then by how much a
+weight does and not by how large it is, as in Wanda; sets of supports don't change by that. A low rank has a closed
+form: the nearest matrix of that rank to W H^1/2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dualprune.stages.constraints import Constraint
+from dualprune.stages.constraints.lowrank import LowRank
+from dualprune.stages.networks.parameters import Parameters
+from dualprune.stages.settings.base import SpecError
+from dualprune.stages.solver.admm import Tensors
+from dualprune.stages.solver.calibration import Calibration, refusal
+from dualprune.stages.solver.solved import Notes, Solved
+from dualprune.stages.solver.targets import Targets
+
+RHO = 0.1
+"""At the beginning, beside inputs of norm 1."""
+EVERY = 3
+"""Iterations from one look at the support to the next, at which rho grows."""
+GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
+"""Of rho, where more than such a share of what stays has moved since the look before."""
+CLOSE = 1e-2
+"""|V - Z| / |V| at which a support that stays is final."""
+STEPS = 100
+"""Of conjugate gradients, at most."""
+EXACT = 1e-5
+"""Of the gradient where they begin, the share at which they end."""
+
+
+class _Scaled(NamedTuple):
+    """A layer's problem with inputs of norm 1."""
+
+    w: Tensor
+    """[outputs, inputs]."""
+    h: Tensor
+    """Of diagonal 1."""
+    values: Tensor
+    vectors: Tensor
+    """Of h."""
+    scale: Tensor
+    """What w's columns were multiplied by."""
+
+
+def layers(network: nn.Module, targets: Targets) -> dict[str, nn.Module]:
+    """The layers of constrained tensors, by the names of these. Raises SpecError for those that can't be pruned so."""
+    wrong = unfit(network, targets.names, targets.parameters)
+    if wrong:
+        raise SpecError([(("constraints",), text) for text in wrong])
+    return {name: network.get_submodule(name.rpartition(".")[0]) for name in targets.names}
+
+
+def unfit(network: nn.Module, names: Iterable[str], parameters: Parameters) -> list[str]:
+    """Why tensors of a network can't be pruned by what their layers are given; nothing of layers that it has not."""
+    found = []
+    modules = dict(network.named_modules())
+    for name in names:
+        module = modules.get(name.rpartition(".")[0])
+        reason = None if module is None else refusal(module)
+        if reason is None and len(parameters[name].names) > 1:
+            reason = f"{' and '.join(parameters[name].names)} together"
+        if reason is not None:
+            found.append(
+                f"{name} is of {reason}: only linear layers and convolutions are pruned by their inputs; leave it out"
+            )
+    return found
+
+
+def prune(
+    tensors: Tensors,
+    layers: Mapping[str, nn.Module],
+    sets: Mapping[str, Constraint],
+    calibration: Calibration,
+    notes: Notes,
+    iterations: int,
+    damping: float,
+) -> Iterator[tuple[str, Solved]]:
+    """Prune layers in the order in which they are called, each by what those before it, pruned already, give it.
+
+    `layers` and `sets` are by the names of their weights. Those that are given the same tensor are solved on ranks of
+    their own. Yields each one's name, and what it became. On all ranks together; raises SpecError.
+    """
+    for number, names in enumerate(calibration.order(layers)):
+        found = notes.read(number)
+        if found is None:
+            moments = calibration.moments(names[0], layers[names[0]])
+            own: dict[str, Solved] = {}
+            owners = {name: (number + place) % calibration.world for place, name in enumerate(names)}
+            for name, owner in owners.items():
+                w, kept = tensors.get(name), tensors.get(name, "mask")
+                if calibration.rank == owner:
+                    own[name] = solve(w, moments, sets[name], kept, iterations, damping)
+            found = {name: _shared(own.get(name), tensors.get(name), owner) for name, owner in owners.items()}
+            notes.write(number, found)
+        for name, one in found.items():
+            tensors.set(name, one.weights)
+            tensors.set(name, one.mask, "mask")
+            yield name, one
+
+
+def _shared(solved: Solved | None, like: Tensor, owner: int) -> Solved:
+    """What one rank has found, on all of them."""
+    weights = torch.empty_like(like) if solved is None else solved.weights.contiguous()
+    mask = torch.empty_like(like) if solved is None else solved.mask.contiguous()
+    facts = torch.zeros(2, dtype=torch.float64, device=like.device)
+    if solved is not None:
+        facts = facts.new_tensor([solved.error, solved.iterations])
+    for one in (weights, mask, facts):
+        dist.broadcast(one, owner)
+    return Solved(weights, mask, float(facts[0]), int(facts[1]))
+
+
+def solve(
+    w: Tensor, moments: Tensor, constraint: Constraint, kept: Tensor, iterations: int = 300, damping: float = 0.01
+) -> Solved:
+    """Weights in S instead of W, [outputs, ...], for inputs of second moments X^T X [inputs, inputs].
+
+    `kept` is W's mask: what is 0 there stays zero. `damping` times the mean of H's diagonal is added to that.
+    """
+    shape, kept = w.shape, kept.flatten(1)
+    of = _scaled(w.flatten(1).float() * kept, moments, damping)
+    if isinstance(constraint, LowRank):
+        z, mask, done = _lowrank(of, constraint, shape), torch.zeros_like(of.w), 0
+    else:
+        near, done = _admm(of, constraint, kept, shape, iterations)
+        mask = constraint.mask(near.view(shape)).flatten(1) * kept
+        z = _refined(of, near * mask, mask)
+    z = z / of.scale
+    return Solved(z.view(shape), mask.view(shape), error(w, z.view(shape), moments), done)
+
+
+def error(w: Tensor, z: Tensor, moments: Tensor) -> float:
+    """|X W^T - X Z^T|^2 / |X W^T|^2; 0 where W does nothing."""
+    whole = _energy(w, moments)
+    return _energy(w - z, moments) / whole if whole else 0.0
+
+
+def _energy(w: Tensor, moments: Tensor) -> float:
+    flat = w.flatten(1).to(moments)
+    return float(((flat @ moments) * flat).sum())
+
+
+def _scaled(w: Tensor, moments: Tensor, damping: float) -> _Scaled:
+    h = moments.double().clone()
+    added = damping * float(h.diagonal().mean())
+    h.diagonal().add_(added if added else 1.0)  # a layer that is given nothing but zeros
+    scale = h.diagonal().sqrt()
+    h = h / scale / scale[:, None]
+    values, vectors = torch.linalg.eigh(h)
+    return _Scaled((w.double() * scale).float(), h.float(), values.float(), vectors.float(), scale.float())
+
+
+def _admm(of: _Scaled, constraint: Constraint, kept: Tensor, shape: torch.Size, iterations: int) -> tuple[Tensor, int]:
+    """A point of S, [outputs, inputs], whose support is what counts of it, and after how many iterations."""
+
+    def project(v: Tensor) -> Tensor:
+        return constraint.project((v * kept).view(shape)).flatten(1)
+
+    rho, wanted = RHO, (of.w @ of.vectors) * of.values
+    z, u = project(of.w), torch.zeros_like(of.w)
+    support, done = z != 0, 0
+    while done < iterations:
+        v = ((wanted + rho * ((z - u) @ of.vectors)) / (of.values + rho)) @ of.vectors.T
+        z = project(v + u)
+        u += v - z
+        done += 1
+        if done % EVERY:
+            continue
+        before, support = support, z != 0
+        moved = int((support != before).sum()) / max(1, int(support.sum()))
+        if not moved and float((v - z).norm()) <= CLOSE * float(v.norm()):
+            break
+        factor = next(factor for share, factor in GROWTH if moved >= share)
+        rho, u = rho * factor, u / factor
+    return z, done
+
+
+def _refined(of: _Scaled, z: Tensor, mask: Tensor) -> Tensor:
+    """The least-squares solution on a support, from a point of it. Outputs are problems of their own."""
+    residual = ((of.w - z) @ of.h) * mask
+    direction, size = residual, residual.square().sum(1, keepdim=True)
+    enough = size * EXACT**2
+    for _ in range(STEPS):
+        if bool((size <= enough).all()):
+            break
+        moved = (direction @ of.h) * mask
+        curve = (direction * moved).sum(1, keepdim=True)
+        step = torch.where(curve > 0, size / curve, 0)
+        z = z + step * direction
+        residual = residual - step * moved
+        before, size = size, residual.square().sum(1, keepdim=True)
+        direction = residual + torch.where(before > 0, size / before, 0) * direction
+    return z
+
+
+def _lowrank(of: _Scaled, constraint: LowRank, shape: torch.Size) -> Tensor:
+    root = of.values.clamp(min=torch.finfo(torch.float32).tiny).sqrt()
+    nearest = constraint.project(((of.w @ of.vectors) * root).view(shape)).flatten(1)
+    return (nearest / root) @ of.vectors.T
