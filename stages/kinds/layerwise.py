@@ -33,9 +33,8 @@ class LayerwiseSpec(StageSpec):
     """Of training that layers' inputs are taken from, at most."""
     iterations: int = Field(default=300, ge=1)
     """Of ADMM for a layer, at most; it ends when its support stays."""
-    damping: float = Field(default=0.01, gt=0)
-    """Of the mean square of a layer's inputs this share is added to each: the more, the nearer weights stay to what
-    they were."""
+    damping: float = Field(default=0.03, gt=0)
+    """Of each input's mean square so much is added to that, as if by noise: with few samples, more of it is better."""
     retrain: Training | None = None
     """After it: what was pruned stays zero."""
     distill: Distill | None = None

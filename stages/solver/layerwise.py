@@ -39,6 +39,8 @@ GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
 """Of rho, where more than such a share of what stays has moved since the look before."""
 CLOSE = 1e-2
 """|V - Z| / |V| at which a support that stays is final."""
+DEAD = 1e-8
+"""Of the mean square of all inputs, what each has at least."""
 STEPS = 100
 """Of conjugate gradients, at most."""
 EXACT = 1e-5
@@ -51,12 +53,10 @@ class _Scaled(NamedTuple):
     w: Tensor
     """[outputs, inputs]."""
     h: Tensor
-    """Of diagonal 1."""
+    """Of diagonal 1, damped."""
     values: Tensor
     vectors: Tensor
     """Of h."""
-    scale: Tensor
-    """What w's columns were multiplied by."""
 
 
 def layers(network: nn.Module, targets: Targets) -> dict[str, nn.Module]:
@@ -128,22 +128,22 @@ def _shared(solved: Solved | None, like: Tensor, owner: int) -> Solved:
 
 
 def solve(
-    w: Tensor, moments: Tensor, constraint: Constraint, kept: Tensor, iterations: int = 300, damping: float = 0.01
+    w: Tensor, moments: Tensor, constraint: Constraint, kept: Tensor, iterations: int = 300, damping: float = 0.03
 ) -> Solved:
     """Weights in S instead of W, [outputs, ...], for inputs of second moments X^T X [inputs, inputs].
 
-    `kept` is W's mask: what is 0 there stays zero. `damping` times the mean of H's diagonal is added to that.
+    `kept` is W's mask: what is 0 there stays zero. To H's diagonal `damping` times itself is added.
     """
-    shape, kept = w.shape, kept.flatten(1)
-    of = _scaled(w.flatten(1).float() * kept, moments, damping)
+    flat, own = w.flatten(1).float(), kept.flatten(1)
+    scale, h = _scaled(moments, damping)
     if isinstance(constraint, LowRank):
-        z, mask, done = _lowrank(of, constraint, shape), torch.zeros_like(of.w), 0
+        z, mask, done = _lowrank(flat * own, scale, h, constraint, w.shape), torch.zeros_like(flat), 0
     else:
-        near, done = _admm(of, constraint, kept, shape, iterations)
-        mask = constraint.mask(near.view(shape)).flatten(1) * kept
-        z = _refined(of, near * mask, mask)
-    z = z / of.scale
-    return Solved(z.view(shape), mask.view(shape), error(w, z.view(shape), moments), done)
+        of = _problem(flat * own, scale, h)
+        near, done = _admm(of, constraint, own, w.shape, iterations)
+        mask = constraint.mask(near.view(w.shape)).flatten(1) * own
+        z = _refined(of, near * mask, mask) / scale.float()
+    return Solved(z.view(w.shape), mask.view(w.shape), error(w, z.view(w.shape), moments), done)
 
 
 def error(w: Tensor, z: Tensor, moments: Tensor) -> float:
@@ -157,14 +157,22 @@ def _energy(w: Tensor, moments: Tensor) -> float:
     return float(((flat @ moments) * flat).sum())
 
 
-def _scaled(w: Tensor, moments: Tensor, damping: float) -> _Scaled:
-    h = moments.double().clone()
-    added = damping * float(h.diagonal().mean())
-    h.diagonal().add_(added if added else 1.0)  # a layer that is given nothing but zeros
-    scale = h.diagonal().sqrt()
+def _scaled(moments: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """What brings inputs to norm 1, and their second moments then, damped: fp64.
+
+    Inputs that are always zero become the smallest there are, so that their weights go first.
+    """
+    h = moments.double()
+    squares = h.diagonal()
+    scale = squares.clamp(min=DEAD * (float(squares.mean()) or 1.0)).sqrt()
     h = h / scale / scale[:, None]
+    h.diagonal().add_(damping)
+    return scale, h
+
+
+def _problem(w: Tensor, scale: Tensor, h: Tensor) -> _Scaled:
     values, vectors = torch.linalg.eigh(h)
-    return _Scaled((w.double() * scale).float(), h.float(), values.float(), vectors.float(), scale.float())
+    return _Scaled((w.double() * scale).float(), h.float(), values.float(), vectors.float())
 
 
 def _admm(of: _Scaled, constraint: Constraint, kept: Tensor, shape: torch.Size, iterations: int) -> tuple[Tensor, int]:
@@ -210,7 +218,9 @@ def _refined(of: _Scaled, z: Tensor, mask: Tensor) -> Tensor:
     return z
 
 
-def _lowrank(of: _Scaled, constraint: LowRank, shape: torch.Size) -> Tensor:
-    root = of.values.clamp(min=torch.finfo(torch.float32).tiny).sqrt()
-    nearest = constraint.project(((of.w @ of.vectors) * root).view(shape)).flatten(1)
-    return (nearest / root) @ of.vectors.T
+def _lowrank(w: Tensor, scale: Tensor, h: Tensor, constraint: LowRank, shape: torch.Size) -> Tensor:
+    """In fp64: what rounding makes of inputs that are next to nothing would have a rank of its own."""
+    values, vectors = torch.linalg.eigh(h)
+    root = values.clamp(min=torch.finfo(torch.float64).tiny).sqrt()
+    nearest = constraint.project((((w.double() * scale) @ vectors) * root).view(shape)).flatten(1)
+    return ((nearest / root) @ vectors.T / scale).float()

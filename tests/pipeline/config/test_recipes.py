@@ -183,11 +183,13 @@ def test_targets_need_not_be_whole() -> None:
         ({**BEAM, "search": {}}, "stages[0]: an entry has one of `ladder`, `beam`, `search` and `threed`"),
         (
             {**LADDER, "kind": "train"},
-            "stages[0].kind: a ladder or a beam is of prune, shrink, quantize, partial, gates or layerwise stages, not 'train'",
+            "stages[0].kind: a ladder or a beam is of prune, shrink, quantize, partial, gates or layerwise stages, "
+            "not 'train'",
         ),
         (
             {**BEAM, "kind": "select"},
-            "stages[0].kind: a ladder or a beam is of prune, shrink, quantize, partial, gates or layerwise stages, not 'select'",
+            "stages[0].kind: a ladder or a beam is of prune, shrink, quantize, partial, gates or layerwise stages, "
+            "not 'select'",
         ),
         ({**LADDER, "ladder": []}, "stages[0].ladder: List must have at least 1 item, not 0"),
         ({**LADDER, "ladder": 4}, "stages[0].ladder: a list is needed, not 4; write [4]"),

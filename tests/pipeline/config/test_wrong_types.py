@@ -135,6 +135,15 @@ stages:
     train: {epochs: 1, lr: 0.1}
     interval: 2
     distill: {weight: 0.5}
+  - name: once
+    kind: layerwise
+    parent: dense
+    constraints: [{set: cardinality, tensors: "*", keep: 0.5}]
+    samples: 64
+    iterations: 100
+    damping: 0.02
+    retrain: {epochs: 1, lr: 0.1}
+    distill: {weight: 0.5}
   - name: rungs
     kind: prune
     parent: dense
@@ -324,7 +333,7 @@ def test_the_real_command_line_refuses_a_mapping_for_a_word(tmp_path: Path) -> N
     )
     assert found.returncode == BAD_INPUT
     assert (
-        "file.yaml:10: stages[0].kind: must be one of train, prune, shrink, quantize, partial, gates, layerwise, select, not "
-        "{'no': 'such'}" in found.stderr
+        "file.yaml:10: stages[0].kind: must be one of train, prune, shrink, quantize, partial, gates, layerwise, "
+        "select, not {'no': 'such'}" in found.stderr
     )
     assert "Traceback" not in found.stderr
