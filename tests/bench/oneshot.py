@@ -54,6 +54,7 @@ BLOCK = 128
 """Columns that SparseGPT has masks of at a time."""
 SENTENCES = (1024, 512)
 """To prune by, and to measure on."""
+DENSE = "ours, dense inputs"
 WINDOWS, TESTED = 128, 1000
 """Of training, to prune the language model by; and of test, to measure it on."""
 
@@ -242,7 +243,7 @@ def perplexities(store: Path, patterns: Sequence[Pattern]) -> Iterator[Row]:
     yield {"method": "dense", **{pattern.name: whole for pattern in patterns}, "seconds": 0.0}
     groups = of.calibration().order(linear)
     given = {names[0]: of.calibration().moments(names[0], linear[names[0]]) for names in groups}
-    for method, prune in [*METHODS.items(), ("ours, dense inputs", ours)]:
+    for method, prune in [*METHODS.items(), (DENSE, ours)]:
         row: Row = {"method": method}
         took = []
         for pattern in patterns:
@@ -250,9 +251,10 @@ def perplexities(store: Path, patterns: Sequence[Pattern]) -> Iterator[Row]:
                 one.weight.data.copy_(dense[name])
             began = time.process_time()
             for names in groups:
-                in_turn = of.calibration().moments(names[0], linear[names[0]]) if "dense" not in method else None
+                h = given[names[0]]
+                if method not in ("magnitude", DENSE):
+                    h = of.calibration().moments(names[0], linear[names[0]])
                 for name in names:
-                    h = given[names[0]] if in_turn is None else in_turn
                     linear[name].weight.data.copy_(prune(dense[name], h, pattern))
             took.append(time.process_time() - began)
             row[pattern.name] = of.perplexity()

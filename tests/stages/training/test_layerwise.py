@@ -12,6 +12,7 @@ from torch import nn
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.constraints import SETS
 from dualprune.stages.files.folder import Folder
+from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.kinds.layerwise import LayerwiseSpec
 from dualprune.stages.networks.builtin import MODELS
@@ -202,16 +203,22 @@ class Odd(nn.Module):
         ("attention.in_proj_weight", "constraints: attention.in_proj_weight is of a MultiheadAttention: only"),
         ("attention.out_proj.weight", "constraints: .* a part of MultiheadAttention, which uses its weight and nev"),
         ("first.weight", "constraints: first.weight is of first.weight and again.weight together: only"),
-        ("idle.weight", "constraints: idle.weight: never called on calibration data"),
     ],
 )
-def test_layers_that_cannot_be_are_refused(
+def test_layers_that_cannot_be_are_refused_by_plans(
     make_task: MakeTask, monkeypatch: pytest.MonkeyPatch, tensors: str, words: str
 ) -> None:
     monkeypatch.setitem(MODELS, "odd", Odd)
-    made(make_task({"kind": "train", "train": {"epochs": 0, "lr": 0.1}}, "dense", model="odd"))
     with pytest.raises(SpecError, match=words):
-        run(make_task(layerwise(HALF | {"tensors": tensors}), "pruned", "dense", model="odd"))
+        check(make_task(layerwise(HALF | {"tensors": tensors}), "pruned", "dense", model="odd").spec)
+
+
+def test_a_layer_that_is_never_called_is_told(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "odd", Odd)
+    made(make_task({"kind": "train", "train": {"epochs": 0, "lr": 0.1}}, "dense", model="odd"))
+    both = HALF | {"tensors": ["idle.weight", "last.weight"]}
+    with pytest.raises(SpecError, match=r"^constraints: idle\.weight: never called on calibration data"):
+        run(make_task(layerwise(both), "pruned", "dense", model="odd"))
 
 
 @pytest.mark.parametrize(
@@ -225,9 +232,9 @@ def test_layers_that_cannot_be_are_refused(
         ({"set": "lowrank", "tensors": "*", "rank": 2, "view": "spatial"}, r"constraints.0.view: `view: spatial`"),
     ],
 )
-def test_sets_over_several_layers_are_refused(stage: MakeTask, one: dict[str, Any], words: str) -> None:
+def test_sets_over_several_layers_are_refused_by_plans(make_task: MakeTask, one: dict[str, Any], words: str) -> None:
     with pytest.raises(SpecError, match=words):
-        run(stage(layerwise(one)))
+        check(make_task(layerwise(one), model="digits_cnn").spec)
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
