@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.constraints import NM, Cardinality, Constraint
-from dualprune.stages.data.make.sources import resolved
+from dualprune.stages.data.format import digest, read_manifest
 from dualprune.stages.data.make.tokens import Tokenizer
 from dualprune.stages.data.read.memory import open_split
 from dualprune.stages.data.read.reading import Reader
@@ -219,14 +219,15 @@ class Language:
 
 def language(store: Path) -> Language:
     """The stage `dense` of a run of `stdlib_llama`."""
-    found = [one.parent for one in store.glob("*/manifest.json") if json.loads(one.read_text())["name"] == "dense"]
-    if len(found) != 1:
-        raise SystemExit(f"{store} holds {len(found)} stages `dense`, and one is needed: dualprune run stdlib_llama")
-    loaded = artefact.load(Folder(str(found[0])))
+    dense = [one.parent for one in store.glob("*/manifest.json") if json.loads(one.read_text())["name"] == "dense"]
+    if len(dense) != 1:
+        raise SystemExit(f"{store} holds {len(dense)} stages `dense`, and one is needed: dualprune run stdlib_llama")
+    loaded = artefact.load(Folder(str(dense[0])))
     spec = parse(loaded.manifest["spec"])
-    shards = str(store / "data" / resolved(spec.data)[0])
+    found, wanted = sorted(map(str, (store / "data").iterdir())), loaded.manifest["data"]
+    shards = next(one for one in found if digest(read_manifest(one)) == wanted)
     splits = {
-        split: open_split(shards, split, loaded.manifest["data"], spec.data, spec.seed, torch.device("cpu"), 1)
+        split: open_split(shards, split, wanted, spec.data, spec.seed, torch.device("cpu"), 1)
         for split in ("train", "test")
     }
     return Language(artefact.network(loaded).eval(), objective(spec), **splits)
