@@ -223,4 +223,5 @@ def _lowrank(w: Tensor, scale: Tensor, h: Tensor, constraint: LowRank, shape: to
     values, vectors = torch.linalg.eigh(h)
     root = values.clamp(min=torch.finfo(torch.float64).tiny).sqrt()
     nearest = constraint.project((((w.double() * scale) @ vectors) * root).view(shape)).flatten(1)
-    return ((nearest / root) @ vectors.T / scale).float()
+    found: Tensor = ((nearest / root) @ vectors.T / scale).float()
+    return found
