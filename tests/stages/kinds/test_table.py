@@ -50,6 +50,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "gates": {"constraints": [{"tensors": "*"}], "macs": 0.5, "train": {"epochs": 2, "lr": 0.1}},
     "joint": {"constraints": [{"tensors": "*"}], "macs": 0.5, "train": {"epochs": 2, "lr": 0.1}},
     "trp": {"constraints": [{"tensors": "*", "energy": 0.1}], "train": {"epochs": 2, "lr": 0.1}},
+    "layerwise": {
+        "constraints": [{"set": "cardinality", "tensors": "*", "rate": 4}],
+        "retrain": {"epochs": 1, "lr": 0.1},
+    },
 }
 """The least of each kind's settings. A new kind needs one here."""
 
