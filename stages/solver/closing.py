@@ -163,13 +163,24 @@ def closing(
     """A network in which nothing is closed yet. It is on the CPU, its weights are any, and it is left alone."""
     spaces = {share.number: share.space for share in shares}
     names = dict.fromkeys(name for space in spaces.values() for name, _ in space.weights)
-    if cost == "macs":
-        whole, layers = _counted(network, args, kwargs, names)
-    else:
-        sizes = {name: float(one.shape.numel()) for name, one in weights(shapes).items()}
-        whole, layers = sum(sizes.values()), {name: sizes[name] for name in names}
+    whole, layers = costs(network, args, kwargs, names, shapes, cost)
     gone = {number: np.zeros(space.size, np.bool_) for number, space in spaces.items()}
     return Closing(spaces, shapes, whole, layers, _blocks(network, args, kwargs, shares, shapes), gone, [])
+
+
+def costs(
+    network: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    names: Iterable[str],
+    shapes: Parameters,
+    cost: Cost,
+) -> tuple[float, dict[str, float]]:
+    """What all of a network costs, and the layers that have these weights. Its weights are any; it is left alone."""
+    if cost == "macs":
+        return _counted(network, args, kwargs, names)
+    sizes = {name: float(one.shape.numel()) for name, one in weights(shapes).items()}
+    return sum(sizes.values()), {name: sizes[name] for name in names}
 
 
 def _counted(
