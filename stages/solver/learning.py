@@ -27,7 +27,8 @@ NEAR, HELD, LEAST = 3e-4, 10.0, 50.0
 def penalty(rest: Tensor, budget: float, weight: float) -> Tensor:
     """max(0, rest - budget)^2 times its adaptive weight, which has no gradient (as in MLPruning's code)."""
     over = (rest - budget).clamp(min=0).square()
-    factor = max(weight * float(over) / (1 - budget) ** 2, LEAST) if float(over) >= NEAR else HELD
+    now = float(over.detach())
+    factor = max(weight * now / (1 - budget) ** 2, LEAST) if now >= NEAR else HELD
     return factor * over
 
 
