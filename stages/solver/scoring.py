@@ -31,7 +31,7 @@ from dualprune.stages.solver.shrinking import Inputs
 from dualprune.stages.solver.targets import Targets, is_coupled
 
 Sort = Literal["head", "filter", "row", "block"]
-HALVINGS = 60
+HALVINGS = 48
 """Of the interval in which thresholds are moved to the budget."""
 FAR = 60.0
 """Thresholds that are moved by as much leave all units, or one."""
@@ -197,15 +197,28 @@ class Scored:
         return self.cost([int(one) for one in self.alive.clamp(max=1)])
 
     def within(self, thresholds: Tensor, budget: float) -> list[int]:
-        """How many units of each group stay when all thresholds are moved by the same, so that just the budget is left.
+        """How many units of each group stay when thresholds are moved so that just the budget is left.
 
-        It is not below `least()`.
+        All are moved by the same, as far as that fits; then all but those of groups of which a unit more would not fit,
+        and so on. `budget` is not below `least()`.
         """
-        low, high = -FAR - float(thresholds.max()), FAR - float(thresholds.min())
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.cost(self.counts(thresholds + middle)) <= budget else (low, middle)
-        return self.counts(thresholds + low)
+        at, counts = thresholds.detach().double(), self.counts(torch.full_like(thresholds, -FAR))
+        free = list(range(len(counts)))
+        while free:
+            low, high = -FAR - float(at.max()), FAR - float(at.min())
+            for _ in range(HALVINGS):
+                middle = (low + high) / 2
+                fits = self.cost(self._moved(at + middle, counts, free)) <= budget
+                low, high = (middle, high) if fits else (low, middle)
+            counts, more = self._moved(at + low, counts, free), self._moved(at + high, counts, free)
+            full = [number for number in free if more[number] > counts[number]] or free
+            free = [number for number in free if number not in full]
+        return counts
+
+    def _moved(self, thresholds: Tensor, counts: Sequence[int], free: Sequence[int]) -> list[int]:
+        """Counts, of which those of free groups are what thresholds say."""
+        said = self.counts(thresholds)
+        return [said[number] if number in free else count for number, count in enumerate(counts)]
 
     def kept(self, scores: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
         """Of each group which units stay, bool: those of the highest score, of equal ones the first."""
