@@ -19,7 +19,7 @@ from torch import nn
 from dualprune.stages.coupling.cut import macs
 from dualprune.stages.coupling.proof import bare, weightless
 from dualprune.stages.coupling.units import Place, Space
-from dualprune.stages.networks.counting import counted
+from dualprune.stages.networks.counting import Counted, counted
 from dualprune.stages.networks.parameters import Parameters, weights
 from dualprune.stages.solver import gating, shrinking
 from dualprune.stages.solver.coupled import Share
@@ -187,13 +187,20 @@ def _counted(
     network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], names: Iterable[str]
 ) -> tuple[float, dict[str, float]]:
     """Multiply-accumulates for one sample, and those of the layers that have these weights."""
-    args, kwargs = weightless(tuple(args)), weightless(dict(kwargs))
-    plain = bare(network).eval()
-    whole = macs(plain, args, kwargs)
-    with counted() as found:
-        plain(*args, **kwargs)
+    try:
+        whole, found = _run(bare(network).eval(), weightless(tuple(args)), weightless(dict(kwargs)))
+    except RuntimeError:  # code that looks at numbers, of a mask for example, can't do without them
+        whole, found = _run(copy.deepcopy(network).eval(), args, kwargs)
     layers = {name: found.modules.get(name.rpartition(".")[0], 0) * whole / max(1, found.macs) for name in names}
     return whole, layers
+
+
+@torch.no_grad()
+def _run(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[float, Counted]:
+    whole = macs(network, args, kwargs)
+    with counted() as found:
+        network(*args, **kwargs)
+    return whole, found
 
 
 def _blocks(

@@ -134,7 +134,7 @@ BAD = {
         "\n    kind: train",
         "kind: train  # here",
         "stages[4].kind",
-        "a ladder or a beam is of prune, shrink, quantize, partial, gates or joint stages, not 'train'",
+        "a ladder or a beam is of prune, shrink, quantize, partial, gates, joint or scores stages, not 'train'",
     ),
     "a ladder whose kind is misspelt": Bad(
         "  # the ladder\n    kind: prune",
@@ -283,7 +283,7 @@ BAD = {
         "kind: replace\n    candidate: 0",
         "kind: replace",
         "stages[7].kind",
-        "must be one of train, prune, shrink, quantize, partial, gates, joint, select, not 'replace'",
+        "must be one of train, prune, shrink, quantize, partial, gates, joint, scores, select, not 'replace'",
     ),
     "a child of a select with another network": Bad(
         "parent: best\n", "parent: best\n    model: {name: lenet5}\n", "lenet5", "stages[8].model", "best has another"

@@ -183,12 +183,12 @@ def test_targets_need_not_be_whole() -> None:
         ({**BEAM, "search": {}}, "stages[0]: an entry has one of `ladder`, `beam`, `search` and `threed`"),
         (
             {**LADDER, "kind": "train"},
-            "stages[0].kind: a ladder or a beam is of prune, shrink, quantize, partial, gates or joint stages, "
+            "stages[0].kind: a ladder or a beam is of prune, shrink, quantize, partial, gates, joint or scores stages, "
             "not 'train'",
         ),
         (
             {**BEAM, "kind": "select"},
-            "stages[0].kind: a ladder or a beam is of prune, shrink, quantize, partial, gates or joint stages, "
+            "stages[0].kind: a ladder or a beam is of prune, shrink, quantize, partial, gates, joint or scores stages, "
             "not 'select'",
         ),
         ({**LADDER, "ladder": []}, "stages[0].ladder: List must have at least 1 item, not 0"),

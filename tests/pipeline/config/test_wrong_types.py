@@ -324,7 +324,7 @@ def test_the_real_command_line_refuses_a_mapping_for_a_word(tmp_path: Path) -> N
     )
     assert found.returncode == BAD_INPUT
     assert (
-        "file.yaml:10: stages[0].kind: must be one of train, prune, shrink, quantize, partial, gates, joint, select, "
-        "not {'no': 'such'}" in found.stderr
+        "file.yaml:10: stages[0].kind: must be one of train, prune, shrink, quantize, partial, gates, joint, scores, "
+        "select, not {'no': 'such'}" in found.stderr
     )
     assert "Traceback" not in found.stderr

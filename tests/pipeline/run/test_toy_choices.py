@@ -199,7 +199,7 @@ def test_a_small_run_has_both(tmp_path: Path) -> None:
     [
         (
             LIGHT.replace("lightest", "lihtest"),
-            "kind: must be one of train, prune, shrink, quantize, partial, gates, joint, select, lightest, not",
+            "kind: must be one of train, prune, shrink, quantize, partial, gates, joint, scores, select, lightest, not",
         ),
         (LIGHT.replace("kind: lightest", "kind: lightest\n  mist: 3"), "mist: unknown setting; did you mean 'most'?"),
         (LIGHT.replace("[dense, half, other]", "[half]"), "a list of two or more different stages to choose from"),

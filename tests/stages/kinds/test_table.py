@@ -48,6 +48,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "gates": {"constraints": [{"tensors": "*"}], "macs": 0.5, "train": {"epochs": 2, "lr": 0.1}},
     "joint": {"constraints": [{"tensors": "*"}], "macs": 0.5, "train": {"epochs": 2, "lr": 0.1}},
+    "scores": {
+        "constraints": [{"set": "filter", "tensors": "*"}],
+        "macs": 0.5,
+        "train": {"epochs": 2, "lr": 0.1},
+    },
 }
 """The least of each kind's settings. A new kind needs one here."""
 
@@ -86,7 +91,7 @@ def test_a_kind_keeps_the_contract(name: str) -> None:
 @pytest.mark.parametrize("settings", [{"kind": "nosuch"}, {"kind": None}, {}, 3, None])
 def test_what_is_of_no_kind_is_refused(settings: Any) -> None:
     with pytest.raises(
-        ValueError, match="kind must be one of train, prune, shrink, quantize, partial, gates, joint, not"
+        ValueError, match="kind must be one of train, prune, shrink, quantize, partial, gates, joint, scores, not"
     ):
         parse(settings)
 
