@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.data.format import read_manifest
+from dualprune.stages.export.export import export
+from dualprune.stages.export.source import Origin, source
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.networks.builtin import MODELS
@@ -110,8 +113,9 @@ def test_a_budget_is_met_and_a_shrink_after_it_is_exact(stage: MakeTask) -> None
 
 
 def test_heads_and_filters_alone_leave_just_what_a_shrink_counts(stage: MakeTask) -> None:
-    """Multiply-accumulates of the smaller network, but for those of attention itself."""
-    cut = run(stage(scores(None, weights=0.5, constraints=UNITS[:2]), "scores"))
+    """Of weights; in bf16, with micro-batches."""
+    spec = scores(None, weights=0.5, constraints=UNITS[:2], precision="bf16")
+    cut = run(stage(spec, "scores", accumulate=2))
     small = run(stage({"kind": "shrink"}, "small", "scores"))
     before, after = small.manifest["shrunk"]["weights"]
     assert after / before == pytest.approx(cut.manifest["scores"]["weights"])
@@ -131,6 +135,19 @@ def test_tiles_follow_in_a_second_stage(stage: MakeTask) -> None:
         assert there.numel() == size
         assert int(there.sum()) == left
         assert not found.network[name][small.holds[name] == 0].any()
+
+
+def test_tiles_are_exported_sparse(stage: MakeTask, tmp_path: Path) -> None:
+    """In a file that is about as small as what is left, and gives the same tensors."""
+    tiles = {"set": "block", "tensors": "6.weight", "p": 16, "q": 16}
+    cut = run(stage(scores(None, weights=0.3, constraints=[tiles]), "scores", model="digits_cnn"))
+    size, left = cut.manifest["scores"]["units"]["block 6.weight"]
+    assert left < 0.25 * size
+    found = export(
+        source(Folder(str(tmp_path / "store")), "scores", Origin(noise=(1, 8, 8))), "sparse", tmp_path / "out"
+    )
+    assert found.apart == 0
+    assert found.bytes < 0.35 * found.dense
 
 
 def test_a_head_that_nothing_needs_goes_first(stage: MakeTask) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from dualprune.stages.coupling.cut import cut
 from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.veil import veil
 from dualprune.stages.networks.parameters import parameters
 from dualprune.stages.settings.sets import Block, Head, Structured
 from dualprune.stages.solver.coupled import shares
@@ -93,6 +95,24 @@ def test_straight_through_gradients_are_those_of_a_network_masked_by_hand(make_e
     assert all(mask.grad is None for mask in found.masks)
 
 
+def test_heads_of_fused_projections_go_with_their_queries_keys_and_values() -> None:
+    """Of torch's own attention: rows of one tensor and its bias."""
+    torch.manual_seed(0)
+    network, x = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True).eval(), torch.randn(2, 5, 16)
+    there, whole = parameters(network), cut(network, (x,), {})
+    settings = Head(set="head", tensors="*in_proj*", coupled=True, keep=1.0)
+    (group,) = groups([settings], shares(settings, whole, there), there)
+    assert {one.name for one in group.laid} == {"self_attn.in_proj_weight", "self_attn.in_proj_bias"}
+    mask = torch.tensor([1.0, 0.0, 1.0, 1.0])
+    veil(network, {one.name: partial(one.factor, mask) for one in group.laid})
+    found = network(x)
+    veil(network, {})
+    with torch.no_grad():
+        for tensor in (network.self_attn.in_proj_weight, network.self_attn.in_proj_bias):
+            tensor.view(3, 4, 4, -1)[:, 1] = 0
+    assert torch.allclose(found, network(x), atol=1e-6)
+
+
 def test_what_is_left_is_the_published_product() -> None:
     """3 a + a o + f1 + f1 f2 of each block's layers, of as many weights each; and its slope is that of differences."""
     _, found = learned()
@@ -133,7 +153,7 @@ def test_a_budget_is_used_up(budget: float) -> None:
 
 def test_tiles_have_the_gradients_of_their_entries() -> None:
     """Of a convolution's too, in its matrix form."""
-    network = torch.nn.Conv2d(4, 6, 2)
+    network = nn.Conv2d(4, 6, 2)
     there = parameters(network)
     (group,) = groups([Block(set="block", tensors="weight", p=3, q=8, keep=1.0)], (), there)
     mask = torch.ones(group.size, requires_grad=True)
