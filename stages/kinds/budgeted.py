@@ -1,4 +1,4 @@
-"""What kinds of stages have in common that close units and blocks of a network until a budget is met."""
+"""What kinds of stages have in common that close parts of a network until a budget is met."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from dualprune.stages.settings.training import Distill, StageSpec, Training
 
 
 class Budgeted(StageSpec):
-    """Channels and residual blocks are closed until a share of what the network costs is left."""
+    """Parts of a network are closed until a share of what it costs is left."""
 
-    constraints: list[Pattern] = Field(min_length=1)
-    """What may be closed: units all of whose weights match, and blocks that add to such a stream."""
     macs: float | None = Field(default=None, gt=0, lt=1)
     """The share of the network's multiply-accumulates that is left at the end, at most."""
     weights: float | None = Field(default=None, gt=0, lt=1)
@@ -45,6 +43,13 @@ class Budgeted(StageSpec):
         share = self.weights if self.macs is None else self.macs
         assert share is not None
         return share
+
+
+class Closed(Budgeted):
+    """Channels and residual blocks are closed until then."""
+
+    constraints: list[Pattern] = Field(min_length=1)
+    """What may be closed: units all of whose weights match, and blocks that add to such a stream."""
 
 
 def possible(spec: Budgeted, least: float) -> None:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from dualprune.stages.kinds.base import Kind, Phase, Row, State, due
-from dualprune.stages.kinds.budgeted import Budgeted, possible
+from dualprune.stages.kinds.budgeted import Closed, possible
 from dualprune.stages.settings.sets import every
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dualprune.stages.training.run import Run
 
 
-class GatesSpec(Budgeted):
+class GatesSpec(Closed):
     """Channels and residual blocks are closed by a penalty that a budget controls; layers' proportions are found."""
 
     kind: Literal["gates"]

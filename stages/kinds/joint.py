@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from dualprune.stages.kinds.base import Kind, Phase, Row, State, due
-from dualprune.stages.kinds.budgeted import Budgeted, possible
+from dualprune.stages.kinds.budgeted import Closed, possible
 from dualprune.stages.settings.sets import every
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from dualprune.stages.training.run import Run
 
 
-class JointSpec(Budgeted):
+class JointSpec(Closed):
     """Channels, blocks and the size of pictures are found together in one training (after Liu et al. 2020)."""
 
     kind: Literal["joint"]

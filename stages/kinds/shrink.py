@@ -38,8 +38,8 @@ class ShrinkSpec(StageSpec):
     constraints: list[Structured | Head] = Field(default=[])
     """Of coupled units those that stay, by the norms of the parent's weights; without any, those that are not zero."""
     multiple: int = Field(default=1, ge=1)
-    """Of units that are zero, some stay where that makes the rest a multiple of this: widths that machines like. With
-    `constraints`, theirs say it."""
+    """Of units that are zero, some stay where that makes the width of the rest a multiple of this, as machines like it;
+    a head is as wide as its queries. With `constraints`, theirs say it."""
     blocks: Blocks | None = None
     """Depth: residual blocks that are taken out before anything else."""
     resolution: int | None = Field(default=None, ge=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dualprune.stages.kinds import gates, joint, layerwise, partial, prune, quantize, shrink, train, trp
+from dualprune.stages.kinds import gates, joint, layerwise, partial, prune, quantize, scores, shrink, train, trp
 from dualprune.stages.kinds.base import Kind, Phase
 from dualprune.stages.settings.training import StageSpec
 
@@ -16,6 +16,7 @@ KINDS: dict[str, Kind[Any]] = {
     "partial": partial.KIND,
     "gates": gates.KIND,
     "joint": joint.KIND,
+    "scores": scores.KIND,
     "trp": trp.KIND,
     "layerwise": layerwise.KIND,
 }

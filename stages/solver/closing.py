@@ -19,7 +19,7 @@ from torch import nn
 from dualprune.stages.coupling.cut import macs
 from dualprune.stages.coupling.proof import bare, weightless
 from dualprune.stages.coupling.units import Place, Space
-from dualprune.stages.networks.counting import counted
+from dualprune.stages.networks.counting import Counted, counted
 from dualprune.stages.networks.parameters import Parameters, weights
 from dualprune.stages.solver import gating, shrinking
 from dualprune.stages.solver.coupled import Share
@@ -163,26 +163,44 @@ def closing(
     """A network in which nothing is closed yet. It is on the CPU, its weights are any, and it is left alone."""
     spaces = {share.number: share.space for share in shares}
     names = dict.fromkeys(name for space in spaces.values() for name, _ in space.weights)
-    if cost == "macs":
-        whole, layers = _counted(network, args, kwargs, names)
-    else:
-        sizes = {name: float(one.shape.numel()) for name, one in weights(shapes).items()}
-        whole, layers = sum(sizes.values()), {name: sizes[name] for name in names}
+    whole, layers = costs(network, args, kwargs, names, shapes, cost)
     gone = {number: np.zeros(space.size, np.bool_) for number, space in spaces.items()}
     return Closing(spaces, shapes, whole, layers, _blocks(network, args, kwargs, shares, shapes), gone, [])
+
+
+def costs(
+    network: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    names: Iterable[str],
+    shapes: Parameters,
+    cost: Cost,
+) -> tuple[float, dict[str, float]]:
+    """What all of a network costs, and the layers that have these weights. Its weights are any; it is left alone."""
+    if cost == "macs":
+        return _counted(network, args, kwargs, names)
+    sizes = {name: float(one.shape.numel()) for name, one in weights(shapes).items()}
+    return sum(sizes.values()), {name: sizes[name] for name in names}
 
 
 def _counted(
     network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], names: Iterable[str]
 ) -> tuple[float, dict[str, float]]:
     """Multiply-accumulates for one sample, and those of the layers that have these weights."""
-    args, kwargs = weightless(tuple(args)), weightless(dict(kwargs))
-    plain = bare(network).eval()
-    whole = macs(plain, args, kwargs)
-    with counted() as found:
-        plain(*args, **kwargs)
+    try:
+        whole, found = _run(bare(network).eval(), weightless(tuple(args)), weightless(dict(kwargs)))
+    except RuntimeError:  # code that looks at numbers, of a mask for example, can't do without them
+        whole, found = _run(copy.deepcopy(network).eval(), args, kwargs)
     layers = {name: found.modules.get(name.rpartition(".")[0], 0) * whole / max(1, found.macs) for name in names}
     return whole, layers
+
+
+@torch.no_grad()
+def _run(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[float, Counted]:
+    whole = macs(network, args, kwargs)
+    with counted() as found:
+        network(*args, **kwargs)
+    return whole, found
 
 
 def _blocks(

@@ -268,7 +268,8 @@ def _stays(
     there = parameters(network)
     if not constraints:
         every = {number: alive(network, space) for number, space in enumerate(found.spaces)}
-        rounded = {number: _rounded(units, multiple) for number, units in every.items()}
+        steps = {number: multiple // math.gcd(multiple, _width(found.spaces[number])) for number in every}
+        rounded = {number: _rounded(units, steps[number]) for number, units in every.items()}
         return {number: units for number, units in rounded.items() if not units.all()}
     shares: list[coupled.Share] = []
     for number, given in enumerate(constraints):
@@ -301,6 +302,11 @@ def in_part(network: nn.Module, space: Space) -> int:
 
 def _nonzero(tensor: Tensor, dim: int) -> NDArray[np.bool_]:
     return np.asarray((tensor != 0).movedim(dim, 0).flatten(1).any(1))
+
+
+def _width(space: Space) -> int:
+    """How wide a unit is wherever weights make or read it: a head is as wide as its queries."""
+    return math.gcd(*(space.places[place].shape[1] for place in space.weights))
 
 
 def _rounded(units: NDArray[np.bool_], multiple: int) -> NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeGuard
 
@@ -16,7 +16,7 @@ from dualprune.stages.coupling.cut import Cut
 from dualprune.stages.engine.ranks import agreed
 from dualprune.stages.networks.parameters import Parameters
 from dualprune.stages.settings.base import Problem
-from dualprune.stages.settings.sets import AnySet, Cardinality, Clusters, Grouped, Head, Pattern, Structured
+from dualprune.stages.settings.sets import AnySet, Block, Cardinality, Clusters, Grouped, Head, Pattern, Structured
 from dualprune.stages.solver import coupled as units
 from dualprune.stages.solver.budget import Budget
 from dualprune.stages.solver.coupled import Share, shares
@@ -58,6 +58,7 @@ def targets(
     kinds: dict[str, tuple[str, ...]] = {}
     budgets: list[Budget] = []
     coupled: list[Share] = []
+    held: set[str] = set()
     for number, settings in enumerate(constraints):
         at = ("constraints", number)
         unmet = unmatched(settings, parameters, model)
@@ -65,15 +66,18 @@ def targets(
         meant = matching(settings, parameters)
         if is_coupled(settings):
             if cut is not None and not unmet:
-                problems += [(at, text) for text in _couple(settings, cut(), parameters, kinds, coupled)]
+                problems += [(at, text) for text in _couple(settings, cut(), parameters, kinds, coupled, held)]
             continue
+        if not _is_all(settings):
+            held.update(meant)
         for name, one in meant.items():
             kinds[name] = (*kinds.get(name, ()), settings.set)
             before = made.get(name, ())
             try:
-                if any(name == place for share in coupled for place, _ in share.space.weights):
-                    raise ValueError(ALONE)
-                _check_clash(name, kinds[name], budgets, settings)
+                if not _is_all(settings):
+                    if any(name == place for share in coupled for place, _ in share.space.weights):
+                        raise ValueError(ALONE)
+                    _check_clash(name, kinds[name], budgets, settings)
                 if not _is_global(settings):
                     made[name] = (*before, _set(settings, tuple(one.shape), before))
             except ValueError as error:
@@ -81,7 +85,8 @@ def targets(
         if meant and _is_global(settings):
             budgets.append(_budget(settings, meant))
             problems += [(at, text) for text in _overspent(budgets[-1], meant)]
-    sets = {name: one[0] if len(one) == 1 else Combined(one) for name, one in made.items()}
+    over = {name for share in coupled for name, _ in share.space.weights}
+    sets = {name: one[0] if len(one) == 1 else Combined(one) for name, one in made.items() if name not in over}
     return Targets(sets, tuple(budgets), kinds, tuple(coupled), parameters), problems
 
 
@@ -91,9 +96,17 @@ def is_coupled(settings: AnySet) -> TypeGuard[Structured | Head]:
 
 
 def _couple(
-    settings: Grouped, cut: Cut, parameters: Parameters, kinds: dict[str, tuple[str, ...]], coupled: list[Share]
+    settings: Grouped,
+    cut: Cut,
+    parameters: Parameters,
+    kinds: dict[str, tuple[str, ...]],
+    coupled: list[Share],
+    held: Container[str],
 ) -> list[str]:
-    """Add what a coupled constraint holds, by what it is called too; what is wrong with it."""
+    """Add what a coupled constraint holds, by what it is called too; what is wrong with it.
+
+    `held` are tensors that sets without `coupled` hold.
+    """
     try:
         found = shares(settings, cut, parameters)
     except ValueError as error:
@@ -101,9 +114,8 @@ def _couple(
     twice = {share.number for share in coupled}.intersection(share.number for share in found)
     if twice:
         return [f"units of {cut.spaces[min(twice)].name} are held by an earlier constraint already"]
-    before = {name for share in coupled for name, _ in share.space.weights}
     names = dict.fromkeys(name for share in found for name, _ in share.space.weights)
-    clash = [name for name in names if name in kinds and name not in before]
+    clash = [name for name in names if name in held]
     if clash:
         return [f"{clash[0]}: {ALONE}"]
     coupled += found
@@ -157,6 +169,11 @@ def check_patterns(patterns: Mapping[int, Pattern], parameters: Parameters, mode
         for number, pattern in patterns.items()
         for path, text in unmatched(pattern, parameters, model)
     ]
+
+
+def _is_all(settings: AnySet) -> bool:
+    """Whether all may stay: a set that holds nothing, and only says what a stage is to choose from."""
+    return isinstance(settings, Grouped | Block) and settings.keep == 1
 
 
 def _is_global(settings: AnySet) -> TypeGuard[Cardinality]:

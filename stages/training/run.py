@@ -73,6 +73,8 @@ class Run(Generic[S]):
     world: int
     batches: list[Batch] = field(default_factory=list)
     """This rank's micro-batches of the last step, of kinds that read them again."""
+    held: Any = None
+    """What the kind keeps in memory between its hooks beside `state`, of which it makes it again after a restart."""
     resumed: bool = False
     """Whether it goes on from a checkpoint."""
 

@@ -140,6 +140,13 @@ stages:
     rate: 0.1
     weight: 1.0
     distill: {weight: 0.5}
+  - name: shot
+    kind: layerwise
+    parent: dense
+    constraints: [{set: cardinality, tensors: "*", rate: 2}]
+    samples: 8
+    iterations: 10
+    damping: 0.1
   - name: part
     kind: partial
     parent: dense

@@ -49,6 +49,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "gates": {"constraints": [{"tensors": "*"}], "macs": 0.5, "train": {"epochs": 2, "lr": 0.1}},
     "joint": {"constraints": [{"tensors": "*"}], "macs": 0.5, "train": {"epochs": 2, "lr": 0.1}},
+    "scores": {
+        "constraints": [{"set": "filter", "tensors": "*"}],
+        "macs": 0.5,
+        "train": {"epochs": 2, "lr": 0.1},
+    },
     "trp": {"constraints": [{"tensors": "*", "energy": 0.1}], "train": {"epochs": 2, "lr": 0.1}},
     "layerwise": {
         "constraints": [{"set": "cardinality", "tensors": "*", "rate": 4}],

@@ -174,6 +174,16 @@ def test_heads_and_rows_go_together() -> None:
     assert made(given(3, 7, 16)[0][0]).shape == (3, 7, 16)
 
 
+@pytest.mark.parametrize(("multiple", "left"), [(4, 1), (8, 2), (6, 3)])
+def test_a_head_counts_with_its_width_in_multiples(multiple: int, left: int) -> None:
+    """Of four heads, each four wide, one is not zero."""
+    torch.manual_seed(0)
+    network = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True).eval()
+    with torch.no_grad():
+        network.self_attn.out_proj.weight[:, 4:] = 0
+    assert taken(network, given(2, 5, 16), multiple=multiple).facts["units"]["self_attn.in_proj_weight"] == [4, left]
+
+
 def test_alive_looks_at_makers_and_readers() -> None:
     from dualprune.stages.coupling.cut import cut
 
