@@ -35,6 +35,8 @@ class Pace:
     def __init__(self, run: Run[Any]) -> None:
         self.run, self.before, self.first = run, run.progress.seconds, run.progress.steps
         self.began = time.monotonic()
+        self._warm: _Span | None = None
+        """From the first step's end on: that one may have compiled the network."""
         self._epoch = self._told = self._span()
 
     def enter(self) -> None:
@@ -61,7 +63,10 @@ class Pace:
     def left(self) -> float:
         """Seconds to the stage's end, at the pace of this attempt."""
         run, progress = self.run, self.run.progress
-        spent = (time.monotonic() - self.began) / max(1, progress.steps - self.first)
+        began, first = self.began, self.first
+        if self._warm is not None and progress.steps > self._warm.steps:
+            began, first = self._warm.began, self._warm.steps
+        spent = (time.monotonic() - began) / max(1, progress.steps - first)
         epochs = sum(phase.epochs for phase in run.phases[progress.phase :]) - progress.epoch
         return spent * (run.per_epoch * epochs - progress.step)
 
@@ -72,6 +77,8 @@ class Pace:
 
     def tell(self, phase: Phase) -> None:
         """Tell where within an epoch the stage is, unless that was told a moment ago. Only rank 0 is heard."""
+        if self._warm is None:
+            self._warm = self._span()
         if time.monotonic() - self._told.began < EVERY:
             return
         run, progress, told = self.run, self.run.progress, self._told

@@ -147,6 +147,13 @@ stages:
     samples: 8
     iterations: 10
     damping: 0.1
+  - name: scored
+    kind: scores
+    parent: dense
+    constraints: [{set: filter, tensors: "*"}]
+    macs: 0.5
+    train: {epochs: 1, lr: 0.1}
+    scores_lr: 0.1
   - name: part
     kind: partial
     parent: dense
