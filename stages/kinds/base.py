@@ -143,6 +143,9 @@ class Kind(Generic[S]):
     """After each optimizer step; `run.progress` counts it already."""
     leave: Callable[[Run[S], Phase], Row] = empty
     """After a phase's last epoch; what it adds to that epoch's row. `run.progress` is at the next phase already."""
+    veils: bool = False
+    """Whether its network is veiled anew at steps (stages.engine.veil): a compiled one would be compiled each time, so
+    that `engine.compile` is for its teacher alone."""
     rereads: bool = False
     """Whether `stepped` looks at what the step was on (`run.batches`): only then is that kept so long."""
     facts: Callable[[Run[S]], dict[str, Any]] = no_facts

@@ -255,6 +255,7 @@ KIND = Kind(
     start=_start,
     enter=_enter,
     stepped=_stepped,
+    veils=True,
     rereads=True,
     leave=_leave,
     facts=_facts,

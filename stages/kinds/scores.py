@@ -213,6 +213,7 @@ KIND = Kind(
     start=_start,
     enter=_enter,
     stepped=_stepped,
+    veils=True,
     leave=_leave,
     facts=_facts,
 )

@@ -65,6 +65,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     inherited = _inherited(spec, aims.names, parent.holds if parent else {})
     fixed = _fixed(parent, aims)
     masks = inherited | {name: torch.zeros_like(network.get_parameter(name)) for name in fixed}
+    settings = job.engine.model_copy(update={"compile": job.engine.compile and not KINDS[spec.kind].veils})
     run: Run[Any] = Run(
         job=job,
         spec=spec,
@@ -86,7 +87,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         duals=parent.duals if parent is not None and shrunk and rank == 0 else {},
         handed=handed(parent) if parent is not None and shrunk else {},
         teacher=teacher,
-        engine=Engine(network, set(aims.names), set(masks), spec.optimizer, spec.precision, job.engine),
+        engine=Engine(network, set(aims.names), set(masks), spec.optimizer, spec.precision, settings),
         checkpoints=checkpoints,
         progress=Progress(),
         log=log,
