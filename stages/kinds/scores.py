@@ -17,11 +17,12 @@ Ours:
   `kind: shrink` takes them out; `row` (outputs of linear layers) and `block` are zero, and stay. So outputs of the
   first feed-forward layer are `filter`, and those that add to the residual stream `row`. Filters under batch
   normalisation are masked in its scale and bias.
-- R is of the whole network's multiply-accumulates or weights, rows and tiles that are zero not among them. The
-  published code counts the encoder's linear layers.
+- R is of the whole network's multiply-accumulates or weights, rows and tiles that are zero not among them; products
+  within attention count as if all heads stayed. The published code counts the encoder's linear layers.
 - The rate is constant, and gradients of scores are not clipped. What was zero as the stage began is not scored.
 - After `ramp` of the epochs all thresholds are moved by the same, up or down, so that just the budget is left; what
   does not stay is zero from then on, and the rest trains on. Biases of rows that are zero train on with it.
+- Published, and not here: distillation of hidden states and attention maps. `distill` is of outputs.
 """
 
 from __future__ import annotations
