@@ -13,6 +13,7 @@ from dualprune.pipeline.config.described import EACH, Schema, document, resolved
 from dualprune.pipeline.config.wording import in_words, named
 from dualprune.stages.objectives.table import OBJECTIVES
 from dualprune.stages.settings.base import Settings
+from dualprune.stages.settings.sets import SETS
 
 NEEDED = "none: it has to be given"
 
@@ -112,7 +113,8 @@ def _things(schema: Schema) -> dict[str, Schema]:
     for shape in (one for name, one in defs.items() if not name.endswith(EACH)):
         for name in named(shape, "set"):
             found[name] = shape
-    return found
+    # Kinds may have shapes of their own that go by a set's name.
+    return found | {name: defs[of.__name__] for name, of in SETS.items() if of.__name__ in defs}
 
 
 def _objective(name: str) -> Iterator[Explained]:
