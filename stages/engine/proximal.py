@@ -102,7 +102,8 @@ class ProximalOptimizer(torch.optim.Optimizer):
         decays = [group["weight_decay"] for group in self.param_groups]
         for group in self.param_groups:
             # A fused kernel rounds a tensor's last entries otherwise than the rest: members of a cluster would part.
-            group["fused"], group["foreach"] = not self.tied, bool(self.tied)
+            if self.defaults.get("fused"):
+                group["fused"], group["foreach"] = not self.tied, bool(self.tied)
             if group["masked"]:
                 self._prepare(group)
         self.inner.param_groups = self.param_groups

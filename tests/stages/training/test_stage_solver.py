@@ -462,7 +462,7 @@ def test_the_time_left_is_of_the_epochs_that_are_left(make_task: MakeTask) -> No
     events: list[dict[str, Any]] = []
     run_stage(make_task(prune(admm=admm_, retrain=SHORT)), events.append)
     first, last = (event for event in events if event["event"] == "epoch")
-    assert 0 < first["seconds_left"] <= 1.01 * first["seconds"], "the first step, which may compile, is no measure"
+    assert 0 < first["seconds_left"] < 1.2 * first["seconds"]  # the first step, which may compile, is left out
     assert last["seconds_left"] == 0
 
 
