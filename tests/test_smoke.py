@@ -26,10 +26,11 @@ RECIPES = {
 """By name: where its data and weights lie within DUALPRUNE_DATA, and what makes it small enough for a CPU."""
 
 
-LONG = pytest.param("mnist_lenet5", marks=pytest.mark.soak)
+LONG = ("mnist_lenet5", "cifar10_resnet20")
+"""Of many stages, which show no more than the others do."""
 
 
-@pytest.mark.parametrize("name", [*(name for name in RECIPES if name not in LONG.values), LONG])
+@pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.soak] * (one in LONG)) for one in RECIPES])
 def test_every_stage_of_a_recipe(name: str, tmp_path: Path) -> None:
     """Is done, with as many weights as it is to have: a few steps are enough for that."""
     root = os.environ.get("DUALPRUNE_DATA")

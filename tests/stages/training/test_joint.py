@@ -230,6 +230,7 @@ def blocks_main(tasks: list[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_every_zero_stage_finds_the_same(stage: MakeTask) -> None:
     """With batch normalisation, blocks and sizes of pictures, whose statistics are each rank's own."""
     spec = joint(0.3, resolutions=[6]) | SGD
