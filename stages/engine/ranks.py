@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dualprune.stages.engine import zero
+
+LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""Where Linux says what a container may use of its machine's memory."""
 
 
 def join(threads: int | None = None) -> tuple[int, int, torch.device]:
@@ -32,16 +36,23 @@ def join(threads: int | None = None) -> tuple[int, int, torch.device]:
 
 def memory() -> float:
     """Bytes of memory that each rank has: its GPU's, or its share of the host's; the least of all. On all together."""
-    device = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", torch.cuda.current_device())
-        own = float(torch.cuda.get_device_properties(device).total_memory)
+        own = float(torch.cuda.get_device_properties(here()).total_memory)
     else:
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or dist.get_world_size()
-        own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / here
-    least = torch.tensor([own], dtype=torch.float64, device=device)
+        own = _host() / (int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or dist.get_world_size())
+    least = torch.tensor([own], dtype=torch.float64, device=here())
     dist.all_reduce(least, op=dist.ReduceOp.MIN)
     return float(least[0])
+
+
+def _host() -> float:
+    """Bytes that this machine has, or its container may use."""
+    installed = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    try:
+        allowed = float(LIMIT.read_text())
+    except (OSError, ValueError):  # there is no such limit: no file, or `max`
+        return installed
+    return min(installed, allowed)
 
 
 def agreed(value: Any) -> Any:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dualprune.stages.data.fields import MASK
 from dualprune.stages.data.order import Indices
 from dualprune.stages.data.read.reading import Reader
+from dualprune.stages.engine.ranks import summed
 from dualprune.stages.objectives.base import Batch, Objective, StandIn
 from dualprune.stages.settings.base import SpecError
 
@@ -100,8 +100,7 @@ class Calibration:
                 counts, where = good, next((one for key, one in batch.items() if key.endswith(MASK)), None)
                 self._call(batch)
         assert total is not None  # `order` has seen that it is called
-        if self.world > 1:
-            dist.all_reduce(total)
+        summed(total)
         if not bool(total.isfinite().all()):
             raise SpecError([(("samples",), f"what {name} is given on calibration data is not finite")])
         return total.float()

@@ -21,7 +21,7 @@ from dualprune.stages.coupling.proof import bare, weightless
 from dualprune.stages.coupling.units import Place, Space
 from dualprune.stages.networks.counting import Counted, counted
 from dualprune.stages.networks.parameters import Parameters, weights
-from dualprune.stages.solver import gating, shrinking
+from dualprune.stages.solver import gating, residual
 from dualprune.stages.solver.coupled import Share
 
 Cost = Literal["macs", "weights"]
@@ -209,7 +209,7 @@ def _blocks(
     """Blocks that give what they are given when what they add to a stream is zero, and the tensors that say so."""
     network = copy.deepcopy(network).eval()
     found = {}
-    for path in shrinking.blocks(network, args, kwargs):
+    for path in residual.blocks(network, args, kwargs):
         names = list(dict.fromkeys(name for share in shares for name in _added(share, f"{path}.", shapes)))
         if names and _passes(network, path, names, args, kwargs):
             found[path] = names
@@ -231,7 +231,7 @@ def _passes(
     kept = {name: network.get_parameter(name).clone() for name in names}
     for name in names:
         network.get_parameter(name).zero_()
-    same = path in shrinking.idle(network, args, kwargs, [path])
+    same = path in residual.idle(network, args, kwargs, [path])
     for name, value in kept.items():
         network.get_parameter(name).copy_(value)
     return same

@@ -19,11 +19,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from dualprune.stages.constraints import Constraint
 from dualprune.stages.constraints.lowrank import LowRank
+from dualprune.stages.engine.ranks import of_rank
 from dualprune.stages.networks.parameters import Parameters
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.solver.admm import Tensors
@@ -123,7 +123,7 @@ def _shared(solved: Solved | None, like: Tensor, owner: int) -> Solved:
     if solved is not None:
         facts = facts.new_tensor([solved.error, solved.iterations])
     for one in (weights, mask, facts):
-        dist.broadcast(one, owner)
+        of_rank(owner, one)
     return Solved(weights, mask, float(facts[0]), int(facts[1]))
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.ranks import summed
 from dualprune.stages.engine.veil import veil
 from dualprune.stages.networks.parameters import Parameters
 from dualprune.stages.solver import scoring
@@ -82,10 +82,7 @@ class Learned:
         The gradient of a unit's factor is its score's; summed over units that stay, it is the threshold's.
         """
         slopes = torch.cat([torch.zeros_like(mask) if mask.grad is None else mask.grad for mask in self.masks])
-        if world > 1:
-            dist.all_reduce(slopes)
-            slopes /= world
-        slopes = slopes.cpu()
+        slopes = (summed(slopes) / world).cpu()
         kept = torch.cat([mask.detach().cpu() for mask in self.masks])
         sums = [one.sum() for one in (slopes * kept).split(self.units)]
         thresholds = self.thresholds.double().requires_grad_()

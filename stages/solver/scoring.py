@@ -16,16 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dualprune.stages.coupling.cut import cut, inputs
+from dualprune.stages.coupling.cut import inputs
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.engine.ranks import agreed
-from dualprune.stages.networks.parameters import Parameters, parameters
+from dualprune.stages.networks.parameters import Parameters
 from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.settings.base import Problem
 from dualprune.stages.settings.sets import AnySet, Block
-from dualprune.stages.solver import gating
+from dualprune.stages.solver import gating, shutting
 from dualprune.stages.solver.closing import Cost, costs
-from dualprune.stages.solver.coupled import Share, shares
+from dualprune.stages.solver.coupled import Share
 from dualprune.stages.solver.patterns import matching
 from dualprune.stages.solver.shrinking import Inputs
 from dualprune.stages.solver.targets import Targets, is_coupled
@@ -261,11 +261,7 @@ def _costs(
 
 def least(constraints: Sequence[AnySet], network: nn.Module, given: Inputs, cost: Cost) -> float:
     """The share of a network's cost that is left with one unit of each group. Raises ValueError."""
-    args, kwargs = given
-    there = parameters(network)
-    some = [one for one in constraints if is_coupled(one)]
-    whole = cut(network, args, kwargs) if some else None
-    every = [share for one in some if whole is not None for share in shares(one, whole, there)]
+    every, there = shutting.plain([one for one in constraints if is_coupled(one)], network, given)
     found = groups(constraints, every, there)
     return Scored(found, *_costs(network, given, found, there, cost), [np.zeros(0, np.int64)] * len(found)).least()
 

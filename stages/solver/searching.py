@@ -7,23 +7,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dualprune.stages.coupling.cut import cut, inputs
+from dualprune.stages.coupling.cut import inputs
 from dualprune.stages.engine.engine import Engine
-from dualprune.stages.engine.ranks import agreed
+from dualprune.stages.engine.ranks import agreed, summed
+from dualprune.stages.engine.seeding import seeded
 from dualprune.stages.engine.veil import veil
 from dualprune.stages.networks.edits import EDITS, SIZE, Resolution
-from dualprune.stages.networks.parameters import Parameters, parameters
+from dualprune.stages.networks.parameters import Parameters
 from dualprune.stages.networks.structure import Structure
 from dualprune.stages.objectives.base import Batch, Objective, StandIn
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.sets import Grouped
 from dualprune.stages.solver import gating, shrinking, shutting
 from dualprune.stages.solver.closing import Closing, Cost, Next, closing
-from dualprune.stages.solver.coupled import Share, shares
+from dualprune.stages.solver.coupled import Share
 from dualprune.stages.solver.gating import Gates
 from dualprune.stages.solver.shrinking import Inputs
 from dualprune.stages.solver.targets import Targets
@@ -66,9 +66,7 @@ def plain(
     constraints: Sequence[Grouped], network: nn.Module, given: Inputs, cost: Cost, resolutions: Sequence[int]
 ) -> Searched:
     """What there is to search of a network whose weights are any; for plans. Raises SpecError."""
-    args, kwargs = given
-    whole, there = cut(network, args, kwargs), parameters(network)
-    every = [share for one in constraints for share in shares(one, whole, there)]
+    every, there = shutting.plain(constraints, network, given)
     order = {share.number: range(share.space.size) for share in every}
     return Searched(sides(network, given, every, there, cost, resolutions), order)
 
@@ -163,11 +161,8 @@ def losses(
     found: list[Tensor] = []
     for shape in shapes:
         show(engine, of, shape)
-        torch.manual_seed(seed)
+        seeded(seed)
         found.append(torch.stack([_loss(engine, objective, batch) for batch in batches]).sum())
         for name, buffer in engine.buffers.items():
             buffer.copy_(kept[name])
-    total = torch.stack(found)
-    if engine.world > 1:
-        dist.all_reduce(total)
-    return [float(one) for one in total.cpu()]
+    return [float(one) for one in summed(torch.stack(found)).cpu()]

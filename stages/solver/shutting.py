@@ -10,12 +10,12 @@ from torch import nn
 from dualprune.stages.coupling.cut import cut, inputs
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.engine.ranks import agreed
-from dualprune.stages.networks.parameters import parameters
+from dualprune.stages.networks.parameters import Parameters, parameters
 from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.settings.sets import Grouped
 from dualprune.stages.solver import gating
 from dualprune.stages.solver.closing import Closing, Cost, Next, closing
-from dualprune.stages.solver.coupled import shares
+from dualprune.stages.solver.coupled import Share, shares
 from dualprune.stages.solver.gating import Gates
 from dualprune.stages.solver.shrinking import Inputs
 from dualprune.stages.solver.targets import Targets
@@ -69,9 +69,16 @@ def hold(engine: Engine, closing: Closing) -> None:
         gating.close_whole(engine, names, ())
 
 
+def plain(constraints: Sequence[Grouped], network: nn.Module, given: Inputs) -> tuple[list[Share], Parameters]:
+    """What coupled constraints hold of a network whose weights are any, and its parameters. Raises ValueError."""
+    args, kwargs = given
+    there = parameters(network)
+    found = cut(network, args, kwargs) if constraints else None
+    return [share for one in constraints if found is not None for share in shares(one, found, there)], there
+
+
 def least(constraints: Sequence[Grouped], network: nn.Module, given: Inputs, cost: Cost) -> float:
     """The share of a network's cost that is left when all is closed that can be."""
+    every, there = plain(constraints, network, given)
     args, kwargs = given
-    whole, there = cut(network, args, kwargs), parameters(network)
-    every = [share for one in constraints for share in shares(one, whole, there)]
     return closing(network, args, kwargs, every, there, cost).least()

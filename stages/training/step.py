@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dualprune.stages.data.order import Indices, global_batch, micro_batches, share
 from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.seeding import seeded
 from dualprune.stages.kinds.base import Phase, learning_rate
 from dualprune.stages.networks.weightsfile import some
 from dualprune.stages.objectives.base import Batch, StandIn
@@ -59,14 +60,6 @@ def steps(run: Run[Any], phase: Phase, epoch: int, pace: Pace) -> Iterator[None]
                 raise NonFinite(_explained(run, parts(step), epoch))
         progress.step, progress.steps = step + 1, progress.steps + 1
         yield
-
-
-def seeded(number: int) -> None:
-    """Seed the generators of the CPU and of GPUs, as `torch.manual_seed` does. That one also asks for devices of other
-    makes, and formats its caller's stack for a GPU that is not used yet: half a millisecond, each time."""
-    torch.default_generator.manual_seed(number)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(number)
 
 
 def batch_loss(run: Run[Any], batch: Batch) -> Tensor:

@@ -168,6 +168,7 @@ def _speeds(store: Store, key: str) -> tuple[Speed, ...]:
 
 def _speed(row: speeds.Row, ratio: Mapping[str, float]) -> Speed:
     return Speed(
+        row["machine"],
         row["backend"],
         row["device"],
         row["batch"],

@@ -36,6 +36,7 @@ class Tensor:
 class Speed:
     """A network timed beside the dense one it came from, as `dualprune speed` left it."""
 
+    machine: str
     backend: str
     device: str
     batch: int

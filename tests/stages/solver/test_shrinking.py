@@ -17,7 +17,8 @@ from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.networks.structure import Structure
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.sets import AnySet
-from dualprune.stages.solver.shrinking import Before, Inputs, Smaller, alive, blocks, fits, smaller
+from dualprune.stages.solver.residual import blocks
+from dualprune.stages.solver.shrinking import Before, Inputs, Smaller, alive, fits, smaller
 
 
 def resnet() -> nn.Module:

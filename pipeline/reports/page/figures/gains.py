@@ -66,22 +66,27 @@ def _sizes_spec(run: Run, stages: Sequence[Stage], width: int) -> Spec:
 
 def speed(run: Run) -> Figure | None:
     """Times as fast as dense, as measured."""
-    found = [(stage, one) for stage in run.stages.values() for one in stage.speeds if one.ratio is not None]
+    found = [
+        (stage, one)
+        for stage in run.stages.values()
+        for one in stage.speeds
+        if one.ratio is not None and one.verdict != "dense"
+    ]
     if not found:
         return None
     along = set(run.way.stages)
     drawn = sorted(found, key=lambda pair: pair[0].name not in along)[:DRAWN]
     sentence = (
-        "Times as fast as the dense network, timed side by side on one machine; lines are 99 % intervals. "
-        "Blue is certainly faster."
+        "Times as fast as the dense network, timed side by side; lines are 99 % intervals. Blue is certainly faster."
     )
     if len(drawn) < len(found):
         sentence += f" {plural(len(found) - len(drawn), 'more row')} in the table."
     table = Table(
-        ("network", "backend", "device", "batch", "a call, ms", "times as fast", "99 %", "verdict"),
+        ("network", "machine", "backend", "device", "batch", "a call, ms", "times as fast", "99 %", "verdict"),
         tuple(
             (
                 stage.name,
+                one.machine,
                 BACKENDS.get(one.backend, one.backend),
                 one.device if one.device != "cpu" else f"cpu, {plural(one.threads, 'thread')}",
                 one.batch,
