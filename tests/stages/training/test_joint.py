@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
 
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.data.format import read_manifest
 from dualprune.stages.files.folder import Folder
-from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.kinds.joint import JointSpec
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.settings.base import SpecError
@@ -20,8 +18,9 @@ from dualprune.stages.training.cuts import fits
 from dualprune.stages.training.stage import run_stage
 from tests.ranks import on_ranks
 from tests.stages.conftest import MakeTask
+from tests.stages.training.budgeted import BOTH, cut_exactly
 from tests.stages.training.test_ranks import SGD, rank_main
-from tests.stages.training.test_shrink import PICTURES, Blocks
+from tests.stages.training.test_shrink import Blocks
 from tests.stages.training.test_stage import DENSE, made, nonzeros, quiet, resumed, run, same_bytes, stopped
 from tests.stages.training.test_stage_solver import rows
 
@@ -41,54 +40,9 @@ def joint(macs: float | None = 0.5, **change: Any) -> dict[str, Any]:
     } | change
 
 
-class Wasteful(nn.Module):
-    """Two convolutions of the same size: one sees the picture, the other nothing but zeros."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.needed, self.waste = (nn.Conv2d(1, 16, 3, stride=2, padding=1) for _ in range(2))
-        self.heads = nn.ModuleList(nn.Linear(256, classes) for _ in range(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, 1, 8, 8] to [n, classes]."""
-        y: Tensor = self.heads[0](self.needed(x).relu().flatten(1))
-        return y + self.heads[1](self.waste(0 * x).relu().flatten(1))
-
-
-@pytest.fixture
-def stage(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> MakeTask:
-    """Stages of `digits_cnn`, `blocks` or `wasteful`."""
-    monkeypatch.setitem(MODELS, "blocks", Blocks)
-    monkeypatch.setitem(MODELS, "wasteful", Wasteful)
-
-    def make(*args: Any, model: str = "digits_cnn", **settings: Any) -> StageJob:
-        return make_task(*args, model=model, **settings)
-
-    return make
-
-
-BOTH = pytest.mark.parametrize("model", ["digits_cnn", "blocks"])
-"""Without and with batch normalisation and residual blocks."""
-
-
 @BOTH
 def test_a_budget_is_met_and_a_shrink_after_it_is_exact(stage: MakeTask, model: str) -> None:
-    """As many multiplications are left in the smaller network as the stage says, and no layer was told its share."""
-    made(stage(DENSE, "dense", model=model))
-    task = stage(joint(0.5), "joint", "dense", model=model)
-    cut = run(task)
-    facts = cut.manifest["joint"]
-    assert 0.4 < facts["macs"] <= 0.5
-    assert rows(task)[-1]["macs_left"] == facts["macs"]
-    small = run(stage({"kind": "shrink"}, "small", "joint", model=model))
-    before, after = small.manifest["shrunk"]["macs"]
-    assert after / before == pytest.approx(facts["macs"])
-    assert small.manifest["shrunk"]["difference"] < 1e-5
-    with torch.no_grad():
-        assert torch.allclose(artefact.network(cut)(PICTURES), artefact.network(small)(PICTURES), atol=1e-4)
-    assert len({left / size for size, left in facts["units"].values()}) > 1
-    for name, mask in cut.holds.items():
-        assert not cut.network[name][mask == 0].any()
+    cut_exactly(stage, joint(0.5), model)
 
 
 def test_the_size_of_pictures_goes_with_the_network(stage: MakeTask) -> None:
