@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 
 def on_ranks(world: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -24,7 +24,7 @@ def on_ranks(world: int, work: Callable[..., Any], *arguments: Any) -> list[Any]
     and ProcessExitedException for one that was ended; the others are ended then.
     """
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_rank, (world, folder, work, arguments), nprocs=world)
+        spawn(_rank, (world, folder, work, arguments), nprocs=world)
         return [pickle.loads(_result(folder, rank).read_bytes()) for rank in range(world)]
 
 

@@ -112,9 +112,7 @@ class Running:
     def __exit__(self, *_: object) -> None:
         """Leave nothing behind, whatever a test found."""
         if self.process.poll() is None:
-            for process in [*self.group(), self.process]:
-                process.kill()
-            self.end()
+            self.cut_power()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -139,7 +137,13 @@ class Running:
 
     def group(self) -> list[psutil.Process]:
         """The processes that it has started so far, itself not among them."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+        return list(psutil.Process(self.process.pid).children(recursive=True))
+
+    def cut_power(self) -> None:
+        """End it and all that it has started, at once. Of a driver that is gone, ranks hear only some steps later."""
+        for process in [*self.group(), self.process]:
+            or_gone(process.kill, None)
+        self.end()
 
     def end(self) -> tuple[int, list[str]]:
         """Wait for its end; exit code and output."""
@@ -178,12 +182,12 @@ def bits(folder: Path) -> dict[str, str]:
 
 def title(process: psutil.Process) -> str:
     """A process's command line; nothing for one that is gone."""
-    return or_gone(lambda: " ".join(process.cmdline()), "")
+    return str(or_gone(lambda: " ".join(process.cmdline()), ""))
 
 
 def alive(process: psutil.Process) -> bool:
     """Whether a process is there and no zombie."""
-    return or_gone(lambda: process.is_running() and process.status() != psutil.STATUS_ZOMBIE, False)
+    return bool(or_gone(lambda: process.is_running() and process.status() != psutil.STATUS_ZOMBIE, False))
 
 
 def or_gone(ask: Callable[[], Any], otherwise: Any) -> Any:
@@ -242,7 +246,7 @@ class Nodes:
         assert accepted, why
 
     def _gcs(self) -> Any:
-        from ray._raylet import GcsClient
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
         return GcsClient(address=self.address)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import pytest
@@ -99,8 +98,7 @@ def test_from_plan_to_artefact(tmp_path: Path) -> None:
     with Running(folder, "run", "own.yaml") as run:
         run.wait_for("half: training")
         run.wait_for_checkpoint(folder / "runs" / stage(lines, "half")["key"])
-        run.process.send_signal(signal.SIGKILL)
-        run.end()
+        run.cut_power()
     assert [state for state, _ in states(folder)] == ["cached", "resume"]
     code, lines = dualprune(folder, "run", "own.yaml", "--json")
     assert code == 0, lines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -160,8 +159,7 @@ def test_from_plan_to_artefact(tmp_path: Path) -> None:
     with Running(folder, "run", "own.yaml") as run:
         run.wait_for("small: training")
         run.wait_for_checkpoint(folder / "runs" / rows["small"]["key"])
-        run.process.send_signal(signal.SIGKILL)
-        run.end()
+        run.cut_power()
     assert states(folder)["small"] == "resume"
     code, lines = dualprune(folder, "run", "own.yaml", "--json")
     assert code == 0, lines

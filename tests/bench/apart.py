@@ -14,7 +14,7 @@ from tests.bench.common import Row
 MOST = 2 << 20
 """Kilobytes that a process may have taken at most to be given another job: big networks have one each."""
 
-LIMIT = 10 << 30
+LIMIT = 16 << 30
 """Bytes of address space that a process may take: a library that leaks, or a network that is too large, costs its row,
 not the machine."""
 

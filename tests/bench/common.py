@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from dualprune.stages.export.machine import machine as processor
@@ -95,7 +95,7 @@ def report(title: str, rows: Sequence[Row], asked: Options) -> None:
     )
     for name in rows[0]:
         widest = max(len(_cell(row[name])) for row in rows)
-        side = "left" if isinstance(rows[0][name], str) else "right"
+        side: JustifyMethod = "left" if isinstance(rows[0][name], str) else "right"
         table.add_column(name.replace("_", " "), justify=side, min_width=widest)
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))

@@ -77,9 +77,10 @@ def timm_networks() -> Iterator[tuple[str, int]]:
             except Exception:  # noqa: BLE001 - those are told of by the row of the one that is taken
                 continue
             sizes[name] = sum(p.numel() for p in network.parameters())
-        name = min(sizes, key=lambda one: sizes[one]) if sizes else next(iter(timm.list_models(module=family)), None)
-        if name is not None:
-            yield f"timm:{name}", timm.get_pretrained_cfg(name).input_size[1] if timm.get_pretrained_cfg(name) else 224
+        names = sorted(sizes, key=lambda one: sizes[one]) or timm.list_models(module=family)
+        for name in names[:1]:
+            made = timm.get_pretrained_cfg(name)
+            yield f"timm:{name}", made.input_size[1] if made else 224
 
 
 def covered(name: str, side: int) -> Row:

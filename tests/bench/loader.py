@@ -84,7 +84,7 @@ def variants(tars: list[Path], folder: Path) -> tuple[dict[str, Variant], list[b
         settings = Data(shards=".", flip=True, workers=workers)
         shards = Shards(str(folder / "index"), manifest, "train", settings, 0, 1000)
         parts = micro_batches(epoch_order(len(shards), 0, 0), len(shards) // BATCH)
-        return iter(DataLoader(shards, None, sampler=[Job(part, 0) for part in parts], num_workers=workers))  # type: ignore[arg-type]
+        return iter(DataLoader(shards, None, sampler=[Job(part, 0) for part in parts], num_workers=workers))
 
     def torchvision(workers: int) -> Iterator[Any]:
         return iter(DataLoader(tree, BATCH, shuffle=True, num_workers=workers))
@@ -95,7 +95,7 @@ def variants(tars: list[Path], folder: Path) -> tuple[dict[str, Variant], list[b
         made = dataset.decode("pil").to_tuple("jpg", "cls").map_tuple(theirs(), int).batched(BATCH)
         return iter(webdataset.WebLoader(made, batch_size=None, num_workers=workers))
 
-    compared = {"ours": ours, "ours, bytes": as_bytes, "torchvision": torchvision, "webdataset": plain}
+    compared: dict[str, Variant] = {"ours": ours, "ours, bytes": as_bytes, "torchvision": torchvision, "webdataset": plain}
     if importlib.util.find_spec("streaming") is not None:
         compared["mosaicml"] = mosaic(pictures, folder / "mds")
     return compared, pictures
@@ -103,8 +103,8 @@ def variants(tars: list[Path], folder: Path) -> tuple[dict[str, Variant], list[b
 
 def mosaic(pictures: list[bytes], folder: Path) -> Variant:
     """MosaicML's StreamingDataset over shards of its own format, with torchvision's transforms."""
-    from streaming import MDSWriter, StreamingDataset
-    from streaming.base.util import clean_stale_shared_memory
+    from streaming import MDSWriter, StreamingDataset  # type: ignore[import-not-found]
+    from streaming.base.util import clean_stale_shared_memory  # type: ignore[import-not-found]
 
     with MDSWriter(out=str(folder), columns={"picture": "bytes", "label": "int"}) as writer:
         for number, picture in enumerate(pictures):

@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 import torch
+from torch import Tensor
 
 from dualprune.pipeline.config.schema import Monitor
 from dualprune.pipeline.store.events import Events
@@ -57,7 +58,7 @@ class Watched:
             name: Cardinality(self.engine.parameters[name].numel() // 10) for name in sorted(self.engine.masked)
         }
         self.targets = Targets(dict(self.sets), (), dict.fromkeys(self.sets, ("cardinality",)))
-        self.batch = torch.randn(CASE.batch), torch.randint(10, CASE.batch[:1])
+        self.batch = {"picture": torch.randn(CASE.batch), "label": torch.randint(10, CASE.batch[:1])}
         self.progress = Progress()
         self.phase = Phase("admm", 1, Training(epochs=1, lr=1e-3))
         self.store = Folder(str(folder / "store"))
@@ -88,8 +89,8 @@ class Watched:
         """An epoch that is watched."""
         pace = Pace(self.run)
         pace.enter()
-        for picture, label in pace.batches(iter([self.batch] * EPOCH)):  # type: ignore[arg-type, misc]
-            self._step(picture, label)
+        for batch in pace.batches(iter([self.batch] * EPOCH)):
+            self._step(batch)
             pace.tell(self.phase)
         speed = pace.speed()
         seen = Seen()
@@ -100,8 +101,8 @@ class Watched:
 
     def off(self) -> None:
         """One that is not."""
-        for picture, label in [self.batch] * EPOCH:
-            self._step(picture, label)
+        for _ in range(EPOCH):
+            self._step(self.batch)
         for name, constraint in self.sets.items():
             w, u = self.engine.get(name), self.engine.get(name, "dual")
             z = constraint.project(w + u)
@@ -112,8 +113,8 @@ class Watched:
             for one in (w - z, w, z - before):
                 float(one.double().square().sum())
 
-    def _step(self, picture: Any, label: Any) -> None:
-        step(self.engine, picture, label)
+    def _step(self, batch: Mapping[str, Tensor]) -> None:
+        step(self.engine, batch["picture"], batch["label"])
         self.progress.steps += 1
         self.progress.step = self.progress.step % EPOCH + 1
 

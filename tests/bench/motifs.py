@@ -34,6 +34,7 @@ from dualprune.stages.saliency.inputs import found
 from dualprune.stages.saliency.maps import maps
 from dualprune.stages.saliency.optimal import optimal
 from dualprune.stages.saliency.subject import Subject, subject
+from dualprune.stages.settings.training import StageSpec
 from dualprune.stages.training.stage import run_stage
 from tests.bench.common import Row, options, report
 from tests.bench.tasks import PLACE, TASKS
@@ -109,7 +110,8 @@ def windows(values: Array, width: int) -> Array:
 def _correlations(rows: Array, one: Array) -> Array:
     rows, one = rows - rows.mean(1, keepdims=True), one - one.mean()
     sizes = np.sqrt((rows**2).sum(1) * (one**2).sum())
-    return rows @ one / np.maximum(sizes, 1e-12)
+    found: Array = rows @ one / np.maximum(sizes, 1e-12)
+    return found
 
 
 def inside(one: Subject) -> tuple[float, float, float, int]:
@@ -190,6 +192,7 @@ def trained(root: Path, quick: bool) -> tuple[Folder, dict[str, dict[str, Any]]]
         if store.artefact(node.key) is None:
             print(f"{name}: training", file=sys.stderr, flush=True)
             parents = [Parent(name=one, key=nodes[one].key) for one in node.parents]
+            assert isinstance(node.spec, StageSpec)
             job = StageJob(
                 name=name,
                 key=node.key,

@@ -32,7 +32,9 @@ import torch
 from torch import Tensor, nn
 
 from dualprune.stages.artefacts import artefact
-from dualprune.stages.constraints import NM, Cardinality, Constraint
+from dualprune.stages.constraints import Constraint
+from dualprune.stages.constraints.cardinality import Cardinality
+from dualprune.stages.constraints.nm import NM
 from dualprune.stages.data.format import digest, read_manifest
 from dualprune.stages.data.make.tokens import Tokenizer
 from dualprune.stages.data.read.memory import open_split

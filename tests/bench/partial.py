@@ -85,7 +85,7 @@ def tasks(quick: bool) -> list[Task]:
         Task("digits", "accuracy", 0.5, digits, strengths, seeds, layers | _epochs(20, 0.002)),
     ]
     if root:
-        mnist = {"source": "mnist", "folder": f"{root}/mnist", "mean": [0.1307], "std": [0.3081]}
+        mnist: dict[str, Any] = {"source": "mnist", "folder": f"{root}/mnist", "mean": [0.1307], "std": [0.3081]}
         mnist |= {"limit": 6000} if quick else {}
         spec = {"model": {"name": "mlp_mnist"}, "batch": 128} | _epochs(5, 0.001)
         found.append(Task("MNIST", "accuracy", 0.5, mnist, (0.01, 0.03, 0.1, 0.3), (0,), spec))
@@ -146,7 +146,7 @@ def _row(task: Task, share: float | None, found: dict[Any, Found], times: Sequen
     plain = statistics.mean(found[None, task.strengths[0]].val)
     fine = [strength for strength, one in able.items() if statistics.mean(one.val) >= plain - task.margin]
     best = max(able, key=lambda strength: (statistics.mean(able[strength].val), strength))
-    row = {"task": task.name, "metric": task.metric, "share": "plain" if share is None else f"{share:g}"}
+    row: Row = {"task": task.name, "metric": task.metric, "share": "plain" if share is None else f"{share:g}"}
     row |= {
         "ms_an_epoch": statistics.median(times),
         **_shown("best", best, able),

@@ -98,7 +98,8 @@ def k_means(w: Tensor, k: int) -> Tensor:
 def svd(w: Tensor, r: int) -> Tensor:
     """A full decomposition."""
     u, sigma, vh = torch.linalg.svd(w)
-    return (u[:, :r] * sigma[:r]) @ vh[:r]
+    found: Tensor = (u[:, :r] * sigma[:r]) @ vh[:r]
+    return found
 
 
 def cases(rows: int, columns: int) -> list[tuple[Case, Tensor]]:

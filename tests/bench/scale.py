@@ -28,7 +28,7 @@ from unittest.mock import patch
 
 from rich.console import Console
 
-from dualprune.cluster.lanes import Event
+from dualprune.cluster.lane import Event
 from dualprune.pipeline.config.load import Config, load
 from dualprune.pipeline.config.problems import Problems
 from dualprune.pipeline.plan import make as planning

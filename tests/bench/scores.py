@@ -125,7 +125,7 @@ def measured(stages: Stages) -> dict[tuple[str, str], dict[str, float]]:
     dense = stages.dense()["metrics"]
     found = {("-", "dense"): _figures(dense, dense)}
     for share in SHARES:
-        units = [{"set": "head", "tensors": HEADS}, {"set": "filter", "tensors": FIRST}]
+        units: list[dict[str, Any]] = [{"set": "head", "tensors": HEADS}, {"set": "filter", "tensors": FIRST}]
         held = [one | {"coupled": True, "keep": share} for one in units]
         macs = 1.0
         for way in ("magnitude", "ADMM", "scores"):
@@ -136,7 +136,7 @@ def measured(stages: Stages) -> dict[tuple[str, str], dict[str, float]]:
             found[f"heads, filters at {share:g}", way] = _figures(small, dense)
             macs = small["macs"] / dense["macs"]
     for way in ("magnitude", "ADMM", "scores"):
-        tiles = {"set": "block", "tensors": ["layers.*"], "p": 4, "q": 4}
+        tiles: dict[str, Any] = {"set": "block", "tensors": ["layers.*"], "p": 4, "q": 4}
         spec = stages.prune([tiles | {"keep": TILES}], way == "ADMM")
         parent = f"{way}-{SHARES[0]:g}-small"
         if way == "scores":
@@ -157,7 +157,7 @@ def _with_tiles(stages: Stages, parent: str) -> float:
     tiled = sum(
         8 * value.numel() for name, value in loaded.network.items() if name.startswith("layers") and value.ndim > 1
     )
-    return 1 - (1 - TILES) * tiled / loaded.manifest["metrics"]["macs"]
+    return 1 - (1 - TILES) * tiled / float(loaded.manifest["metrics"]["macs"])
 
 
 def _figures(metrics: dict[str, Any], dense: dict[str, Any]) -> dict[str, float]:

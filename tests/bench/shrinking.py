@@ -10,7 +10,7 @@ import copy
 import json
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -173,7 +173,7 @@ def _size(network: nn.Module) -> int:
     return sum(one.numel() for one in network.parameters())
 
 
-def by_torch_pruning(name: str, side: int) -> Mapping[str, Any]:
+def by_torch_pruning(name: str, side: int) -> Row:
     """What came of the same with Torch-Pruning's groups: `exact`, `wrong` or `fails`."""
 
     def late(*_: object) -> None:
@@ -192,7 +192,7 @@ def by_torch_pruning(name: str, side: int) -> Mapping[str, Any]:
 
 def _pruned(network: nn.Module, pictures: Tensor) -> float:
     """The largest relative difference after a random part of each group was taken out."""
-    import torch_pruning as tp
+    import torch_pruning as tp  # type: ignore[import-untyped]
 
     masked, draw = copy.deepcopy(network), np.random.default_rng(7)
     twin = dict(zip(network.modules(), masked.modules(), strict=True))

@@ -15,10 +15,12 @@ def numbers(sequence: str) -> np.ndarray:
 
 def test_where_a_motif_is() -> None:
     known = motif("CAYGTGACC")
-    assert known.best(numbers("T" * 7 + "CATGTGACC" + "T" * 9)) == (7, pytest.approx(1))
-    assert known.best(numbers("T" * 4 + "GGTCACGTG" + "T" * 9)) == (4, pytest.approx(1)), "on the other strand"
-    start, match = known.best(numbers("T" * 7 + "CACGTGAAC" + "T" * 9))
-    assert (start, match) == (7, pytest.approx(8 / 9, abs=0.01))
+    for sequence, start, match in (
+        ("T" * 7 + "CATGTGACC" + "T" * 9, 7, 1),
+        ("T" * 4 + "GGTCACGTG" + "T" * 9, 4, 1),  # on the other strand
+        ("T" * 7 + "CACGTGAAC" + "T" * 9, 7, 8 / 9),
+    ):
+        assert known.best(numbers(sequence)) == pytest.approx((start, match), abs=0.01)
 
 
 def test_likeness() -> None:

@@ -29,6 +29,7 @@ from dualprune.pipeline.config.load import load
 from dualprune.pipeline.plan import make as planning
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import Parent, StageJob
+from dualprune.stages.kinds.train import TrainSpec
 from tests.bench.common import Row, options, report
 
 CONFIG = """
@@ -67,7 +68,7 @@ class Notes:
                         row = {"task": payload["name"], "what": what, "time": time.time()}
                         file.write(json.dumps(row) + "\n")
 
-            plain, begun = Batches.train, []
+            plain, begun = Batches.train, list[bool]()
 
             def first(self: Any, indices: Any, epoch: int) -> Any:
                 if not begun:
@@ -106,6 +107,7 @@ class Bench:
         """A stage that was not run yet."""
         self.count += 1
         name = f"stage-{self.count}"
+        assert isinstance(self.node.spec, TrainSpec)
         spec = self.node.spec.model_copy(update={"seed": self.count})
         spec = spec.model_copy(update={"train": spec.train.model_copy(update={"epochs": epochs})})
         return StageJob(
