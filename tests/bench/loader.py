@@ -95,7 +95,12 @@ def variants(tars: list[Path], folder: Path) -> tuple[dict[str, Variant], list[b
         made = dataset.decode("pil").to_tuple("jpg", "cls").map_tuple(theirs(), int).batched(BATCH)
         return iter(webdataset.WebLoader(made, batch_size=None, num_workers=workers))
 
-    compared: dict[str, Variant] = {"ours": ours, "ours, bytes": as_bytes, "torchvision": torchvision, "webdataset": plain}
+    compared: dict[str, Variant] = {
+        "ours": ours,
+        "ours, bytes": as_bytes,
+        "torchvision": torchvision,
+        "webdataset": plain,
+    }
     if importlib.util.find_spec("streaming") is not None:
         compared["mosaicml"] = mosaic(pictures, folder / "mds")
     return compared, pictures
