@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dualprune.stages.engine import zero
+from dualprune.stages.engine import strided, zero
 from dualprune.stages.engine.proximal import STATE, ProximalOptimizer
 from dualprune.stages.engine.ranks import memory
 from dualprune.stages.networks.layers import note_layer
@@ -117,6 +117,8 @@ class Engine:
         )
         self.optimizer.device = self.engine.device
         self.module: nn.Module = self.engine.module
+        if self.engine.device.type == "cpu":
+            strided.avoid(self.module)
         if settings.compile:
             self.module.compile()
         self.parameters = {name: p for name, p in self.module.named_parameters() if is_trained(p)}

@@ -199,7 +199,7 @@ def _speed(
         text = f"layers that are faster with sparse rows ({len(sparse)}: {named}) make no certain difference"
         why = [f"{text} to the whole"]
     elif verdict == "gain" and ratio.middle < SHORT * macs:
-        why = shape(dense.facts, one.facts, place.batch)
+        why = shape(dense.facts, one.facts, place.batch, torch.device(place.device))
     elif verdict != "gain":
         why = reasons(dense.facts, one.facts, place.batch, torch.device(place.device))
     return Speed(one.name, place, latency, ratio, ratio.middle / macs, len(own), verdict, tuple(why), sparse)

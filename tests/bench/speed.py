@@ -11,6 +11,7 @@ from torchvision import models
 
 from dualprune.stages.coupling.cut import cut, macs
 from dualprune.stages.export.backends import BACKENDS
+from dualprune.stages.export.reasons import lanes
 from dualprune.stages.export.speed import Subject, speeds
 from dualprune.stages.export.subjects import seeded
 from dualprune.stages.export.timing import Effort, interleaved, quartiles, times_as_fast
@@ -34,9 +35,9 @@ def scattered(network: nn.Module, share: float) -> nn.Module:
 
 
 def halved(network: nn.Module) -> nn.Module:
-    """A network cut to half its MACs: the same share of all channels that can go, in widths of eight."""
+    """A network cut to half its MACs: the same share of all channels that can go, in widths that vectors take."""
     found = cut(network, [torch.zeros(2, *PICTURES)], {})
-    wanted = Structured(set="filter", tensors="*", coupled=True, macs=0.5, multiple=8)
+    wanted = Structured(set="filter", tensors="*", coupled=True, macs=0.5, multiple=lanes(torch.device("cpu")))
     shares = coupled.shares(wanted, found, parameters(network))
     units = coupled.stays(shares, lambda name: network.get_parameter(name))
     structure = Structure(edits=list(found.edits(units)))

@@ -10,7 +10,7 @@ from torch import nn
 
 from dualprune.stages.export.inputs import noise
 from dualprune.stages.export.macs import cost
-from dualprune.stages.export.reasons import Facts, facts, reasons
+from dualprune.stages.export.reasons import Facts, facts, lanes, reasons
 from tests.stages.export.common import layers, zeroed
 
 CPU = torch.device("cpu")
@@ -84,8 +84,9 @@ def test_memory() -> None:
 
 def test_widths() -> None:
     said = told(layers(60))
-    assert said.endswith("widths of 2 layers are no multiples of 8 (0.weight, 2.weight)"), "the last has its own width"
-    assert "multiples" not in told(layers(56))
+    named = f"no multiples of {lanes(CPU)} (0.weight, 2.weight)"
+    assert said.endswith(f"widths of 2 layers are {named}"), "the last has its own width"
+    assert "multiples" not in told(layers(48))
 
 
 def test_what_is_not_known() -> None:
