@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from dualprune.stages.engine.engine import Engine
-from dualprune.stages.engine.proximal import STATE
 from dualprune.stages.engine.ranks import join
+from dualprune.stages.engine.state import STATE
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer as OptimizerSettings
