@@ -22,15 +22,16 @@ from torch import Tensor
 
 from dualprune.stages.artefacts import parts
 from dualprune.stages.engine.engine import Engine
-from dualprune.stages.engine.proximal import STATE
+from dualprune.stages.engine.state import STATE
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.base import State
 
 KEPT = 2
-ON_DISK = {"mask": "hold"}
-"""Optimizer state that has another name in checkpoints."""
-FORMAT = 2
-"""Of what a checkpoint says of where the stage stands; those from before formats had numbers are of format 1."""
+STATES = (*STATE, "mask")
+"""What there may be of ADMM's state of a tensor."""
+FORMAT = 3
+"""Of a checkpoint; those from before formats had numbers are of format 1. Up to format 2 all of ADMM's state was in
+fp32, and masks, which were called `hold`, had the numbers of clusters while values were tied."""
 TYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -142,9 +143,13 @@ class Checkpoints:
             own = _averaged([part for part, _ in found])
             facts["loss"] = sum(each["loss"] for _, each in found) if self.rank == 0 else 0.0
         engine.load({**_under("network/", tensors), **_under("buffer/", own)})
-        for key, names in _state_names(engine):
-            for name in names:
-                engine.set(name, tensors[f"{ON_DISK.get(key, key)}/{name}"], key)
+        for key in engine.inner_states():
+            for name in engine.parameters:
+                engine.set(name, tensors[f"{key}/{name}"], key)
+        if any(name.startswith("hold/") for name in tensors):
+            tensors = _from_second(tensors, bool(facts["state"].get("tied")))
+        for name in _masked(engine):
+            engine.restore(name, {key: tensors[f"{key}/{name}"] for key in STATES if f"{key}/{name}" in tensors})
         engine.set_inner_steps(facts.pop("inner_steps"))
         return Progress(**{**facts, "state": state(**facts["state"])})
 
@@ -183,11 +188,18 @@ def _from_first(facts: dict[str, Any]) -> dict[str, Any]:
     return facts | {"state": {name: value for name, value in state.items() if value}}
 
 
-def _state_names(engine: Engine) -> Iterator[tuple[str, list[str]]]:
-    for key in engine.inner_states():
-        yield key, list(engine.parameters)
-    for key in STATE:
-        yield key, [name for name in engine.parameters if name in engine.masked]
+def _from_second(tensors: dict[str, Tensor], tied: bool) -> dict[str, Tensor]:
+    """From the second format: what was called a hold is a mask, but numbers of clusters are in the target now."""
+    found = dict(tensors)
+    for name, hold in _under("hold/", tensors).items():
+        found[f"mask/{name}"] = hold
+        if tied:
+            found[f"target/{name}"] = hold
+    return found
+
+
+def _masked(engine: Engine) -> list[str]:
+    return [name for name in engine.parameters if name in engine.masked]
 
 
 def _state(engine: Engine) -> Iterator[tuple[str, Tensor]]:
@@ -195,9 +207,12 @@ def _state(engine: Engine) -> Iterator[tuple[str, Tensor]]:
         yield f"network/{name}", engine.get(name)
     for name, value in engine.left_alone():
         yield f"network/{name}", value
-    for key, names in _state_names(engine):
-        for name in names:
-            yield f"{ON_DISK.get(key, key)}/{name}", engine.get(name, key)
+    for key in engine.inner_states():
+        for name in engine.parameters:
+            yield f"{key}/{name}", engine.get(name, key)
+    for name in _masked(engine):
+        for key in engine.kept(name):
+            yield f"{key}/{name}", engine.get(name, key)
 
 
 def _serialized(tensors: dict[str, Tensor]) -> bytearray:

@@ -6,7 +6,7 @@ The same engine runs on one plain process and on many ranks, under ZeRO 0 to 3. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -14,8 +14,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dualprune.stages.engine import strided, zero
-from dualprune.stages.engine.proximal import STATE, ProximalOptimizer
+from dualprune.stages.engine.proximal import ProximalOptimizer
 from dualprune.stages.engine.ranks import memory
+from dualprune.stages.engine.state import STATE, Whole
 from dualprune.stages.networks.layers import note_layer
 from dualprune.stages.networks.parameters import is_trained
 from dualprune.stages.settings.engine import Engine as EngineSettings
@@ -38,20 +39,27 @@ def make_optimizer(settings: OptimizerSettings) -> Callable[[list], torch.optim.
 
 
 def parameter_groups(
-    model: nn.Module, penalised: set[str], masked: set[str], weight_decay: float
+    model: nn.Module, penalised: set[str], masked: set[str], weight_decay: float, valued: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """Those that are trained, by what is done to them: penalised, masked only, other weights, not decayed."""
+    """Those that are trained, by what is done to them: penalised, those of them whose set changes values, masked only,
+    other weights, not decayed."""
     groups: dict[str, dict[str, Any]] = {
-        "penalised": {"params": [], "weight_decay": weight_decay, "penalised": True, "masked": True},
-        "masked": {"params": [], "weight_decay": weight_decay, "penalised": False, "masked": True},
-        "weights": {"params": [], "weight_decay": weight_decay, "penalised": False, "masked": False},
-        "others": {"params": [], "weight_decay": 0.0, "penalised": False, "masked": False},
+        kind: {
+            "params": [],
+            "weight_decay": 0.0 if kind == "others" else weight_decay,
+            "penalised": kind in ("penalised", "valued"),
+            "masked": kind in ("penalised", "valued", "masked"),
+            "valued": kind == "valued",
+        }
+        for kind in ("penalised", "valued", "masked", "weights", "others")
     }
     for name, parameter in model.named_parameters():
         if not is_trained(parameter):
             continue
-        if name in penalised or name in masked:
-            kind = "penalised" if name in penalised else "masked"
+        if name in penalised:
+            kind = "valued" if name in valued else "penalised"
+        elif name in masked:
+            kind = "masked"
         else:
             kind = "weights" if parameter.ndim > 1 else "others"
         groups[kind]["params"].append(parameter)
@@ -86,10 +94,11 @@ def _configuration(settings: EngineSettings, stage: int, size: int, clip: float,
     }
 
 
-class Engine:
+class Engine(Whole):
     """A model on its ranks, with its optimizer.
 
-    `penalised` names the parameters under the ADMM penalty, `masked` those that masks may be on.
+    `penalised` names the parameters under the ADMM penalty, `masked` those that masks may be on, and `valued` those
+    of the first whose set changes values.
     """
 
     def __init__(
@@ -100,8 +109,10 @@ class Engine:
         optimizer: OptimizerSettings,
         precision: str,
         settings: EngineSettings,
+        valued: Collection[str] = (),
     ) -> None:
-        groups = parameter_groups(model, penalised, masked, optimizer.weight_decay)
+        super().__init__(penalised, valued)
+        groups = parameter_groups(model, penalised, masked, optimizer.weight_decay, valued)
         self.optimizer = ProximalOptimizer(groups, make_optimizer(optimizer))
         self.masked = penalised | masked
         self.world = dist.get_world_size()
@@ -161,17 +172,21 @@ class Engine:
         """The parameters whose gradient, over all ranks and micro-batches, is not finite: before a step is closed."""
         return [name for name, value in zero.gradients(self.parameters) if not bool(value.isfinite().all())]
 
-    def get(self, name: str, state: str | None = None) -> Tensor:
-        """The whole fp32 parameter `name`, or its optimizer state `state`, as a new tensor on every rank."""
+    def read(self, name: str, state: str | None) -> Tensor:
+        """The whole parameter `name` in fp32, or its optimizer state as it is kept, as a new tensor on every rank."""
         value = zero.get(self.parameters[name], state, self._own(name, state))
-        whole: Tensor = value.detach().float().clone()
-        return whole.view(self.shape(name))
+        kind = torch.uint8 if state == "marks" else torch.float32
+        return value.detach().to(kind, copy=True).view(self.shape(name))
 
     @torch.no_grad()
-    def set(self, name: str, value: Tensor, state: str | None = None) -> None:
-        """Put a whole fp32 tensor in the place of the parameter `name`, or of its optimizer state `state`."""
-        value = value.to(device=self.engine.device, dtype=torch.float32)
+    def write(self, name: str, value: Tensor, state: str | None) -> None:
+        """Put a whole tensor in the place of what `read` gives."""
+        value = value.to(device=self.engine.device, dtype=torch.uint8 if state == "marks" else torch.float32)
         zero.put(self.parameters[name], state, value, self._own(name, state))
+
+    def divide(self, factor: float) -> None:
+        """U / factor, of this rank's part of all tensors."""
+        self.optimizer.divide(factor)
 
     def _own(self, name: str, state: str | None) -> Tensor:
         """This rank's local tensor of a parameter or of its state: the whole one, where ZeRO is off."""

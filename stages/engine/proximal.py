@@ -1,4 +1,4 @@
-"""The proximal wrapper: any torch optimizer, with ADMM's target and dual as state beside its own.
+"""The proximal wrapper: any torch optimizer, with ADMM's state beside its own.
 
 W-update of ADMM in scaled form (Zhang et al. 2018, section 4.1): train on f(W) + rho/2 |W - Z + U|^2.
 The penalty's gradient is rho (W - target) with target = Z - U, constant between updates, so it is
@@ -6,7 +6,7 @@ added to the gradient in place before the inner step, and costs no autograd grap
 per optimizer step, after gradients were averaged over ranks and micro-batches and clipped.
 
 DeepSpeed hands an optimizer flat, sharded parameters, and shards, offloads and gathers whatever state
-it keeps for each. As long as `target`, `dual` and `mask` are such state, all ZeRO stages are right.
+it keeps for each. As long as `stages.engine.state.STATE` is such state, all ZeRO stages are right.
 """
 
 from __future__ import annotations
@@ -18,12 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-STATE = ("target", "dual", "mask")
-"""State of each constrained parameter: Z - U, U, and the mask.
-
-A mask is 1 where an entry is trained and 0 where it is frozen: at zero if it was pruned, on its level if it was
-quantised. While values are tied, it has the number of each entry's cluster instead (from 1 on).
-"""
+from dualprune.stages.engine.state import STATE, divide, masks
 
 MODES = ("rho", "masking", "tied")
 """What the wrapper does, apart from what its state holds."""
@@ -51,7 +46,7 @@ def adjust(
     grads: list[Tensor],
     params: list[Tensor],
     targets: list[Tensor],
-    masks: list[Tensor],
+    marks: list[Tensor],
     *,
     rho: float,
     masking: bool,
@@ -60,28 +55,31 @@ def adjust(
 ) -> None:
     """Add rho (W - target) to gradients, and while masks are in force, set those of frozen entries to 0.
 
-    Weight decay of the entries that are trained is done here too, if it is not left to the inner optimizer: `decay` of
-    the weights is added to their gradients, or, decoupled, each weight loses a share `shrink` of itself.
+    Without rho there may be no targets, and without masks no marks. While masks are in force, weight decay of what is
+    trained is done here too, if it is not left to the inner optimizer: `decay` of the weights is added to their
+    gradients, or, decoupled, each weight loses a share `shrink` of itself.
     """
-    for grad, param, target, mask in _portions(grads, params, targets, masks):
+    for grad, param, *state in _portions(grads, params, *([targets] if rho else []), *([marks] if masking else [])):
         if rho:
             torch._foreach_add_(grad, param, alpha=rho)
-            torch._foreach_sub_(grad, target, alpha=rho)
+            torch._foreach_sub_(grad, state[0], alpha=rho)
+        if not masking:
+            continue
+        trained = masks(state[-1])
         if shrink:
-            for p, trained in zip(param, mask, strict=True):
-                torch.where(trained != 0, p * (1 - shrink), p, out=p)
+            for p, one in zip(param, trained, strict=True):
+                torch.where(one != 0, p * (1 - shrink), p, out=p)
         if decay:
             torch._foreach_add_(grad, param, alpha=decay)
-        if masking:
-            torch._foreach_mul_(grad, mask)
+        torch._foreach_mul_(grad, trained)
 
 
 class ProximalOptimizer(torch.optim.Optimizer):
     """Wraps the optimizer that `make(groups)` builds.
 
     A parameter group says whether it is `penalised` (pulled to its target with weight `rho`) and whether it is
-    `masked`; each parameter of a masked group has `STATE`, and a penalised group is masked too. `masking` puts the
-    masks in force. `tied`, a number of clusters, makes the members of each cluster move together.
+    `masked`, and a penalised group is masked too; of a `valued` group U is kept beside its targets. `masking` puts
+    the masks in force. `tied`, a number of clusters, makes the members of each cluster move together.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], make: Callable[[list], torch.optim.Optimizer]) -> None:
@@ -128,9 +126,10 @@ class ProximalOptimizer(torch.optim.Optimizer):
             if isinstance(self.inner, torch.optim.AdamW):
                 shrink, decay = group["lr"] * decay, 0.0
             grads = [p.grad for p in params if p.grad is not None]
-            targets, masks = ([self.state[p][name] for p in params] for name in ("target", "mask"))
             rho = self.rho if group["penalised"] else 0.0
-            adjust(grads, params, targets, masks, rho=rho, masking=self.masking, decay=decay, shrink=shrink)
+            targets = [self.state[p]["target"] for p in params] if rho else []
+            marks = [self.state[p]["marks"] for p in params]
+            adjust(grads, params, targets, marks, rho=rho, masking=self.masking, decay=decay, shrink=shrink)
 
     def _tie(self, params: list[Tensor]) -> None:
         """Replace each gradient by its cluster's mean over all ranks, so that tied weights stay equal.
@@ -139,7 +138,7 @@ class ProximalOptimizer(torch.optim.Optimizer):
         """
         device = params[0].device if params else self.device
         sums = torch.zeros(2, self.tied + 1, dtype=torch.float64, device=device)
-        codes = [self.state[p]["mask"].long() for p in params]
+        codes = [self.state[p]["target"].long() for p in params]
         grads = [p.grad for p in params if p.grad is not None]
         for grad, code in zip(grads, codes, strict=True):
             sums[0].index_add_(0, code.flatten(), grad.flatten().double())
@@ -173,8 +172,14 @@ class ProximalOptimizer(torch.optim.Optimizer):
             group["lr"] = lr
             if group["masked"]:
                 for p in group["params"]:
-                    self.state[p].update({name: torch.zeros_like(p) for name in STATE})
+                    self.state[p].update(_fresh(p, group))
         self.reset_inner()
+
+    def divide(self, factor: float) -> None:
+        """U / factor, of this rank's part of all that is penalised."""
+        for state in self.state.values():
+            if "target" in state:
+                divide(state, factor)
 
     @torch.no_grad()
     def reset_inner(self) -> None:
@@ -198,5 +203,17 @@ class ProximalOptimizer(torch.optim.Optimizer):
         self.inner.load_state_dict(state_dict)
         # The inner one has new groups and a new state now, and only it knows of them.
         self.param_groups, self.state = self.inner.param_groups, self.inner.state
+        for state in self.state.values():  # torch gives all state the type of its parameter
+            if "marks" in state:
+                state["marks"] = state["marks"].to(torch.uint8)
         for name, value in modes.items():
             setattr(self, name, value)
+
+
+def _fresh(parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    """The state of a parameter of a masked group, with nothing in it."""
+    found = {"marks": torch.zeros_like(parameter, dtype=torch.uint8)}
+    for name, there in (("target", group["penalised"]), ("dual", group["valued"])):
+        if there:
+            found[name] = torch.zeros_like(parameter)
+    return found

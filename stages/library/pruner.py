@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from dualprune.stages.constraints import SETS
 from dualprune.stages.constraints.lowrank import LowRank
-from dualprune.stages.engine.proximal import STATE
 from dualprune.stages.library.sets import refused
 from dualprune.stages.library.shrink import cut_of
 from dualprune.stages.library.steps import Steps
@@ -80,7 +79,7 @@ class Pruner:
         """How often Z and U were updated."""
         self._given = _checked(masks or {}, shapes)
         names = [*self.targets.names, *(name for name in self._given if name not in self.targets.kinds)]
-        self._tensors = ModuleTensors(self.module, names)
+        self._tensors = ModuleTensors(self.module, names, self.targets.names, self.targets.valued)
         self._steps = Steps(self._tensors, self.targets.names)
 
     def wrap(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -169,8 +168,7 @@ class Pruner:
         lowrank = {name: one for name, one in self.targets.sets.items() if isinstance(one, LowRank)}
         tensors = {}
         for name in [] if self.phase == "new" else self._tensors.parameters:
-            values = {key: self._tensors.get(name, key).cpu() for key in STATE}
-            tensors[name] = values | {"mask": values["mask"] != 0}
+            tensors[name] = {key: self._tensors.get(name, key).cpu() for key in self._tensors.kept(name)}
         return {
             "constraints": [one.model_dump() for one in self.constraints],
             "phase": self.phase,
@@ -192,8 +190,7 @@ class Pruner:
             raise ValueError(f"the state is of a pruner with masks of {', '.join(state['masked']) or 'nothing'}")
         _check_state(state["tensors"], {name: p.shape for name, p in self._tensors.parameters.items()})
         for name, values in state["tensors"].items():
-            for key in STATE:
-                self._tensors.set(name, values[key], key)
+            self._tensors.restore(name, values)
         sets: dict[str, Any] = dict(self.targets.sets)
         for name, rank in state["ranks"].items():
             if rank is not None:
@@ -274,6 +271,6 @@ def _check_state(tensors: Mapping[str, Mapping[str, Tensor]], shapes: Mapping[st
     def shown(found: Iterable[tuple[str, torch.Size]]) -> str:
         return ", ".join(f"{name} {tuple(shape)}" for name, shape in found)
 
-    there = {name: values["mask"].shape for name, values in tensors.items()}
+    there = {name: next(iter(values.values())).shape for name, values in tensors.items()}
     if there and there != dict(shapes):
         raise ValueError(f"the state is of the tensors {shown(there.items())}; here are {shown(shapes.items())}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from dualprune.stages.engine.proximal import adjust
+from dualprune.stages.engine.state import masks
 from dualprune.stages.library.tensors import ModuleTensors, local
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -100,8 +101,8 @@ class Steps:
                 adjust(
                     [local(parameters[name].grad) for name in some],  # type: ignore[arg-type]
                     [local(parameters[name]) for name in some],
-                    self.tensors.parts(some, "target"),
-                    self.tensors.parts(some, "mask"),
+                    self.tensors.parts(some, "target") if pull else [],
+                    self.tensors.parts(some, "marks"),
                     rho=pull,
                     masking=self.masking,
                 )
@@ -111,7 +112,7 @@ class Steps:
         """What is frozen is where it was, whatever the step did."""
         if not self.masking:
             return
-        for name, mask in zip(names, self.tensors.parts(names, "mask"), strict=True):
+        for name, mask in zip(names, masks(self.tensors.parts(names, "marks")), strict=True):
             p = local(self.tensors.parameters[name])
             if name in self.fixed:
                 torch.where(mask != 0, p, self._before.pop(name), out=p)

@@ -6,37 +6,44 @@ to be read, one tensor at a time, and each rank writes its own part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate
 
-from dualprune.stages.engine.proximal import STATE
+from dualprune.stages.engine.state import Whole, divide
 
 
-class ModuleTensors:
+class ModuleTensors(Whole):
     """The named parameters of a module with their state: the accessor that `stages.solver.admm` works on."""
 
-    def __init__(self, module: nn.Module, names: Iterable[str]) -> None:
+    def __init__(
+        self, module: nn.Module, names: Iterable[str], penalised: Collection[str], valued: Collection[str]
+    ) -> None:
+        """Those that are only masked are in `names` too; `valued` are those whose set changes values."""
+        super().__init__(penalised, valued)
         self.module = module
         rest(module)
         found = dict(module.named_parameters())
         self.parameters = {name: found[name] for name in names}
         self.state = {
-            name: {key: torch.zeros_like(p, dtype=_precise(p), requires_grad=False) for key in STATE}
+            name: {
+                key: torch.zeros_like(p, dtype=torch.uint8 if key == "marks" else _precise(p), requires_grad=False)
+                for key in self.kept(name)
+            }
             for name, p in self.parameters.items()
         }
 
-    def get(self, name: str, state: str | None = None) -> Tensor:
-        """The whole parameter, or its state, in fp32 or better, as a new tensor on every rank."""
+    def read(self, name: str, state: str | None) -> Tensor:
+        """The whole parameter in fp32 or better, or its state as it is kept, as a new tensor on every rank."""
         value = self._own(name, state).detach()
         whole = value.full_tensor() if isinstance(value, DTensor) else value
-        return whole.to(_precise(whole)).clone()
+        return whole.to(whole.dtype if state == "marks" else _precise(whole), copy=True)
 
     @torch.no_grad()
-    def set(self, name: str, value: Tensor, state: str | None = None) -> None:
+    def write(self, name: str, value: Tensor, state: str | None) -> None:
         """Put a whole tensor, the same on every rank, in the place of a parameter or of its state."""
         own = self._own(name, state)
         value = value.to(device=local(own).device, dtype=own.dtype)
@@ -45,6 +52,11 @@ class ModuleTensors:
             whole = DTensor.from_local(value, mesh, [Replicate()] * mesh.ndim, run_check=False)
             value = whole.redistribute(placements=own.placements).to_local()
         local(own).copy_(value)
+
+    def divide(self, factor: float) -> None:
+        """U / factor, of this rank's part of all tensors."""
+        for name in self.penalised:
+            divide({key: local(value) for key, value in self.state[name].items()}, factor)
 
     def parts(self, names: Iterable[str], state: str) -> list[Tensor]:
         """This rank's parts of a state of several parameters."""

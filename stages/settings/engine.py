@@ -50,8 +50,8 @@ class Engine(Settings):
         return lowest if ranks == 1 else next(fitting, highest)
 
 
-WHOLE, STATE = 4, 20
-"""Bytes of a weight, and of its gradient; of what Adam and ADMM keep of a weight, five numbers."""
+WHOLE, STATE = 4, 13
+"""Bytes of a weight, and of its gradient; of what Adam and ADMM keep of a weight, three numbers and a byte."""
 
 
 def needed(zero: int, ranks: int) -> float:

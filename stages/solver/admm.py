@@ -31,11 +31,15 @@ class Tensors(Protocol):
     """Whole tensors of a network by name, whatever is sharded where. All ranks call in the same order."""
 
     def get(self, name: str, state: str | None = None) -> Tensor:
-        """The parameter `name` as a new tensor, or its state `state`: one of stages.engine.proximal.STATE."""
+        """The parameter `name` as a new tensor, or its state `state`: `target` (Z - U), `dual` (U) or `mask`."""
         ...
 
     def set(self, name: str, value: Tensor, state: str | None = None) -> None:
-        """Put a whole tensor in the place of what `get` gives."""
+        """Put a whole tensor in the place of what `get` gives; a target before its dual."""
+        ...
+
+    def rescale(self, factor: float) -> None:
+        """U / factor, where Z stays, of all tensors."""
         ...
 
 
@@ -98,11 +102,7 @@ def rescale(tensors: Tensors, targets: Targets, factor: float) -> None:
     """U / factor, as rho is about to be multiplied by `factor`: the unscaled dual rho U stays."""
     if factor == 1.0:
         return
-    for name in targets.names:
-        u = tensors.get(name, "dual")
-        z = tensors.get(name, "target") + u
-        tensors.set(name, z - u / factor, "target")
-        tensors.set(name, u / factor, "dual")
+    tensors.rescale(factor)
 
 
 def balance(residual: Residual) -> float:

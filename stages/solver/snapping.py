@@ -51,19 +51,21 @@ def snap(engine: Engine, values: Mapping[str, list[float]], share: float | None)
 
 
 def tie_values(engine: Engine, values: Mapping[str, list[float]]) -> int:
-    """Put every weight on its value, and number the clusters in the masks. Returns how many there are."""
+    """Put every weight on its value, and number the clusters in the targets. Returns how many there are."""
     count = 0
     for name, levels in values.items():
         w, mask = engine.get(name), engine.get(name, "mask")
         if not levels:  # all of it is zero, and in no cluster
-            engine.set(name, torch.zeros_like(mask), "mask")
+            for state in ("target", "mask"):
+                engine.set(name, torch.zeros_like(mask), state)
             continue
         table = torch.tensor(levels, dtype=torch.float64, device=w.device)
         z = nearest(table, w.double())
         code = torch.searchsorted(table, z.flatten()).view(w.shape) + 1 + count
         free = (mask != 0) & (w != 0)
         engine.set(name, torch.where(free, z.to(w.dtype), torch.zeros_like(w)))
-        engine.set(name, torch.where(free, code.to(mask.dtype), torch.zeros_like(mask)), "mask")
+        engine.set(name, torch.where(free, code.to(mask.dtype), torch.zeros_like(mask)), "target")
+        engine.set(name, free, "mask")
         count += len(levels)
     return count
 

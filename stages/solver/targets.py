@@ -44,6 +44,11 @@ class Targets:
         """All constrained tensors."""
         return list(self.kinds)
 
+    @property
+    def valued(self) -> frozenset[str]:
+        """Those whose set does more than to keep entries or to zero them."""
+        return frozenset(name for name, sets in self.kinds.items() if any(SETS[one].fixes for one in sets))
+
 
 def targets(
     constraints: Sequence[AnySet], parameters: Parameters, model: str, cut: Callable[[], Cut] | None = None

@@ -87,7 +87,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         duals=parent.duals if parent is not None and shrunk and rank == 0 else {},
         handed=handed(parent) if parent is not None and shrunk else {},
         teacher=teacher,
-        engine=Engine(network, set(aims.names), set(masks), spec.optimizer, spec.precision, settings),
+        engine=Engine(network, set(aims.names), set(masks), spec.optimizer, spec.precision, settings, aims.valued),
         checkpoints=checkpoints,
         progress=Progress(),
         log=log,

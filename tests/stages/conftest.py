@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -140,6 +140,7 @@ def make_engine(one_rank: None) -> Iterator[MakeEngine]:
         masked: set[str] | None = None,
         optimizer: Optimizer | None = None,
         precision: str = "fp32",
+        valued: Collection[str] = (),
         **settings: Any,
     ) -> Engine:
         names = {"0.weight", "3.weight"} if penalised is None else penalised
@@ -151,6 +152,7 @@ def make_engine(one_rank: None) -> Iterator[MakeEngine]:
                 optimizer or Optimizer(),
                 precision,
                 EngineSettings.model_validate(settings),
+                valued,
             )
         )
         return engines[-1]

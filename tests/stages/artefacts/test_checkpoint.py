@@ -14,10 +14,10 @@ from dualprune.stages.artefacts.checkpoint import FORMAT, TYPES, Checkpoints, Ot
 from dualprune.stages.artefacts.parts import digest, steps
 from dualprune.stages.artefacts.parts import stem as stem_of
 from dualprune.stages.engine.engine import Engine
-from dualprune.stages.engine.proximal import STATE
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.base import State
 from dualprune.stages.kinds.proximal import Solving
+from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.settings.training import Optimizer
 from tests.stages.conftest import PLACES, MakeEngine, small_net, step
 
@@ -40,7 +40,7 @@ def everything(engine: Engine) -> dict[str, Tensor]:
     state = dict(engine.tensors())
     for key in engine.inner_states():
         state |= {f"{key}/{name}": engine.get(name, key) for name in engine.parameters}
-    for key in STATE:
+    for key in ("target", "dual", "mask"):
         state |= {f"{key}/{name}": engine.get(name, key) for name in sorted(engine.masked)}
     return state | {"count": torch.tensor(engine.inner_steps())}
 
@@ -73,14 +73,51 @@ def newest(folder: Folder, rank: int = 0, world: int = 1) -> str | None:
     return Checkpoints(folder, rank, world).newest()
 
 
-def test_names_on_disk_are_those_of_older_checkpoints(make_engine: MakeEngine, tmp_path: Path) -> None:
-    engine = make_engine()
-    prepare(engine)
-    save(engine, Folder(str(tmp_path)), 1)
-    (file,) = tmp_path.rglob("*.safetensors")
-    names = safetensors.torch.load_file(file).keys()
-    assert {f"{key}/0.weight" for key in ("network", "target", "dual", "hold")} <= names
-    assert not any(name.startswith("mask/") for name in names)
+def test_a_tensor_takes_five_bytes_a_weight_of_state(make_engine: MakeEngine, place: Folder) -> None:
+    """U is not written but where it can't be told from the target."""
+    engine = make_engine(optimizer=SGD)
+    for name in sorted(engine.masked):
+        engine.set(name, -torch.ones(engine.shape(name)), "target")
+        engine.set(name, (torch.arange(engine.shape(name).numel()) % 2).view(engine.shape(name)).float(), "dual")
+    save(engine, place, 1)
+    data = safetensors.torch.load((place / "checkpoints").read(f"{stem_of('step-00000001', 0, 1)}.safetensors"))
+    assert {key: value.dtype for key, value in data.items() if key.endswith("/0.weight")} == {
+        "network/0.weight": torch.float32,
+        "momentum_buffer/0.weight": torch.float32,
+        "target/0.weight": torch.float32,
+        "marks/0.weight": torch.uint8,
+    }
+
+
+@pytest.mark.parametrize("tied", [0, 3])
+def test_a_checkpoint_of_the_second_format_is_gone_on_from(make_engine: MakeEngine, place: Folder, tied: int) -> None:
+    """Which had the target, U and the mask in fp32; while values are tied, the numbers of their clusters as masks."""
+    first = make_engine(optimizer=ADAM)
+    prepare(first)
+    if tied:
+        for name in sorted(first.masked):
+            first.set(name, torch.arange(first.shape(name).numel()).view(first.shape(name)) % 4, "target")
+            first.set(name, first.get(name, "target"), "mask")
+    saved = everything(first)
+    checkpoints = Checkpoints(place, 0, 1)
+    checkpoints.save(first, Progress(steps=40))
+    checkpoints.wait()
+    stem = stem_of("step-00000040", 0, 1)
+    facts = checkpoints.folder.read_json(f"{stem}.json")["progress"]
+    facts |= {"format": 2, "state": {"tied": tied} if tied else {}}
+    old = safetensors.torch.load(checkpoints.folder.read(f"{stem}.safetensors"))
+    for name in first.masked:
+        del old[f"marks/{name}"]
+        codes = saved[f"target/{name}"] if tied else saved[f"mask/{name}"]
+        target = torch.full(codes.shape, 9.0) if tied else saved[f"target/{name}"]
+        old |= {f"target/{name}": target, f"dual/{name}": saved[f"dual/{name}"], f"hold/{name}": codes}
+    data = bytes(_serialized(old))
+    checkpoints.folder.write(f"{stem}.safetensors", data)
+    checkpoints.folder.write_json(f"{stem}.json", {"sha256": digest(data, facts), "progress": facts})
+    second = make_engine(small_net(seed=9), optimizer=ADAM)
+    checkpoints.load("step-00000040/1", second, KINDS["quantize"].state)
+    loaded = everything(second)
+    assert all(torch.equal(loaded[name], value) for name, value in saved.items())
 
 
 @pytest.mark.parametrize(("zero", "offload"), PLACES)
@@ -229,7 +266,7 @@ def test_a_checkpoint_of_another_version_is_refused_in_words(make_engine: MakeEn
     facts = checkpoints.folder.read_json(f"{stem}.json")["progress"]
     assert facts["format"] == FORMAT
     for change, words in (
-        ({"format": 7}, "format 7, and this one reads 2"),
+        ({"format": 7}, "format 7, and this one reads 3"),
         ({"momentum": 1}, "with momentum"),
         ({"state": {"speed": 1}}, "with speed"),
     ):

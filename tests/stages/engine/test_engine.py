@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from dualprune.stages.engine.engine import Engine, emulates_bf16, parameter_groups
-from dualprune.stages.engine.proximal import STATE
 from dualprune.stages.objectives.fields import channels_last
 from dualprune.stages.settings.training import Optimizer
 from tests.stages.conftest import PLACES, MakeEngine, small_net, step
@@ -97,13 +96,18 @@ def test_states_round_trip(make_engine: MakeEngine, zero: int, name: str) -> Non
     engine = make_engine(zero=zero, optimizer=OPTIMIZERS[name], penalised={"3.weight"}, masked={"0.weight"})
     inner = engine.inner_states()
     assert inner == (["momentum_buffer"] if name == "sgd" else ["exp_avg", "exp_avg_sq"])
-    places = [(p, key) for key in inner for p in SHAPES] + [(p, key) for key in STATE for p in ("0.weight", "3.weight")]
-    for parameter, key in places:
+    places = [(p, key) for key in inner for p in SHAPES] + [("3.weight", "target"), ("3.weight", "dual")]
+    for parameter, key in [*places, ("0.weight", "mask"), ("3.weight", "mask")]:
         assert torch.equal(engine.get(parameter, key), torch.zeros(SHAPES[parameter]))
     for seed, (parameter, key) in enumerate(places):
         engine.set(parameter, values(parameter, seed), key)
+        if key in inner:  # a mask is put in between others, which it leaves alone
+            for each, which in (("0.weight", "mask"), ("3.weight", "mask")):
+                engine.set(each, values(each, 50) > 0, which)
     for seed, (parameter, key) in enumerate(places):
         assert torch.equal(engine.get(parameter, key), values(parameter, seed)), (parameter, key)
+    for parameter in ("0.weight", "3.weight"):
+        assert torch.equal(engine.get(parameter, "mask"), (values(parameter, 50) > 0).float())
     for parameter in SHAPES:
         assert torch.equal(engine.get(parameter), dict(small_net().named_parameters())[parameter])
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import dualprune.stages.engine.proximal as optimizer_module
-from dualprune.stages.engine.proximal import STATE, ProximalOptimizer
+from dualprune.stages.engine.proximal import ProximalOptimizer
+from dualprune.stages.engine.state import MASK, STATE
 
 Make = Callable[[list], torch.optim.Optimizer]
 INNER: dict[str, Make] = {
@@ -32,7 +33,8 @@ def groups(penalised: list[Tensor], masked: list[Tensor], others: list[Tensor], 
     """Parameter groups with the flags that the wrapper reads."""
 
     def group(params: list[Tensor], is_penalised: bool, is_masked: bool) -> dict[str, Any]:
-        return {"params": params, "weight_decay": decay, "penalised": is_penalised, "masked": is_masked}
+        flags = {"penalised": is_penalised, "masked": is_masked, "valued": False}
+        return {"params": params, "weight_decay": decay} | flags
 
     return [group(penalised, True, True), group(masked, False, True), group(others, False, False)]
 
@@ -94,7 +96,7 @@ def test_only_penalised_groups_are_pulled() -> None:
     for group in optimizer.param_groups:
         group["weight_decay"] = 0.0
     before = [p.detach().clone() for p in params]
-    optimizer.state[params[1]]["target"].fill_(100.0)
+    assert "target" not in optimizer.state[params[1]]
     optimizer.rho = 0.5
     for p in params:
         p.grad = torch.zeros_like(p)
@@ -111,7 +113,7 @@ def test_what_is_free_under_masks_decays_as_without(name: str) -> None:
     optimizer, reference = wrapped(mine, INNER[name]), INNER[name]([{"params": theirs, "weight_decay": 0.01}])
     mask = torch.rand(mine[0].shape, generator=torch.Generator().manual_seed(1)).lt(0.5).float()
     for p, own in zip(mine[:2], (mask, torch.ones_like(mine[1])), strict=True):
-        optimizer.state[p]["mask"].copy_(own)
+        optimizer.state[p]["marks"].copy_(own * MASK)
     optimizer.masking = True
     for number in range(6):
         for params, each in ((mine, optimizer), (theirs, reference)):
@@ -138,8 +140,8 @@ def test_what_is_frozen_stays_to_the_bit(name: str, decay: float) -> None:
     ]
     params[0].data.mul_(masks[0])
     for p, mask in zip(params[:2], masks, strict=False):
-        optimizer.state[p]["mask"].copy_(mask)
-        optimizer.state[p]["target"].fill_(3.0)
+        optimizer.state[p]["marks"].copy_(mask * MASK)
+    optimizer.state[params[0]]["target"].fill_(3.0)
     optimizer.rho, optimizer.masking = 0.5, True
     optimizer.reset_inner()
     for number in range(3, 10):
@@ -165,9 +167,10 @@ def test_priming_moves_nothing_and_leaves_no_trace(name: str) -> None:
         assert torch.equal(p, was)
         assert p.grad is grad
     assert [group["lr"] for group in optimizer.param_groups] == [optimizer.defaults["lr"]] * 3
-    for p in mine[:2]:
-        assert {key: float(optimizer.state[p][key].abs().sum()) for key in STATE} == dict.fromkeys(STATE, 0.0)
-        assert all(optimizer.state[p][key].shape == p.shape for key in STATE)
+    for p, keys in ((mine[0], ("target", "marks")), (mine[1], ("marks",))):
+        found = {key: value for key, value in optimizer.state[p].items() if key in STATE}
+        assert tuple(found) == keys[::-1] if len(keys) > 1 else tuple(found) == keys
+        assert all(value.shape == p.shape and not value.any() for value in found.values())
     assert not set(STATE) & set(optimizer.state[mine[2]])
     reference = INNER[name]([{"params": theirs, "weight_decay": 0.01}])
     step_alike((mine, optimizer), (theirs, reference))
@@ -182,10 +185,10 @@ def test_reset_forgets_momentum_and_step_counts_but_not_admm(name: str) -> None:
         optimizer.zero_grad()
         loss(mine, number).backward()
         optimizer.step()
-    for key in STATE:
+    for key in ("target", "marks"):
         optimizer.state[mine[0]][key].fill_(2.0)
     optimizer.reset_inner()
-    assert all(bool((optimizer.state[mine[0]][key] == 2.0).all()) for key in STATE)
+    assert all(bool((optimizer.state[mine[0]][key] == 2.0).all()) for key in ("target", "marks"))
     theirs = [p.detach().clone().requires_grad_() for p in mine]
     reference = INNER[name]([{"params": theirs, "weight_decay": 0.01}])
     step_alike((mine, optimizer), (theirs, reference))
@@ -199,8 +202,8 @@ def test_members_of_a_cluster_move_as_one(name: str) -> None:
     codes = torch.tensor([[0, 1, 2], [2, 2, 1], [3, 0, 3], [1, 3, 3]])
     values = torch.tensor([0.0, -0.5, 0.25, 1.5])
     mine[0].data.copy_(values[codes])
-    optimizer.state[mine[0]]["mask"].copy_(codes)
-    optimizer.state[mine[1]]["mask"].fill_(1.0)
+    optimizer.state[mine[0]]["target"].copy_(codes)
+    optimizer.state[mine[1]]["marks"].fill_(MASK)
     optimizer.masking, optimizer.tied = True, 3
     shared = values[1:].clone().requires_grad_()
     free = mine[2].detach().clone().requires_grad_()
@@ -229,8 +232,8 @@ def test_what_is_only_masked_is_in_no_cluster(name: str) -> None:
     mask = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
     for params, tied in ((shared, 2), (alone, 0)):
         optimizer = wrapped(params, INNER[name])
-        optimizer.state[params[0]]["mask"].copy_((torch.arange(12) % 2 + 1).view(4, 3) if tied else torch.zeros(4, 3))
-        optimizer.state[params[1]]["mask"].copy_(mask)
+        optimizer.state[params[0]]["target"].copy_((torch.arange(12) % 2 + 1).view(4, 3) if tied else torch.zeros(4, 3))
+        optimizer.state[params[1]]["marks"].copy_(mask * MASK)
         params[1].data.mul_(mask)
         optimizer.masking, optimizer.tied = True, tied
         for number in range(3):
@@ -246,9 +249,8 @@ def test_a_loaded_state_goes_on_with_the_same_bits(name: str) -> None:
     mine, theirs = parameters(), parameters(seed=1)
     optimizer, other = wrapped(mine, INNER[name]), wrapped(theirs, INNER[name])
     optimizer.rho, optimizer.masking = 0.5, True
-    for number, key in enumerate(STATE):
-        for p in mine[:2]:
-            optimizer.state[p][key].copy_(torch.arange(p.numel()).view(p.shape) % (2 + number))
+    for number, (p, key) in enumerate([(mine[0], "target"), (mine[0], "marks"), (mine[1], "marks")]):
+        optimizer.state[p][key].copy_(torch.arange(p.numel()).view(p.shape) % (2 + number))
     for params, each, start in ((mine, optimizer, 0), (theirs, other, 3)):
         each.zero_grad()
         loss(params, start).backward()
@@ -270,7 +272,7 @@ def test_a_large_cluster_loses_no_gradient() -> None:
     params = parameters()
     optimizer = wrapped(params, lambda g: torch.optim.SGD(g, lr=1.0, foreach=True), decay=0.0)
     params[0].data.zero_()
-    optimizer.state[params[0]]["mask"].fill_(1.0)
+    optimizer.state[params[0]]["target"].fill_(1.0)
     optimizer.masking, optimizer.tied = True, 1
     params[0].grad = torch.ones(4, 3)
     params[0].grad[0, 0], params[0].grad[-1, -1] = 2.0**24, -(2.0**24)

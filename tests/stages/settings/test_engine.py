@@ -31,10 +31,10 @@ def test_one_worker_shards_nothing_unless_it_is_told(settings: dict[str, Any], a
     [({}, [0, 1, 2, 3, 3]), ({"offload": True}, [1, 1, 2, 3, 3]), ({"compile": True}, [0, 1, 2, 2, 2])],
 )
 def test_workers_shard_what_does_not_fit(settings: dict[str, Any], stages: list[int]) -> None:
-    """Into half of their memory: of 1,000 weights on four ranks 28, 14, 11 and 8 kB."""
+    """Into half of their memory: of 1,000 weights on four ranks 21, 12.25, 9.25 and 6.25 kB."""
     engine = Engine.model_validate(settings)
-    assert [engine.stage(4, 1000, 2 * limit) for limit in (28e3, 27.9e3, 13.9e3, 10.9e3, 1.0)] == stages
-    assert [needed(zero, 4) for zero in range(4)] == [28, 14, 11, 8]
+    assert [engine.stage(4, 1000, 2 * limit) for limit in (21e3, 20.9e3, 12.2e3, 9.2e3, 1.0)] == stages
+    assert [needed(zero, 4) for zero in range(4)] == [21, 12.25, 9.25, 6.25]
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])

@@ -125,7 +125,7 @@ def test_members_of_a_cluster_stay_equal_and_pruned_weights_zero(
     values = quantize.fit(engine, targets)
     engine.optimizer.tied = quantize.tie_values(engine, values)
     assert engine.optimizer.tied == 7
-    codes = {name: engine.get(name, "mask") for name in NAMES}
+    codes = {name: engine.get(name, "target") for name in NAMES}
     assert set(codes["0.weight"].flatten().tolist()) == {0.0, 1.0, 2.0, 3.0, 4.0}
     assert set(codes["3.weight"].flatten().tolist()) == {5.0, 6.0, 7.0}
     start = {name: engine.get(name) for name in NAMES}
@@ -137,7 +137,8 @@ def test_members_of_a_cluster_stay_equal_and_pruned_weights_zero(
             assert bool((members == members[0]).all())
             assert bool((members == 0).all()) == (code == 0)
         assert torch.equal(w != start[name], codes[name] != 0)
-        assert torch.equal(engine.get(name, "mask"), codes[name])
+        assert torch.equal(engine.get(name, "target"), codes[name])
+        assert torch.equal(engine.get(name, "mask"), (codes[name] != 0).float())
 
 
 @pytest.mark.parametrize("how", ["levels", "clusters"])

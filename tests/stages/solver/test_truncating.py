@@ -33,7 +33,7 @@ def truncated(slopes: bool) -> tuple[int, Any, dict[str, Tensor]]:
     """How many decompositions this rank made, what was told, and the tensors afterwards."""
     made = network()
     shapes = parameters(made)
-    tensors = ModuleTensors(made, shapes)
+    tensors = ModuleTensors(made, shapes, shapes, shapes)
     with patch.object(Spectrum, "of", wraps=Spectrum.of) as of:
         found = truncate(tensors, HELD, shapes, slopes)
     states = {f"{name}/target": tensors.get(name, "target") for name in shapes}
