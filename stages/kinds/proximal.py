@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dualprune.stages.kinds import schedules
@@ -85,8 +85,7 @@ def stepped(run: Run[Any], phase: Phase) -> None:
 
 def aims(run: Run[Any], settings: Admm) -> Targets:
     """What tensors are held to now: fewer constraints, or looser ones, where rates rise to what the stage asks for."""
-    from dualprune.stages.constraints.lowrank import LowRank
-    from dualprune.stages.solver.targets import targets
+    from dualprune.stages.solver.targets import alike, targets
 
     done = _done(run, settings)
     if settings.rate_from is None or done >= settings.ramp:
@@ -94,8 +93,7 @@ def aims(run: Run[Any], settings: Admm) -> Targets:
     loose = schedules.eased(run.kind.constraints(run.spec), settings, done)
     found, problems = targets(loose, run.targets.parameters, run.spec.model.name)
     assert not problems, problems  # what is held to less is right where the stage's own constraints are
-    ranked = {name: one for name, one in run.targets.sets.items() if isinstance(one, LowRank)}
-    return replace(found, sets={**found.sets, **ranked})
+    return alike(found, run.targets)
 
 
 def _done(run: Run[Any], settings: Admm, more: int = 0) -> float:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,13 +14,14 @@ from dualprune.stages.data.read.memory import open_split
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import StageJob
+from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.solver import admm
 from dualprune.stages.training import loop
 from dualprune.stages.training.evaluate import evaluate
 from dualprune.stages.training.stage import run_stage
 from tests.ranks import on_ranks
-from tests.stages.conftest import MakeTask
+from tests.stages.conftest import MakeTask, noisy_net
 from tests.stages.training.test_stage import DENSE, made, nonzeros, prune, quiet, resumed, run, same_bytes, stopped
 from tests.stages.training.test_stage_solver import rows
 
@@ -62,7 +61,7 @@ def test_a_radius_of_zero_ends_with_the_same_bytes(make_task: MakeTask, accumula
 
 
 def test_a_sharpness_aware_stage_differs_and_its_losses_are_those_of_the_weights(make_task: MakeTask) -> None:
-    """The first step's loss is that of a plain stage; and it learns."""
+    """They are near a plain stage's at first, and fall."""
     tasks = [
         make_task({"kind": "train", "train": {"epochs": 3, "lr": 0.01} | given}, key)
         for key, given in (("plain", {}), ("sharp", {"sam": SAM}))
@@ -71,10 +70,10 @@ def test_a_sharpness_aware_stage_differs_and_its_losses_are_those_of_the_weights
     assert not torch.equal(plain.network["1.weight"], sharp.network["1.weight"])
     one, other = map(rows, tasks)
     assert one[0]["loss"] == pytest.approx(other[0]["loss"], rel=0.2)
-    assert other[-1]["val_accuracy"] > 60
+    assert other[-1]["loss"] < 0.95 * other[0]["loss"]
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.mark.parametrize("epoch", [2, 3, 4])
 def test_a_stage_with_everything_resumes_to_the_same_bytes(make_task: MakeTask, epoch: int) -> None:
     made(make_task(DENSE, "dense", store="whole"))
     made(make_task(DENSE, "dense", store="cut"))
@@ -82,7 +81,7 @@ def test_a_stage_with_everything_resumes_to_the_same_bytes(make_task: MakeTask, 
     loaded = run(whole)
     assert sum(nonzeros(loaded.network).values()) == sum(int(mask.sum()) for mask in loaded.holds.values())
     stopped(cut, epoch)
-    assert resumed(cut) == 10 * epoch
+    assert resumed(cut) == 10 * (epoch - 1)
     same_bytes(whole, cut)
 
 
@@ -91,7 +90,7 @@ def test_a_stage_with_everything_resumes_within_an_epoch(make_task: MakeTask) ->
     made(make_task(DENSE, "dense", store="cut"))
     whole, cut = (make_task(prune(**EVERYTHING), "pruned", "dense", store=store) for store in ("whole", "cut"))
     run(whole)
-    for stop in (4, 26):  # in ADMM, between two updates, and while weights are averaged
+    for stop in (4, 22):  # in ADMM, between two updates, and while weights are averaged
         told: list[dict[str, Any]] = []
         steps = [0]
 
@@ -268,10 +267,16 @@ def test_averages_are_those_computed_by_hand(make_task: MakeTask, monkeypatch: p
         assert int(loaded.network[name][mask == 0].count_nonzero()) == 0
 
 
-def rank_main(task: StageJob) -> dict[str, Any]:
-    """One of two ranks: the stage under every ZeRO stage; what it left."""
+def plain_net(classes: int) -> nn.Module:
+    """For 8 x 8 pictures, without what sees micro-batches or ranks."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, classes))
+
+
+def rank_main(task: StageJob, zeros: tuple[int, ...]) -> dict[str, Any]:
+    """One of two ranks: the stage under these ZeRO stages; what it left."""
+    MODELS.update(noisy=noisy_net, plain=plain_net)
     found: dict[str, Any] = {}
-    for zero in (0, 1, 2, 3):
+    for zero in zeros:
         own = task.model_copy(
             update={"key": f"{task.key}-{zero}", "engine": task.engine.model_copy(update={"zero": zero})}
         )
@@ -282,22 +287,22 @@ def rank_main(task: StageJob) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_two_ranks_end_where_one_does(make_task: MakeTask, tmp_path: Path) -> None:
-    """Under every ZeRO stage, of a network without batch statistics in training, but for rounding; statistics that are
+def test_two_ranks_end_where_one_does(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sharded or not, of a network without batch statistics in training, but for rounding; statistics that are
     taken anew are those of the network that is left."""
-    made(make_task(DENSE, "dense", model="digits_cnn"))
+    monkeypatch.setitem(MODELS, "plain", plain_net)
+    made(make_task(DENSE, "dense", model="plain"))
     spec = prune(**EVERYTHING | {"optimizer": {"name": "sgd"}, "recalibrate": None})
-    alone = run(make_task(spec, "alone", "dense", model="digits_cnn"))
-    found = on_ranks(2, rank_main, make_task(spec, "two", "dense", model="digits_cnn"))[0]
+    alone = run(make_task(spec, "alone", "dense", model="plain"))
+    found = on_ranks(2, rank_main, make_task(spec, "two", "dense", model="plain"), (1, 3))[0]
     for zero, (network, _) in found.items():
         for name, value in alone.network.items():
             near = torch.isclose(network[name], value, rtol=1e-3, atol=1e-4).float().mean()
             assert float(near) > 0.99, (zero, name, float(near))
-    made(make_task(DENSE, "dense"))
-    task = make_task(prune(8.0, recalibrate=100, retrain={"epochs": 1, "lr": 0.01, "ema": 0.5}), "stats", "dense")
-    for zero, (network, accuracy) in on_ranks(2, rank_main, task)[0].items():
+    made(make_task(DENSE, "noisy"))
+    task = make_task(prune(8.0, recalibrate=100, retrain={"epochs": 1, "lr": 0.01, "ema": 0.5}), "stats", "noisy")
+    for zero, (network, accuracy) in on_ranks(2, rank_main, task, (0, 2))[0].items():
         loaded = artefact.load(Folder(task.store) / f"{task.key}-{zero}")
         recalibrated(task, loaded, 3)
         assert accuracy == loaded.manifest["metrics"]["val_accuracy"]
-        assert np.isfinite(accuracy)
         assert all(bool(value.isfinite().all()) for value in network.values() if value.is_floating_point())
