@@ -17,7 +17,7 @@ from dualprune.pipeline.config.schema import Monitor
 from dualprune.pipeline.node import Work
 from dualprune.stages.kinds.quantize import Snap
 from dualprune.stages.settings.base import Settings
-from dualprune.stages.settings.training import Admm, StageSpec, Training
+from dualprune.stages.settings.training import Admm, Epochs, StageSpec
 
 STEPS = 2
 """Optimizer steps of an epoch."""
@@ -78,6 +78,6 @@ def _short(value: Settings) -> Settings:
         return value.model_copy(update={"updates": min(value.updates, UPDATES), "epochs": 1, "interval": interval})
     if isinstance(value, Snap):
         return value.model_copy(update={"rounds": min(value.rounds, UPDATES), "epochs": min(value.epochs, 1)})
-    if isinstance(value, Training):
+    if isinstance(value, Epochs):
         return value.model_copy(update={"epochs": min(value.epochs, 1)})
     return value

@@ -89,7 +89,7 @@ class Checkpoints:
         """Gather the state (on all ranks together), and write this rank's part of it in the background."""
         self.finish()  # each rank's last part is written, so what is older may go
         tensors = {name: value.cpu() for i, (name, value) in enumerate(_state(engine)) if i % self.world == self.rank}
-        tensors |= {f"buffer/{name}": value.detach().cpu().clone() for name, value in engine.buffers.items()}
+        tensors |= {f"buffer/{name}": value.detach().cpu().clone() for name, value in engine.own.items()}
         facts = {"format": FORMAT, **asdict(progress), "inner_steps": engine.inner_steps()}
         facts["loss"] = float(progress.loss)
         self._writer = threading.Thread(target=self._write, args=(tensors, facts), name="checkpoint")

@@ -14,13 +14,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dualprune.stages.engine import strided, zero
+from dualprune.stages.engine.passes import Passes
 from dualprune.stages.engine.proximal import ProximalOptimizer
-from dualprune.stages.engine.ranks import memory
+from dualprune.stages.engine.ranks import memory, summed
 from dualprune.stages.engine.state import STATE, Whole
 from dualprune.stages.networks.layers import note_layer
 from dualprune.stages.networks.parameters import is_trained
 from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer as OptimizerSettings
+from dualprune.stages.settings.training import Sam
 
 BUCKET = 5 * 10**8
 """Gradients that DeepSpeed reduces at a time, at most: its own default, of which it makes a buffer however few there
@@ -98,7 +100,7 @@ class Engine(Whole):
     """A model on its ranks, with its optimizer.
 
     `penalised` names the parameters under the ADMM penalty, `masked` those that masks may be on, and `valued` those
-    of the first whose set changes values.
+    of the first whose set changes values. `averaged` says whether averages of the weights are ever kept.
     """
 
     def __init__(
@@ -110,10 +112,13 @@ class Engine(Whole):
         precision: str,
         settings: EngineSettings,
         valued: Collection[str] = (),
+        averaged: bool = False,
     ) -> None:
         super().__init__(penalised, valued)
         groups = parameter_groups(model, penalised, masked, optimizer.weight_decay, valued)
         self.optimizer = ProximalOptimizer(groups, make_optimizer(optimizer))
+        self.optimizer.averages.wanted = averaged
+        self.passes = Passes(self.optimizer)
         self.masked = penalised | masked
         self.world = dist.get_world_size()
         size = sum(parameter.numel() for parameter in model.parameters())
@@ -136,6 +141,8 @@ class Engine(Whole):
         self.untrained = {name: p for name, p in self.module.named_parameters() if not is_trained(p)}
         kept = self.module.state_dict().keys()  # without non-persistent ones, which a module computes itself
         self.buffers = {name: b for name, b in self.module.named_buffers() if name in kept}
+        self.averages = {name: b.clone() for name, b in self.buffers.items() if averaged and b.is_floating_point()}
+        """Of buffers, as those of the weights."""
         zero.settle(self.engine, self.optimizer)
         if self.zero == 0 and self.world == 1:
             zero.alone(self.engine)
@@ -159,7 +166,53 @@ class Engine(Whole):
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        if self.zero == 0 and self.engine.is_gradient_accumulation_boundary():
+        closing = self.engine.is_gradient_accumulation_boundary()
+        if closing and self.passes.some:
+            shares = zero.shares(self.engine)
+            self.passes.back()
+            self.passes.add(shares)
+            zero.renorm(self.engine, shares)
+        return self._closed(closing)
+
+    def ascend(self, sam: Sam) -> bool:
+        """In place of `step`: at the last micro-batch, put parameters where the loss is higher. The next `step` is from
+        where they are now."""
+        closing = self.engine.is_gradient_accumulation_boundary()
+        if closing:
+            self.passes.climb(zero.shares(self.engine), sam.radius, sam.adaptive, self._over_ranks)
+        finite = self._still(closing)
+        if not finite:
+            self.passes.back()
+        return finite
+
+    def keep(self) -> bool:
+        """In place of `step`: at the last micro-batch, keep the gradient for the next `step` to add, and put parameters
+        back to where they were when `leave` was called."""
+        closing = self.engine.is_gradient_accumulation_boundary()
+        if closing:
+            self.passes.keep(zero.shares(self.engine))
+            self.passes.back()
+        return self._still(closing)
+
+    def leave(self) -> None:
+        """Note where parameters are, which are about to be `set` to what they are not to be trained from."""
+        self.passes.leave(zero.flat(self.engine))
+
+    def _still(self, closing: bool) -> bool:
+        """Close a micro-batch as `step` does, with parameters as they were put."""
+        self.optimizer.still = True
+        try:
+            return self._closed(closing)
+        finally:
+            self.optimizer.still = False
+
+    def _over_ranks(self, own: Tensor) -> Tensor:
+        """The sum of what ranks have of gradients, which they share out under ZeRO."""
+        own = own.to(self.engine.device)
+        return summed(own) if self.zero else own
+
+    def _closed(self, closing: bool) -> bool:
+        if self.zero == 0 and closing:
             # Without ZeRO, DeepSpeed does not check. Gradients are averaged already: all ranks find the same.
             norms = torch._foreach_norm([p.grad for p in self.parameters.values() if p.grad is not None])
             if not bool(torch.isfinite(torch.stack(norms).sum())):
@@ -167,6 +220,11 @@ class Engine(Whole):
         skipped = self.engine.skipped_steps
         self.engine.step()
         return bool(self.engine.skipped_steps == skipped)
+
+    @property
+    def own(self) -> dict[str, Tensor]:
+        """What each rank has for itself within an epoch, by name: buffers, and their averages."""
+        return self.buffers | {f"average/{name}": average for name, average in self.averages.items()}
 
     def not_finite(self) -> list[str]:
         """The parameters whose gradient, over all ranks and micro-batches, is not finite: before a step is closed."""
@@ -219,7 +277,7 @@ class Engine(Whole):
         """Average floating-point buffers (batch-norm statistics) over the ranks, the same bits everywhere."""
         if self.world == 1:
             return
-        for buffer in self.buffers.values():
+        for buffer in self.own.values():
             if buffer.is_floating_point():
                 dist.all_reduce(buffer)
                 buffer /= self.world
@@ -243,7 +301,7 @@ class Engine(Whole):
             self.set(name, tensors[name])
         for name, parameter in self.untrained.items():
             zero.fill(parameter, tensors[name])
-        for name, buffer in self.buffers.items():
+        for name, buffer in self.own.items():
             buffer.copy_(tensors[name])
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dualprune.stages.engine.averages import AVERAGE, Averages
 from dualprune.stages.engine.state import STATE, divide, masks
 
 MODES = ("rho", "masking", "tied")
@@ -90,6 +91,9 @@ class ProximalOptimizer(torch.optim.Optimizer):
         self.rho = 0.0
         self.masking = False
         self.tied = 0
+        self.still = False
+        """Whether a step is no step: DeepSpeed hands on parameters, wherever they were put, and forgets gradients."""
+        self.averages = Averages()
         self.device = torch.device("cpu")
         """Where collectives run; offloaded parameters are elsewhere."""
 
@@ -97,6 +101,8 @@ class ProximalOptimizer(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Add the penalty's gradient, take frozen entries out of the gradient, step."""
         assert closure is None, "no optimizer that needs a closure can run under DeepSpeed"
+        if self.still:
+            return
         decays = [group["weight_decay"] for group in self.param_groups]
         for group in self.param_groups:
             # A fused kernel rounds a tensor's last entries otherwise than the rest: members of a cluster would part.
@@ -108,6 +114,7 @@ class ProximalOptimizer(torch.optim.Optimizer):
         self.inner.step()
         for group, decay in zip(self.param_groups, decays, strict=True):
             group["weight_decay"] = decay
+            self.averages.follow(group["params"], self.state)
 
     def _prepare(self, group: dict[str, Any]) -> None:
         """Make a masked group's gradients what the inner optimizer is to see.
@@ -173,6 +180,7 @@ class ProximalOptimizer(torch.optim.Optimizer):
             if group["masked"]:
                 for p in group["params"]:
                     self.state[p].update(_fresh(p, group))
+            self.averages.prime(group["params"], self.state)
         self.reset_inner()
 
     def divide(self, factor: float) -> None:
@@ -186,7 +194,7 @@ class ProximalOptimizer(torch.optim.Optimizer):
         """Forget momentum and step counts: what each phase of a stage begins with."""
         for state in self.state.values():
             for name, value in state.items():
-                if name not in STATE and isinstance(value, Tensor):
+                if name not in (*STATE, AVERAGE) and isinstance(value, Tensor):
                     value.zero_()
 
     def zero_grad(self, set_to_none: bool = True) -> None:

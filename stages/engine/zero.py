@@ -106,6 +106,50 @@ def settle(engine: Any, optimizer: Any) -> None:
         sharded._lazy_init_hp_params_optimizer_state()
 
 
+Share = tuple[Tensor, list[Tensor]]
+"""Of a group of parameters what this rank steps: fp32, and its gradient in pieces that follow each other in it."""
+
+
+def flat(engine: Any) -> list[Tensor]:
+    """The fp32 tensors that this rank steps: its shares of the parameters, or these where ZeRO is off."""
+    sharded, stage = engine.optimizer, engine.zero_optimization_stage()
+    if stage == 3:
+        return list(sharded.fp32_partitioned_groups_flat)
+    if stage:
+        return list(sharded.single_partition_of_fp32_groups)
+    found: list[Tensor] = [parameter for group in sharded.param_groups for parameter in group["params"]]
+    return found
+
+
+def shares(engine: Any) -> list[Share]:
+    """The same with their gradients, averaged over ranks and micro-batches and not clipped: before a step is closed.
+
+    They are what the step goes on with, so that they can be changed in place; then `renorm` has to be called.
+    """
+    whole, sharded = flat(engine), engine.optimizer
+    if not engine.zero_optimization_stage():
+        return [(one, [grad]) for one in whole if (grad := one.grad) is not None]
+    if _offloaded(sharded):
+        if hasattr(sharded, "_wait_for_offload_copies"):
+            sharded._wait_for_offload_copies()
+        return [(one, [grad]) for one in whole if (grad := one.grad) is not None]
+    return [(one, list(sharded.averaged_gradients[number])) for number, one in enumerate(whole)]
+
+
+def renorm(engine: Any, given: list[Share]) -> None:
+    """Let what is clipped go by gradients as they are now: DeepSpeed notes those of the host's as they come."""
+    sharded = engine.optimizer
+    if not (engine.zero_optimization_stage() and _offloaded(sharded)):
+        return
+    norm = torch.stack([grad.norm() for _, grads in given for grad in grads]).norm()
+    noted = sharded.norm_for_param_grads
+    noted.update({key: norm if number == 0 else norm * 0 for number, key in enumerate(noted)})
+
+
+def _offloaded(sharded: Any) -> bool:
+    return bool(getattr(sharded, "cpu_offload", False) or getattr(sharded, "offload_optimizer", False))
+
+
 def alone(engine: Any) -> None:
     """Leave out, on one rank without ZeRO, that gradients are put into one tensor, summed over it, and copied back."""
     engine.enable_backward_allreduce = False

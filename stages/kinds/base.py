@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dualprune.stages.settings.base import Problem
 from dualprune.stages.settings.sets import AnySet
-from dualprune.stages.settings.training import Rate, StageSpec
+from dualprune.stages.settings.training import Rate, Sam, StageSpec, Training
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,6 +41,17 @@ class Phase:
     """Epochs of the schedule in all; 0: those of this phase."""
     interval: int | None = None
     """Optimizer steps from one update (of Z and U, or of another kind's) to the next within the phase."""
+    sam: Sam | None = None
+    """Whether its steps are sharpness-aware, and how."""
+    sg: bool = False
+    """Whether each step has the gradient at the projected weights too, of a kind that ADMM solves."""
+    ema: float | None = None
+    """How much of itself the average of the weights keeps at a step, if they are averaged."""
+
+
+def plain(name: str, settings: Training) -> Phase:
+    """A phase of plain training."""
+    return Phase(name, settings.epochs, settings, sam=settings.sam, ema=settings.ema)
 
 
 def learning_rate(phase: Phase, done: float) -> float:

@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.sets import Pattern
-from dualprune.stages.settings.training import Distill, StageSpec, Training
+from dualprune.stages.settings.training import Distill, Epochs, StageSpec
 
 
 class Budgeted(StageSpec):
@@ -19,7 +19,7 @@ class Budgeted(StageSpec):
     """The share of the network's multiply-accumulates that is left at the end, at most."""
     weights: float | None = Field(default=None, gt=0, lt=1)
     """The same of its weights. One of the two is given."""
-    train: Training
+    train: Epochs
     """How long, and how fast."""
     ramp: float = Field(default=0.5, gt=0, le=1)
     """The share of the epochs within which the budget is to be met; then what is left trains on."""

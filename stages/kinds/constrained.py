@@ -48,13 +48,17 @@ def check(spec: StageSpec, cut: Callable[[], Cut] | None = None) -> Room:
     The network is built without memory for its weights, once for all stages that have it. What goes together in it,
     `cut` says; without it coupled constraints are not looked at but for their patterns.
     """
-    from dualprune.stages.networks.build import parameters_of
+    from dualprune.stages.networks.build import parameters_of, sketch
+    from dualprune.stages.networks.normalisation import norms
     from dualprune.stages.solver.bounds import room
     from dualprune.stages.solver.targets import targets
 
     kind, parameters = KINDS[spec.kind], parameters_of(spec.model)
     found = targets_of(spec, parameters, cut)
     _, problems = targets(kind.removes(spec), parameters, spec.model.name, cut)
+    if spec.recalibrate is not None and not norms(sketch(spec.model)):
+        text = f"{spec.model.name} has no batch normalisation, whose statistics these are; leave it out"
+        problems = [*problems, (("recalibrate",), text)]
     if problems:
         raise SpecError(problems)
     if kind.shrinks is not None and cut is not None:

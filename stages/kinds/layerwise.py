@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from dualprune.stages.kinds.base import Kind, Phase, State
+from dualprune.stages.kinds.base import Kind, Phase, State, plain
 from dualprune.stages.settings.base import Problem
 from dualprune.stages.settings.sets import Cardinality, Grouped, LowRank, Support
 from dualprune.stages.settings.training import Distill, StageSpec, Training
@@ -54,7 +54,7 @@ class _State(State):
 
 
 def _phases(spec: LayerwiseSpec) -> list[Phase]:
-    return [] if spec.retrain is None else [Phase("retrain", spec.retrain.epochs, spec.retrain)]
+    return [] if spec.retrain is None else [plain("retrain", spec.retrain)]
 
 
 def _check(spec: LayerwiseSpec, targets: Targets, parameters: Parameters) -> list[Problem]:

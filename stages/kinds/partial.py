@@ -25,7 +25,7 @@ from pydantic import Field
 
 from dualprune.stages.kinds.base import Kind, Phase, Row, State, due, learning_rate
 from dualprune.stages.settings.sets import Pattern, every
-from dualprune.stages.settings.training import Distill, StageSpec, Training
+from dualprune.stages.settings.training import Distill, Epochs, StageSpec
 
 if TYPE_CHECKING:
     from dualprune.stages.solver.gating import Gates
@@ -48,7 +48,7 @@ class PartialSpec(StageSpec):
     """The name of the kind."""
     constraints: list[Neurons] = Field(min_length=1)
     """What is penalised, and how much."""
-    train: Training
+    train: Epochs
     """How long, and how fast."""
     interval: int = Field(default=1, ge=1)
     """Optimizer steps from one proximal step to the next."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dualprune.stages.kinds import schedules
 from dualprune.stages.kinds.base import Phase, Row, State
 from dualprune.stages.settings.training import Admm
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dualprune.stages.solver.admm import Residual
+    from dualprune.stages.solver.targets import Targets
     from dualprune.stages.training.run import Run
 
 ADMM = "admm"
@@ -44,6 +46,8 @@ def phases(settings: Admm | None) -> list[Phase]:
             before=0 if settings.lr_restart else number * settings.epochs,
             span=span,
             interval=settings.interval,
+            sam=settings.sam,
+            sg=settings.sg,
         )
         for number in range(settings.updates)
     ]
@@ -53,8 +57,11 @@ def start(run: Run[Any], settings: Admm | None, duals: Mapping[str, Tensor]) -> 
     """Z = Proj(W), U as given."""
     from dualprune.stages.solver import admm
 
-    admm.start(run.engine, run.targets, duals)
-    run.state.rho = 0.0 if settings is None else settings.rho
+    if settings is None:
+        admm.start(run.engine, run.targets, duals)
+        return
+    admm.start(run.engine, aims(run, settings), duals)
+    run.state.rho = _weight(run, settings)
 
 
 def enter(run: Run[Any], phase: Phase) -> None:
@@ -69,7 +76,48 @@ def stepped(run: Run[Any], phase: Phase) -> None:
 
     done = run.progress.epoch * run.per_epoch + run.progress.step
     if phase.interval is not None and done % phase.interval == 0 and done < phase.epochs * run.per_epoch:
-        admm.update(run.engine, run.targets)
+        assert isinstance(phase.rate, Admm)
+        admm.update(run.engine, aims(run, phase.rate))
+        if phase.rate.rho_schedule is not None:
+            _raise(run, phase.rate)
+            run.engine.optimizer.rho = run.state.rho
+
+
+def aims(run: Run[Any], settings: Admm) -> Targets:
+    """What tensors are held to now: fewer constraints, or looser ones, where rates rise to what the stage asks for."""
+    from dualprune.stages.solver.targets import alike, targets
+
+    done = _done(run, settings)
+    if settings.rate_from is None or done >= settings.ramp:
+        return run.targets
+    loose = schedules.eased(run.kind.constraints(run.spec), settings, done)
+    found, problems = targets(loose, run.targets.parameters, run.spec.model.name)
+    assert not problems, problems  # what is held to less is right where the stage's own constraints are
+    return alike(found, run.targets)
+
+
+def _done(run: Run[Any], settings: Admm, more: int = 0) -> float:
+    """The share of all of ADMM's steps that are done, and so many more. ADMM's phases are a stage's first."""
+    per_phase, progress = settings.epochs * run.per_epoch, run.progress
+    done = progress.phase * per_phase + progress.epoch * run.per_epoch + progress.step
+    return (done + more) / (settings.updates * per_phase)
+
+
+def _weight(run: Run[Any], settings: Admm) -> float:
+    """rho until the next update of Z and U."""
+    per_phase, within = settings.epochs * run.per_epoch, run.progress.epoch * run.per_epoch + run.progress.step
+    interval = settings.interval or per_phase
+    following = min((within // interval + 1) * interval, per_phase)
+    return schedules.weight(settings, min(1.0, _done(run, settings, following - within)))
+
+
+def _raise(run: Run[Any], settings: Admm) -> None:
+    """Let rho rise as its schedule says, and U with it: rho U stays."""
+    from dualprune.stages.solver import admm
+
+    rho = _weight(run, settings)
+    admm.rescale(run.engine, run.targets, rho / run.state.rho)
+    run.state.rho = rho
 
 
 def update(run: Run[Any], settings: Admm) -> tuple[Residual, Row]:
@@ -77,10 +125,14 @@ def update(run: Run[Any], settings: Admm) -> tuple[Residual, Row]:
     from dualprune.stages.solver import admm
     from dualprune.stages.solver.seen import Seen
 
-    rho, seen = run.state.rho, Seen()
-    residual, run.state.rho = admm.advance(run.engine, run.targets, rho, settings, seen.look)
+    rho, seen, held = run.state.rho, Seen(), aims(run, settings)
+    if settings.rho_schedule is None:
+        residual, run.state.rho = admm.advance(run.engine, held, rho, settings, seen.look)
+    else:
+        residual = admm.update(run.engine, held, seen.look).residual
+        _raise(run, settings)
     row = {"rho": rho, "residual": residual.total, "change": residual.change, **seen.row()}
-    if max(residual.total, residual.change) <= settings.tolerance:
+    if held is run.targets and max(residual.total, residual.change) <= settings.tolerance:
         while goes_on(run):
             run.progress.phase += 1
     return residual, row

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from dualprune.stages.kinds import proximal
-from dualprune.stages.kinds.base import Kind, Phase, Row
+from dualprune.stages.kinds import proximal, schedules
+from dualprune.stages.kinds.base import Kind, Phase, Row, plain
 from dualprune.stages.settings.sets import Support
 from dualprune.stages.settings.training import Admm, Distill, StageSpec, Training
 
@@ -40,11 +40,19 @@ class PruneSpec(StageSpec):
         if self.admm is None and (self.regrow or self.duals == "carry"):
             said = "regrow: true" if self.regrow else "duals: carry"
             raise ValueError(f"`{said}` changes nothing without ADMM, and `admm` is null; leave one of them out")
+        if self.duals == "carry" and self.admm is not None and self.admm.rho_schedule is not None:
+            raise ValueError(
+                "`duals: carry` keeps rho U, which a rho near 0, as `rho_schedule` begins, makes a U that outweighs W;"
+                " leave one of them out"
+            )
+        reason = schedules.refusal(self.constraints, self.admm)
+        if reason is not None:
+            raise ValueError(reason)
         return self
 
 
 def _phases(spec: PruneSpec) -> list[Phase]:
-    return [*proximal.phases(spec.admm), Phase("retrain", spec.retrain.epochs, spec.retrain)]
+    return [*proximal.phases(spec.admm), plain("retrain", spec.retrain)]
 
 
 def _start(run: Run[PruneSpec]) -> None:

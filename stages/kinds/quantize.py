@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from dualprune.stages.kinds import proximal
-from dualprune.stages.kinds.base import Kind, Phase, Row
+from dualprune.stages.kinds import proximal, schedules
+from dualprune.stages.kinds.base import Kind, Phase, Row, plain
 from dualprune.stages.settings.base import Problem, Settings
 from dualprune.stages.settings.sets import AnySet
-from dualprune.stages.settings.training import Admm, Distill, Rate, StageSpec, Training
+from dualprune.stages.settings.training import Admm, Distill, Epochs, Rate, StageSpec, Training
 
 if TYPE_CHECKING:
     from dualprune.stages.networks.parameters import Parameters
@@ -46,12 +46,19 @@ class QuantizeSpec(StageSpec):
     """Training towards the values."""
     snap: Snap | None = None
     """For levels; without it all weights are snapped at once."""
-    centroids: Training | None = None
+    centroids: Epochs | None = None
     """For clusters: train the shared values, each weight held to its cluster; without it they are clusters' means."""
     retrain: Training = Training(epochs=0, lr=1e-3)
     """Last, of what is not quantised: biases, normalisation, weights that no constraint names. None by default."""
     distill: Distill | None = None
     """Learning from another stage's outputs too."""
+
+    @model_validator(mode="after")
+    def _of_admm(self) -> QuantizeSpec:
+        reason = schedules.refusal(self.constraints, self.admm)
+        if reason is not None:
+            raise ValueError(reason)
+        return self
 
 
 SNAP, CENTROIDS = "snap", "centroids"
@@ -92,7 +99,7 @@ def _phases(spec: QuantizeSpec) -> list[Phase]:
         plan += [Phase(SNAP, spec.snap.epochs, rate)] * spec.snap.rounds
     if spec.centroids is not None:
         plan.append(Phase(CENTROIDS, spec.centroids.epochs, spec.centroids))
-    return [*plan, Phase("retrain", spec.retrain.epochs, spec.retrain)]
+    return [*plan, plain("retrain", spec.retrain)]
 
 
 def _start(run: Run[QuantizeSpec]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from dualprune.stages.kinds.base import Kind, Phase
+from dualprune.stages.kinds.base import Kind, Phase, plain
 from dualprune.stages.settings.base import Settings
 from dualprune.stages.settings.sets import Head, Structured
 from dualprune.stages.settings.training import Distill, StageSpec, Training
@@ -64,7 +64,7 @@ class ShrinkSpec(StageSpec):
 
 
 def _phases(spec: ShrinkSpec) -> list[Phase]:
-    return [] if spec.retrain is None else [Phase("retrain", spec.retrain.epochs, spec.retrain)]
+    return [] if spec.retrain is None else [plain("retrain", spec.retrain)]
 
 
 def _shrinks(spec: ShrinkSpec, before: Before) -> Smaller:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from dualprune.stages.kinds.base import Kind, Phase
+from dualprune.stages.kinds.base import Kind, Phase, plain
 from dualprune.stages.settings.training import StageSpec, Training
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class TrainSpec(StageSpec):
 
 
 def _phases(spec: TrainSpec) -> list[Phase]:
-    return [Phase("train", spec.train.epochs, spec.train)]
+    return [plain("train", spec.train)]
 
 
 def _enter(run: Run[TrainSpec], phase: Phase) -> None:

@@ -28,7 +28,7 @@ from pydantic import Field
 from dualprune.stages.kinds.base import Kind, Phase, Row, State
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.sets import LowRank, Pattern
-from dualprune.stages.settings.training import Distill, StageSpec, Training
+from dualprune.stages.settings.training import Distill, Epochs, StageSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +53,7 @@ class TrpSpec(StageSpec):
     """The name of the kind."""
     constraints: list[Truncation] = Field(min_length=1)
     """What is truncated, and how much."""
-    train: Training
+    train: Epochs
     """How long, and how fast."""
     interval: int = Field(default=20, ge=1)
     """Optimizer steps from one truncation to the next: m."""

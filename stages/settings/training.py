@@ -1,4 +1,4 @@
-"""Settings that kinds of stages share: network, optimizer, epochs and rates, ADMM, distillation, mixing.
+"""Settings that kinds of stages share: network, optimizer, epochs and rates, ADMM, sharpness, distillation, mixing.
 
 A stage's specification is what can change its result, and so what its key is made of (a stage is a function of its
 specification and its parents). A kind's own, a subclass of `StageSpec`, are beside its hooks in `stages.kinds`.
@@ -162,11 +162,33 @@ class Rate(Settings):
         return self
 
 
-class Training(Rate):
+class Epochs(Rate):
     """A phase of plain training."""
 
     epochs: int = Field(ge=0)
     """How many; 0 trains nothing."""
+
+
+class Sam(Settings):
+    """Sharpness-aware minimisation (Foret et al. 2021): of each step the gradient is that of a point nearby, where the
+    loss is higher. Two passes forward and back a step, over the same batch."""
+
+    radius: float = Field(ge=0)
+    """How far away, as a norm over all parameters: r of W + r g / |g|, g the gradient of the whole batch, over all
+    ranks. 0 trains as without it, at twice the cost."""
+    adaptive: bool = False
+    """Measure it by the weights' own sizes, W + r |W|^2 g / | |W| g | (ASAM, Kwon et al. 2021); radii are then 10 times
+    as large, or more."""
+
+
+class Training(Epochs):
+    """A phase of plain training, with what makes it end in better places."""
+
+    sam: Sam | None = None
+    """Sharpness-aware steps."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Average the weights: after each step the average is so many parts of itself and the rest of the weights. It
+    begins with the phase; it is what epochs are measured on, and what is left in the end. 0.99 spans some 100 steps."""
 
 
 class Penalty(Settings):
@@ -202,6 +224,27 @@ class Admm(Rate, Penalty):
     """Whether the schedule starts anew with each update, or runs once over all of them."""
     tolerance: float = Field(default=0.0, ge=0)
     """End ADMM early once |W - Z| and |Z - Z before| are both at most so many times |W|."""
+    rho_schedule: Literal["cosine", "linear", "geometric"] | None = None
+    """Let rho rise from near 0 to `rho` over all of ADMM, at each update of Z and U, in place of `rho_growth`: as half
+    a cosine (SAFE, Lee et al. 2025), a line, or by the same factor each time, 1,000 in all. U is divided by what rho is
+    multiplied by, as with `rho_growth`; it begins as 0."""
+    rate_from: float | None = Field(default=None, ge=1)
+    """Let the rates of constraints with `rate` or `keep` rise from this one to their own, so that one stage does what a
+    ladder does: what is kept falls as a cubic of the steps that are left (Zhu and Gupta 2017)."""
+    ramp: float = Field(default=0.75, gt=0, le=1)
+    """Of `rate_from`: the share of ADMM's steps after which constraints hold as they are given."""
+    sam: Sam | None = None
+    """Sharpness-aware steps (SAFE)."""
+    sg: bool = False
+    """Add the loss's gradient at the projected weights to each step's, in one more pass (SAFE+SG)."""
+
+    @model_validator(mode="after")
+    def _one_rise(self) -> Admm:
+        if self.rho_schedule is not None and (self.rho_balance or self.rho_growth != 1.0):
+            raise ValueError("`rho_schedule`, `rho_growth` and `rho_balance` all set rho: use one of them")
+        if self.rate_from is None and self.ramp != Admm.model_fields["ramp"].default:
+            raise ValueError("`ramp` belongs to `rate_from`, which is not given; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _one_fall(self) -> Admm:
@@ -259,6 +302,9 @@ class StageSpec(Settings):
     """Mixing of training pictures."""
     optimizer: Optimizer = Optimizer()
     """The inner optimizer."""
+    recalibrate: int | None = Field(default=None, ge=1)
+    """Take batch normalisation's statistics anew from so many training samples, in whole batches, after the last of
+    ADMM's projections and at the stage's end, before it is measured (SAFE takes 10,000)."""
 
     @property
     def own(self) -> list[str]:

@@ -142,6 +142,13 @@ def project(tensors: Tensors, targets: Targets) -> Update:
     return Update(_residual(sums), kept, peak)
 
 
+def put(tensors: Tensors, targets: Targets) -> None:
+    """W = Proj(W), and nothing else: for as long as a gradient is taken there."""
+    sets, _, _ = _resolved(targets, tensors.get)
+    for name, constraint in sets.items():
+        tensors.set(name, constraint.project(tensors.get(name)))
+
+
 def _resolved(targets: Targets, value: Callable[[str], Tensor]) -> tuple[dict[str, Constraint], dict[str, int], int]:
     """Sets by tensor, with each budget shared out by the tensors that are about to be projected."""
     sets = dict(targets.sets)

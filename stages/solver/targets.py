@@ -138,6 +138,12 @@ def ranked(aims: Targets, value: Callable[[str], Tensor]) -> Targets:
     return replace(aims, sets={**aims.sets, **found})
 
 
+def alike(aims: Targets, others: Targets) -> Targets:
+    """The same with the ranks that were found for others of the same tensors."""
+    lowrank = {name: one for name, one in others.sets.items() if isinstance(one, LowRank)}
+    return replace(aims, sets={**aims.sets, **lowrank})
+
+
 @dataclass(frozen=True)
 class Held:
     """What one constraint holds, for people."""

@@ -16,8 +16,10 @@ import torch.distributed as dist
 from dualprune.stages.data.read.reading import Reader
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.kinds.base import Phase, learning_rate
+from dualprune.stages.training import averaging
 from dualprune.stages.training.evaluate import evaluate
 from dualprune.stages.training.pace import Pace
+from dualprune.stages.training.recalibrate import recalibrate
 from dualprune.stages.training.run import Run
 from dualprune.stages.training.step import steps
 
@@ -33,11 +35,15 @@ def train(run: Run[Any]) -> bool:
     False if it was stopped before the end; then where it stood is saved.
     """
     progress, pace, told = run.progress, Pace(run), set[str]()
+    if not run.phases:
+        recalibrate(run)
     while (phase := run.next_phase) is not None:
         if not _epoch(run, phase, pace):
             return _stopped(run)
         speed = pace.speed()
-        row = _looked(run, _ended(run, phase), told)
+        row = _ended(run, phase)
+        with averaging.shown(run, phase):
+            row = _looked(run, row, told)
         progress.metrics.append(row)
         progress.seconds = pace.seconds
         progress.speeds.append({"epoch": row["epoch"], "seconds": progress.seconds, **speed})
@@ -56,8 +62,10 @@ def _epoch(run: Run[Any], phase: Phase, pace: Pace) -> bool:
     progress, every = run.progress, run.job.engine.checkpoint_steps
     epoch = sum(one.epochs for one in run.phases[: progress.phase]) + progress.epoch
     run.kind.enter(run, phase)
+    averaging.enter(run, phase)
     pace.enter()
     for _ in steps(run, phase, epoch, pace):
+        averaging.followed(run)
         run.kind.stepped(run, phase)
         pace.tell(phase)
         if progress.step == run.per_epoch:
@@ -85,8 +93,12 @@ def _ended(run: Run[Any], phase: Phase) -> dict[str, Any]:
     progress.epoch, progress.step, progress.loss = progress.epoch + 1, 0, 0.0
     if progress.epoch == phase.epochs:
         progress.phase, progress.epoch = progress.phase + 1, 0
+        averaging.taken(run, phase)
         row |= run.kind.leave(run, phase)
-        if run.next_phase is not None and run.next_phase.name != phase.name:
+        following = run.next_phase
+        if following is None or following.name != phase.name:
+            recalibrate(run)
+        if following is not None and following.name != phase.name:
             engine.optimizer.reset_inner()
     return row
 

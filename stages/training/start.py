@@ -66,12 +66,14 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     fixed = _fixed(parent, aims)
     masks = inherited | {name: torch.zeros_like(network.get_parameter(name)) for name in fixed}
     settings = job.engine.model_copy(update={"compile": job.engine.compile and not KINDS[spec.kind].veils})
+    planned = phases(spec)
+    averaged = any(phase.ema is not None for phase in planned)
     run: Run[Any] = Run(
         job=job,
         spec=spec,
         kind=KINDS[spec.kind],
         objective=aim,
-        phases=phases(spec),
+        phases=planned,
         splits=splits,
         structure=Structure(edits=[*structure.edits, *edits.edits]),
         shrunk=shrunk,
@@ -87,7 +89,9 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         duals=parent.duals if parent is not None and shrunk and rank == 0 else {},
         handed=handed(parent) if parent is not None and shrunk else {},
         teacher=teacher,
-        engine=Engine(network, set(aims.names), set(masks), spec.optimizer, spec.precision, settings, aims.valued),
+        engine=Engine(
+            network, set(aims.names), set(masks), spec.optimizer, spec.precision, settings, aims.valued, averaged
+        ),
         checkpoints=checkpoints,
         progress=Progress(),
         log=log,

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from dualprune.stages.data.order import Indices, global_batch, micro_batches, share
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.engine.seeding import seeded
 from dualprune.stages.kinds.base import Phase, learning_rate
 from dualprune.stages.networks.weightsfile import some
-from dualprune.stages.objectives.base import Batch, StandIn
+from dualprune.stages.objectives.base import Batch
 from dualprune.stages.training.pace import Pace
+from dualprune.stages.training.passes import batch_loss, stepped
 from dualprune.stages.training.run import Run
 
 
@@ -43,43 +43,12 @@ def steps(run: Run[Any], phase: Phase, epoch: int, pace: Pace) -> Iterator[None]
     engine.module.train()
     for step in range(progress.step, last):
         lr = learning_rate(phase, progress.epoch + step / last)
-        draw(step)
         run.batches.clear()
-        for batch in islice(batches, engine.accumulate):
-            if run.kind.rereads:
-                run.batches.append(batch)
-            loss = batch_loss(run, batch)
-            value = loss.detach()
-            # The gradient of a loss that is not finite is none either, on every rank: all stop before the step.
-            loss = loss * torch.where(value.isfinite(), 1.0, math.nan)
-            # DeepSpeed averages over ranks and micro-batches; what is wanted is the mean over the batch.
-            engine.backward(loss * (run.world * engine.accumulate / spec.batch))
-            progress.loss = progress.loss + value.double()
-            if not engine.step(lr):
-                draw(step)
-                raise NonFinite(_explained(run, parts(step), epoch))
+        if not stepped(run, phase, islice(batches, engine.accumulate), lr, partial(draw, step)):
+            draw(step)
+            raise NonFinite(_explained(run, parts(step), epoch))
         progress.step, progress.steps = step + 1, progress.steps + 1
         yield
-
-
-def batch_loss(run: Run[Any], batch: Batch) -> Tensor:
-    """A micro-batch's loss, summed over its samples; with a teacher, (1 - a) of it and a of how far apart they are."""
-    if isinstance(batch, StandIn):
-        return 0 * _loss(run, dict(batch))
-    return _loss(run, batch)
-
-
-def _loss(run: Run[Any], batch: Batch) -> Tensor:
-    batch = run.objective.augment(batch)
-    outputs = run.objective.call(run.engine.forward, batch)
-    loss = run.objective.loss(outputs, batch)
-    if run.teacher is None:
-        return loss
-    assert run.objective.distil is not None
-    settings = run.spec.distill
-    apart = run.objective.distil(outputs, run.teacher(batch), batch, settings.temperature)
-    whole: Tensor = (1 - settings.weight) * loss + settings.weight * apart
-    return whole
 
 
 def _explained(run: Run[Any], parts: list[Indices], epoch: int) -> str:

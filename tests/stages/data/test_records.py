@@ -29,8 +29,8 @@ from dualprune.stages.files.folder import Folder, sha256
 from dualprune.stages.objectives.base import Batch, Metric, Objective, StandIn
 from dualprune.stages.settings.data import Data
 from dualprune.stages.training.evaluate import evaluate
+from dualprune.stages.training.passes import batch_loss
 from dualprune.stages.training.stage import run_stage
-from dualprune.stages.training.step import batch_loss
 from tests.stages.conftest import CLASSIFY, MakeTask, jpegs, random_pictures
 
 CPU = torch.device("cpu")
