@@ -80,6 +80,11 @@ def of_rank(rank: int, value: Tensor) -> Tensor:
     return value
 
 
+def on_any(said: bool) -> bool:
+    """Whether any rank says so: the same answer on all of them."""
+    return bool(summed(torch.tensor([float(said)], device=here()))[0])
+
+
 def summed(value: Tensor) -> Tensor:
     """The sum of all ranks' tensors, on every rank: written into `value`, which is `here`."""
     if placed()[1] > 1:

@@ -28,6 +28,10 @@ Row = dict[str, Any]
 """What is told of an epoch, by name."""
 
 
+class Stopped(Exception):
+    """A kind's `start` left before its end, as the run's `stopping` asked on some rank; what it has done is saved."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """Epochs of training in one way."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from dualprune.stages.kinds.base import Kind, Phase, State, plain
+from dualprune.stages.kinds.base import Kind, Phase, State, Stopped, plain
 from dualprune.stages.settings.base import Problem
 from dualprune.stages.settings.sets import Cardinality, Grouped, LowRank, Support
 from dualprune.stages.settings.training import Distill, StageSpec, Training
@@ -77,6 +77,7 @@ def _check(spec: LayerwiseSpec, targets: Targets, parameters: Parameters) -> lis
 
 
 def _start(run: Run[LayerwiseSpec]) -> None:
+    from dualprune.stages.engine.ranks import on_any
     from dualprune.stages.solver import layerwise
     from dualprune.stages.solver.calibration import Calibration
     from dualprune.stages.solver.solved import Notes
@@ -98,6 +99,8 @@ def _start(run: Run[LayerwiseSpec]) -> None:
     found = layerwise.prune(run.engine, layers, run.targets.sets, calibration, notes, spec.iterations, spec.damping)
     for name, one in found:
         run.state.layers[name] = {"error": one.error, "iterations": one.iterations}
+        if on_any(run.stopping()):
+            raise Stopped
 
 
 def _enter(run: Run[LayerwiseSpec], phase: Phase) -> None:

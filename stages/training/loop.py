@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from dualprune.stages.data.read.reading import Reader
 from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.ranks import on_any
 from dualprune.stages.kinds.base import Phase, learning_rate
 from dualprune.stages.training import averaging
 from dualprune.stages.training.evaluate import evaluate
@@ -48,7 +49,7 @@ def train(run: Run[Any]) -> bool:
         progress.seconds = pace.seconds
         progress.speeds.append({"epoch": row["epoch"], "seconds": progress.seconds, **speed})
         run.log({"event": "epoch", **run.told(), **row, **progress.speeds[-1], "seconds_left": pace.left()})
-        stop = _agreed(run)
+        stop = on_any(run.stopping())
         if stop or run.next_phase is not None:  # the last epoch is measured and committed at once
             run.checkpoints.save(run.engine, progress)
         if stop:
@@ -70,7 +71,7 @@ def _epoch(run: Run[Any], phase: Phase, pace: Pace) -> bool:
         pace.tell(phase)
         if progress.step == run.per_epoch:
             continue  # what follows ends with a checkpoint
-        stop = progress.steps % (AGREEING if run.world > 1 else 1) == 0 and _agreed(run)
+        stop = progress.steps % (AGREEING if run.world > 1 else 1) == 0 and on_any(run.stopping())
         if stop or (every and progress.steps % every == 0):
             progress.seconds = pace.seconds
             run.checkpoints.save(run.engine, progress)
@@ -144,15 +145,6 @@ def _stopped(run: Run[Any]) -> bool:
     run.checkpoints.finish()
     run.log({"event": "stopped", "steps": run.progress.steps})
     return False
-
-
-def _agreed(run: Run[Any]) -> bool:
-    """Whether any rank is to stop: the same answer on all of them."""
-    if run.world == 1:
-        return run.stopping()
-    asked = torch.tensor([float(run.stopping())], device=run.engine.engine.device)
-    dist.all_reduce(asked)
-    return bool(asked[0])
 
 
 def _summed(value: float, engine: Engine) -> float:

@@ -10,6 +10,7 @@ from dualprune.stages.engine.engine import emulates_bf16
 from dualprune.stages.engine.ranks import agreed, join
 from dualprune.stages.files import source
 from dualprune.stages.files.folder import Folder
+from dualprune.stages.kinds.base import Stopped
 from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.training.dry import tried
 from dualprune.stages.training.loop import train
@@ -37,7 +38,11 @@ def run_stage(job: StageJob, log: Log, stopping: Stopping = lambda: False) -> di
     finished: dict[str, Any] | None = agreed(_finished(store / job.key) if rank == 0 else None)
     if finished is not None:
         return finished
-    run = assembled(job, store, log, stopping, place)
+    try:
+        run = assembled(job, store, log, stopping, place)
+    except Stopped:
+        log({"event": "stopped", "steps": 0})
+        return None
     try:
         manifest = _carried_out(run, store / job.key)
     except BaseException:

@@ -47,7 +47,7 @@ Place = tuple[int, int, torch.device]
 def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place: Place) -> Run[Any]:
     """Everything that a stage needs to begin, or to go on from its newest checkpoint.
 
-    Raises SpecError, DataError, Damaged, WeightsError and stages.artefacts.checkpoint.OtherVersion.
+    Raises SpecError, DataError, Damaged, WeightsError, stages.artefacts.checkpoint.OtherVersion, and Stopped.
     """
     spec, (rank, world, device) = job.spec, place
     splits = _splits(job, device)
@@ -99,7 +99,11 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         rank=rank,
         world=world,
     )
-    _begun(run)
+    try:
+        _begun(run)
+    except BaseException:
+        run.engine.close()
+        raise
     run.parent, run.masks = None, {}  # of the network's size, and used no more
     return run
 

@@ -16,23 +16,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from dualprune.stages.artefacts.checkpoint import Checkpoints, Progress
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.engine.engine import Engine
-from dualprune.stages.engine.ranks import join
+from dualprune.stages.engine.ranks import join, on_any
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer as OptimizerSettings
 from dualprune.stages.solver import admm
 from dualprune.stages.solver.targets import Targets
-from dualprune.stages.training.loop import AGREEING, _agreed
+from dualprune.stages.training.loop import AGREEING
 from tests.bench.common import Row, options, report
 from tests.bench.step_overhead import step
 from tests.ranks import on_ranks
@@ -102,12 +99,10 @@ def measure(case: Case, rounds: int, folder: Path) -> Row:
 
 def asking(times: int) -> list[float]:
     """Milliseconds of each of so many times that this rank and the others ask each other whether to stop."""
-    engine = SimpleNamespace(engine=SimpleNamespace(device=torch.device("cpu")))
-    run: Any = SimpleNamespace(world=dist.get_world_size(), engine=engine, stopping=lambda: False)
     found = []
     for _ in range(times):
         began = time.perf_counter()
-        _agreed(run)
+        on_any(False)
         found.append((time.perf_counter() - began) * 1000)
     return found
 

@@ -119,6 +119,19 @@ def test_a_stopped_one_ends_with_the_same_bytes(stage: MakeTask) -> None:
     same_bytes(whole, cut)
 
 
+def test_one_that_is_stopped_between_layers_goes_on_after_the_last(stage: MakeTask) -> None:
+    whole, cut = (stage(layerwise(), store=store) for store in ("whole", "cut"))
+    run(whole)
+    told: list[dict[str, Any]] = []
+    assert run_stage(cut, told.append, lambda: True) is None
+    assert told == [{"event": "stopped", "steps": 0}]
+    place = Folder(cut.store) / cut.key
+    assert place.exists("checkpoints/layers/0.json")
+    assert not place.exists("checkpoints/layers/1.json")
+    run(cut)
+    same_bytes(whole, cut)
+
+
 def test_one_that_dies_between_layers_goes_on_after_the_last(stage: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless its parent has become another meanwhile; and nothing of it is left."""
     whole, cut, other = (stage(layerwise(), store=store) for store in ("whole", "cut", "other"))
