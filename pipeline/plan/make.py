@@ -180,9 +180,12 @@ def _reachable(stage: Stage, manifest: Mapping[str, Any], problems: Problems) ->
 
 
 def _looked(store: Store, keys: Collection[str]) -> dict[str, There]:
-    """What the store has of stages, by key."""
+    """What the store has of stages, by key. Of those that it has nothing of, one listing of all says so."""
+    some = set(store.folder.names())
 
     def look(key: str) -> There:
+        if key not in some:
+            return None, None, False
         manifest = store.artefact(key)
         return (None, *store.unfinished(key)) if manifest is None else (manifest, None, False)
 
