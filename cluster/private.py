@@ -28,7 +28,8 @@ SETTINGS = {"RAY_agent_register_timeout_ms": "60000"}
 start, and dies of it on a machine that is busy."""
 _THERE = ("DEPENDENCIES_UNREADY", STARTING, "ALIVE", "RESTARTING")
 _GUARD = "PlacementGroupCleanerCallback"
-"""Of Ray Train; where Ray has none (its older versions), there is nothing to leave out."""
+"""Of Ray Train, as is the next one; where Ray has none (its older versions), there is nothing to leave out."""
+_DATASETS = "DatasetsCallback"
 _NO_ROOM = "WorkerGroupStartupTimeoutError"
 _PARENT = "RAY_RAYLET_PID"
 """The environment variable by which Ray's workers know the process that started them."""
@@ -189,15 +190,38 @@ def _marked(variable: bytes) -> list[int]:
     return found
 
 
-def unguarded(trainer: Any) -> Any:
-    """A trainer of Ray Train's without the actor that asks each second, by way of a dashboard, whether we live."""
+def spare(trainer: Any, local: bool) -> Any:
+    """A trainer of Ray Train's without actors that nothing here needs; each is a process, and takes a second to start.
 
-    class Unguarded(trainer):  # type: ignore[misc]
+    One hands out Ray's own data sets. Of a `local` Ray, one asks each second, by way of a dashboard, whether we live,
+    and one asks for machines, of which there are no others.
+    """
+    left_out = {_DATASETS, _GUARD} if local else {_DATASETS}
+
+    class Spare(trainer):  # type: ignore[misc]
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = super()._create_default_callbacks()
-            return [callback for callback in callbacks if type(callback).__name__ != _GUARD]
+            return [callback for callback in callbacks if type(callback).__name__ not in left_out]
 
-    return Unguarded
+        def _initialize_and_run_controller(self, **given: Any) -> Any:
+            if local and (policy := given.get("scaling_policy")) is not None:
+                policy.__class__ = _unasking(type(policy))
+            return super()._initialize_and_run_controller(**given)
+
+    return Spare
+
+
+def _unasking(policy: Any) -> Any:
+    """How Ray Train sizes a worker group, without its requests to who starts machines."""
+
+    class Unasking(policy):  # type: ignore[misc]
+        def after_controller_start(self, *_: Any) -> None:
+            pass
+
+        def _maybe_send_resource_request(self) -> None:
+            pass
+
+    return Unasking
 
 
 def no_room(error: BaseException | None) -> bool:

@@ -210,7 +210,7 @@ def cpus() -> int:
 
 
 def trainer(local: bool) -> Any:
-    """Ray's TorchTrainer; without a dashboard, also without the actor that asks it each second whether we live."""
+    """Ray's TorchTrainer, without the actors that it starts beside the ranks and that nothing here needs."""
     from ray.train.torch import TorchTrainer
 
-    return private.unguarded(TorchTrainer) if local else TorchTrainer
+    return private.spare(TorchTrainer, local)

@@ -48,30 +48,32 @@ def run(
     smoke: bool = False,
     keep_going: bool = False,
     wait: bool = False,
+    inline: bool = False,
     quiet: bool = False,
 ) -> dict[str, StageResult]:
     """Run what is not done of a configuration: a file, the name of a recipe, or what a file would say, as a dict.
 
     `settings` are put in the place of what it says: {"cluster.workers": 1, "stages.dense.train.epochs": 3}. The others
-    are options of `dualprune run` (`start` is its --from); `quiet` shows nothing but failures. Returns the stages by
-    name, in their order, also where some failed: look at `state`. Raises ConfigError with all that is wrong with the
+    are options of `dualprune run` (`start` is its --from); `inline` trains in this process, without Ray, on one worker;
+    `quiet` shows nothing but failures. Returns the stages by name, in their order, also where some failed: look at
+    `state`. Raises ConfigError with all that is wrong with the
     configuration, pipeline.store.locks.Held for one of this name that is running, cluster.errors.ClusterGone and
     NotStarted, and stages.files.outage.StoreError and StoreAway.
     """
     overrides = [f"{place}={json.dumps(value)}" for place, value in (settings or {}).items()]
     draft = given(config, overrides) if isinstance(config, Mapping) else read(os.fspath(config), overrides)
-    sound, problems, store, plan = here.prepared(draft, smoke)
+    sound, problems, store, plan = here.prepared(draft, smoke, inline)
     only, again = _names(only), _names(force)
     plan, stale = selection.forced(plan, selection.wanted(plan, start, only) if smoke else again)
     wanted = selection.wanted(plan, start, only, again)
     console = Console(quiet=True) if quiet else output.console()
-    with View(console) as view:
+    with View(console, lines=inline) as view:
         logs = here.logs(sound.top.name, store)
         if any(planned.state != "cached" and planned.node.name in wanted for planned in plan):
             logs.mkdir(parents=True, exist_ok=True)
             view.note(f"logs: {logs}")
         try:
-            asked = {"keep_going": keep_going, "wait": wait}
+            asked = {"keep_going": keep_going, "wait": wait, "inline": inline}
             rows = driver.run(sound, plan, store, logs, view, wanted, stale, **asked, page=written)
         except (ClusterGone, NotStarted):
             raise

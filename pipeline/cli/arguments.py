@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 
-def run_options(verb: argparse.ArgumentParser) -> None:
-    """Add the arguments that say which stages run, and how."""
+def run_options(verb: argparse.ArgumentParser) -> Any:
+    """Add the arguments that say which stages run, and how; the group of those for trying it out."""
     which = verb.add_argument_group("which stages (by default all that are not done)")
     some = which.add_mutually_exclusive_group()
     text = "only this stage, as `plan` lists it, and those after it; what is before it must be done"
@@ -24,6 +25,7 @@ def run_options(verb: argparse.ArgumentParser) -> None:
     ways.add_argument("--keep-going", action="store_true", help=text)
     text = "if a run of this name is going on in this store, wait for its end instead of refusing"
     ways.add_argument("--wait", action="store_true", help=text)
+    return trying
 
 
 def configured(verb: argparse.ArgumentParser) -> None:

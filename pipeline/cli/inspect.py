@@ -39,7 +39,7 @@ def _planned(options: argparse.Namespace) -> tuple[Config, Store, list[Planned]]
     draft = read(options.config, options.set)
     config = draft.sound()
     opened(config.top.store, "store")
-    return config, *planning.make(config, draft.problems)
+    return config, *planning.standing(config, draft.problems)
 
 
 def _status(options: argparse.Namespace, console: Console) -> int:
@@ -52,7 +52,7 @@ def _watch(options: argparse.Namespace, console: Console) -> int:
     draft = read(options.config, options.set)
     config = draft.sound()
     # The store need not be there: a run that was just submitted has made none yet.
-    store, plan = planning.make(config, draft.problems)
+    store, plan = planning.standing(config, draft.problems)
     rows = watch(config.top.name, plan, store, console)
     _show(config, rows, options, console)
     left = [row for row in rows if row.state != "done"]

@@ -28,6 +28,8 @@ from dualprune.pipeline.store.store import Store
 
 RUN = "run the stages that are not done yet"
 PLAN = "say what a run would do, and why; trains nothing, but fetches built-in data and trained weights"
+INLINE = "in this process, without Ray and on one worker: quick for what is small, and stages can be debugged; results "
+INLINE += "and checkpoints are as with `cluster.workers: 1`"
 TOLD = "as told above"
 """Of a stage that failed: its reason, in the table at the end of its run."""
 
@@ -35,7 +37,8 @@ TOLD = "as told above"
 def add(verbs: Any) -> None:
     """Add the verbs to a parser's."""
     run = verbs.add_parser("run", help=RUN, description=RUN)
-    arguments.run_options(run)
+    trying = arguments.run_options(run)
+    trying.add_argument("--inline", action="store_true", help=INLINE)
     arguments.configured(run)
     run.set_defaults(command=_run, resumes=True, works=True)
     plan = verbs.add_parser("plan", help=PLAN, description=PLAN)
@@ -44,7 +47,7 @@ def add(verbs: Any) -> None:
     plan.add_argument("--tensors", action="store_true", help="list the tensors that each constraint holds")
     text = "images that one GPU (one worker, where cluster.gpus is 0) trains in a second, to estimate hours by"
     plan.add_argument("--images-per-second", metavar="N", type=_speed, help=text)
-    plan.set_defaults(command=_plan, smoke=False)
+    plan.set_defaults(command=_plan, smoke=False, inline=False)
     for verb in (run, plan):
         text = "print the configuration as settings and defaults make it, and do nothing else"
         verb.add_argument("--print-config", action="store_true", help=text)
@@ -62,7 +65,7 @@ def _speed(given: str) -> float:
 
 def _planned(options: argparse.Namespace) -> tuple[Config, Problems, Store, list[Planned]]:
     """What is configured for a run that this machine starts, its store, and what is to be done."""
-    return here.prepared(read(options.config, options.set), options.smoke)
+    return here.prepared(read(options.config, options.set), options.smoke, options.inline)
 
 
 def _printed(options: argparse.Namespace) -> int:
@@ -78,7 +81,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     if options.print_config:
         return _printed(options)
     config, problems, store, plan = _planned(options)
-    with View(console) as view:
+    with View(console, lines=options.inline) as view:
         results = _carried_out(options, config, problems, store, plan, view)
     if results is None:
         return FAILED
@@ -107,7 +110,7 @@ def _carried_out(
     for line in _announced(config.top.name, plan, waiting, folder, store.url if options.smoke else None):
         view.note(line)
     try:
-        asked = {"keep_going": options.keep_going, "wait": options.wait}
+        asked = {"keep_going": options.keep_going, "wait": options.wait, "inline": options.inline}
         return driver.run(config, plan, store, folder, view, wanted, stale, **asked, page=written)
     except Held as held:
         view.note(f"{config.top.name} is not started: {held}; `--wait` waits for its end")

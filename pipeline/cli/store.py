@@ -123,7 +123,7 @@ def named(given: Sequence[str], url: str | None, verb: str) -> tuple[Store, str]
     draft = config.read(path, settings)
     top = draft.sound().top
     store = opened(top.store, "store" if url is None else "--store")
-    _, plan = planning.make(draft.sound(), draft.problems)
+    _, plan = planning.standing(draft.sound(), draft.problems)
     keys = {node.name: node.key for planned in plan for node in (planned.node, *planned.trials)}
     if name not in keys:
         raise ConfigError(path, [f"there is no stage {name!r}{like(name, list(keys))}"])

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dualprune.pipeline import dag
 from dualprune.pipeline.choices.base import Refuse, Stored, Time, Trials, Try
@@ -50,6 +50,53 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     that can't be written, data that is missing or damaged, weights that don't fit, and networks that can't do what
     stages say.
     """
+    found = _found(config, problems)
+    waiting = _waiting(found.nodes, found.there)
+    left = [stage for stage in found.stages if stage.name in waiting]
+    if left:
+        checks.networks(left, problems)
+        _probed(left, found.data, problems)
+        problems.stop()
+    made = {node.name for node in found.nodes if found.there[node.key][0] is not None}
+    _timed_here([stage for stage in left if stage.name not in made], problems)
+    problems.stop()
+    plan = _states(config.top.name, found.nodes, found.there, found.store)
+    shards = {one.digest: one for one in found.data.values()}
+    manifests = {digest: one.manifest for digest, one in shards.items()}
+    behind = _behind(found.nodes)
+    sizes = _sizes(found.nodes, shards, waiting)
+    return found.store, [
+        replace(
+            one,
+            size=sizes.get(name),
+            notes=(*found.notes.get(name, ()), *_small(one, manifests), *_unknown(one, behind), *_outlined(one)),
+        )
+        for name, one in plan.items()
+    ]
+
+
+def standing(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
+    """How the stages of a configuration stand in its store: the same, without a look at their networks and their size.
+
+    Raises ConfigError likewise, but for what is wrong with networks.
+    """
+    found = _found(config, problems)
+    return found.store, list(_states(config.top.name, found.nodes, found.there, found.store).values())
+
+
+class _Found(NamedTuple):
+    """A configuration brought together with its data and its store."""
+
+    store: Store
+    data: Mapping[Origin, Shards]
+    stages: list[Stage]
+    notes: Mapping[str, list[str]]
+    """On weights from elsewhere, by stage."""
+    nodes: list[Node]
+    there: Mapping[str, There]
+
+
+def _found(config: Config, problems: Problems) -> _Found:
     store = inputs.store(config.top, problems)
     data = inputs.data(config, store, problems)
     stages, notes = ([], {}) if store is None else inputs.by_content(config, store, problems)
@@ -60,28 +107,7 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     assert store is not None
     where = {origin: (shards.url, shards.digest) for origin, shards in data.items()}
     nodes = dag.build(stages, lambda spec: where[spec.data.origin])
-    there = _looked(store, {node.key for node in nodes})
-    waiting = _waiting(nodes, there)
-    left = [stage for stage in stages if stage.name in waiting]
-    if left:
-        checks.networks(left, problems)
-        _probed(left, data, problems)
-        problems.stop()
-    made = {node.name for node in nodes if there[node.key][0] is not None}
-    _timed_here([stage for stage in left if stage.name not in made], problems)
-    problems.stop()
-    plan = _states(config.top.name, nodes, there, store)
-    manifests = {where[origin][1]: shards.manifest for origin, shards in data.items()}
-    behind = _behind(nodes)
-    sizes = _sizes(nodes, {where[origin][1]: shards for origin, shards in data.items()}, waiting)
-    return store, [
-        replace(
-            one,
-            size=sizes.get(name),
-            notes=(*notes.get(name, ()), *_small(one, manifests), *_unknown(one, behind), *_outlined(one)),
-        )
-        for name, one in plan.items()
-    ]
+    return _Found(store, data, stages, notes, nodes, _looked(store, {node.key for node in nodes}))
 
 
 def _probed(stages: Collection[Stage], data: Mapping[Origin, Shards], problems: Problems) -> None:
@@ -154,9 +180,12 @@ def _reachable(stage: Stage, manifest: Mapping[str, Any], problems: Problems) ->
 
 
 def _looked(store: Store, keys: Collection[str]) -> dict[str, There]:
-    """What the store has of stages, by key."""
+    """What the store has of stages, by key. Of those that it has nothing of, one listing of all says so."""
+    some = set(store.folder.names())
 
     def look(key: str) -> There:
+        if key not in some:
+            return None, None, False
         manifest = store.artefact(key)
         return (None, *store.unfinished(key)) if manifest is None else (manifest, None, False)
 

@@ -13,6 +13,7 @@ from typing import Any
 import dualprune
 from dualprune.cluster.capacity import Shape
 from dualprune.cluster.failures import Failure, Policy, decide
+from dualprune.cluster.inline import Inline
 from dualprune.cluster.lane import Event
 from dualprune.cluster.lanes import Lanes
 from dualprune.pipeline import dag
@@ -20,6 +21,7 @@ from dualprune.pipeline.blame import note
 from dualprune.pipeline.choices.base import Refuse, Stored, Take, Time
 from dualprune.pipeline.choices.table import CHOICES
 from dualprune.pipeline.config.load import Config
+from dualprune.pipeline.config.schema import Cluster
 from dualprune.pipeline.node import Node
 from dualprune.pipeline.plan.selection import hold
 from dualprune.pipeline.plan.state import Planned
@@ -62,13 +64,15 @@ def run(
     *,
     keep_going: bool = False,
     wait: bool = False,
+    inline: bool = False,
     page: Callable[[Store, str, Path], Path | None] = lambda store, run, folder: None,
 ) -> list[Result]:
     """Carry out a plan, or the stages of it that are `wanted`; one row a stage.
 
     Keys in `force` were planned to run though they are done: artefacts are deleted when their turn comes. After a
     failure nothing new is begun, or with `keep_going` only what does not depend on what failed. Another driver
-    of the same name is waited for with `wait`. `page` writes a page about a run into a folder, for trackers to show.
+    of the same name is waited for with `wait`. `inline` trains in this process, without Ray. `page` writes a page about
+    a run into a folder, for trackers to show.
     Raises cluster.errors.ClusterError, pipeline.store.locks.Held and Lost.
     """
     names = {p.node.name for p in plan} if wanted is None else set(wanted)
@@ -91,7 +95,7 @@ def run(
             events.add("begun", **begun(config.top, plan, names))
             how = "broken"
             try:
-                _carried_out(_Run(config, board, store, logs, view, locks, force, events), progress)
+                _carried_out(_Run(config, board, store, logs, view, locks, force, events, inline), progress)
                 how = "failed" if board.failed else "done"
             except KeyboardInterrupt:
                 mirrored.patience, how = HURRY, "interrupted"
@@ -136,6 +140,28 @@ def _load_work() -> Any:
     return work
 
 
+def _place(settings: Cluster, inline: bool) -> str:
+    """Where stages run, in a line for who waits for them."""
+    if not inline:
+        return "Ray starts" if settings.address is None else f"connects to Ray at {settings.address}"
+    workers = settings.workers.max
+    as_one = "" if workers == 1 else f", on one worker in place of {workers}: keys are the same, rounding is not"
+    return f"trains in this process, without Ray{as_one}"
+
+
+def _lanes(settings: Cluster, logs: Path) -> Lanes:
+    """Lanes on a Ray cluster, or on a Ray of this machine's own. Raises ClusterError."""
+    workers = settings.workers
+    return Lanes(
+        _load_work,
+        Shape(workers.min, workers.max, settings.cpus, settings.gpus),
+        settings.address,
+        [Path(dualprune.__path__[0])],
+        logs,
+        settings.lanes,
+    )
+
+
 class _Run:
     """One carrying-out of one plan."""
 
@@ -149,6 +175,7 @@ class _Run:
         locks: Locks,
         force: Collection[str],
         events: Events,
+        inline: bool,
     ) -> None:
         self.config, self.board, self.store, self.locks = config, board, store, locks
         self.code = dag.code(node.spec for node in board.nodes.values())
@@ -164,17 +191,10 @@ class _Run:
         settings = config.top.cluster
         self.policy = Policy(**config.top.retry.model_dump())
         self.report = Report(view, events)
+        self.report.note(_place(settings, inline))
         began = time.monotonic()
-        self.report.note("Ray starts" if settings.address is None else f"connects to Ray at {settings.address}")
-        self.lanes = Lanes(
-            _load_work,
-            Shape(settings.workers.min, settings.workers.max, settings.cpus, settings.gpus),
-            settings.address,
-            [Path(dualprune.__path__[0])],
-            logs,
-            settings.lanes,
-        )
-        _log.info("Ray was ready after %.1f s", time.monotonic() - began)
+        self.lanes = Inline(_load_work, settings.cpus, settings.gpus) if inline else _lanes(settings, logs)
+        _log.info("lanes were ready after %.1f s", time.monotonic() - began)
 
     def to_the_end(self) -> None:
         """Begin what can begin, wait, and react, until nothing is left to run."""

@@ -15,17 +15,21 @@ from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.store.store import Store
 
 
-def prepared(draft: Draft, small: bool = False) -> tuple[Config, Problems, Store, list[Planned]]:
-    """What is configured, planned and there; `small` makes it a run of a few steps. Raises ConfigError."""
+def prepared(draft: Draft, small: bool = False, inline: bool = False) -> tuple[Config, Problems, Store, list[Planned]]:
+    """What is configured, planned and there; `small` makes it a run of a few steps, `inline` one of this process alone.
+
+    Raises ConfigError.
+    """
     problems = draft.problems
     if problems.found:
         inputs.around(draft)
-        if draft.top is not None:
+        if draft.top is not None and not inline:
             _check_cpus(draft.top, problems)
     config = draft.sound()
     if small:
         config = smoke(config)
-    _check_cpus(config.top, problems)
+    if not inline:
+        _check_cpus(config.top, problems)
     store, plan = planning.make(config, problems)
     return config, problems, store, plan
 

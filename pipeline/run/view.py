@@ -28,9 +28,9 @@ Look = Callable[[Doings], tuple[Stage, ...]]
 
 
 class View:
-    """Shows notes and how a run stands."""
+    """Shows notes and how a run stands; with `lines`, as lines also where a picture could be redrawn."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, lines: bool = False) -> None:
         self.console = console
         self.run = ""
         self.look: Look = lambda doings: ()
@@ -39,7 +39,7 @@ class View:
         self._works: dict[str, Work] = {}
         self._retries: dict[str, tuple[str, ...]] = {}
         self._lines = Lines(console)
-        self._screen = Screen(console, self._drawn) if redraws(console) else None
+        self._screen = Screen(console, self._drawn) if redraws(console) and not lines else None
 
     def __enter__(self) -> View:
         if self._screen:

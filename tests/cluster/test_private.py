@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,7 +73,8 @@ def test_a_machine_that_was_taken_away_is_none_that_failed() -> None:
     assert not private.preempted({"Alive": False})
 
 
-def test_a_local_trainer_goes_without_its_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("local", [True, False])
+def test_a_trainer_goes_without_what_it_does_not_need(local: bool) -> None:
     """And with all the others of Ray Train's own callbacks."""
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -81,9 +83,40 @@ def test_a_local_trainer_goes_without_its_guard(monkeypatch: pytest.MonkeyPatch)
         made = trainer(print, scaling_config=ScalingConfig(num_workers=1))
         return [type(callback).__name__ for callback in made._create_default_callbacks()]
 
-    theirs, ours = names(TorchTrainer), names(private.unguarded(TorchTrainer))
+    theirs, ours = names(TorchTrainer), names(private.spare(TorchTrainer, local))
+    out = ("Datasets", "PlacementGroup") if local else ("Datasets",)
     assert len(ours) > 1
-    assert ours == [name for name in theirs if "PlacementGroup" not in name]
+    assert ours == [name for name in theirs if not name.startswith(out)]
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_local_group_asks_for_no_machines(monkeypatch: pytest.MonkeyPatch, local: bool) -> None:
+    """On a cluster it asks who starts them, before its workers start, as it does by itself."""
+    from ray import cloudpickle
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, scaling_policy
+
+    asked, given = [], {}
+
+    class Client:
+        def __init__(self, requester: str) -> None:
+            asked.append(requester)
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_: asked.append(name)
+
+    monkeypatch.setattr(scaling_policy, "TrainAutoscalingCoordinatorClient", Client)
+    monkeypatch.setattr(TorchTrainer, "_initialize_and_run_controller", lambda self, **all: given.update(all))
+    scaling = ScalingConfig(num_workers=1)
+    trainer = private.spare(TorchTrainer, local)(print, scaling_config=scaling)
+    trainer._initialize_and_run_controller(scaling_policy=FixedScalingPolicy(scaling))
+    policy = cloudpickle.loads(cloudpickle.dumps(given["scaling_policy"])) if local else given["scaling_policy"]
+    policy.after_controller_start(SimpleNamespace(run_id="run"))
+    decision = policy.make_decision_for_non_running_worker_group()
+    policy.before_controller_abort()
+    assert decision.num_workers == 1
+    assert bool(asked) is not local
 
 
 def test_a_group_without_room_is_known_from_one_that_failed() -> None:

@@ -111,3 +111,36 @@ def test_a_cluster_that_cannot_be_used(
     monkeypatch.setattr(driver, "Lanes", fail)
     with pytest.raises(told, match="nobody answers"):
         dualprune.run(config(tmp_path))
+
+
+def test_inline(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Real stages in this process, choices among them; on one worker where the configuration has two, which is said."""
+    values = {
+        "name": "inline",
+        "store": str(tmp_path / "store"),
+        "cluster": {"workers": 2, "cpus": 64},
+        "monitor": {"wandb": "disabled"},
+        "model": {"name": "digits_cnn"},
+        "data": {"source": "digits", "limit": 256},
+        "stages": [
+            {"name": "one", "kind": "train", "train": {"epochs": 1, "lr": 4e-3}},
+            {"name": "two", "kind": "train", "train": {"epochs": 1, "lr": 2e-3}},
+            {"name": "dense", "kind": "select", "parents": ["one", "two"]},
+            {
+                "name": "small",
+                "kind": "prune",
+                "parent": "dense",
+                "constraints": [{"set": "cardinality", "tensors": "*", "rate": 2}],
+                "admm": None,
+                "retrain": {"epochs": 1, "lr": 2e-3},
+                "search": {"tolerance": 90, "trials": 2, "most": 4},
+            },
+        ],
+    }
+    found = dualprune.run(values, inline=True)
+    assert {one.state for one in found.values()} == {"done"}
+    assert len(found) == 6
+    assert found["small"].metrics["rate"] > 2
+    assert "without Ray, on one worker in place of 2" in capsys.readouterr().out
+    again = dualprune.run(values, inline=True, quiet=True)
+    assert {one.state for one in again.values()} == {"cached"}

@@ -11,19 +11,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from dualprune.stages.data.fields import FIELDS, is_picture
 from dualprune.stages.data.format import SPLITS, DataError
 from dualprune.stages.data.make.builtin import SOURCES, digest
-from dualprune.stages.data.make.records import Record, write_records
 from dualprune.stages.data.order import Indices, epoch_order
-from dualprune.stages.data.shards import Sample, write
 from dualprune.stages.files.folder import canonical, sha256
 from dualprune.stages.files.source import SourceError, described, load, source_digest
 from dualprune.stages.settings.data import Cut, Data
+
+if TYPE_CHECKING:
+    from dualprune.stages.data.make.records import Record
+    from dualprune.stages.data.shards import Sample
 
 
 @runtime_checkable
@@ -66,7 +67,13 @@ def resolved(data: Data) -> tuple[str, Writer]:
         return name_of(source, args, cut), lambda url: write_source(url, source, opened(source, args, cut))
     # Other files are other shards.
     folder = f"-{digest(source, data.folder)[:12]}" if data.folder is not None else ""
-    return source + folder, lambda url: write(url, source, SOURCES[source](data.folder))
+    return source + folder, lambda url: _write_built_in(url, source, data.folder)
+
+
+def _write_built_in(url: str, source: str, folder: str | None) -> dict[str, Any]:
+    from dualprune.stages.data.shards import write
+
+    return write(url, source, SOURCES[source](folder))
 
 
 def name_of(source: str, args: Mapping[str, Any], cut: Cut) -> str:
@@ -134,6 +141,9 @@ def write_source(url: str, name: str, splits: Mapping[str, Iterable[Record]]) ->
 
     Returns the manifest. Raises DataError.
     """
+    from dualprune.stages.data.make.records import write_records
+    from dualprune.stages.data.shards import write
+
     first = next(iter(splits["train"]), None)
     if not is_labelled(first):
         return write_records(url, name, splits)
@@ -149,6 +159,8 @@ class _Labelled:
         self.where, self.records, self.shape = where, records, shape
 
     def __iter__(self) -> Iterator[Sample]:
+        from dualprune.stages.data.fields import FIELDS
+
         for number, record in enumerate(self.records):
             where = f"{self.where}: sample {number}"
             if not is_labelled(record):
@@ -163,6 +175,8 @@ class _Labelled:
 
 def is_labelled(record: Any) -> bool:
     """Whether a sample is a picture `image` and a whole number `label`, 0 or more."""
+    from dualprune.stages.data.fields import is_picture
+
     if not isinstance(record, Mapping) or set(record) != {"image", "label"}:
         return False
     label = record["label"]

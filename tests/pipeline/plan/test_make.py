@@ -308,15 +308,37 @@ def test_stages_are_looked_for_side_by_side(tmp_path: Path, monkeypatch: pytest.
     assert {p.state for p in planned(tmp_path).values()} == {"cached"}
 
 
+def test_of_what_was_never_begun_the_store_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object store takes a while for each answer, and one listing of it tells."""
+    recorded(tmp_path, "dense")
+    asked, answer = [], Store.artefact
+    monkeypatch.setattr(Store, "artefact", lambda store, key: asked.append(key) or answer(store, key))
+    plan = planned(tmp_path)
+    assert asked == [plan["dense"].node.key]
+    assert plan["dense"].state == "cached"
+
+
+def without_torch(verb: str, file: Path) -> None:
+    """A command ends well in a process that imports nothing heavy."""
+    show = f"import sys; from dualprune.pipeline.cli.main import main; code = main(['{verb}', '{file}']); "
+    show += "print(code, *({'torch', 'ray', 'deepspeed'} & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", show], check=True, capture_output=True, text=True).stdout
+    assert said.splitlines()[-1] == "0", said
+
+
 def test_what_is_done_needs_no_torch(tmp_path: Path) -> None:
     """Networks are not looked at, so that a plan of thousands of stages takes seconds, and little memory."""
     recorded(tmp_path, *ALL)
-    show = "import sys; from dualprune.pipeline.cli.main import main; code = main(['{}', '{}']); "
-    show += "print(code, *({{'torch', 'ray', 'deepspeed'}} & set(sys.modules)))"
-    for verb in ("plan", "status"):
-        command = [sys.executable, "-c", show.format(verb, tmp_path / "file.yaml")]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-        assert said[-1] == "0", said
+    without_torch("plan", tmp_path / "file.yaml")
+
+
+def test_how_stages_stand_needs_no_torch(tmp_path: Path) -> None:
+    """Done or not, and with data that came along, once that is in the store."""
+    recorded(tmp_path, "dense")
+    file = config(tmp_path, (f"shards: {tmp_path / 'shards'}", "source: digits"))
+    draft = read(str(file))
+    planning.make(draft.sound(), draft.problems)
+    without_torch("status", file)
 
 
 def test_what_is_not_done_is_looked_at(tmp_path: Path) -> None:

@@ -19,18 +19,19 @@ from tests.running import TWO_STAGES
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 MORE = ("stages.half.admm.updates=3", "stages.half.retrain.epochs=2")
+RUN = ("dualprune", "run", "two.yaml", "--inline", "--set")
 TENSORS = ("0.weight", "2.weight", "6.weight", "8.weight")
 EPOCHS = ("epoch", "loss", "lr", "val_accuracy", "val_loss", "samples_per_second", "step_seconds", "waited")
 
 
-def ran(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A run in a process of its own."""
+def ran(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """A run in one process."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     (folder / "two.yaml").write_text(TWO_STAGES)
     return subprocess.run(
-        [sys.executable, "-m", "tests.oneprocess", "two.yaml", *MORE, *arguments],
+        [sys.executable, "-m", *command, *MORE],
         cwd=folder,
-        env=own | {"PYTHONPATH": os.pathsep.join([PATH, os.getcwd()]), "AWS_SECRET_ACCESS_KEY": "hunter2"},
+        env=own | {"PYTHONPATH": PATH, "AWS_SECRET_ACCESS_KEY": "hunter2"},
         capture_output=True,
         text=True,
         timeout=400,
@@ -69,7 +70,7 @@ def same(folder: Path, found: Mirrored) -> None:
 
 def test_every_series_of_a_run_is_there(tmp_path: Path) -> None:
     """With group, kind, settings, layers and lineage."""
-    done = ran(tmp_path)
+    done = ran(tmp_path, *RUN)
     assert done.returncode == 0, done.stdout + done.stderr
     found = mirrored(tmp_path / "runs" / "logs" / "two")
     assert set(found) == {"dense", "half", "two"}
@@ -96,11 +97,11 @@ def test_every_series_of_a_run_is_there(tmp_path: Path) -> None:
 
 def test_a_killed_run_has_one_series(tmp_path: Path) -> None:
     """The driver's process is killed in the middle of a stage, and W&B's with it; the next run goes on with both."""
-    killed = ran(tmp_path, "--kill", "half", "32")
+    killed = ran(tmp_path, "tests.killed", "two.yaml", "half", "32")
     assert killed.returncode < 0, killed.stdout + killed.stderr
     logs = tmp_path / "runs" / "logs" / "two"
     before = set(logs.rglob("*.wandb"))
-    done = ran(tmp_path)
+    done = ran(tmp_path, *RUN)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "half: goes on after step 16" in done.stdout
     found = mirrored(logs)

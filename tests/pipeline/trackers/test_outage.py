@@ -130,15 +130,15 @@ def bits(folder: Path) -> dict[str, str]:
 def test_a_run_ends_well_without_wandb(tmp_path: Path, how: str) -> None:
     """With the bits that it has when nothing is mirrored; it says once that it is offline, and how to send."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    own |= {"PYTHONPATH": os.pathsep.join([PATH, os.getcwd()]), "WANDB_CACHE_DIR": str(tmp_path / "cache")}
+    own |= {"PYTHONPATH": PATH, "WANDB_CACHE_DIR": str(tmp_path / "cache")}
     trained, lines = {}, list[str]()
     with WandBServer(how) as server:
         for place, mode in (("with", "online"), ("without", "disabled")):
             (tmp_path / place).mkdir()
             (tmp_path / place / "two.yaml").write_text(TWO_STAGES)
-            call = [sys.executable, "-m", "tests.oneprocess", "two.yaml", f"monitor.wandb={mode}"]
+            call = [sys.executable, "-m", "dualprune", "run", "two.yaml", "--inline"]
             ended = subprocess.run(
-                call,
+                [*call, "--set", f"monitor.wandb={mode}"],
                 cwd=tmp_path / place,
                 env=own | server.environment,
                 capture_output=True,
