@@ -7,6 +7,7 @@ The same engine runs on one plain process and on many ranks, under ZeRO 0 to 3. 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from dualprune.stages.engine import zero
 from dualprune.stages.engine.proximal import STATE, ProximalOptimizer
 from dualprune.stages.engine.ranks import memory
+from dualprune.stages.engine.reduction import Reduction
 from dualprune.stages.networks.layers import note_layer
 from dualprune.stages.networks.parameters import is_trained
 from dualprune.stages.settings.engine import Engine as EngineSettings
@@ -124,8 +126,10 @@ class Engine:
         kept = self.module.state_dict().keys()  # without non-persistent ones, which a module computes itself
         self.buffers = {name: b for name, b in self.module.named_buffers() if name in kept}
         zero.settle(self.engine, self.optimizer)
-        if self.zero == 0 and self.world == 1:
-            zero.alone(self.engine)
+        self.reduction: Reduction | None = None
+        if self.zero == 0:
+            zero.unreduced(self.engine)
+            self.reduction = Reduction(self.parameters.values()) if self.world > 1 else None
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """The network's outputs."""
@@ -136,8 +140,14 @@ class Engine:
             raise
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients. DeepSpeed divides by the world size and by the number of micro-batches."""
-        self.engine.backward(loss)
+        """Accumulate gradients of the loss's mean over ranks and micro-batches (DeepSpeed divides by the number of
+        those)."""
+        if self.reduction is None:
+            self.engine.backward(loss)
+            return
+        last = self.engine.is_gradient_accumulation_boundary()
+        with self.reduction.summing() if last else nullcontext():
+            self.engine.backward(loss / self.world)
 
     def step(self, lr: float) -> bool:
         """Close a micro-batch; at the last one of a step, move the parameters.
@@ -231,6 +241,8 @@ class Engine:
 
     def close(self) -> None:
         """Remove hooks and free memory, so that another stage can run in this process."""
+        if self.reduction is not None:
+            self.reduction.close()
         self.engine.destroy()
 
     def shape(self, name: str) -> torch.Size:

@@ -106,8 +106,9 @@ def settle(engine: Any, optimizer: Any) -> None:
         sharded._lazy_init_hp_params_optimizer_state()
 
 
-def alone(engine: Any) -> None:
-    """Leave out, on one rank without ZeRO, that gradients are put into one tensor, summed over it, and copied back."""
+def unreduced(engine: Any) -> None:
+    """Leave out, without ZeRO, that gradients are put into one tensor after the backward pass, averaged over the ranks,
+    and copied back: on one rank nothing is to be done, and on several it can be done within that pass (`Reduction`)."""
     engine.enable_backward_allreduce = False
 
 
