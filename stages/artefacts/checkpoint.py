@@ -9,18 +9,18 @@ kept, so that there is always a whole one.
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
-import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from dualprune.stages.artefacts import parts
+from dualprune.stages.artefacts.packed import Packed, unpacked
+from dualprune.stages.engine import zero
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.engine.proximal import STATE
 from dualprune.stages.files.folder import Folder
@@ -29,22 +29,10 @@ from dualprune.stages.kinds.base import State
 KEPT = 2
 ON_DISK = {"mask": "hold"}
 """Optimizer state that has another name in checkpoints."""
+IN_MEMORY = {name: key for key, name in ON_DISK.items()}
+T = TypeVar("T")
 FORMAT = 2
 """Of what a checkpoint says of where the stage stands; those from before formats had numbers are of format 1."""
-TYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-    torch.complex64: "C64",
-}
-"""safetensors' names of types."""
 
 
 @dataclass
@@ -87,12 +75,19 @@ class Checkpoints:
     def save(self, engine: Engine, progress: Progress) -> None:
         """Gather the state (on all ranks together), and write this rank's part of it in the background."""
         self.finish()  # each rank's last part is written, so what is older may go
-        tensors = {name: value.cpu() for i, (name, value) in enumerate(_state(engine)) if i % self.world == self.rank}
-        tensors |= {f"buffer/{name}": value.detach().cpu().clone() for name, value in engine.buffers.items()}
+        packed = Packed([*self._own(_entries(engine)), *((n, t.shape, t.dtype) for n, t in _buffers(engine))])
+        for name, value in self._own(_state(engine)):
+            packed.put(name, value)
+        for name, value in _buffers(engine):
+            packed.put(name, value)
         facts = {"format": FORMAT, **asdict(progress), "inner_steps": engine.inner_steps()}
         facts["loss"] = float(progress.loss)
-        self._writer = threading.Thread(target=self._write, args=(tensors, facts), name="checkpoint")
+        self._writer = threading.Thread(target=self._write, args=(packed.data, facts), name="checkpoint")
         self._writer.start()
+
+    def _own(self, every: Iterable[T]) -> Iterator[T]:
+        """What is this rank's of all that is saved; all ranks take part in making all of it."""
+        return (one for number, one in enumerate(every) if number % self.world == self.rank)
 
     def wait(self) -> None:
         """Return when the last checkpoint is written. Raises what its writing raised."""
@@ -118,7 +113,7 @@ class Checkpoints:
         """Name of the newest checkpoint that is whole, as `step-N/M` with its number of parts M, or None."""
         for step in reversed(parts.steps(self.folder)):
             for world in parts.worlds(self.folder.names(step)):
-                if all(parts.read(self.folder, parts.stem(step, part, world)) for part in range(world)):
+                if all(parts.whole(self.folder, parts.stem(step, part, world)) for part in range(world)):
                     return f"{step}/{world}"
         return None
 
@@ -128,25 +123,33 @@ class Checkpoints:
         `state` is the class of what the stage's kind remembers.
         """
         step, count = checkpoint.split("/")
-        found = []
-        for number in range(int(count)):
-            part = parts.read(self.folder, parts.stem(step, number, int(count)))
-            if part is None:
-                raise FileNotFoundError(f"{self.folder.url}/{step}: part {number} of {count} was whole and is not now")
-            found.append((safetensors.torch.load(part[0]), part[1]))
-        tensors = {n: t for part, _ in found for n, t in part.items()}
-        facts = self._known(step, dict(found[0][1]), state)
+        stems = [parts.stem(step, number, int(count)) for number in range(int(count))]
+        found = [parts.facts(self.folder, stem) for stem in stems]
+        facts = self._known(step, dict(found[0]), state)
         if len(found) == self.world:
-            own, facts["loss"] = found[self.rank][0], found[self.rank][1]["loss"]
+            facts["loss"] = found[self.rank]["loss"]
+            buffers = self._buffers(stems[self.rank])
         else:
-            own = _averaged([part for part, _ in found])
-            facts["loss"] = sum(each["loss"] for _, each in found) if self.rank == 0 else 0.0
-        engine.load({**_under("network/", tensors), **_under("buffer/", own)})
-        for key, names in _state_names(engine):
-            for name in names:
-                engine.set(name, tensors[f"{ON_DISK.get(key, key)}/{name}"], key)
+            facts["loss"] = sum(each["loss"] for each in found) if self.rank == 0 else 0.0
+            buffers = _averaged([self._buffers(stem) for stem in stems])
+        for name, value in buffers.items():
+            engine.put(name, value)
+        missing = {name for name, *_ in _entries(engine)}
+        for stem in stems:
+            for name, value in unpacked(self.folder, f"{stem}.safetensors", missing.__contains__):
+                key, _, tensor = name.partition("/")
+                if key == "network":
+                    engine.put(tensor, value)
+                else:
+                    engine.set(tensor, value, IN_MEMORY.get(key, key))
+                missing.discard(name)
+        if missing:
+            raise KeyError(min(missing))
         engine.set_inner_steps(facts.pop("inner_steps"))
         return Progress(**{**facts, "state": state(**facts["state"])})
+
+    def _buffers(self, stem: str) -> dict[str, Tensor]:
+        return _under("buffer/", dict(unpacked(self.folder, f"{stem}.safetensors", lambda n: n.startswith("buffer/"))))
 
     def _known(self, step: str, facts: dict[str, Any], state: type[State]) -> dict[str, Any]:
         """What a checkpoint says of where the stage stands, in today's format. Raises OtherVersion."""
@@ -161,11 +164,10 @@ class Checkpoints:
             raise OtherVersion(f"{self.folder.url}/{step} was written by another version of dualprune ({what}): {ways}")
         return facts
 
-    def _write(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def _write(self, data: bytearray, facts: dict[str, Any]) -> None:
         try:
             step = f"step-{facts['steps']:08d}"
             stem = parts.stem(step, self.rank, self.world)
-            data = _serialized(tensors)
             self.folder.write(f"{stem}.safetensors", data)
             self.folder.write_json(f"{stem}.json", {"sha256": parts.digest(data, facts), "progress": facts})
             if self.rank == 0:
@@ -183,6 +185,72 @@ def _from_first(facts: dict[str, Any]) -> dict[str, Any]:
     return facts | {"state": {name: value for name, value in state.items() if value}}
 
 
+def _entries(engine: Engine) -> Iterator[tuple[str, torch.Size, torch.dtype]]:
+    """Name, shape and type of all that is saved but buffers, in the order of `_state`."""
+    for name in engine.parameters:
+        yield f"network/{name}", engine.shape(name), torch.float32
+    for name, parameter in engine.untrained.items():
+        yield f"network/{name}", zero.shape(parameter), parameter.dtype
+    for key, names in _state_names(engine):
+        for name in names:
+            yield f"{ON_DISK.get(key, key)}/{name}", engine.shape(name), torch.float32
+
+
+def _state_names(engine: Engine) -> Iterator[tuple[str, list[str]]]:
+    for key in engine.inner_states():
+        yield key, list(engine.parameters)
+    for key in STATE:
+        yield key, [name for name in engine.parameters if name in engine.masked]
+
+
+def _buffers(self, stem: str) -> dict[str, Tensor]:
+        return _under("buffer/", dict(unpacked(self.folder, f"{stem}.safetensors", lambda n: n.startswith("buffer/"))))
+
+    def _known(self, step: str, facts: dict[str, Any], state: type[State]) -> dict[str, Any]:
+        """What a checkpoint says of where the stage stands, in today's format. Raises OtherVersion."""
+        number = facts.pop("format", 1)
+        facts = _from_first(facts) if number == 1 else facts
+        unknown = facts.keys() - {one.name for one in fields(Progress)} - {"inner_steps"}
+        if not unknown:
+            unknown = facts.get("state", {}).keys() - {one.name for one in fields(state)}
+        if number > FORMAT or unknown:
+            what = f"with {', '.join(sorted(unknown))}" if unknown else f"format {number}, and this one reads {FORMAT}"
+            ways = f"go on with that one, or delete {self.folder.url} to begin the stage anew"
+            raise OtherVersion(f"{self.folder.url}/{step} was written by another version of dualprune ({what}): {ways}")
+        return facts
+
+    def _write(self, data: bytearray, facts: dict[str, Any]) -> None:
+        try:
+            step = f"step-{facts['steps']:08d}"
+            stem = parts.stem(step, self.rank, self.world)
+            self.folder.write(f"{stem}.safetensors", data)
+            self.folder.write_json(f"{stem}.json", {"sha256": parts.digest(data, facts), "progress": facts})
+            if self.rank == 0:
+                for old in [s for s in parts.steps(self.folder) if s < step][: -(KEPT - 1)]:
+                    self.folder.remove(old)
+        except BaseException as error:  # noqa: BLE001 - raised again by wait(), in the training thread
+            self._error = error
+
+
+def _from_first(facts: dict[str, Any]) -> dict[str, Any]:
+    """From the first format, in which what kinds remember was not apart."""
+    own = {"rho": "rho", "residual": "residual", "values": "values", "sharing": "tied", "budget": "budget"}
+    state = {new: facts.pop(old) for old, new in own.items() if old in facts}
+    facts["phase"] = facts.pop("stretch", 0)
+    return facts | {"state": {name: value for name, value in state.items() if value}}
+
+
+def _entries(engine: Engine) -> Iterator[tuple[str, torch.Size, torch.dtype]]:
+    """Name, shape and type of all that is saved but buffers, in the order of `_state`."""
+    for name in engine.parameters:
+        yield f"network/{name}", engine.shape(name), torch.float32
+    for name, parameter in engine.untrained.items():
+        yield f"network/{name}", zero.shape(parameter), parameter.dtype
+    for key, names in _state_names(engine):
+        for name in names:
+            yield f"{ON_DISK.get(key, key)}/{name}", engine.shape(name), torch.float32
+
+
 def _state_names(engine: Engine) -> Iterator[tuple[str, list[str]]]:
     for key in engine.inner_states():
         yield key, list(engine.parameters)
@@ -191,6 +259,7 @@ def _state_names(engine: Engine) -> Iterator[tuple[str, list[str]]]:
 
 
 def _state(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    """All that is saved but buffers, one whole tensor at a time. On all ranks together."""
     for name in engine.parameters:
         yield f"network/{name}", engine.get(name)
     for name, value in engine.left_alone():
@@ -200,24 +269,9 @@ def _state(engine: Engine) -> Iterator[tuple[str, Tensor]]:
             yield f"{ON_DISK.get(key, key)}/{name}", engine.get(name, key)
 
 
-def _serialized(tensors: dict[str, Tensor]) -> bytearray:
-    """Tensors in safetensors' form, taken out of `tensors` one by one.
-
-    The library's own function has all of them three times at its end: as tensors, and as bytes twice.
-    """
-    header, end = {}, 0
-    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
-        place = [end, end := end + tensor.nbytes]
-        header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": place}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    data = bytearray(8 + len(text) + end)
-    data[:8], data[8 : 8 + len(text)] = len(text).to_bytes(8, "little"), text
-    view = torch.frombuffer(data, dtype=torch.uint8)[8 + len(text) :]
-    for name, entry in header.items():
-        first, last = entry["data_offsets"]
-        view[first:last] = tensors.pop(name).contiguous().flatten().view(torch.uint8)
-    return data
+def _buffers(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    for name, buffer in engine.buffers.items():
+        yield f"buffer/{name}", buffer
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -228,8 +282,7 @@ def _averaged(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Buffers of other ranks than there are now: averages, as at the end of an epoch; counts are the same on all."""
     found = {}
     for name, first in parts[0].items():
-        if name.startswith("buffer/"):
-            values = [part[name] for part in parts]
-            # In double precision, so that the average of equal values is that value.
-            found[name] = torch.stack(values).double().mean(0).to(first) if first.is_floating_point() else first
+        values = [part[name] for part in parts]
+        # In double precision, so that the average of equal values is that value.
+        found[name] = torch.stack(values).double().mean(0).to(first) if first.is_floating_point() else first
     return found

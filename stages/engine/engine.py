@@ -171,8 +171,11 @@ class Engine:
 
     def get(self, name: str, state: str | None = None) -> Tensor:
         """The whole fp32 parameter `name`, or its optimizer state `state`, as a new tensor on every rank."""
-        value = zero.get(self.parameters[name], state, self._own(name, state))
-        whole: Tensor = value.detach().float().clone()
+        return self.seen(name, state).clone()
+
+    def seen(self, name: str, state: str | None = None) -> Tensor:
+        """The same to be looked at till the next step: where ZeRO is off it is no copy."""
+        whole: Tensor = zero.get(self.parameters[name], state, self._own(name, state)).detach().float()
         return whole.view(self.shape(name))
 
     @torch.no_grad()
@@ -232,12 +235,17 @@ class Engine:
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `tensors` gave. Raises KeyError for a name that is missing."""
-        for name in self.parameters:
-            self.set(name, tensors[name])
-        for name, parameter in self.untrained.items():
-            zero.fill(parameter, tensors[name])
-        for name, buffer in self.buffers.items():
-            buffer.copy_(tensors[name])
+        for name in (*self.parameters, *self.untrained, *self.buffers):
+            self.put(name, tensors[name])
+
+    def put(self, name: str, value: Tensor) -> None:
+        """Put back one of what `tensors` gave, on all ranks together. Raises KeyError for a name that is not there."""
+        if name in self.parameters:
+            self.set(name, value)
+        elif name in self.untrained:
+            zero.fill(self.untrained[name], value)
+        else:
+            self.buffers[name].copy_(value)
 
     def close(self) -> None:
         """Remove hooks and free memory, so that another stage can run in this process."""
