@@ -124,7 +124,7 @@ class Checkpoints:
         """
         step, count = checkpoint.split("/")
         stems = [parts.stem(step, number, int(count)) for number in range(int(count))]
-        found = [parts.facts(self.folder, stem) for stem in stems]
+        found = [self._facts(stem) for stem in stems]
         facts = self._known(step, dict(found[0]), state)
         if len(found) == self.world:
             facts["loss"] = found[self.rank]["loss"]
@@ -147,6 +147,14 @@ class Checkpoints:
             raise KeyError(min(missing))
         engine.set_inner_steps(facts.pop("inner_steps"))
         return Progress(**{**facts, "state": state(**facts["state"])})
+
+    def _facts(self, stem: str) -> dict[str, Any]:
+        try:
+            return parts.facts(self.folder, stem)
+        except (FileNotFoundError, ValueError, KeyError) as error:
+            step, _, part = stem.partition("/")
+            gone = f"{self.folder.url}/{step}: {part.replace('-', ' ')} was whole and is not now"
+            raise FileNotFoundError(gone) from error
 
     def _buffers(self, stem: str) -> dict[str, Tensor]:
         return _under("buffer/", dict(unpacked(self.folder, f"{stem}.safetensors", lambda n: n.startswith("buffer/"))))
@@ -203,70 +211,15 @@ def _state_names(engine: Engine) -> Iterator[tuple[str, list[str]]]:
         yield key, [name for name in engine.parameters if name in engine.masked]
 
 
-def _buffers(self, stem: str) -> dict[str, Tensor]:
-        return _under("buffer/", dict(unpacked(self.folder, f"{stem}.safetensors", lambda n: n.startswith("buffer/"))))
-
-    def _known(self, step: str, facts: dict[str, Any], state: type[State]) -> dict[str, Any]:
-        """What a checkpoint says of where the stage stands, in today's format. Raises OtherVersion."""
-        number = facts.pop("format", 1)
-        facts = _from_first(facts) if number == 1 else facts
-        unknown = facts.keys() - {one.name for one in fields(Progress)} - {"inner_steps"}
-        if not unknown:
-            unknown = facts.get("state", {}).keys() - {one.name for one in fields(state)}
-        if number > FORMAT or unknown:
-            what = f"with {', '.join(sorted(unknown))}" if unknown else f"format {number}, and this one reads {FORMAT}"
-            ways = f"go on with that one, or delete {self.folder.url} to begin the stage anew"
-            raise OtherVersion(f"{self.folder.url}/{step} was written by another version of dualprune ({what}): {ways}")
-        return facts
-
-    def _write(self, data: bytearray, facts: dict[str, Any]) -> None:
-        try:
-            step = f"step-{facts['steps']:08d}"
-            stem = parts.stem(step, self.rank, self.world)
-            self.folder.write(f"{stem}.safetensors", data)
-            self.folder.write_json(f"{stem}.json", {"sha256": parts.digest(data, facts), "progress": facts})
-            if self.rank == 0:
-                for old in [s for s in parts.steps(self.folder) if s < step][: -(KEPT - 1)]:
-                    self.folder.remove(old)
-        except BaseException as error:  # noqa: BLE001 - raised again by wait(), in the training thread
-            self._error = error
-
-
-def _from_first(facts: dict[str, Any]) -> dict[str, Any]:
-    """From the first format, in which what kinds remember was not apart."""
-    own = {"rho": "rho", "residual": "residual", "values": "values", "sharing": "tied", "budget": "budget"}
-    state = {new: facts.pop(old) for old, new in own.items() if old in facts}
-    facts["phase"] = facts.pop("stretch", 0)
-    return facts | {"state": {name: value for name, value in state.items() if value}}
-
-
-def _entries(engine: Engine) -> Iterator[tuple[str, torch.Size, torch.dtype]]:
-    """Name, shape and type of all that is saved but buffers, in the order of `_state`."""
-    for name in engine.parameters:
-        yield f"network/{name}", engine.shape(name), torch.float32
-    for name, parameter in engine.untrained.items():
-        yield f"network/{name}", zero.shape(parameter), parameter.dtype
-    for key, names in _state_names(engine):
-        for name in names:
-            yield f"{ON_DISK.get(key, key)}/{name}", engine.shape(name), torch.float32
-
-
-def _state_names(engine: Engine) -> Iterator[tuple[str, list[str]]]:
-    for key in engine.inner_states():
-        yield key, list(engine.parameters)
-    for key in STATE:
-        yield key, [name for name in engine.parameters if name in engine.masked]
-
-
 def _state(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """All that is saved but buffers, one whole tensor at a time. On all ranks together."""
+    """All that is saved but buffers, one whole tensor at a time, to be copied at once. On all ranks together."""
     for name in engine.parameters:
-        yield f"network/{name}", engine.get(name)
+        yield f"network/{name}", engine.seen(name)
     for name, value in engine.left_alone():
         yield f"network/{name}", value
     for key, names in _state_names(engine):
         for name in names:
-            yield f"{ON_DISK.get(key, key)}/{name}", engine.get(name, key)
+            yield f"{ON_DISK.get(key, key)}/{name}", engine.seen(name, key)
 
 
 def _buffers(engine: Engine) -> Iterator[tuple[str, Tensor]]:

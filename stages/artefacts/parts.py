@@ -36,7 +36,7 @@ def digest(data: bytes | bytearray, facts: dict[str, Any]) -> str:
 
 
 def facts(folder: Folder, stem: str) -> dict[str, Any]:
-    """Where the stage stood, by a part that is whole. Raises FileNotFoundError, and ValueError for what is no JSON."""
+    """Where the stage stood, by a part that is whole. Raises FileNotFoundError, ValueError, KeyError."""
     found: dict[str, Any] = folder.read_json(f"{stem}.json")["progress"]
     return found
 
