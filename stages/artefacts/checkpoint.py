@@ -9,43 +9,28 @@ kept, so that there is always a whole one.
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from dualprune.stages.artefacts import parts
+from dualprune.stages.artefacts.packed import Packed, unpacked
+from dualprune.stages.engine import zero
 from dualprune.stages.engine.engine import Engine
-from dualprune.stages.engine.state import STATE
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.base import State
 
 KEPT = 2
-STATES = (*STATE, "mask")
-"""What there may be of ADMM's state of a tensor."""
+T = TypeVar("T")
 FORMAT = 3
 """Of a checkpoint; those from before formats had numbers are of format 1. Up to format 2 all of ADMM's state was in
 fp32, and masks, which were called `hold`, had the numbers of clusters while values were tied."""
-TYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-    torch.complex64: "C64",
-}
-"""safetensors' names of types."""
 
 
 @dataclass
@@ -88,12 +73,19 @@ class Checkpoints:
     def save(self, engine: Engine, progress: Progress) -> None:
         """Gather the state (on all ranks together), and write this rank's part of it in the background."""
         self.finish()  # each rank's last part is written, so what is older may go
-        tensors = {name: value.cpu() for i, (name, value) in enumerate(_state(engine)) if i % self.world == self.rank}
-        tensors |= {f"buffer/{name}": value.detach().cpu().clone() for name, value in engine.own.items()}
+        packed = Packed([*self._own(_entries(engine)), *((n, t.shape, t.dtype) for n, t in _buffers(engine))])
+        for name, value in self._own(_state(engine)):
+            packed.put(name, value)
+        for name, value in _buffers(engine):
+            packed.put(name, value)
         facts = {"format": FORMAT, **asdict(progress), "inner_steps": engine.inner_steps()}
         facts["loss"] = float(progress.loss)
-        self._writer = threading.Thread(target=self._write, args=(tensors, facts), name="checkpoint")
+        self._writer = threading.Thread(target=self._write, args=(packed.data, facts), name="checkpoint")
         self._writer.start()
+
+    def _own(self, every: Iterable[T]) -> Iterator[T]:
+        """What is this rank's of all that is saved; all ranks take part in making all of it."""
+        return (one for number, one in enumerate(every) if number % self.world == self.rank)
 
     def wait(self) -> None:
         """Return when the last checkpoint is written. Raises what its writing raised."""
@@ -119,7 +111,7 @@ class Checkpoints:
         """Name of the newest checkpoint that is whole, as `step-N/M` with its number of parts M, or None."""
         for step in reversed(parts.steps(self.folder)):
             for world in parts.worlds(self.folder.names(step)):
-                if all(parts.read(self.folder, parts.stem(step, part, world)) for part in range(world)):
+                if all(parts.whole(self.folder, parts.stem(step, part, world)) for part in range(world)):
                     return f"{step}/{world}"
         return None
 
@@ -129,29 +121,41 @@ class Checkpoints:
         `state` is the class of what the stage's kind remembers.
         """
         step, count = checkpoint.split("/")
-        found = []
-        for number in range(int(count)):
-            part = parts.read(self.folder, parts.stem(step, number, int(count)))
-            if part is None:
-                raise FileNotFoundError(f"{self.folder.url}/{step}: part {number} of {count} was whole and is not now")
-            found.append((safetensors.torch.load(part[0]), part[1]))
-        tensors = {n: t for part, _ in found for n, t in part.items()}
-        facts = self._known(step, dict(found[0][1]), state)
+        stems = [parts.stem(step, number, int(count)) for number in range(int(count))]
+        found = [self._facts(stem) for stem in stems]
+        facts = self._known(step, dict(found[0]), state)
         if len(found) == self.world:
-            own, facts["loss"] = found[self.rank][0], found[self.rank][1]["loss"]
+            facts["loss"] = found[self.rank]["loss"]
+            buffers = self._buffers(stems[self.rank])
         else:
-            own = _averaged([part for part, _ in found])
-            facts["loss"] = sum(each["loss"] for _, each in found) if self.rank == 0 else 0.0
-        engine.load({**_under("network/", tensors), **_under("buffer/", own)})
-        for key in engine.inner_states():
-            for name in engine.parameters:
-                engine.set(name, tensors[f"{key}/{name}"], key)
-        if any(name.startswith("hold/") for name in tensors):
-            tensors = _from_second(tensors, bool(facts["state"].get("tied")))
-        for name in _masked(engine):
-            engine.restore(name, {key: tensors[f"{key}/{name}"] for key in STATES if f"{key}/{name}" in tensors})
+            facts["loss"] = sum(each["loss"] for each in found) if self.rank == 0 else 0.0
+            buffers = _averaged([self._buffers(stem) for stem in stems])
+        for name, value in buffers.items():
+            engine.put(name, value)
+        tied = bool(facts["state"].get("tied"))
+        numbered = tied and found[0].get("format", 1) < FORMAT
+        missing = {name for name, *_ in _entries(engine)}
+        # U is told by the target, which is to be there before it.
+        for late in (False, True):
+            for stem in stems:
+                wanted = partial(_wanted, engine, late, numbered)
+                for name, value in unpacked(self.folder, f"{stem}.safetensors", wanted):
+                    missing -= _put(engine, name, value, tied)
+        if missing:
+            raise KeyError(min(missing))
         engine.set_inner_steps(facts.pop("inner_steps"))
         return Progress(**{**facts, "state": state(**facts["state"])})
+
+    def _facts(self, stem: str) -> dict[str, Any]:
+        try:
+            return parts.facts(self.folder, stem)
+        except (FileNotFoundError, ValueError, KeyError) as error:
+            step, _, part = stem.partition("/")
+            gone = f"{self.folder.url}/{step}: {part.replace('-', ' ')} was whole and is not now"
+            raise FileNotFoundError(gone) from error
+
+    def _buffers(self, stem: str) -> dict[str, Tensor]:
+        return _under("buffer/", dict(unpacked(self.folder, f"{stem}.safetensors", lambda n: n.startswith("buffer/"))))
 
     def _known(self, step: str, facts: dict[str, Any], state: type[State]) -> dict[str, Any]:
         """What a checkpoint says of where the stage stands, in today's format. Raises OtherVersion."""
@@ -166,11 +170,10 @@ class Checkpoints:
             raise OtherVersion(f"{self.folder.url}/{step} was written by another version of dualprune ({what}): {ways}")
         return facts
 
-    def _write(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def _write(self, data: bytearray, facts: dict[str, Any]) -> None:
         try:
             step = f"step-{facts['steps']:08d}"
             stem = parts.stem(step, self.rank, self.world)
-            data = _serialized(tensors)
             self.folder.write(f"{stem}.safetensors", data)
             self.folder.write_json(f"{stem}.json", {"sha256": parts.digest(data, facts), "progress": facts})
             if self.rank == 0:
@@ -188,51 +191,68 @@ def _from_first(facts: dict[str, Any]) -> dict[str, Any]:
     return facts | {"state": {name: value for name, value in state.items() if value}}
 
 
-def _from_second(tensors: dict[str, Tensor], tied: bool) -> dict[str, Tensor]:
-    """From the second format: what was called a hold is a mask, but numbers of clusters are in the target now."""
-    found = dict(tensors)
-    for name, hold in _under("hold/", tensors).items():
-        found[f"mask/{name}"] = hold
+def _wanted(engine: Engine, late: bool, numbered: bool, name: str) -> bool:
+    """Whether a tensor of a file is put in place now; `numbered`: its holds have the numbers that targets have now."""
+    key, _, tensor = name.partition("/")
+    if key == "buffer" or late != (key == "dual"):
+        return False
+    if key in ("marks", "hold"):
+        return tensor in engine.masked
+    if key in ("target", "dual"):
+        return tensor in engine.penalised and not (numbered and key == "target")
+    return True
+
+
+def _put(engine: Engine, name: str, value: Tensor, tied: bool) -> set[str]:
+    """Put a tensor of a file in its place, on all ranks together; which of today's names it makes up for."""
+    key, _, tensor = name.partition("/")
+    if key == "network":
+        engine.put(tensor, value)
+    elif key == "hold":
+        engine.set(tensor, value, "mask")
         if tied:
-            found[f"target/{name}"] = hold
-    return found
+            engine.set(tensor, value, "target")
+        return {f"marks/{tensor}", *([f"target/{tensor}"] if tied else [])}
+    else:
+        engine.set(tensor, value, key)
+    return {name}
 
 
-def _masked(engine: Engine) -> list[str]:
-    return [name for name in engine.parameters if name in engine.masked]
+def _entries(engine: Engine) -> Iterator[tuple[str, torch.Size, torch.dtype]]:
+    """Name, shape and type of all that is saved but what is a rank's own, in the order of `_state`."""
+    for name in engine.parameters:
+        yield f"network/{name}", engine.shape(name), torch.float32
+    for name, parameter in engine.untrained.items():
+        yield f"network/{name}", zero.shape(parameter), parameter.dtype
+    for key, name in _states(engine):
+        yield f"{key}/{name}", engine.shape(name), torch.uint8 if key == "marks" else torch.float32
+
+
+def _states(engine: Engine) -> Iterator[tuple[str, str]]:
+    """States of parameters, and whose."""
+    for key in engine.inner_states():
+        for name in engine.parameters:
+            yield key, name
+    for name in engine.parameters:
+        if name in engine.masked:
+            for key in engine.kept(name):
+                yield key, name
 
 
 def _state(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    """All that is saved but what is a rank's own, one whole tensor at a time, to be copied at once. On all ranks."""
     for name in engine.parameters:
-        yield f"network/{name}", engine.get(name)
+        yield f"network/{name}", engine.seen(name)
     for name, value in engine.left_alone():
         yield f"network/{name}", value
-    for key in engine.inner_states():
-        for name in engine.parameters:
-            yield f"{key}/{name}", engine.get(name, key)
-    for name in _masked(engine):
-        for key in engine.kept(name):
-            yield f"{key}/{name}", engine.get(name, key)
+    for key, name in _states(engine):
+        # What is not kept beside the target has to be made of it.
+        yield f"{key}/{name}", engine.get(name, key) if key == "dual" else engine.seen(name, key)
 
 
-def _serialized(tensors: dict[str, Tensor]) -> bytearray:
-    """Tensors in safetensors' form, taken out of `tensors` one by one.
-
-    The library's own function has all of them three times at its end: as tensors, and as bytes twice.
-    """
-    header, end = {}, 0
-    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
-        place = [end, end := end + tensor.nbytes]
-        header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": place}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    data = bytearray(8 + len(text) + end)
-    data[:8], data[8 : 8 + len(text)] = len(text).to_bytes(8, "little"), text
-    view = torch.frombuffer(data, dtype=torch.uint8)[8 + len(text) :]
-    for name, entry in header.items():
-        first, last = entry["data_offsets"]
-        view[first:last] = tensors.pop(name).contiguous().flatten().view(torch.uint8)
-    return data
+def _buffers(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    for name, buffer in engine.own.items():
+        yield f"buffer/{name}", buffer
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -243,8 +263,7 @@ def _averaged(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Buffers of other ranks than there are now: averages, as at the end of an epoch; counts are the same on all."""
     found = {}
     for name, first in parts[0].items():
-        if name.startswith("buffer/"):
-            values = [part[name] for part in parts]
-            # In double precision, so that the average of equal values is that value.
-            found[name] = torch.stack(values).double().mean(0).to(first) if first.is_floating_point() else first
+        values = [part[name] for part in parts]
+        # In double precision, so that the average of equal values is that value.
+        found[name] = torch.stack(values).double().mean(0).to(first) if first.is_floating_point() else first
     return found

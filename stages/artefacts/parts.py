@@ -35,15 +35,21 @@ def digest(data: bytes | bytearray, facts: dict[str, Any]) -> str:
     return sha256(data, canonical(facts))
 
 
-def read(folder: Folder, stem: str) -> tuple[bytes, dict[str, Any]] | None:
-    """A part's tensors, in safetensors' form, and where the stage stood; None if it is not whole."""
+def facts(folder: Folder, stem: str) -> dict[str, Any]:
+    """Where the stage stood, by a part that is whole. Raises FileNotFoundError, ValueError, KeyError."""
+    found: dict[str, Any] = folder.read_json(f"{stem}.json")["progress"]
+    return found
+
+
+def whole(folder: Folder, stem: str) -> bool:
+    """Whether a part is there and what was written; its tensors are read piece by piece."""
     try:
-        text, data = folder.read(f"{stem}.json"), folder.read(f"{stem}.safetensors")
+        text = folder.read(f"{stem}.json")
         entry = json.loads(text)
-        whole = encoded(entry) == text and digest(data, entry["progress"]) == entry["sha256"]
+        found = folder.hash(f"{stem}.safetensors", canonical(entry["progress"]))
+        return encoded(entry) == text and found == entry["sha256"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
-    return (data, entry["progress"]) if whole else None
+        return False
 
 
 def damages(folder: Folder) -> tuple[int, list[str]]:
@@ -53,6 +59,6 @@ def damages(folder: Folder) -> tuple[int, list[str]]:
         for file in folder.names(step):
             if file.endswith(".json"):
                 count += 1
-                if read(folder, f"{step}/{file.removesuffix('.json')}") is None and folder.exists(f"{step}/{file}"):
+                if not whole(folder, f"{step}/{file.removesuffix('.json')}") and folder.exists(f"{step}/{file}"):
                     found.append(f"{folder.url}/{step}/{file} and the tensors beside it are not what was written")
     return count, found

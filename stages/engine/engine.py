@@ -7,6 +7,7 @@ The same engine runs on one plain process and on many ranks, under ZeRO 0 to 3. 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from dualprune.stages.engine import strided, zero
 from dualprune.stages.engine.passes import Passes
 from dualprune.stages.engine.proximal import ProximalOptimizer
 from dualprune.stages.engine.ranks import memory, summed
+from dualprune.stages.engine.reduction import Reduction
 from dualprune.stages.engine.state import STATE, Whole
 from dualprune.stages.networks.layers import note_layer
 from dualprune.stages.networks.parameters import is_trained
@@ -144,8 +146,10 @@ class Engine(Whole):
         self.averages = {name: b.clone() for name, b in self.buffers.items() if averaged and b.is_floating_point()}
         """Of buffers, as those of the weights."""
         zero.settle(self.engine, self.optimizer)
-        if self.zero == 0 and self.world == 1:
-            zero.alone(self.engine)
+        self.reduction: Reduction | None = None
+        if self.zero == 0:
+            zero.unreduced(self.engine)
+            self.reduction = Reduction(self.parameters.values()) if self.world > 1 else None
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """The network's outputs."""
@@ -156,8 +160,14 @@ class Engine(Whole):
             raise
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients. DeepSpeed divides by the world size and by the number of micro-batches."""
-        self.engine.backward(loss)
+        """Accumulate gradients of the loss's mean over ranks and micro-batches (DeepSpeed divides by the number of
+        those)."""
+        if self.reduction is None:
+            self.engine.backward(loss)
+            return
+        last = self.engine.is_gradient_accumulation_boundary()
+        with self.reduction.summing() if last else nullcontext():
+            self.engine.backward(loss / self.world)
 
     def step(self, lr: float) -> bool:
         """Close a micro-batch; at the last one of a step, move the parameters.
@@ -232,9 +242,12 @@ class Engine(Whole):
 
     def read(self, name: str, state: str | None) -> Tensor:
         """The whole parameter `name` in fp32, or its optimizer state as it is kept, as a new tensor on every rank."""
-        value = zero.get(self.parameters[name], state, self._own(name, state))
+        return self.seen(name, state).clone()
+
+    def seen(self, name: str, state: str | None = None) -> Tensor:
+        """The same to be looked at till the next step: where ZeRO is off it is no copy."""
         kind = torch.uint8 if state == "marks" else torch.float32
-        return value.detach().to(kind, copy=True).view(self.shape(name))
+        return zero.get(self.parameters[name], state, self._own(name, state)).detach().to(kind).view(self.shape(name))
 
     @torch.no_grad()
     def write(self, name: str, value: Tensor, state: str | None) -> None:
@@ -297,15 +310,22 @@ class Engine(Whole):
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `tensors` gave. Raises KeyError for a name that is missing."""
-        for name in self.parameters:
-            self.set(name, tensors[name])
-        for name, parameter in self.untrained.items():
-            zero.fill(parameter, tensors[name])
-        for name, buffer in self.own.items():
-            buffer.copy_(tensors[name])
+        for name in (*self.parameters, *self.untrained, *self.own):
+            self.put(name, tensors[name])
+
+    def put(self, name: str, value: Tensor) -> None:
+        """Put back one of what `tensors` gave, on all ranks together. Raises KeyError for a name that is not there."""
+        if name in self.parameters:
+            self.set(name, value)
+        elif name in self.untrained:
+            zero.fill(self.untrained[name], value)
+        else:
+            self.own[name].copy_(value)
 
     def close(self) -> None:
         """Remove hooks and free memory, so that another stage can run in this process."""
+        if self.reduction is not None:
+            self.reduction.close()
         self.engine.destroy()
 
     def shape(self, name: str) -> torch.Size:

@@ -150,8 +150,9 @@ def _offloaded(sharded: Any) -> bool:
     return bool(getattr(sharded, "cpu_offload", False) or getattr(sharded, "offload_optimizer", False))
 
 
-def alone(engine: Any) -> None:
-    """Leave out, on one rank without ZeRO, that gradients are put into one tensor, summed over it, and copied back."""
+def unreduced(engine: Any) -> None:
+    """Leave out, without ZeRO, that gradients are put into one tensor after the backward pass, averaged over the ranks,
+    and copied back: on one rank nothing is to be done, and on several it can be done within that pass (`Reduction`)."""
     engine.enable_backward_allreduce = False
 
 

@@ -41,10 +41,11 @@ def sha256_of(path: str) -> str:
         return _sha256_of(file)
 
 
-def _sha256_of(file: IO[bytes]) -> str:
+def _sha256_of(file: IO[bytes], after: bytes = b"") -> str:
     found = hashlib.sha256()
     while piece := file.read(1 << 20):
         found.update(piece)
+    found.update(after)
     return found.hexdigest()
 
 
@@ -134,21 +135,21 @@ class Folder:
         """The path as the filesystem itself names it."""
         return posixpath.join(self.root, path) if path else self.root
 
-    def read(self, path: str) -> bytes:
-        """All of a file. Raises FileNotFoundError."""
-        data: bytes = self._do(lambda: self.fs.cat_file(self.path(path)))
+    def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        """All of a file, or its bytes from `start` to `end`. Raises FileNotFoundError."""
+        data: bytes = self._do(lambda: self.fs.cat_file(self.path(path), start=start, end=end))
         return data
 
     def fetch(self, path: str, target: str) -> None:
         """Copy a file to a local one, piece by piece. Raises FileNotFoundError."""
         self._do(lambda: self.fs.get_file(self.path(path), target))
 
-    def hash(self, path: str) -> str:
-        """The sha256 of a file, read piece by piece. Raises FileNotFoundError."""
+    def hash(self, path: str, after: bytes = b"") -> str:
+        """The sha256 of a file, read piece by piece, and of bytes `after` it. Raises FileNotFoundError."""
 
         def digest() -> str:
             with self.fs.open(self.path(path), "rb") as file:
-                return _sha256_of(file)
+                return _sha256_of(file, after)
 
         return self._do(digest)
 

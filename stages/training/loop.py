@@ -15,17 +15,15 @@ import torch.distributed as dist
 
 from dualprune.stages.data.read.reading import Reader
 from dualprune.stages.engine.engine import Engine
-from dualprune.stages.engine.ranks import on_any
 from dualprune.stages.kinds.base import Phase, learning_rate
 from dualprune.stages.training import averaging
+from dualprune.stages.training.asking import Asking
 from dualprune.stages.training.evaluate import evaluate
 from dualprune.stages.training.pace import Pace
 from dualprune.stages.training.recalibrate import recalibrate
 from dualprune.stages.training.run import Run
 from dualprune.stages.training.step import steps
 
-AGREEING = 4
-"""Steps from one asking of all ranks whether to stop to the next."""
 NAMED = 5
 """Bad samples that an epoch's row names at most."""
 
@@ -35,11 +33,11 @@ def train(run: Run[Any]) -> bool:
 
     False if it was stopped before the end; then where it stood is saved.
     """
-    progress, pace, told = run.progress, Pace(run), set[str]()
+    progress, pace, asking, told = run.progress, Pace(run), Asking(run), set[str]()
     if not run.phases:
         recalibrate(run)
     while (phase := run.next_phase) is not None:
-        if not _epoch(run, phase, pace):
+        if not _epoch(run, phase, pace, asking):
             return _stopped(run)
         speed = pace.speed()
         row = _ended(run, phase)
@@ -49,7 +47,7 @@ def train(run: Run[Any]) -> bool:
         progress.seconds = pace.seconds
         progress.speeds.append({"epoch": row["epoch"], "seconds": progress.seconds, **speed})
         run.log({"event": "epoch", **run.told(), **row, **progress.speeds[-1], "seconds_left": pace.left()})
-        stop = on_any(run.stopping())
+        stop = asking.now()
         if stop or run.next_phase is not None:  # the last epoch is measured and committed at once
             run.checkpoints.save(run.engine, progress)
         if stop:
@@ -58,7 +56,7 @@ def train(run: Run[Any]) -> bool:
     return True
 
 
-def _epoch(run: Run[Any], phase: Phase, pace: Pace) -> bool:
+def _epoch(run: Run[Any], phase: Phase, pace: Pace, asking: Asking) -> bool:
     """Train what is left of an epoch; False if it was stopped, and saved, within it."""
     progress, every = run.progress, run.job.engine.checkpoint_steps
     epoch = sum(one.epochs for one in run.phases[: progress.phase]) + progress.epoch
@@ -71,7 +69,7 @@ def _epoch(run: Run[Any], phase: Phase, pace: Pace) -> bool:
         pace.tell(phase)
         if progress.step == run.per_epoch:
             continue  # what follows ends with a checkpoint
-        stop = progress.steps % (AGREEING if run.world > 1 else 1) == 0 and on_any(run.stopping())
+        stop = asking.after_step()
         if stop or (every and progress.steps % every == 0):
             progress.seconds = pace.seconds
             run.checkpoints.save(run.engine, progress)

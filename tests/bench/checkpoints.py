@@ -4,7 +4,7 @@ One rank on one CPU thread, ADMM with Adam (six tensors of state to a weight), o
 same number of steps is timed without a checkpoint, after one that is written meanwhile, and after one that
 is waited for. The share is that of a minute, for one checkpoint a minute. By the clock: for a quiet machine.
 
-Also what it costs two ranks to ask each other whether to stop (stages.training.loop: every fourth step).
+Also what it costs two ranks to ask each other whether to stop (stages.training.asking: about twice a second).
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from dualprune.stages.artefacts.checkpoint import Checkpoints, Progress
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.engine.engine import Engine
-from dualprune.stages.engine.ranks import join, on_any
+from dualprune.stages.engine.ranks import join
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer as OptimizerSettings
 from dualprune.stages.solver import admm
 from dualprune.stages.solver.targets import Targets
-from dualprune.stages.training.loop import AGREEING
+from dualprune.stages.training.asking import EVERY, Asking
 from tests.bench.common import Row, options, report
 from tests.bench.step_overhead import step
 from tests.ranks import on_ranks
@@ -99,10 +102,14 @@ def measure(case: Case, rounds: int, folder: Path) -> Row:
 
 def asking(times: int) -> list[float]:
     """Milliseconds of each of so many times that this rank and the others ask each other whether to stop."""
+    engine = SimpleNamespace(engine=SimpleNamespace(device=torch.device("cpu")))
+    progress, world = SimpleNamespace(steps=0), dist.get_world_size()
+    run: Any = SimpleNamespace(world=world, engine=engine, stopping=lambda: False, progress=progress)
+    asking = Asking(run)
     found = []
     for _ in range(times):
         began = time.perf_counter()
-        on_any(False)
+        asking.now()
         found.append((time.perf_counter() - began) * 1000)
     return found
 
@@ -116,9 +123,9 @@ def main() -> None:
         rows = [measure(case, 3 if asked.quick else 15, Path(name)) for case in CASES]
     once = statistics.median(on_ranks(2, asking, 400 if asked.quick else 4000)[0])
     for row, case in zip(rows, CASES, strict=True):
-        row["asking_percent"] = 100 * once / AGREEING / (1000 * row["round_s"] / case.steps)
+        row["asking_percent"] = 100 * once / max(1000 * EVERY, 1000 * row["round_s"] / case.steps)
     report("What checkpoints take from training, and asking whether to stop", rows, asked)
-    print(f"asking the other rank: {once:.3f} ms, every {AGREEING} steps")
+    print(f"asking the other rank: {once:.3f} ms, every {EVERY} seconds")
 
 
 if __name__ == "__main__":

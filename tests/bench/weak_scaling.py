@@ -127,7 +127,7 @@ class Ours:
             run.state.rho = self.spec.admm.rho
         ended = train(run)
         assert ended
-        assert len(rows) == 1
+        assert [row["event"] for row in rows].count("epoch") == 1  # a slow machine tells of steps, too
 
 
 class Plain:

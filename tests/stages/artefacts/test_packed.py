@@ -1,0 +1,119 @@
+"""Tensors in safetensors' form: the library's own bytes, written and read one by one; and what memory they take."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from dualprune.stages.artefacts import packed
+from dualprune.stages.artefacts.packed import TYPES, Packed, unpacked
+from dualprune.stages.files.folder import Folder
+from tests.processes import PATH, ROOT
+from tests.stages.conftest import small_net
+
+
+def written(tensors: dict[str, Tensor]) -> bytes:
+    """A file of these tensors."""
+    found = Packed((name, tensor.shape, tensor.dtype) for name, tensor in tensors.items())
+    for name, tensor in tensors.items():
+        found.put(name, tensor)
+    return bytes(found.data)
+
+
+def some() -> dict[str, Tensor]:
+    """Of every type, and of shapes that are easily got wrong."""
+    tensors = {str(kind): torch.arange(6).view(2, 3).to(kind) for kind in TYPES}
+    return tensors | {"scalar": torch.tensor(5), "none": torch.zeros(0, 3), "turned": torch.randn(3, 4).t()}
+
+
+def same(found: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+    """The same names, types and bits."""
+    assert found.keys() == tensors.keys()
+    assert all(tensor.dtype == found[name].dtype for name, tensor in tensors.items())
+    assert all(torch.equal(tensor, found[name]) for name, tensor in tensors.items())
+
+
+def test_tensors_are_written_in_safetensors_form() -> None:
+    tensors = some()
+    same(safetensors.torch.load(written(tensors)), tensors)
+    network = small_net().state_dict()
+    assert written(network) == safetensors.torch.save(network)
+
+
+@pytest.mark.parametrize("piece", [1, 30, packed.PIECE])
+def test_tensors_are_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    """However long a piece is; those that nobody asks for are left out."""
+    monkeypatch.setattr(packed, "PIECE", piece)
+    tensors = some()
+    tmp_path.joinpath("file").write_bytes(written(tensors))
+    place = Folder(str(tmp_path))
+    same(dict(unpacked(place, "file", lambda name: True)), tensors)
+    few = {name: tensor for name, tensor in tensors.items() if "int" in name}
+    same(dict(unpacked(place, "file", few.__contains__)), few)
+
+
+MEASURE = """
+import json, sys, threading, time
+import torch
+from dualprune.stages.artefacts.checkpoint import Checkpoints, Progress
+from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.ranks import join
+from dualprune.stages.files.folder import Folder
+from dualprune.stages.settings.engine import Engine as Settings
+from dualprune.stages.settings.training import Optimizer
+
+def resident():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+
+most, over = [0], threading.Event()
+def watch():
+    while not over.wait(0.001):
+        most[0] = max(most[0], resident())
+threading.Thread(target=watch).start()
+
+def extra(call):
+    begin = most[0] = resident()
+    call()
+    return most[0] - begin
+
+join(threads=1)
+network = torch.nn.Sequential(*[torch.nn.Linear(1024, 1024, bias=False) for _ in range(24)])
+names = {name for name, _ in network.named_parameters()}
+engine = Engine(network, names, set(), Optimizer(), "fp32", Settings())
+checkpoints = Checkpoints(Folder(sys.argv[1]), 0, 1)
+def save():
+    checkpoints.save(engine, Progress(steps=1))
+    checkpoints.wait()
+found = {"saved": extra(save), "newest": extra(checkpoints.newest)}
+found["loaded"] = extra(lambda: checkpoints.load("step-00000001/1", engine))
+over.set()
+print(json.dumps(found))
+"""
+"""A network of 96 MB under ADMM with Adam, in a process of its own: bytes of memory beside what it had, at most."""
+
+
+@pytest.mark.slow
+def test_what_memory_a_checkpoint_takes(tmp_path: Path) -> None:
+    """Written: what is written of it, once, of six numbers a weight; looked at and read: a piece or two."""
+    process = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": PATH, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(process.stdout.splitlines()[-1])
+    size = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
+    assert found["saved"] < size + (64 << 20)
+    assert found["newest"] < 64 << 20
+    assert found["loaded"] < 96 << 20
