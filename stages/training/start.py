@@ -129,7 +129,7 @@ def _begun(run: Run[Any]) -> None:
         run.progress = run.checkpoints.load(newest, run.engine, run.kind.state)
     else:
         engine = run.engine
-        for name in sorted(engine.masked):
+        for name in sorted(engine.masked):  # in the same order on all ranks
             engine.set(name, run.masks.get(name, torch.ones(engine.shape(name))), "mask")
         run.progress.state = run.kind.state()
         run.kind.start(run)

@@ -60,7 +60,7 @@ def build(case: Case) -> Engine:
     engine = Engine(model, names, set(), OptimizerSettings(), "fp32", EngineSettings())
     sets = {name: Cardinality(engine.parameters[name].numel() // 10) for name in sorted(engine.masked)}
     admm.start(engine, Targets(sets, (), dict.fromkeys(sets, ("cardinality",))), {})
-    for name in engine.masked:
+    for name in sorted(engine.masked):
         engine.set(name, torch.ones(engine.shape(name)), "mask")
     engine.module.train()
     return engine

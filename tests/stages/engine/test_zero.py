@@ -97,7 +97,7 @@ def solve(engine: Engine, targets: Targets) -> dict[str, Tensor]:
     for name in NAMES:
         found |= {f"Z/{name}": engine.get(name, "target") + engine.get(name, "dual")}
         found |= {f"U/{name}": engine.get(name, "dual")}
-    for name in engine.masked:
+    for name in sorted(engine.masked):
         engine.set(name, torch.ones(engine.shape(name)), "mask")
     admm.project(engine, targets)
     found |= {f"mask/{name}": engine.get(name, "mask") for name in NAMES}
@@ -109,7 +109,7 @@ def solve(engine: Engine, targets: Targets) -> dict[str, Tensor]:
 
 def cluster(engine: Engine) -> dict[str, Tensor]:
     """W after values were shared and trained for some steps."""
-    for name in engine.masked:
+    for name in sorted(engine.masked):
         engine.set(name, torch.ones(engine.shape(name)), "mask")
     values = quantize.fit(engine, held_to({name: Clusters(5) for name in NAMES}))
     engine.optimizer.tied = quantize.tie_values(engine, values)
