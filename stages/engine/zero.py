@@ -31,6 +31,8 @@ USED = (
     ("deepspeed.runtime.engine", "DeepSpeedEngine.allreduce_gradients"),
     ("deepspeed.runtime.engine", "DeepSpeedEngine.destroy"),
     ("deepspeed.runtime.zero.stage_1_and_2", "DeepSpeedZeroOptimizer._lazy_init_hp_params_optimizer_state"),
+    ("deepspeed.runtime.zero.stage_1_and_2", "DeepSpeedZeroOptimizer._wait_for_offload_copies"),
+    ("deepspeed.runtime.zero.stage_1_and_2", "DeepSpeedZeroOptimizer.complete_grad_norm_calculation_for_cpu_offload"),
     ("deepspeed.runtime.zero.stage3", "DeepSpeedZeroOptimizer_Stage3"),
     *(
         ("deepspeed.utils", f"safe_{name}")

@@ -33,7 +33,7 @@ def stepped(run: Run[Any], phase: Phase, batches: Iterable[Batch], lr: float, dr
     again = list(batches)
     if phase.sg:
         draw()
-        with _unchanged(engine.module):
+        with unchanged(engine.module):
             _projected(run, phase)
             if not _pass(run, again, engine.keep, counts=False):
                 return False
@@ -43,7 +43,7 @@ def stepped(run: Run[Any], phase: Phase, batches: Iterable[Batch], lr: float, dr
     if not _pass(run, again, partial(engine.ascend, sam), counts=True):
         return False
     draw()
-    with _unchanged(engine.module):
+    with unchanged(engine.module):
         return _pass(run, again, partial(engine.step, lr), counts=False)
 
 
@@ -96,7 +96,7 @@ def _projected(run: Run[Any], phase: Phase) -> None:
 
 
 @contextmanager
-def _unchanged(network: nn.Module) -> Iterator[None]:
+def unchanged(network: nn.Module) -> Iterator[None]:
     """Leave a network's buffers as they are, whatever it is run on."""
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     yield

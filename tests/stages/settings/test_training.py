@@ -28,6 +28,7 @@ def test_every_and_steps_belong_together(kind: type[Training | Admm], given: dic
         (Training, {"factor": 0.5}, "`factor` belongs to `schedule: step`, and this is cosine"),
         (Admm, {"factor": 0.5}, "`factor` belongs to `schedule: step`, and this is constant"),
         (Admm, {"lr_restart": False}, "`lr_restart: false` is for rates that fall"),
+        (Admm, {"ramp": 0.5}, "`ramp` belongs to `rate_from`, which is not given"),
     ],
 )
 def test_what_would_change_nothing_is_refused(kind: type[Settings], given: dict[str, Any], message: str) -> None:
@@ -39,6 +40,7 @@ def test_what_would_change_nothing_is_refused(kind: type[Settings], given: dict[
         "momentum": {"name": "sgd"},
         "factor": {"schedule": "step", "every": 3},
         "lr_restart": {"schedule": "cosine"},
+        "ramp": {"rate_from": 2.0},
     }
     for one in (kind.model_validate(rest), kind.model_validate(rest | given | used[[*given][-1]])):
         assert kind.model_validate_json(one.model_dump_json()) == one
@@ -54,3 +56,15 @@ def test_a_hash_is_of_weights() -> None:
 def test_weights_that_are_partly_taken_are_refused_in_our_words() -> None:
     with pytest.raises(ValidationError, match="file: must be a valid string, not 3; skip: is missing; more: unknown"):
         Model.model_validate({"name": "lenet5", "weights": {"file": 3, "more": 1}})
+
+
+@pytest.mark.parametrize("given", [{"rho_growth": 1.5}, {"rho_balance": True}])
+def test_one_setting_says_what_rho_is(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="all set rho: use one of them"):
+        Admm.model_validate({"updates": 2, "lr": 0.1, "rho": 0.1, "rho_schedule": "cosine"} | given)
+
+
+@pytest.mark.parametrize("given", [{"sam": {"radius": -0.1}}, {"ema": 1.0}, {"ema": 0.0}])
+def test_radii_and_decays_that_say_nothing_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Training.model_validate({"epochs": 1, "lr": 0.1} | given)
