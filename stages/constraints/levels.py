@@ -58,7 +58,7 @@ def _mean_kept(ordered: Tensor) -> Tensor:
     mean = total
     for some in reversed(pieces(ordered)):
         sums = torch.cat([total, some.flip(0)]).cumsum(0)[1:]
-        gains = sums.square() / torch.arange(count + 1, count + len(some) + 1, device=ordered.device)
+        gains = sums.square().div_(torch.arange(count + 1, count + len(some) + 1, device=ordered.device))
         best = int(gains.argmax())
         if float(gains[best]) > most:
             most, mean = float(gains[best]), (sums[best] / (count + best + 1)).view(1)

@@ -22,7 +22,8 @@ def largest(values: Tensor, k: int) -> Tensor:
         return torch.zeros_like(values, dtype=torch.bool)
     limit, spare = threshold(values, k)
     kept = values.abs() >= limit
-    kept[last_ties(values, limit, spare)] = False
+    if spare:
+        kept[last_ties(values, limit, spare)] = False
     return kept
 
 
