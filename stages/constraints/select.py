@@ -109,7 +109,7 @@ def only(values: Tensor, kept: Tensor) -> Tensor:
 
 def rising(values: Tensor) -> Tensor:
     """`values`, 1-D, sorted, the smallest first. numpy sorts several times as fast as torch, which finds places too."""
-    if values.device.type != "cpu":
+    if values.device.type != "cpu" or values.dtype is torch.bfloat16:  # numpy has none
         return values.sort().values
     return torch.from_numpy(np.sort(values.numpy()))
 
