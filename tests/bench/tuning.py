@@ -63,10 +63,10 @@ class Found:
 
 def of(config: str, stage: str, sets: Sequence[str] = ()) -> Search:
     """A search of a stage of a configuration. Raises ConfigError, and ValueError for a stage that no entry is."""
+    _, plan = planning.make(*load.load(config, list(sets)))
     raw, _ = load.parsed(config, list(sets))
     if not any(entry.get("name") == stage and not {"ladder", "beam"} & set(entry) for entry in raw["stages"]):
         raise ValueError(f"{config} has no entry {stage!r} that is a single stage; ladders and beams are several")
-    _, plan = planning.make(*load.load(config, list(sets)))
     nodes = {planned.node.name: planned.node for planned in plan}
     before, left = set(), list(nodes[stage].parents)
     while left:
