@@ -21,14 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import dualprune
-from dualprune.pipeline import dag
 from dualprune.pipeline.choices.base import Option, worth
 from dualprune.pipeline.config import load, overrides
 from dualprune.pipeline.config.yamlfile import scalar
 from dualprune.pipeline.library import StageResult
 from dualprune.pipeline.plan import make as planning
 from dualprune.stages.objectives.measures import Measures
-from dualprune.stages.objectives.table import objective
 from tests.bench.common import Options, Row, machine, report
 
 Given = Mapping[str, Any]
@@ -62,7 +60,7 @@ class Found:
 
 
 def of(config: str, stage: str, sets: Sequence[str] = ()) -> Search:
-    """A search of a stage of a configuration. Raises ConfigError, and ValueError for a stage that no entry is."""
+    """A search over settings of a stage of a configuration. Raises ConfigError, and ValueError for a stage that no entry is."""
     _, plan = planning.make(*load.load(config, list(sets)))
     raw, _ = load.parsed(config, list(sets))
     if not any(entry.get("name") == stage and not {"ladder", "beam"} & set(entry) for entry in raw["stages"]):
@@ -73,10 +71,7 @@ def of(config: str, stage: str, sets: Sequence[str] = ()) -> Search:
         name = left.pop()
         before.add(name)
         left += nodes[name].parents
-    spec = dag.trained(nodes[stage].spec)
-    if spec is None:
-        raise ValueError(f"{stage} trains nothing, so there is nothing to try")
-    return Search(raw, stage, tuple(name for name in nodes if name in before), objective(spec).measures)
+    return Search(raw, stage, tuple(name for name in nodes if name in before), nodes[stage].measures)
 
 
 def values(text: str) -> tuple[str, list[Any]]:
