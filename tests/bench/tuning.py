@@ -60,7 +60,7 @@ class Found:
 
 
 def of(config: str, stage: str, sets: Sequence[str] = ()) -> Search:
-    """A search over settings of a stage of a configuration. Raises ConfigError, and ValueError for a stage that no entry is."""
+    """A search over a stage's settings. Raises ConfigError, and ValueError for a stage that is no entry of its own."""
     _, plan = planning.make(*load.load(config, list(sets)))
     raw, _ = load.parsed(config, list(sets))
     if not any(entry.get("name") == stage and not {"ladder", "beam"} & set(entry) for entry in raw["stages"]):
