@@ -242,12 +242,12 @@ def test_a_weighed_budget_and_the_final_projection(make_engine: MakeEngine) -> N
     names = ("0.weight", "3.weight")
     for number, name in enumerate(names):
         generator = torch.Generator().manual_seed(number)
-        engine.set(name, torch.rand(engine.shape(name), generator=generator) * 10**number, FISHER)
+        engine.set(name, torch.rand(engine.shape(name), generator=generator) * (1 + number), FISHER)
         engine.set(name, torch.ones(engine.shape(name)), "mask")
     w = {name: engine.get(name) for name in names}
     scores = {name: value.abs() * engine.get(name, FISHER).sqrt() for name, value in w.items()}
     limit = torch.cat([score.flatten() for score in scores.values()]).sort(descending=True).values[9]
-    targets = Targets({}, (Budget(names, 10, 1, "none"),), dict.fromkeys(names, ("cardinality",)), weighed=True)
+    targets = Targets({}, (Budget(names, 10, 0, "none"),), dict.fromkeys(names, ("cardinality",)), weighed=True)
     found = admm.project(engine, targets)
     for name in names:
         kept = scores[name] >= limit
