@@ -141,7 +141,7 @@ def advice(manifest: Mapping[str, Any]) -> str | None:
     return (
         f"ADMM ended with a residual of {residual:.2f}{most} ({LARGE:g} or less is good): putting weights into their "
         f"sets then changed them by that share. Raise admm.rho ({admm['rho']:g} here{grown}) to several times as much, "
-        f"or rho_growth, or give more admm.updates ({admm['updates']} here)"
+        f"{'' if admm.get('rho_schedule') else 'or rho_growth, '}or give more admm.updates ({admm['updates']} here)"
     )
 
 

@@ -65,7 +65,10 @@ def test_the_flags_are_these() -> None:
     }
     given = ["config", "--set", "--json"]
     configured = {verb: ["-h --help", *given, *own.get(verb, [])] for verb in VERBS}
-    configured |= {"run": ["-h --help", *run, *given, "--print-config"], "submit": ["-h --help", *run, *given, *there]}
+    configured |= {
+        "run": ["-h --help", *run, "--inline", *given, "--print-config"],
+        "submit": ["-h --help", *run, *given, *there],
+    }
     places = ["-h --help", "source", "dest", "--split", "--held", "--bad", "--label-field", "--json"]
     made = ["--resize", "--quality", "--size", "--seed", "--max-pixels", "--no-check", "--processes", "--folder"]
     tables = ["--cut", "--label", "--target", "--columns", "--tokenizer", "--length"]
@@ -336,7 +339,7 @@ def test_the_help_of_run_is_in_groups(capsys: pytest.CaptureFixture[str]) -> Non
         [],
         ["--print-config"],
         ["--from", "--only", "--force"],
-        ["--smoke"],
+        ["--smoke", "--inline"],
         ["--keep-going", "--wait"],
         ["--set"],
         ["--json"],
@@ -418,7 +421,7 @@ def test_only_what_goes_on_from_what_is_saved_says_so(
         raise KeyboardInterrupt
 
     finished(tmp_path, "dense")
-    monkeypatch.setattr(planning, "make", interrupted)
+    monkeypatch.setattr(planning, "standing", interrupted)
     assert cli.main(["status", str(config(tmp_path))]) == output.STOPPED
     assert capsys.readouterr().out == "stopped\n"
 
@@ -570,7 +573,7 @@ def test_an_interrupt_in_the_middle_of_an_import(
         raise ImportError("cannot load module more than once per process")
 
     finished(tmp_path, "dense")
-    monkeypatch.setattr(planning, "make", importing)
+    monkeypatch.setattr(planning, "standing", importing)
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         assert cli.main(["status", str(config(tmp_path))]) == code

@@ -72,7 +72,8 @@ optimizer: {name: sgd, momentum: 0.8, weight_decay: 1e-4, clip: 1}
 stages:
   - name: dense
     kind: train
-    train: {epochs: 1, lr: 0.1, schedule: step, every: 0.5, factor: 0.2}
+    train: {epochs: 1, lr: 0.1, schedule: step, every: 0.5, factor: 0.2, ema: 0.9, sam: {radius: 0.1, adaptive: true}}
+    recalibrate: null
   - name: filters
     kind: prune
     parent: dense
@@ -81,7 +82,8 @@ stages:
       - {set: filter, tensors: ["0.weight", "!8.*"], layers: Conv2d, count: 12}
       - {set: cardinality, tensors: "[268].weight", rate: 2, scope: global, floor: 2, scale: rms}
     admm: {updates: 2, epochs: 1, interval: 3, lr: 0.1, schedule: cosine, every: null, factor: 0.1, lr_restart: false,
-      rho: 0.1, rho_growth: 1.5, rho_balance: false, tolerance: 0.1}
+      rho: 0.1, rho_growth: 1.5, rho_balance: false, rho_schedule: null, rate_from: null, ramp: 0.75, sg: true,
+      tolerance: 0.1}
     retrain: {epochs: 1, lr: 0.1}
     regrow: true
     duals: carry

@@ -168,6 +168,9 @@ def test_a_large_residual_is_told_with_what_to_change(tmp_path: Path) -> None:
         "rho_growth, or give more admm.updates (3 here)"
     )
     assert small.advice is None
+    scheduled = result(plan[1].node, "done", Store("memory://x"), ended(0.33, ADMM | {"rho_schedule": "cosine"}))
+    assert scheduled.advice is not None
+    assert "rho_growth" not in scheduled.advice, "the two don't go together"
     lines = shown([large, small])
     assert "0.330!" in lines[2]
     assert "0.100 " in lines[3]
