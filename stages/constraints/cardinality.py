@@ -33,7 +33,8 @@ class Cardinality:
             return w.detach().clone()  # there are no more than k to keep
         # What is above the number next to the threshold is at least the threshold: one pass, nothing in between.
         z = hardshrink(flat, float(torch.nextafter(limit, torch.zeros_like(limit))))
-        z[last_ties(flat, limit, spare)] = 0
+        if spare:
+            z[last_ties(flat, limit, spare)] = 0
         return z.view(w.shape)
 
     def contains(self, z: Tensor) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dualprune.stages.constraints.select import largest
+from dualprune.stages.constraints.select import largest, only
 
 Layout = tuple[tuple[int, ...], tuple[int, ...]]
 """How a tensor is seen: the shape it is reshaped to, and the axes of that shape that number the groups."""
@@ -60,7 +60,8 @@ class Groups:
 
     def project(self, w: Tensor) -> Tensor:
         """W with all but its k strongest groups set to zero. Raises ValueError on NaN."""
-        return torch.where(self._kept(w), w, torch.zeros((), dtype=w.dtype, device=w.device))
+        seen, _ = self._view(w)
+        return only(seen, self._strongest(w)).view(w.shape)
 
     def contains(self, z: Tensor) -> bool:
         """Whether at most k groups of z are not zero."""
@@ -69,7 +70,8 @@ class Groups:
 
     def mask(self, z: Tensor) -> Tensor:
         """1 in the kept groups, 0 elsewhere."""
-        return self._kept(z).to(z.dtype)
+        shape, _ = self.layout(tuple(z.shape))
+        return self._strongest(z).expand(shape).reshape(z.shape).to(z.dtype)
 
     def most(self, shape: tuple[int, ...]) -> int:
         """k groups' entries."""
@@ -92,9 +94,8 @@ class Groups:
             norms = torch.linalg.vector_norm(seen, dim=within, dtype=torch.float64)
         return norms
 
-    def _kept(self, w: Tensor) -> Tensor:
+    def _strongest(self, w: Tensor) -> Tensor:
+        """Which groups are kept: of the view's shape, but 1 within a group."""
         shape, axes = self.layout(tuple(w.shape))
-        norms = self._norms(w)
         spread = [size if axis in axes else 1 for axis, size in enumerate(shape)]
-        kept = largest(norms.flatten(), self.k).view(spread)
-        return kept.expand(shape).reshape(w.shape)
+        return largest(self._norms(w).flatten(), self.k).view(spread)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dualprune.stages.constraints.select import pieces
+from dualprune.stages.constraints.select import pieces, rising
 from dualprune.stages.constraints.values import SharedValues
 
 Kind = Literal["equidistant", "power", "ternary", "binary"]
@@ -37,10 +37,7 @@ class Levels(SharedValues):
             total = sum(some.abs().sum(dtype=torch.float64) for some in pieces(x))
             positive = torch.as_tensor(total / len(x)).view(1)
         elif self.kind == "ternary":
-            ordered = x.abs().sort(descending=True).values
-            sums = ordered.cumsum(0, dtype=torch.float64)
-            count = int((sums.square() / torch.arange(1, len(x) + 1, device=x.device)).argmax()) + 1
-            positive = (sums[count - 1] / count).view(1)
+            positive = _mean_kept(rising(x.abs()))
             return torch.cat([-positive, torch.zeros_like(positive), positive])
         elif self.kind == "power":
             # 2^e is nearest for magnitudes in [3/4, 3/2) of it; frexp's significand is in [1/2, 1).
@@ -51,8 +48,22 @@ class Levels(SharedValues):
         else:
             half = 2 ** (self.bits - 1)
             codes = torch.arange(1, half + 1, dtype=torch.float64, device=x.device)
-            positive = _interval(x.abs().sort().values.double(), codes) * codes
+            positive = _interval(rising(x.abs()).double(), codes) * codes
         return torch.cat([-positive.flip(0), positive])
+
+
+def _mean_kept(ordered: Tensor) -> Tensor:
+    """The mean [1] of the best number of largest magnitudes to keep, of sorted ones: for the most of sum^2 / count."""
+    total, count, most = torch.zeros(1, dtype=torch.float64, device=ordered.device), 0, -1.0
+    mean = total
+    for some in reversed(pieces(ordered)):
+        sums = torch.cat([total, some.flip(0)]).cumsum(0)[1:]
+        gains = sums.square().div_(torch.arange(count + 1, count + len(some) + 1, device=ordered.device))
+        best = int(gains.argmax())
+        if float(gains[best]) > most:
+            most, mean = float(gains[best]), (sums[best] / (count + best + 1)).view(1)
+        total, count = sums[-1:], count + len(some)
+    return mean
 
 
 def _interval(ordered: Tensor, codes: Tensor) -> Tensor:

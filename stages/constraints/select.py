@@ -11,6 +11,9 @@ CHUNK = 1 << 17
 SMALL = 1 << 11
 """Entries up to which partitioning them all is no slower than finding a bracket first."""
 
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers as wide as numbers of so many bytes."""
+
 
 def largest(values: Tensor, k: int) -> Tensor:
     """Boolean mask of the k largest magnitudes of `values`, 1-D, earlier ones first among equals. Refuses NaN."""
@@ -19,7 +22,8 @@ def largest(values: Tensor, k: int) -> Tensor:
         return torch.zeros_like(values, dtype=torch.bool)
     limit, spare = threshold(values, k)
     kept = values.abs() >= limit
-    kept[last_ties(values, limit, spare)] = False
+    if spare:
+        kept[last_ties(values, limit, spare)] = False
     return kept
 
 
@@ -65,8 +69,9 @@ def _bracketed(values: np.ndarray, k: int) -> tuple[float, int] | None:
     size = len(values)
     sample = np.abs(values[:: round(size ** (1 / 3)) | 1])
     sample.sort()
-    # The place of the threshold in the sample varies by half a square root of its size.
-    place, margin = round((size - k) / size * len(sample)), 2 * round(len(sample) ** 0.5)
+    # The place of the threshold in the sample varies by its deviation: beyond three of them once in 400 times.
+    share = (size - k) / size
+    place, margin = round(share * len(sample)), 3 + round(3 * (share * (1 - share) * len(sample)) ** 0.5)
     low = sample[place - margin] if place >= margin else 0.0
     high = sample[place + margin] if place + margin < len(sample) else np.inf
     magnitude, over, inside = np.empty(CHUNK, values.dtype), np.empty(CHUNK, bool), np.empty(CHUNK, bool)
@@ -91,6 +96,22 @@ def _partitioned(magnitudes: np.ndarray, k: int) -> tuple[float, int]:
     magnitudes.partition(place)
     limit = magnitudes[place]
     return float(limit), int(np.count_nonzero(magnitudes[:place] == limit))
+
+
+def only(values: Tensor, kept: Tensor) -> Tensor:
+    """`values` where the bools `kept`, of a shape that is spread over theirs, are true, and 0 elsewhere.
+
+    By their bits, in which torch is two to four times as fast as in `where`.
+    """
+    bits = values.view(BITS[values.element_size()])
+    return (bits & -kept.to(bits.dtype)).view(values.dtype)
+
+
+def rising(values: Tensor) -> Tensor:
+    """`values`, 1-D, sorted, the smallest first. numpy sorts several times as fast as torch, which finds places too."""
+    if values.device.type != "cpu" or values.dtype is torch.bfloat16:  # numpy has none
+        return values.sort().values
+    return torch.from_numpy(np.sort(values.numpy()))
 
 
 def pieces(values: Tensor) -> list[Tensor]:

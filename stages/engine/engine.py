@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dualprune.stages.engine import strided, zero
+from dualprune.stages.engine.fisher import FISHER
 from dualprune.stages.engine.passes import Passes
 from dualprune.stages.engine.proximal import ProximalOptimizer
 from dualprune.stages.engine.ranks import memory, summed
@@ -102,7 +103,8 @@ class Engine(Whole):
     """A model on its ranks, with its optimizer.
 
     `penalised` names the parameters under the ADMM penalty, `masked` those that masks may be on, and `valued` those
-    of the first whose set changes values. `averaged` says whether averages of the weights are ever kept.
+    of the first whose set changes values. `averaged` says whether averages of the weights are ever kept, `weighed`
+    whether a Fisher diagonal of the penalised ones is.
     """
 
     def __init__(
@@ -115,11 +117,13 @@ class Engine(Whole):
         settings: EngineSettings,
         valued: Collection[str] = (),
         averaged: bool = False,
+        weighed: bool = False,
     ) -> None:
         super().__init__(penalised, valued)
         groups = parameter_groups(model, penalised, masked, optimizer.weight_decay, valued)
         self.optimizer = ProximalOptimizer(groups, make_optimizer(optimizer))
         self.optimizer.averages.wanted = averaged
+        self.optimizer.fisher.wanted = weighed
         self.passes = Passes(self.optimizer)
         self.masked = penalised | masked
         self.world = dist.get_world_size()
@@ -265,13 +269,18 @@ class Engine(Whole):
         own: dict[str | None, Tensor] = self.optimizer.state.get(parameter, {})
         return own.get(state, parameter)
 
+    def kept(self, name: str) -> list[str]:
+        """The states that a checkpoint has of a tensor, beside the inner optimizer's."""
+        weighed = self.optimizer.fisher.wanted and name in self.penalised
+        return [*super().kept(name), *([FISHER] if weighed else [])]
+
     def inner_states(self) -> list[str]:
         """Names of the inner optimizer's tensor states of a parameter's own shape, the same on every rank."""
         names = {
             key
             for p, state in self.optimizer.state.items()
             for key, value in state.items()
-            if isinstance(value, Tensor) and value.shape == p.shape and key not in STATE
+            if isinstance(value, Tensor) and value.shape == p.shape and key not in (*STATE, FISHER)
         }
         return sorted(names)
 

@@ -49,6 +49,8 @@ class Phase:
     """Whether its steps are sharpness-aware, and how."""
     sg: bool = False
     """Whether each step has the gradient at the projected weights too, of a kind that ADMM solves."""
+    weigh: str | None = None
+    """What projections weigh entries by, of a kind that ADMM solves, if they do."""
     ema: float | None = None
     """How much of itself the average of the weights keeps at a step, if they are averaged."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from dualprune.stages.kinds import schedules
 from dualprune.stages.kinds.base import Phase, Row, State
+from dualprune.stages.settings.sets import AnySet, Clusters, Levels, LowRank
 from dualprune.stages.settings.training import Admm
 
 if TYPE_CHECKING:
@@ -33,6 +34,16 @@ class Solving(State):
     """What sharing out global budgets gave each tensor at the projection, and took of memory."""
 
 
+def refusal(constraints: Sequence[AnySet], settings: Admm | None) -> str | None:
+    """Why constraints can't be projected on with entries weighed, if `weigh` asks for that; None where they can."""
+    if settings is None or settings.weigh is None:
+        return None
+    others = sorted({one.set for one in constraints if isinstance(one, LowRank | Levels | Clusters)})
+    if not others:
+        return None
+    return f"`weigh` says which entries stay, and `{'`, `'.join(others)}` is not of that; leave `weigh` out"
+
+
 def phases(settings: Admm | None) -> list[Phase]:
     """A phase for each update."""
     if settings is None:
@@ -48,6 +59,7 @@ def phases(settings: Admm | None) -> list[Phase]:
             interval=settings.interval,
             sam=settings.sam,
             sg=settings.sg,
+            weigh=settings.weigh,
         )
         for number in range(settings.updates)
     ]
@@ -65,8 +77,10 @@ def start(run: Run[Any], settings: Admm | None, duals: Mapping[str, Tensor]) -> 
 
 
 def enter(run: Run[Any], phase: Phase) -> None:
-    """The penalty is on in ADMM's phases; masks hold from the final projection on, those of parents always."""
+    """The penalty is on in ADMM's phases; masks hold from the final projection on, those of parents always. What
+    entries are weighed by is followed in ADMM's phases."""
     run.engine.optimizer.rho = run.state.rho if phase.name == ADMM else 0.0
+    run.engine.optimizer.fisher.following = phase.weigh is not None
     run.engine.optimizer.masking = run.masked or run.state.residual is not None
 
 
@@ -84,16 +98,19 @@ def stepped(run: Run[Any], phase: Phase) -> None:
 
 
 def aims(run: Run[Any], settings: Admm) -> Targets:
-    """What tensors are held to now: fewer constraints, or looser ones, where rates rise to what the stage asks for."""
+    """What tensors are held to now: fewer constraints, or looser ones, where rates rise to what the stage asks for.
+
+    Entries are weighed from the first step on: before it there was no gradient.
+    """
     from dualprune.stages.solver.targets import alike, targets
 
     done = _done(run, settings)
     if settings.rate_from is None or done >= settings.ramp:
-        return run.targets
+        return run.targets if done else replace(run.targets, weighed=False)
     loose = schedules.eased(run.kind.constraints(run.spec), settings, done)
     found, problems = targets(loose, run.targets.parameters, run.spec.model.name)
     assert not problems, problems  # what is held to less is right where the stage's own constraints are
-    return alike(found, run.targets)
+    return replace(alike(found, run.targets), weighed=run.targets.weighed and done > 0)
 
 
 def _done(run: Run[Any], settings: Admm, more: int = 0) -> float:

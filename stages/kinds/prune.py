@@ -45,7 +45,7 @@ class PruneSpec(StageSpec):
                 "`duals: carry` keeps rho U, which a rho near 0, as `rho_schedule` begins, makes a U that outweighs W;"
                 " leave one of them out"
             )
-        reason = schedules.refusal(self.constraints, self.admm)
+        reason = schedules.refusal(self.constraints, self.admm) or proximal.refusal(self.constraints, self.admm)
         if reason is not None:
             raise ValueError(reason)
         return self

@@ -55,7 +55,7 @@ class QuantizeSpec(StageSpec):
 
     @model_validator(mode="after")
     def _of_admm(self) -> QuantizeSpec:
-        reason = schedules.refusal(self.constraints, self.admm)
+        reason = schedules.refusal(self.constraints, self.admm) or proximal.refusal(self.constraints, self.admm)
         if reason is not None:
             raise ValueError(reason)
         return self

@@ -237,6 +237,10 @@ class Admm(Rate, Penalty):
     """Sharpness-aware steps (SAFE)."""
     sg: bool = False
     """Add the loss's gradient at the projected weights to each step's, in one more pass (SAFE+SG)."""
+    weigh: Literal["fisher"] | None = None
+    """Keep the entries of largest |W + U| times the root of a diagonal, in place of the largest: of squared gradients,
+    a running average over steps (SAFE+). The final projection keeps the largest |W| times that. Of groups, norms of
+    such products count. For sets that keep entries; 4 bytes more for each weight of theirs."""
 
     @model_validator(mode="after")
     def _one_rise(self) -> Admm:

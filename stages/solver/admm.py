@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -21,6 +22,8 @@ from torch import Tensor
 
 from dualprune.stages.constraints import Constraint
 from dualprune.stages.constraints.cardinality import Cardinality
+from dualprune.stages.constraints.weighted import Weighted
+from dualprune.stages.engine.fisher import FISHER
 from dualprune.stages.settings.training import Penalty
 from dualprune.stages.solver import coupled
 from dualprune.stages.solver.budget import allocate
@@ -31,7 +34,8 @@ class Tensors(Protocol):
     """Whole tensors of a network by name, whatever is sharded where. All ranks call in the same order."""
 
     def get(self, name: str, state: str | None = None) -> Tensor:
-        """The parameter `name` as a new tensor, or its state `state`: `target` (Z - U), `dual` (U) or `mask`."""
+        """The parameter `name` as a new tensor, or its state `state`: `target` (Z - U), `dual` (U), `mask` or, if
+        projections are weighed, `fisher`."""
         ...
 
     def set(self, name: str, value: Tensor, state: str | None = None) -> None:
@@ -73,7 +77,7 @@ def unseen(name: str, w: Tensor, z: Tensor, before: Tensor) -> None:
 
 def start(tensors: Tensors, targets: Targets, duals: Mapping[str, Tensor]) -> None:
     """Z = Proj(W), and U from `duals`, or 0 where it has none."""
-    sets, _, _ = _resolved(targets, tensors.get)
+    sets, _, _ = _resolved(tensors, targets, tensors.get)
     for name, constraint in sets.items():
         w = tensors.get(name)
         u = duals[name].to(w) if name in duals else torch.zeros_like(w)
@@ -84,7 +88,7 @@ def start(tensors: Tensors, targets: Targets, duals: Mapping[str, Tensor]) -> No
 
 def update(tensors: Tensors, targets: Targets, watch: Watch = unseen) -> Update:
     """Z = Proj(W + U), U = U + W - Z; `watch` looks at each tensor."""
-    sets, kept, peak = _resolved(targets, lambda name: tensors.get(name) + tensors.get(name, "dual"))
+    sets, kept, peak = _resolved(tensors, targets, lambda name: tensors.get(name) + tensors.get(name, "dual"))
     sums: dict[str, tuple[float, float, float]] = {}
     for name, constraint in sets.items():
         w, u = tensors.get(name), tensors.get(name, "dual")
@@ -131,7 +135,7 @@ def project(tensors: Tensors, targets: Targets) -> Update:
     Masks come from |W|, not from |W + U| (Zhang et al. 2018, section 4.3), and lie within masks
     that are in force already.
     """
-    sets, kept, peak = _resolved(targets, tensors.get)
+    sets, kept, peak = _resolved(tensors, targets, tensors.get)
     sums: dict[str, tuple[float, float, float]] = {}
     for name, constraint in sets.items():
         w = tensors.get(name)
@@ -144,23 +148,34 @@ def project(tensors: Tensors, targets: Targets) -> Update:
 
 def put(tensors: Tensors, targets: Targets) -> None:
     """W = Proj(W), and nothing else: for as long as a gradient is taken there."""
-    sets, _, _ = _resolved(targets, tensors.get)
+    sets, _, _ = _resolved(tensors, targets, tensors.get)
     for name, constraint in sets.items():
         tensors.set(name, constraint.project(tensors.get(name)))
 
 
-def _resolved(targets: Targets, value: Callable[[str], Tensor]) -> tuple[dict[str, Constraint], dict[str, int], int]:
-    """Sets by tensor, with each budget shared out by the tensors that are about to be projected."""
+def _resolved(
+    tensors: Tensors, targets: Targets, value: Callable[[str], Tensor]
+) -> tuple[dict[str, Constraint], dict[str, int], int]:
+    """Sets by tensor, with each budget shared out by the tensors that are about to be projected: what `value` gives."""
+
+    def weights(name: str) -> Tensor:
+        return tensors.get(name, FISHER).sqrt_()
+
+    def score(name: str) -> Tensor:
+        return value(name).abs() * weights(name) if targets.weighed else value(name)
+
     sets = dict(targets.sets)
     kept: dict[str, int] = {}
     peak = 0
     for budget in targets.budgets:
-        allocation = allocate(budget, value)
+        allocation = allocate(budget, score)
         kept |= allocation.kept
         peak = max(peak, allocation.peak_bytes)
     sets |= {name: Cardinality(k) for name, k in kept.items()}
     if targets.coupled:
-        sets |= coupled.slices(targets.coupled, coupled.stays(targets.coupled, value), targets.parameters)
+        sets |= coupled.slices(targets.coupled, coupled.stays(targets.coupled, score), targets.parameters)
+    if targets.weighed:
+        sets = {name: Weighted(one, partial(weights, name)) for name, one in sets.items()}
     return {name: sets[name] for name in targets.names}, kept, peak
 
 

@@ -38,6 +38,8 @@ class Targets:
     """Units over several tensors; those are not in `sets`."""
     parameters: Parameters = field(default_factory=dict)
     """Of the network."""
+    weighed: bool = False
+    """Whether projections order entries by magnitude times the root of the Fisher diagonal (stages.engine.fisher)."""
 
     @property
     def names(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -68,6 +69,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     settings = job.engine.model_copy(update={"compile": job.engine.compile and not KINDS[spec.kind].veils})
     planned = phases(spec)
     averaged = any(phase.ema is not None for phase in planned)
+    weighed = any(phase.weigh is not None for phase in planned)
     run: Run[Any] = Run(
         job=job,
         spec=spec,
@@ -80,7 +82,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         macs=_macs(job, aim, network) if rank == 0 else None,
         dense_macs=dense_macs(parent, shrunk),
         weights=frozenset(weights(there)),
-        targets=aims,
+        targets=replace(aims, weighed=weighed),
         fixed=fixed,
         masks=masks,
         inherited=frozenset(inherited),
@@ -90,7 +92,15 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         handed=handed(parent) if parent is not None and shrunk else {},
         teacher=teacher,
         engine=Engine(
-            network, set(aims.names), set(masks), spec.optimizer, spec.precision, settings, aims.valued, averaged
+            network,
+            set(aims.names),
+            set(masks),
+            spec.optimizer,
+            spec.precision,
+            settings,
+            aims.valued,
+            averaged,
+            weighed,
         ),
         checkpoints=checkpoints,
         progress=Progress(),

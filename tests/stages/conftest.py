@@ -141,6 +141,7 @@ def make_engine(one_rank: None) -> Iterator[MakeEngine]:
         optimizer: Optimizer | None = None,
         precision: str = "fp32",
         valued: Collection[str] = (),
+        weighed: bool = False,
         **settings: Any,
     ) -> Engine:
         names = {"0.weight", "3.weight"} if penalised is None else penalised
@@ -153,6 +154,7 @@ def make_engine(one_rank: None) -> Iterator[MakeEngine]:
                 precision,
                 EngineSettings.model_validate(settings),
                 valued,
+                weighed=weighed,
             )
         )
         return engines[-1]

@@ -83,7 +83,7 @@ stages:
       - {set: cardinality, tensors: "[268].weight", rate: 2, scope: global, floor: 2, scale: rms}
     admm: {updates: 2, epochs: 1, interval: 3, lr: 0.1, schedule: cosine, every: null, factor: 0.1, lr_restart: false,
       rho: 0.1, rho_growth: 1.5, rho_balance: false, rho_schedule: null, rate_from: null, ramp: 0.75, sg: true,
-      tolerance: 0.1}
+      weigh: null, tolerance: 0.1}
     retrain: {epochs: 1, lr: 0.1}
     regrow: true
     duals: carry

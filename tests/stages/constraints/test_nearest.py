@@ -21,6 +21,7 @@ from dualprune.stages.constraints.groups import Groups, blocks, channels, column
 from dualprune.stages.constraints.levels import Levels
 from dualprune.stages.constraints.lowrank import LowRank
 from dualprune.stages.constraints.nm import NM
+from dualprune.stages.constraints.select import CHUNK
 from tests.stages.constraints.test_constraints import Shape, as_groups, few, made
 
 
@@ -110,6 +111,13 @@ def test_groups_are_told_apart_at_any_scale(view: str, scale: float) -> None:
     assert torch.equal(constraint.project(w * scale) != 0, kept)
     assert not constraint.contains(w * scale)
     assert constraint.contains(constraint.project(w * scale))
+
+
+def test_groups_that_go_are_zero_whatever_was_in_them() -> None:
+    w = torch.tensor([[float("inf"), -1.0], [-float("inf"), -0.0]])
+    z = Groups(1, filters).project(w)
+    assert torch.equal(z, torch.tensor([[float("inf"), -1.0], [0.0, 0.0]]))
+    assert not bool(z[1].signbit().any())
 
 
 def test_n_of_m_keeps_the_best_of_each_run_of_inputs() -> None:
@@ -202,6 +210,15 @@ def test_ternary_is_nearest() -> None:
         assert distance(w, Levels("ternary").project(w)) == pytest.approx(best, abs=1e-9)
 
     holds()
+
+
+def test_ternary_of_many_is_as_in_one_go() -> None:
+    """The same bits as from one running sum over all magnitudes, though they are added up in pieces."""
+    x = torch.randn(2 * CHUNK + 7, generator=torch.Generator().manual_seed(0))
+    sums = x.abs().sort(descending=True).values.cumsum(0, dtype=torch.float64)
+    count = int((sums.square() / torch.arange(1, len(x) + 1)).argmax()) + 1
+    q = sums[count - 1] / count
+    assert torch.equal(Levels("ternary").fit(x), torch.stack([-q, torch.zeros_like(q), q]))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 5, 8])

@@ -44,6 +44,10 @@ def test_an_unknown_key_is_refused_at_its_place() -> None:
             },
             "`rate_from` can't be had of `coupled` constraints",
         ),
+        (
+            {"admm": {"weigh": "fisher"}, "constraints": [{"set": "lowrank", "tensors": "*", "rank": 2}]},
+            "`weigh` says which entries stay, and `lowrank` is not of that",
+        ),
     ],
 )
 def test_what_schedules_of_admm_do_not_go_with_is_refused(given: dict[str, Any], message: str) -> None:
@@ -66,7 +70,7 @@ def test_statistics_of_a_network_without_any_are_refused_by_a_plan() -> None:
 
 def test_settings_that_are_left_out_change_no_key() -> None:
     """Nor do they where they are given as what they are by default."""
-    none = {"rho_schedule": None, "rate_from": None, "ramp": 0.75, "sam": None, "sg": False}
+    none = {"rho_schedule": None, "rate_from": None, "ramp": 0.75, "sam": None, "sg": False, "weigh": None}
     given = PRUNE | {
         "admm": PRUNE["admm"] | none,
         "retrain": PRUNE["retrain"] | {"sam": None, "ema": None},
@@ -74,7 +78,7 @@ def test_settings_that_are_left_out_change_no_key() -> None:
     }
     one, other = (key_material(parse(spec), "data", []) for spec in (PRUNE, given))
     assert one == other
-    assert {"sam", "ema", "recalibrate"}.isdisjoint(str(one))
+    assert {"sam", "ema", "recalibrate", "weigh"}.isdisjoint(str(one))
 
 
 def test_what_is_kept_falls_as_a_cubic() -> None:

@@ -39,6 +39,7 @@ EVERYTHING: dict[str, Any] = {
         "ramp": 0.8,
         "sam": SAM | {"adaptive": True},
         "sg": True,
+        "weigh": "fisher",
     },
     "retrain": RETRAIN | {"sam": SAM, "ema": 0.8},
     "recalibrate": 100,
