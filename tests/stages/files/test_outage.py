@@ -269,7 +269,7 @@ def test_patience_begins_with_the_first_failure(monkeypatch: pytest.MonkeyPatch)
     folder = Folder("memory://slow-to-fail")
     attempts = 0
 
-    def read(path: str) -> bytes:
+    def read(path: str, **_: object) -> bytes:
         nonlocal attempts
         attempts += 1
         if attempts == 1:
