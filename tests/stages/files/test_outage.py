@@ -280,7 +280,7 @@ def test_patience_begins_with_the_first_failure(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(folder.fs, "cat_file", read)
     assert (folder.read("x"), attempts) == (b"there", 2)
 
-    def fail(path: str) -> bytes:
+    def fail(path: str, **_: object) -> bytes:
         nonlocal attempts
         attempts += 1
         raise TimeoutError
