@@ -128,7 +128,7 @@ def _announced(
     """What is said before a run of a plan, some of whose stages wait to be run; `smoke` is a smoke run's store."""
     rest = "" if waiting else "; nothing to run"
     done = sum(planned.state == "cached" for planned in plan)
-    yield f"{name}: {len(plan)} stages, {done} of them done{rest}"
+    yield f"{name}: {len(plan)} stage{'' if len(plan) == 1 else 's'}, {done} of them done{rest}"
     if smoke is not None:
         yield f"a few steps of each, into {smoke}; accuracies mean nothing"
     if waiting:
