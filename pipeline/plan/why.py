@@ -26,6 +26,8 @@ def why(node: Node, before: Mapping[str, Any] | None, plan: Mapping[str, Planned
     again = [parent for parent in parents if plan[parent].state != "cached"]
     if before is None:
         return "not run yet"
+    if before.get("key") == node.key:  # another version may have had fewer settings to spell out
+        return UNFINISHED
     reasons = dag.differences(before.get("spec", {}), _settings(node))
     reasons = [_told(reason) for reason in reasons]
     if before.get("data") != node.data_digest:
