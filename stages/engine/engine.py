@@ -317,13 +317,8 @@ class Engine(Whole):
         for name, parameter in self.untrained.items():
             yield name, zero.whole(parameter)
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `tensors` gave. Raises KeyError for a name that is missing."""
-        for name in (*self.parameters, *self.untrained, *self.own):
-            self.put(name, tensors[name])
-
     def put(self, name: str, value: Tensor) -> None:
-        """Put back one of what `tensors` gave, on all ranks together. Raises KeyError for a name that is not there."""
+        """Put back one of what `tensors` gave, or of `own`, on all ranks together. Raises KeyError for another name."""
         if name in self.parameters:
             self.set(name, value)
         elif name in self.untrained:

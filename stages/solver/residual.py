@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,24 +14,15 @@ from dualprune.stages.networks.parameters import parameters, weights
 def blocks(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
     """Modules in a row of modules, with several weights, whose output is of the shape of their first input."""
     rows = (nn.Sequential, nn.ModuleList)
-    able = {
-        path: module
+    able = [
+        path
         for path, module in network.named_modules()
         if path
         and isinstance(network.get_submodule(path.rpartition(".")[0]), rows)
         and len([p for p in module.parameters() if p.ndim > 1]) > 1
-    }
-    shapes: dict[str, bool] = {}
-    handles = [
-        module.register_forward_hook(lambda _, given, out, path=path: shapes.update({path: _same(given, out)}))
-        for path, module in able.items()
     ]
-    try:
-        with torch.no_grad():
-            network(*args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    shapes: dict[str, bool] = {}
+    _watched(network, args, kwargs, able, lambda path, given, out: shapes.update({path: _same(given, out)}))
     found = [path for path, same in shapes.items() if same]
     return sorted(path for path in found if not any(other.startswith(f"{path}.") for other in found))
 
@@ -54,8 +45,20 @@ def idle(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], pat
         if _same(given, out) and torch.equal(given[0], out):
             found.append(path)
 
+    _watched(network, args, kwargs, paths, looked)
+    return found
+
+
+def _watched(
+    network: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    paths: Iterable[str],
+    look: Callable[[str, tuple[Any, ...], Any], None],
+) -> None:
+    """Run a network, and look at what modules at these paths are given in order, and give."""
     handles = [
-        network.get_submodule(path).register_forward_hook(lambda _, given, out, path=path: looked(path, given, out))
+        network.get_submodule(path).register_forward_hook(lambda _, given, out, path=path: look(path, given, out))
         for path in paths
     ]
     try:
@@ -64,7 +67,6 @@ def idle(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], pat
     finally:
         for handle in handles:
             handle.remove()
-    return found
 
 
 def _same(given: tuple[Any, ...], out: Any) -> bool:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from dualprune.stages.data.read.reading import Reader
-from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.ranks import here, summed
 from dualprune.stages.kinds.base import Phase, learning_rate
 from dualprune.stages.training import averaging
 from dualprune.stages.training.asking import Asking
@@ -86,7 +86,7 @@ def _ended(run: Run[Any], phase: Phase) -> dict[str, Any]:
         "epoch": sum(one.epochs for one in run.phases[: progress.phase]) + progress.epoch + 1,
         "phase": phase.name,
         "steps": progress.steps,
-        "loss": _summed(float(progress.loss), engine) / (run.per_epoch * run.spec.batch),
+        "loss": _summed(float(progress.loss)) / (run.per_epoch * run.spec.batch),
         "lr": learning_rate(phase, progress.epoch),
     }
     progress.epoch, progress.step, progress.loss = progress.epoch + 1, 0, 0.0
@@ -145,10 +145,6 @@ def _stopped(run: Run[Any]) -> bool:
     return False
 
 
-def _summed(value: float, engine: Engine) -> float:
+def _summed(value: float) -> float:
     """A sum over ranks."""
-    if engine.world == 1:
-        return value
-    total = torch.tensor([value], dtype=torch.float64, device=engine.engine.device)
-    dist.all_reduce(total)
-    return float(total[0])
+    return float(summed(torch.tensor([value], dtype=torch.float64, device=here()))[0])

@@ -7,9 +7,9 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from dualprune.stages.data.order import Indices
+from dualprune.stages.engine.ranks import here, summed
 from dualprune.stages.networks.normalisation import Norm, norms
 from dualprune.stages.objectives.base import StandIn
 from dualprune.stages.training.run import Run
@@ -69,13 +69,10 @@ def _shared(run: Run[Any], layers: list[Norm], count: int) -> None:
     """Average over the ranks, each by how many batches it has seen; the same bits everywhere."""
     if run.world == 1:
         return
-    seen = torch.tensor(float(count), dtype=torch.float64, device=run.engine.engine.device)
-    dist.all_reduce(seen)
+    seen = summed(torch.tensor(float(count), dtype=torch.float64, device=here()))
     for one in layers:
         for statistic in (one.running_mean, one.running_var):
             assert statistic is not None
-            whole = statistic.double() * count
-            dist.all_reduce(whole)
-            statistic.copy_(whole / seen)
+            statistic.copy_(summed(statistic.double() * count) / seen)
         assert one.num_batches_tracked is not None
         one.num_batches_tracked.fill_(int(seen))

@@ -68,8 +68,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     masks = inherited | {name: torch.zeros_like(network.get_parameter(name)) for name in fixed}
     settings = job.engine.model_copy(update={"compile": job.engine.compile and not KINDS[spec.kind].veils})
     planned = phases(spec)
-    averaged = any(phase.ema is not None for phase in planned)
-    weighed = any(phase.weigh is not None for phase in planned)
+    aims = replace(aims, weighed=any(phase.weigh is not None for phase in planned))
     run: Run[Any] = Run(
         job=job,
         spec=spec,
@@ -82,7 +81,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         macs=_macs(job, aim, network) if rank == 0 else None,
         dense_macs=dense_macs(parent, shrunk),
         weights=frozenset(weights(there)),
-        targets=replace(aims, weighed=weighed),
+        targets=aims,
         fixed=fixed,
         masks=masks,
         inherited=frozenset(inherited),
@@ -98,9 +97,9 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
             spec.optimizer,
             spec.precision,
             settings,
-            aims.valued,
-            averaged,
-            weighed,
+            valued=aims.valued,
+            averaged=any(phase.ema is not None for phase in planned),
+            weighed=aims.weighed,
         ),
         checkpoints=checkpoints,
         progress=Progress(),
