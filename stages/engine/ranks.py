@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dualprune.stages.engine import zero
+from dualprune.stages.engine import allocator, zero
 
 LIMIT = Path("/sys/fs/cgroup/memory.max")
 """Where Linux says what a container may use of its machine's memory."""
@@ -30,6 +30,8 @@ def join(threads: int | None = None) -> tuple[int, int, torch.device]:
     device = torch.device("cuda", local % torch.cuda.device_count()) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)  # where NCCL sends objects from, too
+    else:
+        allocator.keep_freed()
     zero.deepspeed().init_distributed(dist_init_required=False, verbose=False)
     return rank, world, device
 
