@@ -1,7 +1,7 @@
 """The C library's allocator, told to keep what a step frees: the next step takes as much again.
 
-A step on a CPU frees its activations at its end. glibc hands the top of its heap back to the system then, and the next step
-pays for each page anew: 14 % of a step of ResNet-20 (batch 128, one core).
+A step on a CPU frees its activations at its end. glibc hands the top of its heap back to the system then, and the next
+step pays for each page anew: 14 % of a step of ResNet-20 (batch 128, one core).
 """
 
 from __future__ import annotations

@@ -16,8 +16,11 @@ from dualprune.stages.engine.allocator import keep_freed
 if sys.argv[1] == "keep":
     assert keep_freed()
 def step():
-    held = [torch.ones(5 * 2**20) for _ in range(8)]  # 20 MB each, as activations that a backward pass waits for
-for _ in range(3):
+    large = [torch.ones(2 * 10**6) for _ in range(20)]  # 8 MB each, as activations that a backward pass waits for
+    small = [torch.ones(10**6) for _ in range(20)]
+    while large:
+        large.pop(), small.pop()
+for _ in range(6):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
