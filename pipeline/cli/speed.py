@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dualprune.stages.export.source import Origin
     from dualprune.stages.export.speed import Subject
 
-USUAL = ("torch", "compile", "csr", "onnx")
+USUAL = ("torch", "compile", "csr", "2:4", "onnx")
 """Backends that are timed where none are named, of these what is installed."""
 
 
@@ -30,7 +30,8 @@ def add(verbs: Any) -> None:
     verb = verbs.add_parser("speed", help=text, description=text)
     verb.add_argument("artefacts", metavar="ARTEFACT", nargs="+", help=NAMES)
     what = verb.add_argument_group("what is timed")
-    text = f"of {', '.join(USUAL)} (default: all that are installed); csr is torch with sparse linear layers"
+    text = f"of {', '.join(USUAL)} (default: all that are installed); csr is torch with sparse linear layers on a "
+    text += "CPU, 2:4 in half precision with kernels for N:M zeros on a GPU"
     what.add_argument("--backend", metavar="NAME,...", type=_listed, help=text)
     text = "samples of a call; several sizes may be named (default: 1,8)"
     what.add_argument("--batch", metavar="N,...", type=_numbers, default=[1, 8], help=text)
@@ -52,8 +53,8 @@ def _speed(options: argparse.Namespace, console: Console) -> int:
     from dualprune.stages.export.machine import machine
     from dualprune.stages.export.timing import Effort
 
-    backends, skipped = _backends(options.backend)
     devices = _devices(options.device)
+    backends, skipped = _backends(options.backend, devices)
     found = [finished(words, options.store, "speed") for words in dict.fromkeys(each(options.artefacts))]
     subjects, whose = _subjects(found, origin(options))
     effort = Effort(options.seconds, options.repeats)
@@ -88,7 +89,7 @@ def _leave(rows: Sequence[Mapping[str, Any]], whose: Mapping[str, Finished], con
             say(console, f"{name}: reports won't have its speed: {error}")
 
 
-def _backends(asked: Sequence[str] | None) -> tuple[list[str], list[str]]:
+def _backends(asked: Sequence[str] | None, devices: Sequence[str]) -> tuple[list[str], list[str]]:
     """Backends by name, and what is told of those that are not there. Raises ConfigError."""
     from dualprune.stages.export.backends import known
 
@@ -97,6 +98,9 @@ def _backends(asked: Sequence[str] | None) -> tuple[list[str], list[str]]:
     except ValueError as error:
         raise ConfigError("--backend", [str(error)]) from None
     told = [text for text in missing.values() if text is not None]
+    for name, one in zip(asked or (), known(asked or ()), strict=True):
+        if not set(devices) & set(one.devices):
+            told.append(f"{name} runs on {' and '.join(one.devices)} alone, and {' and '.join(devices)} is timed here")
     if asked and told:
         raise ConfigError("--backend", told)
     return [name for name, text in missing.items() if text is None], told

@@ -1,4 +1,4 @@
-"""What runs a network: torch as it is, compiled, with sparse rows; ONNX Runtime. One line in `BACKENDS` each."""
+"""What runs a network: torch as it is, compiled, with sparse layers; ONNX Runtime. One line in `BACKENDS` each."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from dualprune.stages.export.calls import Plain, leaves
-from dualprune.stages.export.csr import Timed, with_csr
+from dualprune.stages.export.csr import with_csr
 from dualprune.stages.export.errors import NotExported
+from dualprune.stages.export.halves import halved, in_halves
 from dualprune.stages.export.inputs import Inputs, batched, plain
 from dualprune.stages.export.onnx import to_onnx
 
 TOLERANCE = 1e-3
 """Of the largest output: how far a backend's outputs may be from torch's."""
+
+NO_TWO_FOUR = "no linear layer has two of every four weights at zero, and sides of multiples of 32 and 64"
 
 
 class Unavailable(Exception):
@@ -35,8 +38,8 @@ class Bound:
     """Runs it once, to its end."""
     outputs: Callable[[Any], list[Tensor]]
     """The tensors in what a call gives."""
-    sparse: dict[str, Timed] | None = None
-    """Of `csr`: the layers that were changed."""
+    sparse: tuple[str, ...] | None = None
+    """Of backends with sparse layers: which those are."""
 
 
 Bind = Callable[[Inputs], Bound]
@@ -55,6 +58,10 @@ class Backend:
     """Modules that have to be installed."""
     extra: str = ""
     """What installs them: an extra of this package."""
+    tolerance: float = TOLERANCE
+    """Of the largest output: how far outputs may be from torch's."""
+    unfit: str = ""
+    """Of backends with sparse layers: what is said of a network that has none, which is not timed there."""
 
     def missing(self) -> str | None:
         """What to install before it can be used, or None."""
@@ -95,8 +102,25 @@ def _with_csr(network: nn.Module, example: Inputs, device: torch.device, threads
         except (ArithmeticError, RuntimeError) as error:
             raise Unavailable(f"sparse rows can't: {str(error).strip().partition(chr(10))[0]}") from error
         before = "network." if isinstance(network, Plain) else ""
-        layers = {name.removeprefix(before): timed for name, timed in found.items()}
+        layers = tuple(name.removeprefix(before) for name in found)
         return Bound(_called(changed, inputs, device), _tensors, layers)
+
+    return bind
+
+
+def _in_halves(network: nn.Module, example: Inputs, device: torch.device, threads: int) -> Bind:
+    on, layers = in_halves(network, device)
+    before = "network." if isinstance(network, Plain) else ""
+    named = tuple(name.removeprefix(before) for name in layers)
+
+    def bind(inputs: Inputs) -> Bound:
+        call = _called(on, halved(_moved(inputs, device)), device)
+        try:
+            call()
+        except (NotImplementedError, RuntimeError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise Unavailable(f"half precision with 2:4 kernels can't: {reason}") from error
+        return Bound(call, _tensors, named)
 
     return bind
 
@@ -151,14 +175,15 @@ def _onnx(network: nn.Module, example: Inputs, device: torch.device, threads: in
 BACKENDS: dict[str, Backend] = {
     "torch": Backend("torch", _eager),
     "compile": Backend("torch compiled", _compiled),
-    "csr": Backend("torch csr", _with_csr, devices=("cpu",)),
+    "csr": Backend("torch csr", _with_csr, devices=("cpu",), unfit="no linear layer is faster with sparse rows"),
+    "2:4": Backend("torch fp16, 2:4", _in_halves, devices=("cuda",), tolerance=0.02, unfit=NO_TWO_FOUR),
     "onnx": Backend("ONNX Runtime", _onnx, needs=("onnx", "onnxscript", "onnxruntime"), extra="onnx"),
 }
 """The table of backends, in the order in which they are shown."""
 
 
-def check(network: nn.Module, inputs: Inputs, bound: Bound) -> None:
-    """Raise Unavailable where a backend computes something else than torch does."""
+def check(network: nn.Module, inputs: Inputs, bound: Bound, tolerance: float = TOLERANCE) -> None:
+    """Raise Unavailable where a backend computes something else than torch does: by that much of the largest output."""
     with torch.inference_mode():
         wanted = _tensors(network(*inputs))
     got = bound.outputs(bound.call())
@@ -166,7 +191,7 @@ def check(network: nn.Module, inputs: Inputs, bound: Bound) -> None:
         raise Unavailable(f"it gives {len(got)} outputs, and torch {len(wanted)}")
     for ours, theirs in zip(wanted, got, strict=True):
         apart = float((theirs.double() - ours.double()).abs().max()) if ours.shape == theirs.shape else float("inf")
-        if not apart <= TOLERANCE * max(1.0, float(ours.abs().max())):
+        if not apart <= tolerance * max(1.0, float(ours.abs().max())):
             raise Unavailable(f"its outputs are {apart:.2g} from torch's")
 
 

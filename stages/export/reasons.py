@@ -97,7 +97,7 @@ def _zeros(of: Facts, device: torch.device) -> Iterator[str]:
         share = f"{100 * of.idle / of.weights:.0f} % of its weights are zero as whole outputs or inputs of layers"
         yield f"{share}, which are computed as long as they are there: a stage of kind shrink takes them out"
     if "nm" in of.sets:
-        on_cuda = "kernels for them take 2:4, half precision and weights that were converted to torch's sparse form"
+        on_cuda = "kernels for them take 2:4 in linear layers, half precision and torch's sparse form (backend 2:4)"
         yield f"N:M zeros: {on_cuda if device.type == 'cuda' else 'there are no kernels for them on CPUs'}"
     elif scattered > 0.02 * of.weights:
         share = f"scattered zeros ({100 * scattered / of.weights:.0f} % of the weights)"

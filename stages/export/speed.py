@@ -77,7 +77,7 @@ class Speed:
     verdict: Verdict | None = None
     why: tuple[str, ...] = ()
     sparse: tuple[str, ...] = ()
-    """Of `csr`: the layers that are sparse."""
+    """The layers that are computed as sparse ones."""
     waited: float | None = None
     """Share of the time for which there was no processor for it: others had it. None of several threads."""
 
@@ -144,7 +144,7 @@ def _ready(
             bound[one.name] = _bound(one, place, prepared, len(subjects))
         except Unavailable as error:
             failed[one.name] = str(error)
-    if place.backend == "csr" and all(one.dense is None for one in subjects if one.name in bound):
+    if BACKENDS[place.backend].unfit and all(one.dense is None for one in subjects if one.name in bound):
         bound.clear()  # the dense ones alone, which are as in torch's own rows
     return bound, failed
 
@@ -174,16 +174,16 @@ def _bound(one: Subject, place: Place, prepared: dict[str, Bind | str], networks
     if isinstance(bind, str):
         raise Unavailable(bind)
     found = bind(inputs)
-    if found.sparse == {} and one.dense is not None:
-        raise Unavailable("no linear layer is faster with sparse rows")
-    check(one.network, inputs, found)
+    if found.sparse == () and one.dense is not None:
+        raise Unavailable(backend.unfit)
+    check(one.network, inputs, found, backend.tolerance)
     return found
 
 
 def _speed(
     one: Subject, place: Place, bound: Bound, times: Mapping[str, Sequence[float]], subjects: Sequence[Subject]
 ) -> Speed:
-    own, sparse = times[one.name], tuple(bound.sparse or ())
+    own, sparse = times[one.name], bound.sparse or ()
     latency = quartiles(own)
     if one.dense is None:
         return Speed(one.name, place, latency, Spread(1.0, 1.0, 1.0), 1.0, len(own), "dense")
@@ -196,7 +196,7 @@ def _speed(
     why: list[str] = []
     if verdict != "gain" and sparse:
         named = f"{', '.join(sparse[:3])}{', ...' if len(sparse) > 3 else ''}"
-        text = f"layers that are faster with sparse rows ({len(sparse)}: {named}) make no certain difference"
+        text = f"layers that are sparse there ({len(sparse)}: {named}) make no certain difference"
         why = [f"{text} to the whole"]
     elif verdict == "gain" and ratio.middle < SHORT * macs:
         why = shape(dense.facts, one.facts, place.batch, torch.device(place.device))

@@ -15,13 +15,15 @@ import torch
 from hypothesis import given
 from torch import Tensor, multiprocessing, nn
 
-from dualprune.stages.constraints import Constraint
+from dualprune.stages.constraints import SETS, Constraint
 from dualprune.stages.data.format import digest, read_manifest
 from dualprune.stages.data.read.memory import open_split
 from dualprune.stages.data.read.stream import IGNORED, Stream
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.engine.ranks import join
+from dualprune.stages.export.backends import BACKENDS, check
 from dualprune.stages.settings.engine import Engine as EngineSettings
+from dualprune.stages.settings.sets import NM
 from dualprune.stages.settings.training import Optimizer
 from dualprune.stages.solver.budget import Budget, allocate
 from tests.stages.conftest import PLACES, MakeEngine, jpeg, jpegs, pairs
@@ -129,6 +131,20 @@ def test_bf16_finds_nearly_the_same_masks(make_engine: MakeEngine, expected: Pat
         assert all(agreeing(found[f"mask/{name}"], exact[f"mask/{name}"]) > 0.99 for name in NAMES)
         if precision == "fp32":
             nearly_same(found, exact)
+
+
+def test_two_of_every_four_by_sparse_kernels() -> None:
+    """A dense layer, one in the pattern and one of odd sides: only the second is sparse, and outputs are a CPU's."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)).eval()
+    weight = network[2].weight
+    settings = NM(set="nm", tensors="*", n=2, m=4)
+    weight.data = SETS["nm"].make(settings, tuple(weight.shape)).project(weight.detach())
+    inputs = (torch.randn(24, 128),)
+    backend = BACKENDS["2:4"]
+    bound = backend.prepare(network, inputs, GPU, 1)(inputs)
+    assert bound.sparse == ("2",)
+    check(network, inputs, bound, backend.tolerance)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -141,7 +141,10 @@ def test_bad_input(store: Path, tmp_path: Path, run: Run) -> None:
         assert expected in said
     code, _, said = run("half", "--store", store, "--backend", "torch,tensorrt", quick=False)
     assert code == BAD_INPUT
-    assert "there is no backend 'tensorrt'; there are torch, compile, csr, onnx" in said
+    assert "there is no backend 'tensorrt'; there are torch, compile, csr, 2:4, onnx" in said
+    code, _, said = run("half", "--store", store, "--backend", "2:4", "--device", "cpu", quick=False)
+    assert code == BAD_INPUT
+    assert "2:4 runs on cuda alone, and cpu is timed here" in said
 
 
 @pytest.mark.parametrize(

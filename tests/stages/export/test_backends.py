@@ -43,7 +43,7 @@ def test_compiled() -> None:
 
 
 def test_a_backend_that_there_is_not() -> None:
-    with pytest.raises(ValueError, match="no backend 'tensorrt'; there are torch, compile, csr, onnx"):
+    with pytest.raises(ValueError, match="no backend 'tensorrt'; there are torch, compile, csr, 2:4, onnx"):
         known(["tensorrt"])
 
 

@@ -24,7 +24,13 @@ from dualprune.pipeline.reports.page.theme import colour
 
 DRAWN = 30
 """Rows, at most."""
-BACKENDS = {"torch": "PyTorch", "compile": "torch.compile", "csr": "sparse rows", "onnx": "ONNX Runtime"}
+BACKENDS = {
+    "torch": "PyTorch",
+    "compile": "torch.compile",
+    "csr": "sparse rows",
+    "2:4": "2:4 kernels",
+    "onnx": "ONNX Runtime",
+}
 SAID = {"no gain": "no gain", "slower": "slower", "gain": "faster"}
 
 
