@@ -88,8 +88,7 @@ def _compiled(network: nn.Module, example: Inputs, device: torch.device, threads
         try:
             call()
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise Unavailable(f"torch.compile can't: {type(error).__name__}: {reason}") from error
+            raise Unavailable(f"torch.compile can't: {type(error).__name__}: {_first_line(error)}") from error
         return Bound(call, _tensors)
 
     return bind
@@ -100,7 +99,7 @@ def _with_csr(network: nn.Module, example: Inputs, device: torch.device, threads
         try:
             changed, found = with_csr(network, inputs)
         except (ArithmeticError, RuntimeError) as error:
-            raise Unavailable(f"sparse rows can't: {str(error).strip().partition(chr(10))[0]}") from error
+            raise Unavailable(f"sparse rows can't: {_first_line(error)}") from error
         before = "network." if isinstance(network, Plain) else ""
         layers = tuple(name.removeprefix(before) for name in found)
         return Bound(_called(changed, inputs, device), _tensors, layers)
@@ -109,7 +108,10 @@ def _with_csr(network: nn.Module, example: Inputs, device: torch.device, threads
 
 
 def _in_halves(network: nn.Module, example: Inputs, device: torch.device, threads: int) -> Bind:
-    on, layers = in_halves(network, device)
+    try:
+        on, layers = in_halves(network, device)
+    except (NotImplementedError, RuntimeError) as error:  # of GPUs without such kernels, say
+        raise Unavailable(f"half precision with 2:4 kernels can't: {_first_line(error)}") from error
     before = "network." if isinstance(network, Plain) else ""
     named = tuple(name.removeprefix(before) for name in layers)
 
@@ -118,11 +120,14 @@ def _in_halves(network: nn.Module, example: Inputs, device: torch.device, thread
         try:
             call()
         except (NotImplementedError, RuntimeError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise Unavailable(f"half precision with 2:4 kernels can't: {reason}") from error
+            raise Unavailable(f"half precision with 2:4 kernels can't: {_first_line(error)}") from error
         return Bound(call, _tensors, named)
 
     return bind
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _moved(inputs: Inputs, device: torch.device) -> Inputs:

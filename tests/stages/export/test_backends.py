@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from dualprune.stages.constraints import SETS
 from dualprune.stages.export import backends
 from dualprune.stages.export.backends import BACKENDS, Bound, Unavailable, check, known
 from dualprune.stages.export.inputs import batched, noise
 from dualprune.stages.export.speed import used
 from dualprune.stages.export.timing import Effort, interleaved
+from dualprune.stages.settings.sets import NM
 from tests.stages.export.common import layers, zeroed
 
 QUICK = Effort(repeats=3)
@@ -77,3 +79,11 @@ def test_batches_repeat_samples_and_keep_pictures_channels_last() -> None:
     assert found.is_contiguous(memory_format=torch.channels_last)
     table, same = batched((x, nn.Parameter(torch.zeros(7))), 1)
     assert (len(table), len(same)) == (1, 7), "what has no samples stays"
+
+
+def test_a_device_without_sparse_kernels_is_named() -> None:
+    """A CPU has none: what torch says of the first weight is handed on."""
+    network = zeroed(layers(256), 0.9)
+    network[2].weight.data = SETS["nm"].make(NM(set="nm", tensors="*", n=2, m=4), (256, 256)).project(network[2].weight)
+    with pytest.raises(Unavailable, match="half precision with 2:4 kernels can't: .*cpu is not supported"):
+        BACKENDS["2:4"].prepare(network, noise((32,)), torch.device("cpu"), 1)
