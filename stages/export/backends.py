@@ -18,7 +18,7 @@ from dualprune.stages.export.csr import with_csr
 from dualprune.stages.export.errors import NotExported
 from dualprune.stages.export.halves import halved, in_halves
 from dualprune.stages.export.inputs import Inputs, batched, plain
-from dualprune.stages.export.onnx import to_onnx
+from dualprune.stages.export.onnx import slower, to_onnx
 
 TOLERANCE = 1e-3
 """Of the largest output: how far a backend's outputs may be from torch's."""
@@ -167,7 +167,8 @@ def _onnx(network: nn.Module, example: Inputs, device: torch.device, threads: in
             to_onnx(network if isinstance(network, Plain) else plain(network, two), two, path)
         except NotExported as error:
             raise Unavailable(str(error)) from None
-        session = onnxruntime.InferenceSession(path, options, providers=[provider])
+        without = slower(network) if device.type == "cpu" else ()
+        session = onnxruntime.InferenceSession(path, options, providers=[provider], disabled_optimizers=without)
     names = [one.name for one in session.get_inputs()]
 
     def bind(inputs: Inputs) -> Bound:

@@ -180,7 +180,10 @@ def _load_program(source: Source, file: str) -> Loading:
 
 
 def _load_onnx(source: Source, file: str) -> Loading:
-    load = f'import onnxruntime\n\nnetwork = onnxruntime.InferenceSession({file!r}, providers=["CPUExecutionProvider"])'
+    options = f'{file!r}, providers=["CPUExecutionProvider"]'
+    if without := onnx.slower(source.call.network):
+        options = f"\n    {options},\n    disabled_optimizers={list(without)!r},  # on CPUs it is faster without\n"
+    load = f"import onnxruntime\n\nnetwork = onnxruntime.InferenceSession({options})"
     given = ", ".join(f"{name!r}: {name}" for name in source.call.names)
     return Loading(load, f"outputs = network.run(None, {{{given}}})", arrays=True)
 

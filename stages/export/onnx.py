@@ -23,6 +23,9 @@ OPSET = 21
 """The version of ONNX's operators in which DequantizeLinear takes 4 and 16 bits."""
 TYPES = {"int4": 7, "int8": 127, "int16": 32767}
 """Types of whole numbers, and the largest in each."""
+SLOWER = ("SkipLayerNormFusion",)
+"""What ONNX Runtime should not rewrite on CPUs: its one kernel for a sum and a layer norm takes several times what the
+two take (MiniLM-L6 by batches of 8 on a core: 157 ms and 139; with a fifth of its heads and rows 43 ms and 26)."""
 
 Codes = tuple[float, NDArray[Any]]
 """An interval, and the whole numbers that it is multiplied with."""
@@ -51,6 +54,11 @@ def to_onnx(
     program.optimize()
     program.save(str(path))
     return program
+
+
+def slower(network: nn.Module) -> tuple[str, ...]:
+    """Which of ONNX Runtime's rewritings make a network slower on CPUs: its `disabled_optimizers`."""
+    return SLOWER if any(isinstance(layer, nn.LayerNorm) for layer in network.modules()) else ()
 
 
 def converted(

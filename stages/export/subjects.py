@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from dualprune.stages.export.errors import untraceable
-from dualprune.stages.export.inputs import Inputs, noise
+from dualprune.stages.export.inputs import Inputs
 from dualprune.stages.export.macs import cost
 from dualprune.stages.export.reasons import facts
 from dualprune.stages.export.source import Origin, source
@@ -50,9 +50,9 @@ def built(store: Folder, key: str, name: str, origin: Origin, dense: str | None 
     return _subject(name, network, found.call.inputs, {}, dense)
 
 
-def seeded(network: nn.Module, shape: tuple[int, ...], name: str, dense: str | None) -> Subject:
-    """A network that no artefact has, which takes one tensor: noise of this shape."""
-    return _subject(name, network.eval(), noise(shape), {}, dense)
+def seeded(network: nn.Module, inputs: Inputs, name: str, dense: str | None) -> Subject:
+    """A network that no artefact has, with what it is called with."""
+    return _subject(name, network.eval(), inputs, {}, dense)
 
 
 def _subject(name: str, network: nn.Module, inputs: Inputs, manifest: Mapping[str, Any], dense: str | None) -> Subject:

@@ -6,22 +6,26 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models
+from transformers import BertConfig, BertForSequenceClassification
 
 from dualprune.stages.coupling.cut import cut, macs
 from dualprune.stages.export.backends import BACKENDS
+from dualprune.stages.export.inputs import noise
 from dualprune.stages.export.reasons import lanes
 from dualprune.stages.export.speed import Subject, speeds
 from dualprune.stages.export.subjects import seeded
 from dualprune.stages.export.timing import Effort, interleaved, quartiles, times_as_fast
 from dualprune.stages.networks.parameters import parameters
 from dualprune.stages.networks.structure import Structure, load
-from dualprune.stages.settings.sets import Structured
+from dualprune.stages.settings.sets import Head, Structured
 from dualprune.stages.solver import coupled
 from tests.bench.common import Row, options, report
 
 PICTURES = (3, 224, 224)
+TOKENS = 128
+FIFTH = 0.2
 NAMES = ("resnet18", "resnet50", "mobilenet_v2")
 
 
@@ -48,9 +52,9 @@ def torchvision(name: str) -> list[Subject]:
     """As it is, with half the MACs, and with nine of ten weights at zero."""
     dense, half, zeros = (models.get_model(name, weights=None).eval() for _ in range(3))
     return [
-        seeded(dense, PICTURES, name, None),
-        seeded(halved(half), PICTURES, f"{name}, half", name),
-        seeded(scattered(zeros, 0.9), PICTURES, f"{name}, 90 % zeros", name),
+        seeded(dense, noise(PICTURES), name, None),
+        seeded(halved(half), noise(PICTURES), f"{name}, half", name),
+        seeded(scattered(zeros, 0.9), noise(PICTURES), f"{name}, 90 % zeros", name),
     ]
 
 
@@ -58,13 +62,43 @@ def linear() -> list[Subject]:
     """A linear layer of 4096 outputs and 1024 inputs, as it is and with nine of ten weights at zero."""
     dense, sparse = (nn.Sequential(nn.Linear(1024, 4096)) for _ in range(2))
     return [
-        seeded(dense, (1024,), "4096 x 1024", None),
-        seeded(scattered(sparse, 0.9), (1024,), "4096 x 1024, 90 % zeros", "4096 x 1024"),
+        seeded(dense, noise((1024,)), "4096 x 1024", None),
+        seeded(scattered(sparse, 0.9), noise((1024,)), "4096 x 1024, 90 % zeros", "4096 x 1024"),
     ]
+
+
+class Encoder(nn.Module):
+    """MiniLM-L6 as a classifier of two classes: of token numbers [n, tokens], its logits [n, 2]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shape = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+        self.classifier = BertForSequenceClassification(shape)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits of sentences without padding."""
+        logits: Tensor = self.classifier(input_ids=tokens).logits
+        return logits
+
+
+def encoder() -> list[Subject]:
+    """As it is, and with a fifth of its heads and of the rows of its first feed-forward layers."""
+    dense, fifth, tokens = Encoder().eval(), Encoder().eval(), torch.randint(1000, 30_000, (1, TOKENS))
+    found = cut(fifth, [tokens.expand(2, -1)], {})
+    wanted = (
+        Head(set="head", tensors="*attention.self*", coupled=True, keep=FIFTH),
+        Structured(set="row", tensors="*intermediate*", coupled=True, keep=FIFTH, multiple=lanes(torch.device("cpu"))),
+    )
+    shares = [share for one in wanted for share in coupled.shares(one, found, parameters(fifth))]
+    units = coupled.stays(shares, lambda name: fifth.get_parameter(name))
+    structure = Structure(edits=list(found.edits(units)))
+    small = load(fifth, structure, structure.carry(fifth.state_dict())).eval()
+    return [seeded(dense, (tokens,), "MiniLM", None), seeded(small, (tokens,), "MiniLM, a fifth", "MiniLM")]
 
 
 CASES: Sequence[tuple[Callable[[], list[Subject]], Sequence[str], Sequence[int]]] = (
     *((partial(torchvision, name), ("torch", "onnx"), (1, 8)) for name in NAMES),
+    (encoder, ("torch", "onnx"), (1, 8)),
     (linear, ("torch", "csr", "onnx"), (1, 8, 64)),
 )
 """Each gives a dense network and what came of it; on which backends these are timed, and by which batches."""

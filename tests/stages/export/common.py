@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from dualprune.stages.export.inputs import noise
 from dualprune.stages.export.speed import Subject
 from dualprune.stages.export.subjects import seeded
 
@@ -30,7 +31,7 @@ def layers(width: int = 64, inputs: int = 32) -> nn.Module:
 def subjects(width: int = 64) -> list[Subject]:
     """A dense network, one with scattered zeros, and one of half the width."""
     return [
-        seeded(layers(width), (32,), "dense", None),
-        seeded(zeroed(layers(width), 0.9), (32,), "sparse", "dense"),
-        seeded(layers(width // 2), (32,), "half", "dense"),
+        seeded(layers(width), noise((32,)), "dense", None),
+        seeded(zeroed(layers(width), 0.9), noise((32,)), "sparse", "dense"),
+        seeded(layers(width // 2), noise((32,)), "half", "dense"),
     ]

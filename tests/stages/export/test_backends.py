@@ -39,6 +39,22 @@ def test_onnx() -> None:
     assert seconds(layers(), "onnx", 3) > 0
 
 
+@pytest.mark.parametrize(("norm", "without"), [(nn.LayerNorm, ("SkipLayerNormFusion",)), (nn.BatchNorm1d, ())])
+def test_onnx_runtime_is_told_what_makes_it_slower(
+    norm: type[nn.Module], without: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    told = []
+    session = runtime.InferenceSession
+    monkeypatch.setattr(
+        runtime,
+        "InferenceSession",
+        lambda *args, **more: told.append(more["disabled_optimizers"]) or session(*args, **more),
+    )
+    assert seconds(nn.Sequential(nn.Linear(32, 64), norm(64)).eval(), "onnx", 3) > 0
+    assert told == [without]
+
+
 @pytest.mark.slow
 def test_compiled() -> None:
     assert seconds(layers(), "compile", 3) > 0
@@ -85,5 +101,5 @@ def test_a_device_without_sparse_kernels_is_named() -> None:
     """A CPU has none: what torch says of the first weight is handed on."""
     network = zeroed(layers(256), 0.9)
     network[2].weight.data = SETS["nm"].make(NM(set="nm", tensors="*", n=2, m=4), (256, 256)).project(network[2].weight)
-    with pytest.raises(Unavailable, match="half precision with 2:4 kernels can't: .*cpu is not supported"):
+    with pytest.raises(Unavailable, match=r"half precision with 2:4 kernels can't: .*cpu is not supported"):
         BACKENDS["2:4"].prepare(network, noise((32,)), torch.device("cpu"), 1)

@@ -121,6 +121,14 @@ def test_sequences_may_be_of_any_length(network: Source, name: str, tmp_path: Pa
     assert "of any length" in made.card.read_text()
 
 
+@pytest.mark.parametrize("network", ["tied"], indirect=True)
+def test_layer_norms_keep_kernels_of_their_own_in_onnx_runtime(network: Source, tmp_path: Path) -> None:
+    """The card's code runs, and says what it leaves out."""
+    made = export(network, "onnx", tmp_path)
+    assert "disabled_optimizers=['SkipLayerNormFusion'],  # on CPUs it is faster without" in made.card.read_text()
+    runs(made, tmp_path)
+
+
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "torch-csr"])
 @pytest.mark.parametrize("network", ["torchvision"], indirect=True)
 def test_the_code_of_a_card_runs(network: Source, name: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from torchvision import models
 
 from dualprune.stages.export import backends, csr, speed, timing
+from dualprune.stages.export.inputs import noise
 from dualprune.stages.export.speed import Speed, judged, speeds
 from dualprune.stages.export.subjects import seeded
 from dualprune.stages.export.timing import Effort, Spread
@@ -112,7 +113,7 @@ class Refused(nn.Module):
 
 def test_what_a_backend_cannot_run_is_told_and_the_rest_is_timed() -> None:
     pytest.importorskip("onnxruntime")
-    networks = [seeded(layers(), (32,), "dense", None), seeded(Refused(), (32,), "other", "dense")]
+    networks = [seeded(layers(), noise((32,)), "dense", None), seeded(Refused(), noise((32,)), "other", "dense")]
     dense, other = speeds(networks, ["onnx"], [2], ["cpu"], 1, QUICK)
     assert dense.latency is not None
     assert other.latency is None
@@ -120,7 +121,7 @@ def test_what_a_backend_cannot_run_is_told_and_the_rest_is_timed() -> None:
 
 
 def test_more_networks_than_torch_keeps_compiled() -> None:
-    networks = [seeded(layers(), (32,), f"{n}", None) for n in range(9)]
+    networks = [seeded(layers(), noise((32,)), f"{n}", None) for n in range(9)]
     found = list(speeds(networks, ["compile"], [2], ["cpu"], 1, QUICK))
     assert {one.why for one in found} == {("torch keeps 8 networks compiled at once, and these are 9",)}
 
@@ -152,9 +153,9 @@ def test_a_compact_resnet_is_faster_and_a_sparse_one_is_not(monkeypatch: pytest.
             if isinstance(layer, nn.Conv2d):
                 layer.weight[torch.rand_like(layer.weight) < 0.9] = 0
     networks = [
-        seeded(dense, (3, 64, 64), "dense", None),
-        seeded(halved(half), (3, 64, 64), "compact", "dense"),
-        seeded(zeroed(sparse, 0.9), (3, 64, 64), "sparse", "dense"),
+        seeded(dense, noise((3, 64, 64)), "dense", None),
+        seeded(halved(half), noise((3, 64, 64)), "compact", "dense"),
+        seeded(zeroed(sparse, 0.9), noise((3, 64, 64)), "sparse", "dense"),
     ]
     names = ["torch"] if speed.BACKENDS["onnx"].missing() else ["torch", "onnx"]
     for one in speeds(networks, names, [8], ["cpu"], 1, Effort(1.5)):
