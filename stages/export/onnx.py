@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +53,22 @@ def to_onnx(
     program = converted(network, inputs, names, outputs, lengths)
     for name, codes in (whole or {}).items():
         _store_whole(program.model, name, codes)
-    program.optimize()
+    with _silent("onnxscript"):  # it warns of each node that it can't compute ahead
+        program.optimize()
     program.save(str(path))
     return program
+
+
+@contextmanager
+def _silent(package: str) -> Iterator[None]:
+    """A package logs errors alone, and what it did before afterwards."""
+    logger = logging.getLogger(package)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def slower(network: nn.Module) -> tuple[str, ...]:
