@@ -86,7 +86,7 @@ def test_from_plan_to_another_budget(tmp_path: Path) -> None:
     by = {(one["depth"], one["resolution"]): one["cost"]["macs"] for one in found["samples"] if one["width"] == 1}
     assert by[1, None] == pytest.approx(0.67, abs=0.03)
     assert by[0, 6] == pytest.approx((6 / 8) ** 2, abs=0.01)
-    assert any("error on samples left out" in line for line in lines)
+    assert any("error between samples" in line for line in lines)
 
     with Running(folder, "run", "own.yaml") as run:
         run.wait_for("half@width-0.75: done")

@@ -156,7 +156,7 @@ class Decided:
         fit, surface = self.fit, self.fit.surface
         return (
             f"{self.point}, for which a fit of degree {surface.degree} and rank {surface.rank} gives {self.value:.4g}"
-            f" (error on samples left out {fit.error:.2g}, at most {fit.worst:.2g})"
+            f" (error between samples {fit.error:.2g}, at most {fit.worst:.2g})"
         )
 
     def facts(self) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Fit:
 
     surface: Surface
     error: float
-    """Root mean square over the samples, the first aside, each left out in turn."""
+    """Root mean square over the samples between others, each left out in turn."""
     worst: float
     """The largest of these errors."""
 
@@ -66,18 +66,32 @@ class Fit:
 def fitted(points: Array, values: Array) -> Fit:
     """The degree and rank whose error on samples that are left out is least, fitted to all samples.
 
-    `points` are [n, 3]; the first is where nothing is taken out. Raises ValueError for fewer than three samples.
+    `points` are [n, 3]; the first is where nothing is taken out. The error that is told is of samples between others:
+    without one at the end of an axis the model is asked beyond its samples, where no shape is chosen. Raises ValueError
+    for fewer than three samples.
     """
     if len(points) < 3:
         raise ValueError(f"a surface needs three samples or more, and there are {len(points)}")
-    found: list[tuple[float, float, int, int]] = []
+    found: list[tuple[float, float, int, int, Array]] = []
     for rank, degree in product(_ranks(points), DEGREES):
         if degree > 1 and degree > _distinct(points) - 2:
             continue  # one that is left out would not be told by the others
-        errors = [_left_out(points, values, number, degree, rank) for number in range(1, len(points))]
-        found.append((float(np.sqrt(np.mean(np.square(errors)))), float(np.max(np.abs(errors))), rank, degree))
-    error, worst, rank, degree = min(found, key=lambda one: (round(one[0], 9), one[2], one[3]))
-    return Fit(_fit(points, values, degree, rank), error, worst)
+        errors = np.array([_left_out(points, values, number, degree, rank) for number in range(1, len(points))])
+        found.append((_mean(errors), float(np.abs(errors).max()), rank, degree, errors))
+    *_, rank, degree, errors = min(found, key=lambda one: (round(one[0], 9), one[1], one[2], one[3]))
+    within = errors[_between(points)]
+    told = within if len(within) else errors
+    return Fit(_fit(points, values, degree, rank), _mean(told), float(np.abs(told).max()))
+
+
+def _mean(errors: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(errors))))
+
+
+def _between(points: Array) -> NDArray[np.bool_]:
+    """Without which of the samples, the first aside, every axis is sampled as far out as with them."""
+    away = np.abs(points - points[0])
+    return np.array([(np.delete(away, n, 0).max(axis=0) == away.max(axis=0)).all() for n in range(1, len(points))])
 
 
 def _ranks(points: Array) -> Sequence[int]:

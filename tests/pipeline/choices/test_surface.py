@@ -44,6 +44,25 @@ def test_noise_is_not_followed() -> None:
     assert fit.error <= fit.worst < 0.6
 
 
+def test_the_error_is_of_samples_between_others() -> None:
+    """A bend at the ends of the axes, which the others don't show, is no error of shapes between them."""
+    points = axes(5)
+    ends = np.array([5, 10, 15])
+    values = 93 - points[:, 0]
+    assert fitted(points, values).error < 1e-6
+    bent = values.copy()
+    bent[ends] -= 1.0
+    fit = fitted(points, bent)
+    errors = []
+    for left_out in range(1, len(points)):
+        rest = np.arange(len(points)) != left_out
+        errors.append(
+            abs(fitted(points[rest], bent[rest]).surface.at(points[left_out : left_out + 1])[0] - bent[left_out])
+        )
+    assert fit.worst < max(errors)
+    assert int(np.argmax(errors)) + 1 in ends
+
+
 def test_a_sum_of_two_products_needs_samples_off_the_axes() -> None:
     points = axes(4)
     grid = np.array([(d, w, r) for d in (2.0, 4.0) for w in (0.6, 0.8) for r in (20.0, 28.0)])

@@ -104,7 +104,7 @@ def test_three_chains_run_side_by_side_and_then_the_best_point_from_the_parent()
     assert facts["point"] == one.points[last.name]._replace(width=facts["point"]["width"])._asdict()
     assert facts["point"]["width"] == pytest.approx(one.points[last.name].width, abs=0.02)
     assert facts["predicted"] == pytest.approx(accuracy(one.points[last.name], BEND), abs=1.0)
-    assert "error on samples left out" in found.said
+    assert "error between samples" in found.said
 
 
 def test_another_budget_costs_its_last_stage_alone() -> None:
