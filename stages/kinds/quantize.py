@@ -89,7 +89,7 @@ def _check(spec: QuantizeSpec, targets: Targets, parameters: Parameters) -> list
     for setting, wanted in (("snap", "levels"), ("centroids", "clusters")):
         if getattr(spec, setting) is not None and wanted not in first:
             problems.append(((setting,), f"`{setting}` is for `set: {wanted}`, and no constraint has it"))
-    return [*problems, *proximal.check(spec, targets, parameters)]
+    return problems
 
 
 def _phases(spec: QuantizeSpec) -> list[Phase]:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.data.read.memory import open_split
 from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.inputs import NeverCalled
+from dualprune.stages.engine.weighing import DECAY
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.networks.builtin import MODELS
@@ -110,6 +112,42 @@ def test_a_stage_with_everything_resumes_within_an_epoch(make_task: MakeTask, wa
         assert told[-1]["steps"] % 10
     resumed(cut)
     same_bytes(whole, cut)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_inputs_are_those_of_the_weights_alone(
+    make_task: MakeTask, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    """Each sample of ADMM's 20 steps counts once: not in other passes, in evaluation, or in retraining."""
+    left: dict[str, Tensor] = {}
+    close = Engine.close
+    monkeypatch.setattr(Engine, "close", lambda engine: (left.update(engine.inputs.sums), close(engine)))
+    made(make_task(DENSE, "dense"))
+    run(make_task(weighed("activation"), "pruned", "dense", accumulate=accumulate))
+    assert sorted(left) == ["1.weight", "5.weight"]
+    for sums in left.values():
+        assert float(sums[-1]) == pytest.approx(32 * sum(DECAY ** (n + 1) for n in range(20)), rel=1e-5)
+
+
+class Odd(nn.Module):
+    """For 8 x 8 pictures; it uses its first layer's weight and never calls the layer."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 24), nn.Linear(24, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, 1, 8, 8] to [n, classes]."""
+        y: Tensor = self.last(nn.functional.linear(x.flatten(1), self.first.weight).relu())
+        return y
+
+
+def test_a_layer_that_no_sample_comes_to_is_told(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "odd", Odd)
+    made(make_task(DENSE, "dense", model="odd"))
+    task = make_task(prune(admm=ADMM | {"weigh": "activation"}), "pruned", "dense", model="odd")
+    with pytest.raises(NeverCalled, match=r"first.weight: its layer was never called in training"):
+        run_stage(task, quiet)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "geometric"])
