@@ -267,7 +267,7 @@ class Engine(Whole):
         return self.seen(name, state).clone()
 
     def seen(self, name: str, state: str | None = None) -> Tensor:
-        """The same to be looked at till the next step: where ZeRO is off it is no copy."""
+        """The same to be looked at till the next step: it is no copy of what this rank has whole."""
         kind = torch.uint8 if state == "marks" else torch.float32
         return zero.get(self.parameters[name], state, self._own(name, state)).detach().to(kind).view(self.shape(name))
 

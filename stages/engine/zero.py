@@ -185,8 +185,8 @@ def get(parameter: Any, state: str | None, otherwise: Tensor) -> Tensor:
     """
     utils = deepspeed().utils
     if state is None and not sharded(parameter) and parameter.dtype == torch.float32:
-        return parameter.detach()
-    if state is None:
+        value: Tensor = parameter.detach()
+    elif state is None:
         value = utils.safe_get_full_fp32_param(parameter)
     else:
         value = utils.safe_get_full_optimizer_state(parameter, state)
