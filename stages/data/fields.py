@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from dualprune.stages.data.read.decoding import check as whole
 from dualprune.stages.data.read.exif import PNG
 
 Value = NDArray[Any]
+T = TypeVar("T")
 MASK = "_mask"
 """Ends the name of what says where a padded field of a batch has values: bool [n, longest]."""
 LARGEST = 1 << 26
@@ -43,6 +44,11 @@ class Field:
     """Raises ValueError, and so BadPicture. Pictures are uint8 [3, h, w]."""
     padded: bool = False
     """Whether batches pad values even if all of a data set are of one length."""
+
+
+def mask_of(batch: Mapping[str, T]) -> T | None:
+    """Where a batch's padded field has values, of the first that is padded; None where none is."""
+    return next((values for name, values in batch.items() if name.endswith(MASK)), None)
 
 
 def stack(values: Value | list[Value]) -> Value:

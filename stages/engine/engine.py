@@ -15,12 +15,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dualprune.stages.engine import strided, zero
-from dualprune.stages.engine.fisher import FISHER
+from dualprune.stages.engine.inputs import Inputs
 from dualprune.stages.engine.passes import Passes
 from dualprune.stages.engine.proximal import ProximalOptimizer
 from dualprune.stages.engine.ranks import memory, summed
 from dualprune.stages.engine.reduction import Reduction
 from dualprune.stages.engine.state import STATE, Whole
+from dualprune.stages.engine.weighing import WAYS
 from dualprune.stages.networks.layers import note_layer
 from dualprune.stages.networks.parameters import is_trained
 from dualprune.stages.settings.engine import Engine as EngineSettings
@@ -103,8 +104,8 @@ class Engine(Whole):
     """A model on its ranks, with its optimizer.
 
     `penalised` names the parameters under the ADMM penalty, `masked` those that masks may be on, and `valued` those
-    of the first whose set changes values. `averaged` says whether averages of the weights are ever kept, `weighed`
-    whether a Fisher diagonal of the penalised ones is.
+    of the first whose set changes values. `averaged` says whether averages of the weights are ever kept, `weighed` what
+    projections of the penalised ones are weighed by, one of `WAYS`, if they are.
     """
 
     def __init__(
@@ -117,13 +118,13 @@ class Engine(Whole):
         settings: EngineSettings,
         valued: Collection[str] = (),
         averaged: bool = False,
-        weighed: bool = False,
+        weighed: str | None = None,
     ) -> None:
         super().__init__(penalised, valued)
         groups = parameter_groups(model, penalised, masked, optimizer.weight_decay, valued)
         self.optimizer = ProximalOptimizer(groups, make_optimizer(optimizer))
         self.optimizer.averages.wanted = averaged
-        self.optimizer.fisher.wanted = weighed
+        self.optimizer.weighing.way = weighed
         self.passes = Passes(self.optimizer)
         self.masked = penalised | masked
         self.world = dist.get_world_size()
@@ -141,6 +142,9 @@ class Engine(Whole):
         self.module: nn.Module = self.engine.module
         if self.engine.device.type == "cpu":
             strided.avoid(self.module)
+        looked_at = penalised if weighed is not None and WAYS[weighed].follow is None else set()
+        layers = {name: self.module.get_submodule(name.rpartition(".")[0]) for name in sorted(looked_at)}
+        self.inputs = Inputs(layers, self.world, self.engine.device)
         if settings.compile:
             self.module.compile()
         self.parameters = {name: p for name, p in self.module.named_parameters() if is_trained(p)}
@@ -186,7 +190,10 @@ class Engine(Whole):
             self.passes.back()
             self.passes.add(shares)
             zero.renorm(self.engine, shares)
-        return self._closed(closing)
+        finite = self._closed(closing)
+        if closing:
+            self.inputs.close_step()
+        return finite
 
     def ascend(self, sam: Sam) -> bool:
         """In place of `step`: at the last micro-batch, put parameters where the loss is higher. The next `step` is from
@@ -237,19 +244,30 @@ class Engine(Whole):
 
     @property
     def own(self) -> dict[str, Tensor]:
-        """What each rank has for itself within an epoch, by name: buffers, and their averages."""
-        return self.buffers | {f"average/{name}": average for name, average in self.averages.items()}
+        """What each rank has for itself within an epoch, by name: buffers, their averages, what is known of inputs."""
+        averages = {f"average/{name}": average for name, average in self.averages.items()}
+        return self.buffers | averages | {f"inputs/{name}": sums for name, sums in self.inputs.sums.items()}
+
+    def weigh(self, following: bool) -> None:
+        """Whether steps change what projections are weighed by."""
+        self.optimizer.weighing.following = self.inputs.following = following
 
     def not_finite(self) -> list[str]:
         """The parameters whose gradient, over all ranks and micro-batches, is not finite: before a step is closed."""
         return [name for name, value in zero.gradients(self.parameters) if not bool(value.isfinite().all())]
 
     def read(self, name: str, state: str | None) -> Tensor:
-        """The whole parameter `name` in fp32, or its optimizer state as it is kept, as a new tensor on every rank."""
+        """The whole parameter `name` in fp32, or its optimizer state as it is kept, as a new tensor on every rank.
+
+        Of layers that are looked at (`weigh: activation`), `activation` is the mean square of each entry's input; that
+        raises stages.engine.inputs.NeverCalled.
+        """
+        if state in WAYS and name in self.inputs.layers:
+            return self.inputs.squares(name, self.shape(name))
         return self.seen(name, state).clone()
 
     def seen(self, name: str, state: str | None = None) -> Tensor:
-        """The same to be looked at till the next step: where ZeRO is off it is no copy."""
+        """The same to be looked at till the next step: it is no copy of what this rank has whole."""
         kind = torch.uint8 if state == "marks" else torch.float32
         return zero.get(self.parameters[name], state, self._own(name, state)).detach().to(kind).view(self.shape(name))
 
@@ -271,8 +289,7 @@ class Engine(Whole):
 
     def kept(self, name: str) -> list[str]:
         """The states that a checkpoint has of a tensor, beside the inner optimizer's."""
-        weighed = self.optimizer.fisher.wanted and name in self.penalised
-        return [*super().kept(name), *([FISHER] if weighed else [])]
+        return [*super().kept(name), *(self.optimizer.weighing.state if name in self.penalised else [])]
 
     def inner_states(self) -> list[str]:
         """Names of the inner optimizer's tensor states of a parameter's own shape, the same on every rank."""
@@ -280,7 +297,7 @@ class Engine(Whole):
             key
             for p, state in self.optimizer.state.items()
             for key, value in state.items()
-            if isinstance(value, Tensor) and value.shape == p.shape and key not in (*STATE, FISHER)
+            if isinstance(value, Tensor) and value.shape == p.shape and key not in (*STATE, *WAYS)
         }
         return sorted(names)
 
@@ -328,6 +345,7 @@ class Engine(Whole):
 
     def close(self) -> None:
         """Remove hooks and free memory, so that another stage can run in this process."""
+        self.inputs.close()
         if self.reduction is not None:
             self.reduction.close()
         self.engine.destroy()

@@ -19,8 +19,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dualprune.stages.engine.averages import AVERAGE, Averages
-from dualprune.stages.engine.fisher import Fisher
 from dualprune.stages.engine.state import STATE, divide, masks
+from dualprune.stages.engine.weighing import Weighing
 
 MODES = ("rho", "masking", "tied")
 """What the wrapper does, apart from what its state holds."""
@@ -95,7 +95,7 @@ class ProximalOptimizer(torch.optim.Optimizer):
         self.still = False
         """Whether a step is no step: DeepSpeed hands on parameters, wherever they were put, and forgets gradients."""
         self.averages = Averages()
-        self.fisher = Fisher()
+        self.weighing = Weighing()
         self.device = torch.device("cpu")
         """Where collectives run; offloaded parameters are elsewhere."""
 
@@ -126,7 +126,7 @@ class ProximalOptimizer(torch.optim.Optimizer):
         """
         params = [p for p in group["params"] if p.grad is not None]
         if group["penalised"]:
-            self.fisher.follow(params, self.state)
+            self.weighing.follow(params, self.state)
         if self.tied and group["penalised"]:
             self._tie(params)  # also without parameters: it is a collective
         elif params and (self.masking or (self.rho and group["penalised"])):
@@ -185,7 +185,7 @@ class ProximalOptimizer(torch.optim.Optimizer):
                 for p in group["params"]:
                     self.state[p].update(_fresh(p, group))
                     if group["penalised"]:
-                        self.state[p].update(self.fisher.fresh(p))
+                        self.state[p].update(self.weighing.fresh(p))
             self.averages.prime(group["params"], self.state)
         self.reset_inner()
 

@@ -178,9 +178,15 @@ def gradients(parameters: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
 
 
 def get(parameter: Any, state: str | None, otherwise: Tensor) -> Tensor:
-    """A whole fp32 parameter, or its optimizer state `state`; `otherwise` where ZeRO is off."""
+    """A whole fp32 parameter, or its optimizer state `state`; `otherwise` where ZeRO is off.
+
+    Under ZeRO 1 and 2 each rank has what it computes with whole, in fp32 the same numbers as those that are stepped
+    and shared out: between steps, nothing has to be gathered.
+    """
     utils = deepspeed().utils
-    if state is None:
+    if state is None and not sharded(parameter) and parameter.dtype == torch.float32:
+        value: Tensor = parameter.detach()
+    elif state is None:
         value = utils.safe_get_full_fp32_param(parameter)
     else:
         value = utils.safe_get_full_optimizer_state(parameter, state)

@@ -60,7 +60,7 @@ def _phases(spec: LayerwiseSpec) -> list[Phase]:
 def _check(spec: LayerwiseSpec, targets: Targets, parameters: Parameters) -> list[Problem]:
     """Each set has to be of one layer alone, and each layer one that can be pruned by its inputs."""
     from dualprune.stages.networks.build import sketch
-    from dualprune.stages.solver.layerwise import unfit
+    from dualprune.stages.solver.unfit import by_moments
 
     problems: list[Problem] = []
     for number, one in enumerate(spec.constraints):
@@ -72,7 +72,7 @@ def _check(spec: LayerwiseSpec, targets: Targets, parameters: Parameters) -> lis
             if said:
                 text = f"`{setting}: {getattr(one, setting)}` can't be had layer by layer; leave `{setting}` out"
                 problems.append((("constraints", number, setting), text.replace("True", "true")))
-    problems += [(("constraints",), text) for text in unfit(sketch(spec.model), targets.names, parameters)]
+    problems += [(("constraints",), text) for text in by_moments(sketch(spec.model), targets.names, parameters)]
     return problems
 
 

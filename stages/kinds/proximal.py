@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from dualprune.stages.kinds import schedules
 from dualprune.stages.kinds.base import Phase, Row, State
+from dualprune.stages.settings.base import Problem
 from dualprune.stages.settings.sets import AnySet, Clusters, Levels, LowRank
 from dualprune.stages.settings.training import Admm
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dualprune.stages.networks.parameters import Parameters
     from dualprune.stages.solver.admm import Residual
     from dualprune.stages.solver.targets import Targets
     from dualprune.stages.training.run import Run
@@ -42,6 +44,16 @@ def refusal(constraints: Sequence[AnySet], settings: Admm | None) -> str | None:
     if not others:
         return None
     return f"`weigh` says which entries stay, and `{'`, `'.join(others)}` is not of that; leave `weigh` out"
+
+
+def check(spec: Any, targets: Targets, parameters: Parameters) -> list[Problem]:
+    """Which of a stage's tensors have no input for each entry, if `weigh` asks for these."""
+    if spec.admm is None or spec.admm.weigh != "activation":
+        return []
+    from dualprune.stages.networks.build import sketch
+    from dualprune.stages.solver.unfit import by_squares
+
+    return [(("admm", "weigh"), text) for text in by_squares(sketch(spec.model), targets.names, parameters)]
 
 
 def phases(settings: Admm | None) -> list[Phase]:
@@ -80,7 +92,7 @@ def enter(run: Run[Any], phase: Phase) -> None:
     """The penalty is on in ADMM's phases; masks hold from the final projection on, those of parents always. What
     entries are weighed by is followed in ADMM's phases."""
     run.engine.optimizer.rho = run.state.rho if phase.name == ADMM else 0.0
-    run.engine.optimizer.fisher.following = phase.weigh is not None
+    run.engine.weigh(phase.weigh is not None)
     run.engine.optimizer.masking = run.masked or run.state.residual is not None
 
 
@@ -100,17 +112,17 @@ def stepped(run: Run[Any], phase: Phase) -> None:
 def aims(run: Run[Any], settings: Admm) -> Targets:
     """What tensors are held to now: fewer constraints, or looser ones, where rates rise to what the stage asks for.
 
-    Entries are weighed from the first step on: before it there was no gradient.
+    Entries are weighed from the first step on: before it nothing was seen to weigh them by.
     """
     from dualprune.stages.solver.targets import alike, targets
 
     done = _done(run, settings)
     if settings.rate_from is None or done >= settings.ramp:
-        return run.targets if done else replace(run.targets, weighed=False)
+        return run.targets if done else replace(run.targets, weigh=None)
     loose = schedules.eased(run.kind.constraints(run.spec), settings, done)
     found, problems = targets(loose, run.targets.parameters, run.spec.model.name)
     assert not problems, problems  # what is held to less is right where the stage's own constraints are
-    return replace(alike(found, run.targets), weighed=run.targets.weighed and done > 0)
+    return replace(alike(found, run.targets), weigh=run.targets.weigh if done else None)
 
 
 def _done(run: Run[Any], settings: Admm, more: int = 0) -> float:

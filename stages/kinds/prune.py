@@ -102,6 +102,7 @@ KIND = Kind(
     needs_parent=True,
     constraints=lambda spec: spec.constraints,
     prunes=True,
+    check=proximal.check,
     regrows=lambda spec: spec.regrow,
     start=_start,
     enter=proximal.enter,

@@ -237,10 +237,13 @@ class Admm(Rate, Penalty):
     """Sharpness-aware steps (SAFE)."""
     sg: bool = False
     """Add the loss's gradient at the projected weights to each step's, in one more pass (SAFE+SG)."""
-    weigh: Literal["fisher"] | None = None
-    """Keep the entries of largest |W + U| times the root of a diagonal, in place of the largest: of squared gradients,
-    a running average over steps (SAFE+). The final projection keeps the largest |W| times that. Of groups, norms of
-    such products count. For sets that keep entries; 4 bytes more for each weight of theirs."""
+    weigh: Literal["fisher", "snip", "activation"] | None = None
+    """Keep the entries of largest |W + U| times what each is weighed by, in place of the largest (SAFE+, Lee et al.
+    2025): `fisher` the root mean square of its gradients, `snip` the mean of their sizes (Lee et al. 2019),
+    `activation` the root mean square of the input that it is multiplied by (Wanda, Sun et al. 2023), in linear layers
+    and convolutions; each a running average over steps. The final projection keeps the largest |W| times that. Of
+    groups, norms of such products count. For sets that keep entries; the first two take 4 bytes more for each weight of
+    theirs."""
 
     @model_validator(mode="after")
     def _one_rise(self) -> Admm:

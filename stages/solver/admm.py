@@ -23,7 +23,7 @@ from torch import Tensor
 from dualprune.stages.constraints import Constraint
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.constraints.weighted import Weighted
-from dualprune.stages.engine.fisher import FISHER
+from dualprune.stages.engine.weighing import WAYS
 from dualprune.stages.settings.training import Penalty
 from dualprune.stages.solver import coupled
 from dualprune.stages.solver.budget import allocate
@@ -35,7 +35,7 @@ class Tensors(Protocol):
 
     def get(self, name: str, state: str | None = None) -> Tensor:
         """The parameter `name` as a new tensor, or its state `state`: `target` (Z - U), `dual` (U), `mask` or, if
-        projections are weighed, `fisher`."""
+        projections are weighed, what they are weighed by, by its name in `WAYS`."""
         ...
 
     def set(self, name: str, value: Tensor, state: str | None = None) -> None:
@@ -159,10 +159,11 @@ def _resolved(
     """Sets by tensor, with each budget shared out by the tensors that are about to be projected: what `value` gives."""
 
     def weights(name: str) -> Tensor:
-        return tensors.get(name, FISHER).sqrt_()
+        assert targets.weigh is not None
+        return WAYS[targets.weigh].weights(tensors.get(name, targets.weigh))
 
     def score(name: str) -> Tensor:
-        return value(name).abs() * weights(name) if targets.weighed else value(name)
+        return value(name) if targets.weigh is None else value(name).abs() * weights(name)
 
     sets = dict(targets.sets)
     kept: dict[str, int] = {}
@@ -174,7 +175,7 @@ def _resolved(
     sets |= {name: Cardinality(k) for name, k in kept.items()}
     if targets.coupled:
         sets |= coupled.slices(targets.coupled, coupled.stays(targets.coupled, score), targets.parameters)
-    if targets.weighed:
+    if targets.weigh is not None:
         sets = {name: Weighted(one, partial(weights, name)) for name, one in sets.items()}
     return {name: sets[name] for name in targets.names}, kept, peak
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dualprune.stages.data.fields import MASK
+from dualprune.stages.data.fields import mask_of
 from dualprune.stages.data.order import Indices
 from dualprune.stages.data.read.reading import Reader
 from dualprune.stages.engine.ranks import summed
@@ -26,19 +26,6 @@ TOGETHER = 16
 """Samples of a batch."""
 FOLLOWED = 2
 """Samples that layers' order is found with."""
-
-
-def refusal(layer: nn.Module) -> str | None:
-    """Why a layer can't be pruned from its inputs alone, or None if it can."""
-    if isinstance(layer, nn.Conv2d):
-        if layer.groups != 1:
-            return f"a convolution in {layer.groups} groups"
-        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-            return f"a convolution with `padding_mode` {layer.padding_mode!r} and `padding` {layer.padding!r}"
-        return None
-    if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear):
-        return "a part of MultiheadAttention, which uses its weight and never calls it"
-    return None if isinstance(layer, nn.Linear) else f"a {type(layer).__name__}"
 
 
 @dataclass(frozen=True)
@@ -97,7 +84,7 @@ class Calibration:
 
         with watched({name: layer}, look):
             for batch, good in self._batches():
-                counts, where = good, next((one for key, one in batch.items() if key.endswith(MASK)), None)
+                counts, where = good, mask_of(batch)
                 self._call(batch)
         assert total is not None  # `order` has seen that it is called
         summed(total)

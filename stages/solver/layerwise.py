@@ -15,7 +15,7 @@ form: the nearest matrix of that rank to W H^1/2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from dualprune.stages.constraints import Constraint
 from dualprune.stages.constraints.lowrank import LowRank
 from dualprune.stages.engine.ranks import of_rank
-from dualprune.stages.networks.parameters import Parameters
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.solver.admm import Tensors
-from dualprune.stages.solver.calibration import Calibration, refusal
+from dualprune.stages.solver.calibration import Calibration
 from dualprune.stages.solver.solved import Notes, Solved
 from dualprune.stages.solver.targets import Targets
+from dualprune.stages.solver.unfit import by_moments
 
 RHO = 0.1
 """At the beginning, beside inputs of norm 1."""
@@ -61,26 +61,10 @@ class _Scaled(NamedTuple):
 
 def layers(network: nn.Module, targets: Targets) -> dict[str, nn.Module]:
     """The layers of constrained tensors, by the names of these. Raises SpecError for those that can't be pruned so."""
-    wrong = unfit(network, targets.names, targets.parameters)
+    wrong = by_moments(network, targets.names, targets.parameters)
     if wrong:
         raise SpecError([(("constraints",), text) for text in wrong])
     return {name: network.get_submodule(name.rpartition(".")[0]) for name in targets.names}
-
-
-def unfit(network: nn.Module, names: Iterable[str], parameters: Parameters) -> list[str]:
-    """Why tensors of a network can't be pruned by what their layers are given; nothing of layers that it has not."""
-    found = []
-    modules = dict(network.named_modules())
-    for name in names:
-        module = modules.get(name.rpartition(".")[0])
-        reason = None if module is None else refusal(module)
-        if reason is None and len(parameters[name].names) > 1:
-            reason = f"{' and '.join(parameters[name].names)} together"
-        if reason is not None:
-            found.append(
-                f"{name} is of {reason}: only linear layers and convolutions are pruned by their inputs; leave it out"
-            )
-    return found
 
 
 def prune(

@@ -38,8 +38,8 @@ class Targets:
     """Units over several tensors; those are not in `sets`."""
     parameters: Parameters = field(default_factory=dict)
     """Of the network."""
-    weighed: bool = False
-    """Whether projections order entries by magnitude times the root of the Fisher diagonal (stages.engine.fisher)."""
+    weigh: str | None = None
+    """What projections order entries by, beside magnitude, if they do: a name of stages.engine.weighing's `WAYS`."""
 
     @property
     def names(self) -> list[str]:

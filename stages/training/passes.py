@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dualprune.stages.data.fields import mask_of
 from dualprune.stages.kinds import proximal
 from dualprune.stages.kinds.base import Phase
 from dualprune.stages.objectives.base import Batch, StandIn
@@ -53,7 +54,8 @@ def _pass(run: Run[Any], batches: Iterable[Batch], close: Callable[[], bool], co
     for batch in batches:
         if run.kind.rereads and counts:
             run.batches.append(batch)
-        loss = batch_loss(run, batch)
+        with engine.inputs.looking(counts and not isinstance(batch, StandIn), mask_of(batch)):
+            loss = batch_loss(run, batch)
         value = loss.detach()
         # The gradient of a loss that is not finite is none either, on every rank: all stop before the step.
         loss = loss * torch.where(value.isfinite(), 1.0, torch.nan)

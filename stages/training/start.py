@@ -68,7 +68,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     masks = inherited | {name: torch.zeros_like(network.get_parameter(name)) for name in fixed}
     settings = job.engine.model_copy(update={"compile": job.engine.compile and not KINDS[spec.kind].veils})
     planned = phases(spec)
-    aims = replace(aims, weighed=any(phase.weigh is not None for phase in planned))
+    aims = replace(aims, weigh=next((phase.weigh for phase in planned if phase.weigh is not None), None))
     run: Run[Any] = Run(
         job=job,
         spec=spec,
@@ -99,7 +99,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
             settings,
             valued=aims.valued,
             averaged=any(phase.ema is not None for phase in planned),
-            weighed=aims.weighed,
+            weighed=aims.weigh,
         ),
         checkpoints=checkpoints,
         progress=Progress(),

@@ -61,12 +61,14 @@ TOGETHER = Case("resnet18", (16, 3, 64, 64), rounds=20, block=3, quick=(4, 1))
 """On two ranks under ZeRO 1, 2 and 3."""
 
 
-def build(case: Case, penalised: bool, zero: int) -> Engine:
-    """An engine on the same initial weights each time, with or without ADMM on its weights."""
+def build(case: Case, penalised: bool, zero: int, weighed: str | None = None) -> Engine:
+    """An engine on the same initial weights each time, with or without ADMM on its weights, and what weighs these."""
     torch.manual_seed(0)
     model = MODELS[case.model](CLASSES)
     names = {name for name, p in model.named_parameters() if p.ndim > 1} if penalised else set()
-    engine = Engine(model, names, set(), OptimizerSettings(name="sgd"), "fp32", EngineSettings(zero=zero))
+    settings = EngineSettings(zero=zero)
+    engine = Engine(model, names, set(), OptimizerSettings(name="sgd"), "fp32", settings, weighed=weighed)
+    engine.weigh(weighed is not None)
     engine.module.train()
     return engine
 

@@ -141,7 +141,7 @@ def make_engine(one_rank: None) -> Iterator[MakeEngine]:
         optimizer: Optimizer | None = None,
         precision: str = "fp32",
         valued: Collection[str] = (),
-        weighed: bool = False,
+        weighed: str | None = None,
         **settings: Any,
     ) -> Engine:
         names = {"0.weight", "3.weight"} if penalised is None else penalised

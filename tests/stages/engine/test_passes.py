@@ -12,8 +12,12 @@ from torch import Tensor, nn
 
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.engine.ranks import join
+from dualprune.stages.engine.zero import deepspeed
 from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer, Sam
+from dualprune.stages.solver import admm
+from dualprune.stages.solver.budget import Budget
+from dualprune.stages.solver.targets import Targets
 from tests.ranks import on_ranks
 from tests.stages.conftest import PLACES, MakeEngine
 from tests.stages.engine.test_zero import NAMES, net, steps, wide
@@ -68,11 +72,20 @@ def trained(engine: Engine, way: str, count: int = 3) -> dict[str, Tensor]:
             engine.leave()
             for name in NAMES:
                 engine.set(name, engine.get(name) / 2)
+            in_step(engine)
             passed(engine, batch(number), engine.keep)
         if sam:
             passed(engine, batch(number), lambda: engine.ascend(sam))
         passed(engine, batch(number), lambda: engine.step(LR))
+        in_step(engine)
     return {name: engine.get(name) for name in engine.parameters}
+
+
+def in_step(engine: Engine) -> None:
+    """What is read is what is stepped, of all ranks: to the bit."""
+    for name, parameter in engine.parameters.items() if engine.zero else ():
+        shared = deepspeed().utils.safe_get_full_fp32_param(parameter)
+        assert torch.equal(engine.get(name), shared.view(engine.shape(name))), name
 
 
 def gradient(network: nn.Module, at: dict[str, Tensor], given: Batch) -> dict[str, Tensor]:
@@ -155,6 +168,19 @@ def test_bf16_steps_are_near(make_engine: MakeEngine, way: str) -> None:
         found, exact = trained(engine, way), by_hand(way, 0.0)
         far = norm_of({name: found[name] - exact[name] for name in exact}) / norm_of(exact)
         assert 1e-6 < float(far) < 0.01
+
+
+@pytest.mark.parametrize(("zero", "offload"), [place for place in PLACES if place[0] in (1, 2)])
+def test_a_projection_gathers_nothing_that_ranks_have_whole(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, zero: int, offload: bool
+) -> None:
+    """Neither to share out a budget, nor to project."""
+    engine = make_engine(net(), set(NAMES), zero=zero, offload=offload)
+    targets = Targets({}, (Budget(NAMES, 80, 5, "none"),), dict.fromkeys(NAMES, ("cardinality",)))
+    admm.start(engine, targets, {})
+    monkeypatch.setattr(deepspeed().utils, "safe_get_full_fp32_param", None)
+    admm.put(engine, targets)
+    assert sum(int(engine.get(name).count_nonzero()) for name in NAMES) == 80
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from torch import nn
 
 from dualprune.stages.kinds import schedules
 from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.job import key_material
 from dualprune.stages.kinds.prune import PruneSpec
 from dualprune.stages.kinds.table import KINDS, parse
+from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import Admm
 from tests.stages.kinds.test_job import PRUNE
@@ -66,6 +68,33 @@ def test_kinds_with_steps_of_their_own_take_no_such_training(kind: str, given: d
 def test_statistics_of_a_network_without_any_are_refused_by_a_plan() -> None:
     with pytest.raises(SpecError, match="recalibrate: lenet5 has no batch normalisation"):
         check(parse(PRUNE | {"model": {"name": "lenet5"}, "recalibrate": 100}))
+
+
+class Tokens(nn.Module):
+    """An embedding, attention, and a layer that is tied to the first."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.embedding, self.attention = nn.Embedding(classes, 8), nn.MultiheadAttention(8, 2)
+        self.last, self.middle = nn.Linear(8, classes), nn.Linear(8, 8)
+        self.last.weight = self.embedding.weight
+
+
+def test_tensors_that_have_no_input_for_each_entry_are_refused_by_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "tokens", Tokens)
+    spec = PRUNE | {"model": {"name": "tokens"}, "admm": PRUNE["admm"] | {"weigh": "activation"}}
+    constraint = {"set": "cardinality", "tensors": ["*", "embedding.weight"], "rate": 2.0}
+    with pytest.raises(SpecError) as caught:
+        check(parse(spec | {"constraints": [constraint]}))
+    assert {place for place, _ in caught.value.problems} == {("admm", "weigh")}
+    said = [text.partition(":")[0] for _, text in caught.value.problems]
+    assert said == [
+        "embedding.weight is of a Embedding",
+        "attention.in_proj_weight is of a MultiheadAttention",
+        "attention.out_proj.weight is of a part of MultiheadAttention, which uses its weight and never calls it",
+    ]
+    check(parse(spec | {"constraints": [constraint | {"tensors": "middle.weight"}]}))
+    check(parse(spec | {"model": {"name": "lenet5"}}))
 
 
 def test_settings_that_are_left_out_change_no_key() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.engine.engine import Engine
-from dualprune.stages.engine.fisher import DECAY, FISHER
+from dualprune.stages.engine.weighing import DECAY, WAYS
 from dualprune.stages.settings.training import Optimizer
 from dualprune.stages.solver import admm
 from dualprune.stages.solver.budget import Budget
@@ -205,54 +205,57 @@ def test_residuals_are_per_tensor_and_over_all(make_engine: MakeEngine) -> None:
     assert residual.total == pytest.approx((24 / 48) ** 0.5)
 
 
+@pytest.mark.parametrize("way", ["fisher", "snip"])
 @pytest.mark.parametrize(("zero", "offload"), PLACES)
-def test_entries_weighed_by_squared_gradients(make_engine: MakeEngine, zero: int, offload: bool) -> None:
+def test_entries_weighed_by_gradients(make_engine: MakeEngine, zero: int, offload: bool, way: str) -> None:
     """Against numpy: the running diagonal has the loss's gradients alone, and Z the entries that it is to have."""
-    engine = make_engine(Quadratic(), {"w"}, optimizer=SGD, zero=zero, offload=offload, weighed=True)
+    engine = make_engine(Quadratic(), {"w"}, optimizer=SGD, zero=zero, offload=offload, weighed=way)
     targets = held_to({"w": Cardinality(2)})
     admm.start(engine, targets, {})
     rho, lr = 0.5, 0.05
-    engine.optimizer.rho, engine.optimizer.fisher.following = rho, True
+    engine.optimizer.rho = rho
+    engine.weigh(True)
     w, u, f = W0.copy(), np.zeros_like(W0), np.zeros_like(W0)
     z = np.where(np.abs(w) >= 0.9, w, 0.0)
     differ = False
     for _ in range(3):
         for _ in range(4):
             gradient = A * (w - B)
-            f = DECAY * f + (1 - DECAY) * gradient**2
+            f = DECAY * f + (1 - DECAY) * (gradient**2 if way == "fisher" else np.abs(gradient))
             w = w - lr * (gradient + rho * (w - z + u))
         train(engine, 4, lr)
         v = w + u
-        score = np.abs(v) * np.sqrt(f)
+        score = np.abs(v) * (np.sqrt(f) if way == "fisher" else f)
         z = np.where(score >= np.sort(score.ravel())[-2], v, 0.0)
         differ = differ or not np.array_equal(z != 0, np.abs(v) >= np.sort(np.abs(v).ravel())[-2])
         u = v - z
-        admm.update(engine, replace(targets, weighed=True))
-        for state, expected in ((None, w), (FISHER, f), ("dual", u), ("target", z - u)):
+        admm.update(engine, replace(targets, weigh=way))
+        for state, expected in ((None, w), (way, f), ("dual", u), ("target", z - u)):
             np.testing.assert_allclose(engine.get("w", state).cpu(), expected, atol=1e-5)
     assert differ
-    engine.optimizer.fisher.following = False
+    engine.weigh(False)
     train(engine, 1, lr)
-    np.testing.assert_allclose(engine.get("w", FISHER).cpu(), f, atol=1e-5)
+    np.testing.assert_allclose(engine.get("w", way).cpu(), f, atol=1e-5)
 
 
-def test_a_weighed_budget_and_the_final_projection(make_engine: MakeEngine) -> None:
+@pytest.mark.parametrize("way", ["fisher", "snip"])
+def test_a_weighed_budget_and_the_final_projection(make_engine: MakeEngine, way: str) -> None:
     """The largest products of all tensors stay, with the weights' own values."""
-    engine = make_engine(weighed=True)
+    engine = make_engine(weighed=way)
     names = ("0.weight", "3.weight")
     for number, name in enumerate(names):
         generator = torch.Generator().manual_seed(number)
-        engine.set(name, torch.rand(engine.shape(name), generator=generator) * (1 + number), FISHER)
+        engine.set(name, torch.rand(engine.shape(name), generator=generator) * (1 + number), way)
         engine.set(name, torch.ones(engine.shape(name)), "mask")
     w = {name: engine.get(name) for name in names}
-    scores = {name: value.abs() * engine.get(name, FISHER).sqrt() for name, value in w.items()}
+    scores = {name: value.abs() * WAYS[way].weights(engine.get(name, way)) for name, value in w.items()}
     limit = torch.cat([score.flatten() for score in scores.values()]).sort(descending=True).values[9]
-    targets = Targets({}, (Budget(names, 10, 0, "none"),), dict.fromkeys(names, ("cardinality",)), weighed=True)
+    targets = Targets({}, (Budget(names, 10, 0, "none"),), dict.fromkeys(names, ("cardinality",)), weigh=way)
     found = admm.project(engine, targets)
     for name in names:
         kept = scores[name] >= limit
         assert torch.equal(engine.get(name), w[name] * kept)
         assert torch.equal(engine.get(name, "mask"), kept.float())
         assert found.kept[name] == int(kept.sum())
-    assert engine.kept("0.weight") == ["target", "marks", FISHER]
-    assert FISHER not in engine.inner_states()
+    assert engine.kept("0.weight") == ["target", "marks", way]
+    assert way not in engine.inner_states()

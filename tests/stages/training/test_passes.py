@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from dualprune.stages.artefacts import artefact
 from dualprune.stages.data.read.memory import open_split
 from dualprune.stages.engine.engine import Engine
+from dualprune.stages.engine.inputs import NeverCalled
+from dualprune.stages.engine.weighing import DECAY
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.networks.builtin import MODELS
@@ -86,10 +88,16 @@ def test_a_stage_with_everything_resumes_to_the_same_bytes(make_task: MakeTask, 
     same_bytes(whole, cut)
 
 
-def test_a_stage_with_everything_resumes_within_an_epoch(make_task: MakeTask) -> None:
+def weighed(way: str) -> dict[str, Any]:
+    """Everything, with projections weighed in that way."""
+    return prune(**EVERYTHING | {"admm": EVERYTHING["admm"] | {"weigh": way}})
+
+
+@pytest.mark.parametrize("way", ["fisher", "snip", "activation"])
+def test_a_stage_with_everything_resumes_within_an_epoch(make_task: MakeTask, way: str) -> None:
     made(make_task(DENSE, "dense", store="whole"))
     made(make_task(DENSE, "dense", store="cut"))
-    whole, cut = (make_task(prune(**EVERYTHING), "pruned", "dense", store=store) for store in ("whole", "cut"))
+    whole, cut = (make_task(weighed(way), "pruned", "dense", store=store) for store in ("whole", "cut"))
     run(whole)
     for stop in (4, 22):  # in ADMM, between two updates, and while weights are averaged
         told: list[dict[str, Any]] = []
@@ -104,6 +112,42 @@ def test_a_stage_with_everything_resumes_within_an_epoch(make_task: MakeTask) ->
         assert told[-1]["steps"] % 10
     resumed(cut)
     same_bytes(whole, cut)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_inputs_are_those_of_the_weights_alone(
+    make_task: MakeTask, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    """Each sample of ADMM's 20 steps counts once: not in other passes, in evaluation, or in retraining."""
+    left: dict[str, Tensor] = {}
+    close = Engine.close
+    monkeypatch.setattr(Engine, "close", lambda engine: (left.update(engine.inputs.sums), close(engine)))
+    made(make_task(DENSE, "dense"))
+    run(make_task(weighed("activation"), "pruned", "dense", accumulate=accumulate))
+    assert sorted(left) == ["1.weight", "5.weight"]
+    for sums in left.values():
+        assert float(sums[-1]) == pytest.approx(32 * sum(DECAY ** (n + 1) for n in range(20)), rel=1e-5)
+
+
+class Odd(nn.Module):
+    """For 8 x 8 pictures; it uses its first layer's weight and never calls the layer."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 24), nn.Linear(24, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, 1, 8, 8] to [n, classes]."""
+        y: Tensor = self.last(nn.functional.linear(x.flatten(1), self.first.weight).relu())
+        return y
+
+
+def test_a_layer_that_no_sample_comes_to_is_told(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "odd", Odd)
+    made(make_task(DENSE, "dense", model="odd"))
+    task = make_task(prune(admm=ADMM | {"weigh": "activation"}), "pruned", "dense", model="odd")
+    with pytest.raises(NeverCalled, match=r"first.weight: its layer was never called in training"):
+        run_stage(task, quiet)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "geometric"])
@@ -273,18 +317,11 @@ def plain_net(classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, classes))
 
 
-def rank_main(task: StageJob, zeros: tuple[int, ...]) -> dict[str, Any]:
-    """One of two ranks: the stage under these ZeRO stages; what it left."""
+def rank_main(tasks: list[StageJob]) -> None:
+    """One of two ranks: these stages, one after the other."""
     MODELS.update(noisy=noisy_net, plain=plain_net)
-    found: dict[str, Any] = {}
-    for zero in zeros:
-        own = task.model_copy(
-            update={"key": f"{task.key}-{zero}", "engine": task.engine.model_copy(update={"zero": zero})}
-        )
-        run_stage(own, quiet)
-        loaded = artefact.load(Folder(own.store) / own.key)
-        found[str(zero)] = (dict(loaded.network), loaded.manifest["metrics"]["val_accuracy"])
-    return found
+    for task in tasks:
+        run_stage(task, quiet)
 
 
 @pytest.mark.slow
@@ -293,17 +330,21 @@ def test_two_ranks_end_where_one_does(make_task: MakeTask, monkeypatch: pytest.M
     taken anew are those of the network that is left."""
     monkeypatch.setitem(MODELS, "plain", plain_net)
     made(make_task(DENSE, "dense", model="plain"))
-    spec = prune(**EVERYTHING | {"optimizer": {"name": "sgd"}, "recalibrate": None})
-    alone = run(make_task(spec, "alone", "dense", model="plain"))
-    found = on_ranks(2, rank_main, make_task(spec, "two", "dense", model="plain"), (1, 3))[0]
-    for zero, (network, _) in found.items():
-        for name, value in alone.network.items():
-            near = torch.isclose(network[name], value, rtol=1e-3, atol=1e-4).float().mean()
-            assert float(near) > 0.99, (zero, name, float(near))
     made(make_task(DENSE, "noisy"))
-    task = make_task(prune(8.0, recalibrate=100, retrain={"epochs": 1, "lr": 0.01, "ema": 0.5}), "stats", "noisy")
-    for zero, (network, accuracy) in on_ranks(2, rank_main, task, (0, 2))[0].items():
-        loaded = artefact.load(Folder(task.store) / f"{task.key}-{zero}")
+    alone, pairs = {}, []
+    for way, zeros in (("fisher", (1, 3)), ("snip", (0, 2)), ("activation", (0, 3))):
+        spec = weighed(way) | {"optimizer": {"name": "sgd"}, "recalibrate": None}
+        alone[way] = run(make_task(spec, f"alone-{way}", "dense", model="plain")).network
+        pairs += [(way, make_task(spec, f"two-{way}-{one}", "dense", model="plain", zero=one)) for one in zeros]
+    spec = prune(8.0, recalibrate=100, retrain={"epochs": 1, "lr": 0.01, "ema": 0.5})
+    stats = [make_task(spec, f"stats-{zero}", "noisy", zero=zero) for zero in (0, 2)]
+    on_ranks(2, rank_main, [*(task for _, task in pairs), *stats])
+    for way, task in pairs:
+        network = artefact.load(Folder(task.store) / task.key).network
+        for name, value in alone[way].items():
+            near = torch.isclose(network[name], value, rtol=1e-3, atol=1e-4).float().mean()
+            assert float(near) > 0.99, (task.key, name, float(near))
+    for task in stats:
+        loaded = artefact.load(Folder(task.store) / task.key)
         recalibrated(task, loaded, 3)
-        assert accuracy == loaded.manifest["metrics"]["val_accuracy"]
-        assert all(bool(value.isfinite().all()) for value in network.values() if value.is_floating_point())
+        assert all(bool(value.isfinite().all()) for value in loaded.network.values() if value.is_floating_point())

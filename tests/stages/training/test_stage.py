@@ -373,8 +373,10 @@ def test_how_the_work_is_done_does_not_change_what_comes_out(
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
 def test_a_compiled_network_learns_the_same(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To rounding, from a teacher that is compiled too; its tensors have the names that they always have."""
-    learns = prune() | {"batch": 80, "optimizer": {"name": "sgd"}, "distill": {"weight": 0.5}}
+    """To rounding, from a teacher that is compiled too, by inputs that are looked at within; its tensors have the names
+    that they always have."""
+    weighed = {"updates": 2, "lr": 0.01, "rho": 0.05, "weigh": "activation"}
+    learns = prune(admm=weighed) | {"batch": 80, "optimizer": {"name": "sgd"}, "distill": {"weight": 0.5}}
     made(make_task(DENSE, "dense", model="digits_cnn"))
     expected = made(make_task(learns, "one", "dense", model="digits_cnn"))
     before, asked, compiles = counters["stats"]["unique_graphs"], [], nn.Module.compile
