@@ -194,15 +194,23 @@ def _counted(
 
 
 def products(
-    network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], share: Share, layers: Mapping[str, float]
+    network: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    share: Share,
+    whole: float,
+    layers: Mapping[str, float],
 ) -> float:
     """Multiply-accumulates for one sample that go with all units of a space and are of none of the layers that have its
-    weights: products within attention go with heads. Its network's weights are any; it is left alone."""
+    weights: products within attention go with heads.
+
+    `whole` and `layers` are what `costs` gives. The network's weights are any; it is left alone.
+    """
     space, shapes = share.space, dict(network.named_parameters())
     trial = copy.deepcopy(network)
     for edit in share.cut.edits({share.number: np.arange(space.size) < space.size - 1}):
         EDITS[edit.edit].apply(edit, trial)
-    saved = _ran(network, args, kwargs)[0] - _ran(trial, args, kwargs)[0]
+    saved = whole - _ran(trial, args, kwargs)[0]
     left: dict[str, float] = {}
     for name, dim in space.weights:
         left[name] = left.get(name, 1.0) * (1 - space.places[name, dim].shape[1] / shapes[name].shape[dim])

@@ -263,7 +263,7 @@ def _costs(
     names = dict.fromkeys(name for group in of for name, _ in group.left)
     whole, layers = costs(network, args, kwargs, names, shapes, cost)
     attends = [group.gates.share if group.sort == "head" and group.gates and cost == "macs" else None for group in of]
-    return whole, layers, [products(network, args, kwargs, one, layers) if one else 0.0 for one in attends]
+    return whole, layers, [products(network, args, kwargs, one, whole, layers) if one else 0.0 for one in attends]
 
 
 def least(constraints: Sequence[AnySet], network: nn.Module, given: Inputs, cost: Cost) -> float:

@@ -366,6 +366,47 @@ def test_compiled_networks_are_refused(stage: MakeTask) -> None:
         run_stage(stage(spec(maps=1), "after", "dense", compile=True), quiet)
 
 
+EPOCH = {"epochs": 1, "lr": 0.003}
+FIRST = [{"tensors": "*first.weight"}]
+HEADS = {"set": "head", "tensors": ["*.q.weight", "*.k.weight", "*.v.weight"]}
+KINDS: dict[str, dict[str, Any]] = {
+    "quantize": {
+        "constraints": [{"set": "levels", "tensors": "*first.weight", "levels": "ternary"}],
+        "admm": {"updates": 1, "lr": 0.003, "rho": 0.01},
+    },
+    "scores": {"constraints": [HEADS, {"set": "filter", **FIRST[0]}], "macs": 0.8, "train": EPOCH, "scores_lr": 1.0},
+    "layerwise": {
+        "constraints": [{"set": "nm", "tensors": "*first.weight", "n": 2, "m": 4}],
+        "samples": 32,
+        "retrain": EPOCH,
+    },
+    "gates": {"constraints": FIRST, "macs": 0.9, "train": EPOCH},
+    "joint": {"constraints": FIRST, "macs": 0.9, "train": EPOCH},
+    "partial": {"constraints": [FIRST[0] | {"share": 0.5, "strength": 0.1}], "train": EPOCH},
+    "trp": {"constraints": [FIRST[0] | {"energy": 0.05}], "train": EPOCH},
+}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "quantize",
+        "scores",
+        "layerwise",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gates", "joint", "partial", "trp")),
+    ],
+)
+def test_all_kinds_learn_so(stage: MakeTask, kind: str) -> None:
+    """Heads that are masked are there still, and have maps."""
+    made(stage(DENSE, "dense"))
+    losses = {}
+    for name, inside in {"outputs": {}, "all": ALL}.items():
+        task = stage(KINDS[kind] | {"kind": kind, "distill": {"weight": 1.0, **inside}}, name, "dense")
+        run(task)
+        losses[name] = rows(task)[0]["loss"]
+    assert losses["all"] > 1.2 * losses["outputs"]
+
+
 SHRUNK: dict[str, Any] = {
     "kind": "shrink",
     "constraints": [
