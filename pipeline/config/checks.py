@@ -20,7 +20,7 @@ from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.sets import Pattern
-from dualprune.stages.settings.training import Model, StageSpec
+from dualprune.stages.settings.training import COMPILED, Model, StageSpec
 
 if TYPE_CHECKING:
     from dualprune.stages.solver.bounds import Room
@@ -33,6 +33,13 @@ def networks(stages: Sequence[Stage], problems: Problems) -> None:
         _related(stages, problems)
     if not problems.found:
         _shrinking(stages, problems)
+
+
+def compiled(stage: Stage, problems: Problems) -> None:
+    """Whether a stage's network can be compiled."""
+    distill = getattr(trained(stage.spec), "distill", None)
+    if distill is not None and distill.inside:
+        problems.add(stage.place("distill"), COMPILED)
 
 
 def patterns(stages: Sequence[Stage], problems: Problems) -> None:

@@ -139,6 +139,9 @@ def drafted(raw: dict[str, Any], problems: Problems) -> Draft:
     """A file's values, read as settings."""
     top = _top(raw, problems)
     stages = entries.stages(raw, problems)
+    if top is not None and top.engine.compile:
+        for stage in stages:
+            checks.compiled(stage, problems)
     return Draft(top, tuple(stages), _data(raw), problems)
 
 

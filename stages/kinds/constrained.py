@@ -49,6 +49,7 @@ def check(spec: StageSpec, cut: Callable[[], Cut] | None = None) -> Room:
     `cut` says; without it coupled constraints are not looked at but for their patterns.
     """
     from dualprune.stages.networks.build import parameters_of, sketch
+    from dualprune.stages.networks.inside import places
     from dualprune.stages.networks.normalisation import norms
     from dualprune.stages.solver.bounds import room
     from dualprune.stages.solver.targets import targets
@@ -61,6 +62,8 @@ def check(spec: StageSpec, cut: Callable[[], Cut] | None = None) -> Room:
         problems = [*problems, (("recalibrate",), text)]
     if problems:
         raise SpecError(problems)
+    if (distill := getattr(spec, "distill", None)) is not None:
+        places(sketch(spec.model), distill)
     if kind.shrinks is not None and cut is not None:
         cut()  # that a network can't be followed is told here
     return room(found, parameters)

@@ -63,6 +63,8 @@ class JointSpec(Closed):
     def _of_pictures(self) -> JointSpec:
         if self.resolutions and self.macs is None:
             raise ValueError("`resolutions` don't change how many weights there are; give the budget as `macs`")
+        if self.resolutions and self.distill is not None and self.distill.inside:
+            raise ValueError("within networks on pictures of other sizes nothing is as large; distill outputs alone")
         return self
 
 

@@ -18,11 +18,11 @@ Ours:
   first feed-forward layer are `filter`, and those that add to the residual stream `row`. Filters under batch
   normalisation are masked in its scale and bias.
 - R is of the whole network's multiply-accumulates or weights, rows and tiles that are zero not among them; products
-  within attention count as if all heads stayed. The published code counts the encoder's linear layers.
+  within attention are counted by the heads that are left. The published code counts the encoder's linear layers.
 - The rate is constant, and gradients of scores are not clipped. What was zero as the stage began is not scored.
 - After `ramp` of the epochs all thresholds are moved by the same, up or down, so that just the budget is left; what
   does not stay is zero from then on, and the rest trains on. Biases of rows that are zero train on with it.
-- Published, and not here: distillation of hidden states and attention maps. `distill` is of outputs.
+- Hidden states and attention's maps are distilled, as published, where `distill` says so (`stages.training.teacher`).
 """
 
 from __future__ import annotations
@@ -91,6 +91,8 @@ class _State(State):
     """What the network cost as the stage began."""
     layers: dict[str, float] = field(default_factory=dict)
     """What each weight's layer did."""
+    products: list[float] = field(default_factory=list)
+    """What goes with each group and is of no layer."""
     dead: list[list[int]] = field(default_factory=list)
     """Of each group, the units that were zero then."""
     learned: dict[str, Any] = field(default_factory=dict)
@@ -141,7 +143,8 @@ def _start(run: Run[ScoresSpec]) -> None:
     network, spec, state = run.structure.apply(build_model(run.spec.model)), run.spec, run.state
     found = scoring.scored(run.engine, run.targets, _constraints(spec), network, run.objective, batch, spec.cost)
     possible(spec, found.least())
-    state.whole, state.layers, state.dead = found.whole, dict(found.layers), [units.tolist() for units in found.dead]
+    state.whole, state.layers, state.products = found.whole, dict(found.layers), list(found.products)
+    state.dead = [units.tolist() for units in found.dead]
 
 
 def _scored(run: Run[ScoresSpec]) -> Scored:
@@ -151,7 +154,8 @@ def _scored(run: Run[ScoresSpec]) -> Scored:
 
     state, targets = run.state, run.targets
     groups = scoring.groups(_constraints(run.spec), targets.coupled, targets.parameters)
-    return scoring.Scored(groups, state.whole, state.layers, [np.array(units, np.int64) for units in state.dead])
+    dead = [np.array(units, np.int64) for units in state.dead]
+    return scoring.Scored(groups, state.whole, state.layers, state.products, dead)
 
 
 def _enter(run: Run[ScoresSpec], phase: Phase) -> None:
@@ -204,7 +208,7 @@ def _facts(run: Run[ScoresSpec]) -> dict[str, Any]:
 
 KIND = Kind(
     settings=ScoresSpec,
-    version=1,
+    version=2,
     phases=_phases,
     state=_State,
     varies=("constraints", "macs", "weights", "train", "ramp", "distill"),

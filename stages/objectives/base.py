@@ -57,6 +57,9 @@ class Objective:
     """How far outputs are from a teacher's at a temperature: the sum over the good samples."""
     augment: Callable[[Batch], Batch] = as_it_is
     """What training makes of a batch before the network sees it. Its randomness is torch's own generator's."""
+    known: Callable[[Batch], Tensor] | None = None
+    """Which samples of a batch are good, bool [n], or which places of its sequences have something, bool [n, t]: what
+    is within networks is compared there. None: everywhere."""
 
     @property
     def measures(self) -> Measures:

@@ -57,6 +57,7 @@ def classify(spec: StageSpec) -> Objective:
         metrics=metrics,
         best="accuracy",
         distil=partial(_apart, args=args),
+        known=lambda batch: _label(batch, args) != IGNORED,
         augment=as_it_is if spec.mix is None else partial(_mixed, settings=spec.mix, args=args),
     )
 

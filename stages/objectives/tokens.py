@@ -75,6 +75,7 @@ def tokens(spec: StageSpec) -> Objective:
         metrics={**({"perplexity": perplexity} if models else {}), "accuracy": accuracy, "loss": loss},
         best="perplexity" if models else "accuracy",
         distil=partial(_distilled, args=args),
+        known=partial(_known, args=args),
     )
 
 
@@ -93,6 +94,12 @@ def _target(batch: Batch, args: Tokens) -> Tensor:
     if mask is not None:
         target = target.masked_fill(mask == 0, IGNORED)
     return target[:, 1:] if args.task == "language" else target
+
+
+def _known(batch: Batch, args: Tokens) -> Tensor:
+    """Where good samples have tokens, [n, t]; of what is not padded, which are good, [n]."""
+    good = (_target(batch, args) != IGNORED).any(1)
+    return batch[args.masked].bool() & good[:, None] if args.masked in batch else good
 
 
 def _predicted(logits: Tensor, args: Tokens) -> Tensor:

@@ -20,6 +20,7 @@ from dualprune.stages.coupling.cut import macs
 from dualprune.stages.coupling.proof import bare, weightless
 from dualprune.stages.coupling.units import Place, Space
 from dualprune.stages.networks.counting import Counted, counted
+from dualprune.stages.networks.edits import EDITS
 from dualprune.stages.networks.parameters import Parameters, weights
 from dualprune.stages.solver import gating, residual
 from dualprune.stages.solver.coupled import Share
@@ -187,12 +188,41 @@ def _counted(
     network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], names: Iterable[str]
 ) -> tuple[float, dict[str, float]]:
     """Multiply-accumulates for one sample, and those of the layers that have these weights."""
-    try:
-        whole, found = _run(bare(network).eval(), weightless(tuple(args)), weightless(dict(kwargs)))
-    except RuntimeError:  # code that looks at numbers, of a mask for example, can't do without them
-        whole, found = _run(copy.deepcopy(network).eval(), args, kwargs)
+    whole, found = _ran(network, args, kwargs)
     layers = {name: found.modules.get(name.rpartition(".")[0], 0) * whole / max(1, found.macs) for name in names}
     return whole, layers
+
+
+def products(
+    network: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    share: Share,
+    whole: float,
+    layers: Mapping[str, float],
+) -> float:
+    """Multiply-accumulates for one sample that go with all units of a space and are of none of the layers that have its
+    weights: products within attention go with heads.
+
+    `whole` and `layers` are what `costs` gives. The network's weights are any; it is left alone.
+    """
+    space, shapes = share.space, dict(network.named_parameters())
+    trial = copy.deepcopy(network)
+    for edit in share.cut.edits({share.number: np.arange(space.size) < space.size - 1}):
+        EDITS[edit.edit].apply(edit, trial)
+    saved = whole - _ran(trial, args, kwargs)[0]
+    left: dict[str, float] = {}
+    for name, dim in space.weights:
+        left[name] = left.get(name, 1.0) * (1 - space.places[name, dim].shape[1] / shapes[name].shape[dim])
+    of_layers = sum(layers[name] * (1 - part) for name, part in left.items())
+    return max(0.0, saved - of_layers) * space.size
+
+
+def _ran(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[float, Counted]:
+    try:
+        return _run(bare(network).eval(), weightless(tuple(args)), weightless(dict(kwargs)))
+    except RuntimeError:  # code that looks at numbers, of a mask for example, can't do without them
+        return _run(copy.deepcopy(network).eval(), args, kwargs)
 
 
 @torch.no_grad()

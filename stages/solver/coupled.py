@@ -7,7 +7,7 @@ one is (its outputs of one, its inputs of another), each space is decided on its
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
@@ -32,6 +32,8 @@ class Share:
     """Of the space, in its network's coupling."""
     space: Space
     keep: int
+    cut: Cut = field(compare=False, repr=False)
+    """Where the space is from."""
 
 
 def shares(settings: Grouped, cut: Cut, parameters: Parameters) -> list[Share]:
@@ -48,7 +50,7 @@ def shares(settings: Grouped, cut: Cut, parameters: Parameters) -> list[Share]:
         if settings.macs is None
         else _within(settings, cut, numbers)
     )
-    return [Share(n, cut.spaces[n], keep) for n, keep in keeps.items()]
+    return [Share(n, cut.spaces[n], keep, cut) for n, keep in keeps.items()]
 
 
 def _within(settings: Grouped, cut: Cut, numbers: Sequence[int]) -> dict[int, int]:

@@ -1,7 +1,8 @@
 """Units with a learned score each, in groups with a learned threshold each: which stay, what that costs, and veils.
 
 Of a group of n units the first ceil(sigmoid(threshold) n) by score stay, one at least. What is left of a layer is the
-product of the shares that are left along its outputs and its inputs, or of its tiles.
+product of the shares that are left along its outputs and its inputs, or of its tiles; of products within attention, the
+share of heads.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.settings.base import Problem
 from dualprune.stages.settings.sets import AnySet, Block
 from dualprune.stages.solver import gating, shutting
-from dualprune.stages.solver.closing import Cost, costs
+from dualprune.stages.solver.closing import Cost, costs, products
 from dualprune.stages.solver.coupled import Share
 from dualprune.stages.solver.patterns import matching
 from dualprune.stages.solver.shrinking import Inputs
@@ -153,6 +154,8 @@ class Scored:
     """What all costs: multiply-accumulates for one sample, or weights."""
     layers: Mapping[str, float]
     """What each weight's layer does."""
+    products: Sequence[float]
+    """Of each group, what goes with its units and is of no layer: products within attention."""
     dead: Sequence[NDArray[np.int64]]
     """Of each group, units that were zero as the stage began."""
 
@@ -186,6 +189,7 @@ class Scored:
             for (name, dim), part in group.left.items():
                 left[name][dim] = left[name].get(dim, one) - part * (1 - share)
         saved = [does * (1 - math.prod(left[name].values(), start=one)) for name, does in self.layers.items()]
+        saved += [does * (1 - share) for share, does in zip(shares, self.products, strict=True)]
         return 1 - torch.stack(saved).sum() / self.whole
 
     def cost(self, counts: Sequence[int]) -> float:
@@ -247,16 +251,19 @@ def scored(
     """
     of = groups(constraints, targets.coupled, targets.parameters)
     given = inputs(objective, {name: values.cpu() for name, values in batch.items()})
-    whole, layers = agreed(_costs(network, given, of, targets.parameters, cost))
-    return Scored(of, whole, layers, dead(engine, of))
+    whole, layers, beside = agreed(_costs(network, given, of, targets.parameters, cost))
+    return Scored(of, whole, layers, beside, dead(engine, of))
 
 
 def _costs(
     network: nn.Module, given: Inputs, of: Sequence[Group], shapes: Parameters, cost: Cost
-) -> tuple[float, dict[str, float]]:
+) -> tuple[float, dict[str, float], list[float]]:
+    """What all costs, what each weight's layer does, and what goes with each group beside."""
     args, kwargs = given
     names = dict.fromkeys(name for group in of for name, _ in group.left)
-    return costs(network, args, kwargs, names, shapes, cost)
+    whole, layers = costs(network, args, kwargs, names, shapes, cost)
+    attends = [group.gates.share if group.sort == "head" and group.gates and cost == "macs" else None for group in of]
+    return whole, layers, [products(network, args, kwargs, one, whole, layers) if one else 0.0 for one in attends]
 
 
 def least(constraints: Sequence[AnySet], network: nn.Module, given: Inputs, cost: Cost) -> float:

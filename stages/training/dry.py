@@ -7,6 +7,7 @@ evaluation mode, and runs on both; samples that it mixes (by statistics of a bat
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -54,11 +55,11 @@ def _twice(batch: Batch) -> Batch:
 def _sums(run: Run[Any], batch: Batch) -> list[Summed]:
     """All that is added up of a batch, as fp64."""
     objective: Objective = run.objective
-    outputs = objective.call(run.engine.forward, batch)
+    with nullcontext() if run.teacher is None else run.teacher.looking():
+        outputs = objective.call(run.engine.forward, batch)
     found = list(sums(objective, outputs, batch))
     if run.teacher is not None and objective.distil is not None:
-        apart = objective.distil(outputs, run.teacher(batch), batch, run.spec.distill.temperature)
-        found.append(Summed("distillation loss", objective.distil, apart))
+        found.append(Summed("distillation loss", objective.distil, run.teacher.apart(outputs, batch)))
     wrong = [one for one in found if not isinstance(one.value, Tensor)]
     if wrong:
         raise SpecError([(("objective",), f"its {one.name} is no tensor{_where(one.function)}") for one in wrong])

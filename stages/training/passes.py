@@ -77,14 +77,12 @@ def batch_loss(run: Run[Any], batch: Batch) -> Tensor:
 
 def _loss(run: Run[Any], batch: Batch) -> Tensor:
     batch = run.objective.augment(batch)
-    outputs = run.objective.call(run.engine.forward, batch)
-    loss = run.objective.loss(outputs, batch)
     if run.teacher is None:
-        return loss
-    assert run.objective.distil is not None
-    settings = run.spec.distill
-    apart = run.objective.distil(outputs, run.teacher(batch), batch, settings.temperature)
-    whole: Tensor = (1 - settings.weight) * loss + settings.weight * apart
+        return run.objective.loss(run.objective.call(run.engine.forward, batch), batch)
+    with run.teacher.looking():
+        outputs = run.objective.call(run.engine.forward, batch)
+    loss, share = run.objective.loss(outputs, batch), run.spec.distill.weight
+    whole: Tensor = (1 - share) * loss + share * run.teacher.apart(outputs, batch)
     return whole
 
 

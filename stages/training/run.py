@@ -18,10 +18,9 @@ from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.networks.structure import Structure
 from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.solver.targets import Targets
+from dualprune.stages.training.teacher import Teacher
 
 Log = Callable[[dict[str, Any]], None]
-Teacher = Callable[[Batch], Any]
-"""From a batch to the outputs that are learnt from, without a graph."""
 Stopping = Callable[[], bool]
 """Whether this rank was told to save and leave. One rank that was is enough."""
 

@@ -29,13 +29,15 @@ from dualprune.stages.networks.build import build_model
 from dualprune.stages.networks.code import unchanged
 from dualprune.stages.networks.parameters import parameters, weights
 from dualprune.stages.networks.structure import Structure, load
-from dualprune.stages.objectives.base import Batch, Objective
+from dualprune.stages.objectives.base import Objective
 from dualprune.stages.objectives.table import objective
-from dualprune.stages.settings.training import StageSpec
+from dualprune.stages.settings.base import SpecError
+from dualprune.stages.settings.training import COMPILED, StageSpec
 from dualprune.stages.solver.targets import Targets, ranked
 from dualprune.stages.training.probe import batch_of
-from dualprune.stages.training.run import Log, Run, Stopping, Teacher
+from dualprune.stages.training.run import Log, Run, Stopping
 from dualprune.stages.training.shaping import Validated, carried, dense_macs, handed, shaped
+from dualprune.stages.training.teacher import Teacher
 
 SPLITS = ("train", "val", "test")
 _log = logging.getLogger(__name__)
@@ -132,7 +134,9 @@ def _macs(job: StageJob, aim: Objective, network: nn.Module) -> float | None:
 
 
 def _begun(run: Run[Any]) -> None:
-    """Put a run where its newest checkpoint says, or at its beginning."""
+    """Put a run where its newest checkpoint says, or at its beginning. Raises SpecError for a teacher that is none."""
+    if run.teacher is not None:
+        run.teacher.teaches(run.engine.module)
     newest = agreed(run.checkpoints.newest() if run.rank == 0 else None)
     if newest is not None:
         run.progress = run.checkpoints.load(newest, run.engine, run.kind.state)
@@ -140,6 +144,8 @@ def _begun(run: Run[Any]) -> None:
         engine = run.engine
         for name in sorted(engine.masked):  # in the same order on all ranks
             engine.set(name, run.masks.get(name, torch.ones(engine.shape(name))), "mask")
+        if run.teacher is not None:
+            run.teacher.check(run.engine.forward, run.splits["val"])
         run.progress.state = run.kind.state()
         run.kind.start(run)
     run.resumed = newest is not None
@@ -204,20 +210,17 @@ def _teacher(
 ) -> Teacher | None:
     """The network that the stage learns from, if it does: its teacher's, or its `parent`'s.
 
-    It answers in the stage's precision, and is compiled if the stage's own network is.
+    It answers in the stage's precision, and is compiled if the stage's own network is. Raises SpecError.
     """
-    if getattr(job.spec, "distill", None) is None or job.parent is None:
+    settings = getattr(job.spec, "distill", None)
+    if settings is None or job.parent is None:
         return None
+    if settings.inside and job.engine.compile:
+        raise SpecError([(("distill",), COMPILED)])
     key = (job.teacher or job.parent).key
     of = parent if parent is not None and key == job.parent.key else _loaded(store, key)
     network = artefact.network(of).to(device)
+    found = Teacher(network, settings, aim, job.spec.precision == "bf16")
     if job.engine.compile:
         network.compile()
-    bf16 = job.spec.precision == "bf16"
-
-    @torch.no_grad()
-    def teacher(batch: Batch) -> Any:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return aim.call(network, batch)
-
-    return teacher
+    return found

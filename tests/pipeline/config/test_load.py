@@ -241,6 +241,13 @@ GRAPH = {
         "stages[2].teacher",
         "big has outputs that its own can't learn from: lenet5, 7 classes, not 10",
     ),
+    "looked into, and no transformer": Bad(
+        "  - name: half\n    kind: prune\n    parent: dense\n",
+        "  - name: half\n    kind: prune\n    parent: dense\n    distill: {weight: 0.5, attention: 1}\n",
+        "attention: 1",
+        "stages[1].distill.attention",
+        "no list of layers has attention in them; name `modules`",
+    ),
     "another model than the parent's": Bad(
         "    parent: half\n", "    parent: half\n    model: {name: lenet5}\n", "lenet5", "stages[2].model", "half"
     ),
@@ -324,6 +331,15 @@ def test_bad_input_is_refused_with_its_place(tmp_path: Path, bad: Bad) -> None:
     head = f"file.yaml:{line(path, bad.at)}: {bad.path}"
     assert any(problem.startswith(f"{head}: ") and bad.words in problem for problem in found), found
     assert all(problem.startswith(head) for problem in found), found
+
+
+def test_what_is_looked_into_is_not_compiled(tmp_path: Path) -> None:
+    """Outputs alone may be distilled in a run that is."""
+    learns = ("    parent: dense\n", "    parent: dense\n    distill: {weight: 0.5}\n")
+    path = config(tmp_path, learns, ("batch: 64", "batch: 64\nengine: {compile: true}"))
+    assert load(str(path))[0].top.engine.compile
+    (found,) = problems(path, "stages.half.distill.hidden={modules: '0'}")
+    assert "distill: `hidden`, `attention` and `maps` look into networks, which `engine.compile` hides" in found
 
 
 def test_all_problems_of_a_file_are_found_at_once(tmp_path: Path) -> None:

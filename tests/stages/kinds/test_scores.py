@@ -112,14 +112,16 @@ def test_a_budget_is_met_and_a_shrink_after_it_is_exact(stage: MakeTask) -> None
         assert torch.allclose(artefact.network(cut)(PICTURES), artefact.network(small)(PICTURES), atol=1e-4)
 
 
-def test_heads_and_filters_alone_leave_just_what_a_shrink_counts(stage: MakeTask) -> None:
-    """Of weights; in bf16, with micro-batches."""
-    spec = scores(None, weights=0.5, constraints=UNITS[:2], precision="bf16")
+@pytest.mark.parametrize("cost", ["weights", "macs"])
+def test_heads_and_filters_alone_leave_just_what_a_shrink_counts(stage: MakeTask, cost: str) -> None:
+    """Products within attention among them; in bf16, with micro-batches."""
+    spec = scores(**{"macs": None, cost: 0.5}, constraints=UNITS[:2], precision="bf16")
     cut = run(stage(spec, "scores", accumulate=2))
     small = run(stage({"kind": "shrink"}, "small", "scores"))
-    before, after = small.manifest["shrunk"]["weights"]
-    assert after / before == pytest.approx(cut.manifest["scores"]["weights"])
-    assert cut.manifest["scores"]["weights"] <= 0.5
+    before, after = small.manifest["shrunk"][cost]
+    assert after / before == pytest.approx(cut.manifest["scores"][cost])
+    assert cut.manifest["scores"][cost] <= 0.5
+    assert cut.manifest["scores"]["units"]["head q.weight"][1] < HEADS
 
 
 def test_tiles_follow_in_a_second_stage(stage: MakeTask) -> None:

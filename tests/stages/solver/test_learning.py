@@ -45,7 +45,9 @@ def learned(lr: float = 0.01) -> tuple[Transformer, Learned]:
         if name.partition(".")[0] in ("q", "k", "v", "out", "first", "second") and one.constrainable
     }
     found = Learned(
-        Scored(of, sum(layers.values()), layers, [np.zeros(0, np.int64)] * len(of)), lr, torch.device("cpu")
+        Scored(of, sum(layers.values()), layers, [0.0] * len(of), [np.zeros(0, np.int64)] * len(of)),
+        lr,
+        torch.device("cpu"),
     )
     numbers = torch.randn(len(found.numbers), generator=torch.Generator().manual_seed(1))
     for place, (group, count) in enumerate(zip(of, COUNTS, strict=True), len(numbers) - len(of)):

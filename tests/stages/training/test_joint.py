@@ -138,6 +138,7 @@ def test_a_plan_refuses_what_a_stage_would(stage: MakeTask) -> None:
     [
         ({"macs": None}, "give either `macs` or `weights`"),
         ({"weights": 0.5}, "give either `macs` or `weights`"),
+        ({"resolutions": [4], "distill": {"weight": 0.5, "hidden": {"modules": "0"}}}, "distill outputs alone"),
         ({"macs": None, "weights": 0.5, "resolutions": [4]}, "`resolutions` don't change how many weights there are"),
     ],
 )

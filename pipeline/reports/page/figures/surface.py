@@ -96,7 +96,8 @@ def _said(model: Model, fitted: int) -> Iterator[str]:
     yield f"What {name} chose by: {what} on validation as {by} has it."
     came = "" if value is None else f", and {number(value, of.unit)}{unit} when it was trained"
     yield f"The diamond is what it took: {number(model.predicted, of.unit)}{unit} by the fit{came}."
-    yield f"On samples between others, left out in turn, the fit errs by {fit['error']:.2g}{points}, at most {fit['worst']:.2g}."
+    off = f"the fit errs by {fit['error']:.2g}{points}, at most {fit['worst']:.2g}"
+    yield f"On samples between others, left out in turn, {off}."
     if fitted > 1:
         yield f"{plural(fitted - 1, 'more fit')} of this run: in their manifests."
 
