@@ -21,6 +21,7 @@ from dualprune.stages.data.read.reading import Reader
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.engine.ranks import agreed
 from dualprune.stages.files.folder import Folder
+from dualprune.stages.kinds.base import Phase
 from dualprune.stages.kinds.constrained import targets_of
 from dualprune.stages.kinds.job import StageJob
 from dualprune.stages.kinds.table import KINDS, phases
@@ -68,7 +69,6 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
     inherited = _inherited(spec, aims.names, parent.holds if parent else {})
     fixed = _fixed(parent, aims)
     masks = inherited | {name: torch.zeros_like(network.get_parameter(name)) for name in fixed}
-    settings = job.engine.model_copy(update={"compile": job.engine.compile and not KINDS[spec.kind].veils})
     planned = phases(spec)
     aims = replace(aims, weigh=next((phase.weigh for phase in planned if phase.weigh is not None), None))
     run: Run[Any] = Run(
@@ -92,17 +92,7 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         duals=parent.duals if parent is not None and shrunk and rank == 0 else {},
         handed=handed(parent) if parent is not None and shrunk else {},
         teacher=teacher,
-        engine=Engine(
-            network,
-            set(aims.names),
-            set(masks),
-            spec.optimizer,
-            spec.precision,
-            settings,
-            valued=aims.valued,
-            averaged=any(phase.ema is not None for phase in planned),
-            weighed=aims.weigh,
-        ),
+        engine=_engine(job, network, aims, set(masks), planned),
         checkpoints=checkpoints,
         progress=Progress(),
         log=log,
@@ -117,6 +107,24 @@ def assembled(job: StageJob, store: Folder, log: Log, stopping: Stopping, place:
         raise
     run.parent, run.masks = None, {}  # of the network's size, and used no more
     return run
+
+
+def _engine(job: StageJob, network: nn.Module, aims: Targets, masked: set[str], planned: list[Phase]) -> Engine:
+    """The network on this rank's device, with its optimizer."""
+    spec = job.spec
+    settings = job.engine.model_copy(update={"compile": job.engine.compile and not KINDS[spec.kind].veils})
+    averaged = any(phase.ema is not None for phase in planned)
+    return Engine(
+        network,
+        set(aims.names),
+        masked,
+        spec.optimizer,
+        spec.precision,
+        settings,
+        valued=aims.valued,
+        averaged=averaged,
+        weighed=aims.weigh,
+    )
 
 
 def _macs(job: StageJob, aim: Objective, network: nn.Module) -> float | None:
