@@ -37,11 +37,14 @@ def inputs(layer: nn.Module, world: int = 1) -> Inputs:
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.parametrize("name", LAYERS)
 def test_they_are_what_each_weight_is_multiplied_by(one_rank: None, name: str) -> None:
-    """The gradient of the sum of what a layer makes of squares is, for each weight, the sum of its inputs' squares."""
+    """The gradient of the sum of what a layer makes of squares is, for each weight, the sum of its inputs' squares. The
+    order of pictures in memory is of no account."""
     layer, shape = LAYERS[name]
     of, x = inputs(layer), torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     with of.looking(True):
         layer(input=x)
+        if x.ndim == 4:
+            layer(x.to(memory_format=torch.channels_last))
     of.close()
     (expected,) = torch.autograd.grad(layer(x**2).sum(), layer.weight)
     outputs = layer(x)
