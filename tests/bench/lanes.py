@@ -106,7 +106,7 @@ def many(folder: Path, stages: int) -> Row:
     store, plan, wanted = planned(config, problems)
     ranks = Ranks()
     if not dist.is_initialized():
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
     began, processor = time.perf_counter(), time.process_time()
     with (
         patch.object(group, "run", ranks.group),
