@@ -24,8 +24,9 @@ from dualprune.pipeline.plan.inputs import Origin, Shards
 from dualprune.pipeline.plan.state import Planned, Size
 from dualprune.pipeline.plan.why import why
 from dualprune.pipeline.store import progress, speeds
-from dualprune.pipeline.store.store import LOOKS, Store
+from dualprune.pipeline.store.store import Store
 from dualprune.stages.data.format import too_small
+from dualprune.stages.files.folder import AT_ONCE
 from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.shrink import ShrinkSpec
 from dualprune.stages.kinds.table import KINDS, phases
@@ -182,14 +183,14 @@ def _reachable(stage: Stage, manifest: Mapping[str, Any], problems: Problems) ->
 def _looked(store: Store, keys: Collection[str]) -> dict[str, There]:
     """What the store has of stages, by key. Of those that it has nothing of, one listing of all says so."""
     some = set(store.folder.names())
+    done = store.artefacts([key for key in keys if key in some])
 
     def look(key: str) -> There:
-        if key not in some:
-            return None, None, False
-        manifest = store.artefact(key)
-        return (None, *store.unfinished(key)) if manifest is None else (manifest, None, False)
+        if key in done:
+            return done[key], None, False
+        return (None, *store.unfinished(key)) if key in some else (None, None, False)
 
-    with ThreadPoolExecutor(LOOKS) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         return dict(zip(keys, pool.map(look, keys), strict=True))
 
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 from dualprune.pipeline import dag
 from dualprune.pipeline.config.problems import ConfigError, like
 from dualprune.pipeline.plan.state import Planned
-from dualprune.pipeline.store.store import LOOKS, Store
+from dualprune.pipeline.store.store import Store
 from dualprune.stages.data.format import MANIFEST
+from dualprune.stages.files.folder import AT_ONCE
 from dualprune.stages.files.outage import StoreError
 
 
@@ -70,7 +71,7 @@ def hold(store: Store, plan: Sequence[Planned], wanted: Collection[str]) -> None
         spec = dag.trained(node.spec)
         if spec is not None and spec.model.sha256 is not None:
             files.add(f"weights/{spec.model.sha256}")
-    with ThreadPoolExecutor(LOOKS) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         there = dict(zip(files, pool.map(store.folder.exists, files), strict=True))
     gone = sorted(file for file, found in there.items() if not found)
     if gone:

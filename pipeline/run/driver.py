@@ -41,7 +41,7 @@ from dualprune.pipeline.store.store import Store
 from dualprune.pipeline.trackers.mirror import HURRY
 from dualprune.pipeline.trackers.table import Given, mirror
 from dualprune.stages.artefacts.manifest import Damaged, take
-from dualprune.stages.files.folder import Folder
+from dualprune.stages.files.folder import AT_ONCE, Folder
 from dualprune.stages.kinds.job import Parent, StageJob
 from dualprune.stages.settings.training import StageSpec
 
@@ -185,6 +185,8 @@ class _Run:
         """What is done for choices beside lanes: artefacts copied, networks timed. And what follows it."""
         self.timer = ThreadPoolExecutor(1, "timing")  # two at a time would disturb each other
         self.copiers = ThreadPoolExecutor(COPIES, "copy")
+        self.clerks = ThreadPoolExecutor(AT_ONCE, "store")
+        """They take and give back stages' locks."""
         self.next_look = 0.0
         self.closing = False
         self.failures: dict[str, list[Failure]] = {}
@@ -222,19 +224,26 @@ class _Run:
         """End lanes, whatever happened."""
         for threads in (self.copiers, self.timer):
             threads.shutdown(wait=False, cancel_futures=True)
-        self.lanes.close()
+        try:
+            self.lanes.close()
+        finally:
+            self.clerks.shutdown(cancel_futures=True)  # locks that they did not come to go with all others
 
     def account(self) -> dict[str, Any]:
         """What the progress that is left in the store says beside the stages' lines."""
         return {**self.report.account(), **self.board.account()}
 
     def _begin_all(self) -> None:
+        stages: list[Node] = []
         for node in self.board.ready():
             if isinstance(node.spec, StageSpec):
-                self._train(node)
-            else:
-                self.store.note_failure(node.key, None)
-                self._choose(node)
+                stages.append(node)
+                continue
+            self._train(stages)  # in their order: a search may want one of them as a trial
+            stages.clear()
+            self.store.note_failure(node.key, None)
+            self._choose(node)
+        self._train(stages)
 
     def _look_elsewhere(self) -> None:
         """Begin what another run has let go of. Looking takes a tenth of the time at most, however many there are."""
@@ -244,26 +253,32 @@ class _Run:
         began = time.monotonic()
         if began < self.next_look:
             return
-        for node in list(self.board.elsewhere.values()):
-            self._try(node)
+        self._try(list(self.board.elsewhere.values()))
         self.next_look = began + 10 * (time.monotonic() - began)
 
-    def _train(self, node: Node) -> None:
-        if not self.board.waits(node):
-            self._try(node)
+    def _train(self, nodes: list[Node]) -> None:
+        """Begin stages, of those of one key the first; the others wait for that one."""
+        first = {node.key: node for node in reversed(nodes)}
+        self._try([node for node in nodes if node is first[node.key] and not self.board.waits(node)])
+        for node in nodes:
+            if node is not first[node.key]:
+                self.board.waits(node)
 
-    def _try(self, node: Node) -> None:
-        """Submit a stage, unless it is at work in another run: then its artefact is found when that lets go of it."""
-        holder = self.locks.try_take(stage_lock(node.key))
-        if holder is not None:
-            if self.board.held(node):
-                self.report.elsewhere(node.name, holder)
-            return
-        self._discard(node)
-        self.board.starts(node)
-        self.store.note_failure(node.key, None)
-        self.lanes.submit(node.name, self._job(node).model_dump())
-        self.report.submitted(node)
+    def _try(self, nodes: list[Node]) -> None:
+        """Submit stages, unless they are at work in another run: then their artefacts are found when that lets go of
+        them. Their locks are asked for side by side."""
+        locks = [stage_lock(node.key) for node in nodes]
+        for node, lock, holder in zip(nodes, locks, self.clerks.map(self.locks.try_take, locks), strict=True):
+            if holder is not None:
+                if self.board.held(node):
+                    self.report.elsewhere(node.name, holder)
+                continue
+            self._discard(node)
+            self.board.starts(node)
+            if not self.locks.first(lock):  # else nobody has failed at it
+                self.store.note_failure(node.key, None)
+            self.lanes.submit(node.name, self._job(node).model_dump())
+            self.report.submitted(node)
 
     def _choose(self, node: Node) -> None:
         """Ask what a choice comes to, and begin that: taking one's artefact, or the trials that are next."""
@@ -282,9 +297,7 @@ class _Run:
         elif isinstance(decision, Time):
             self._time(node, decision)
         elif not board.stopping:
-            for trial in decision.trials:
-                if board.adds(node, trial):
-                    self._train(trial)
+            self._train([trial for trial in decision.trials if board.adds(node, trial)])
 
     def _take(self, node: Node, decision: Take) -> None:
         """Begin to end a choice: its artefact becomes a copy of the chosen one, on a thread, since that may last."""
@@ -344,11 +357,6 @@ class _Run:
             self.store.folder.remove(node.key)
             self.force.discard(node.key)
 
-    def _leave(self, node: Node) -> None:
-        """A stage is no longer at work."""
-        self.board.leaves(node)
-        self.locks.release(stage_lock(node.key))
-
     def _end(self, node: Node, manifest: Mapping[str, Any]) -> None:
         """A stage is done, and so are those that waited for the same one."""
         _log.info("%s: committed", node.name)
@@ -390,7 +398,8 @@ class _Run:
             self.report.row(self.board.nodes[name], event.data)
         elif event.kind == "done":
             node = self.board.nodes[name]
-            self._leave(node)
+            self.board.leaves(node)
+            self.clerks.submit(self.locks.release, stage_lock(node.key))  # nothing here waits for that
             self.report.done(node, event.data)
             self._end(node, event.data)
         else:
@@ -405,4 +414,5 @@ class _Run:
             return
         node = self.board.nodes[name]
         self._fail(node, decision.reason)  # noted while the stage is still this run's
-        self._leave(node)
+        self.board.leaves(node)
+        self.locks.release(stage_lock(node.key))

@@ -22,13 +22,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from dualprune.stages.files.folder import Folder, canonical
+from dualprune.stages.files.folder import AT_ONCE, Folder, canonical
 
 BEAT = 5.0
 """Seconds between heartbeats."""
@@ -96,6 +97,7 @@ class Watch:
         self._beats: dict[str, bytes] = {}
         self._changed: dict[str, float] = {}
         self._alive: set[str] = set()
+        self._guard = threading.Lock()
 
     def look(self, holder: Holder) -> Literal["alive", "dead", "unsure"]:
         """What can be said now; `unsure` turns into one of the others within `stale` seconds of looking."""
@@ -103,22 +105,24 @@ class Watch:
             return "alive" if started(holder.pid) == holder.started else "dead"
         token = holder.token
         try:
-            beat = self.folder.read(f"holders/{token}.json")
+            beat = self.folder.read_small(f"holders/{token}.json")
         except FileNotFoundError:
             beat = b""
-        if self._beats.get(token) != beat:
-            if token in self._beats:
-                self._alive.add(token)
-            self._beats[token], self._changed[token] = beat, time.monotonic()
-        if time.monotonic() - self._changed[token] >= self.stale:
-            return "dead"
-        return "alive" if token in self._alive else "unsure"
+        with self._guard:
+            if self._beats.get(token) != beat:
+                if token in self._beats:
+                    self._alive.add(token)
+                self._beats[token], self._changed[token] = beat, time.monotonic()
+            if time.monotonic() - self._changed[token] >= self.stale:
+                return "dead"
+            return "alive" if token in self._alive else "unsure"
 
 
 class Locks:
     """The locks that this process holds in a store. One thread's heartbeat stands for all of them.
 
-    `store` is the store's folder; `run` names the run in messages to others.
+    `store` is the store's folder; `run` names the run in messages to others. Different locks may be taken and released
+    on several threads at once.
     """
 
     def __init__(self, store: Folder, run: str, beat: float = BEAT, stale: float = STALE) -> None:
@@ -129,7 +133,7 @@ class Locks:
         self._watch = Watch(self.folder, stale)
         self._held: dict[str, int] = {}
         self._lost: set[str] = set()
-        self._guard = threading.Lock()
+        self._guard, self._beginning = threading.Lock(), threading.Lock()
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -153,28 +157,40 @@ class Locks:
         """
         assert name not in self._held, f"{name} is held by this process already"
         self._begin()
+        if self._add(name, 1):  # most locks are taken once, by one: that takes two answers of the store
+            return None
         while True:
             number, holder = self._newest(name)
             if holder is not None and not holder.released:
                 if self._watch.look(holder) != "dead":
                     return holder
                 self._bury(holder)
-            mine = replace(self.me, since=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()))
-            if not self.folder.create(_place(name, number + 1), canonical(asdict(mine))):
-                time.sleep(AGAIN)
-                continue
-            numbers = self._numbers(name)
-            if numbers[-1] > number + 1:
-                # While we were slow, others held it, released it, and removed the holdings that we looked at.
-                self.folder.remove(_place(name, number + 1))
-                continue
-            for old in numbers[:-1]:
-                self.folder.remove(_place(name, old))
-            if holder is not None and not holder.released:
-                _log.warning("the lock %s was taken over from %s, which is dead", name, holder)
-            with self._guard:
-                self._held[name] = number + 1
-            return None
+            if self._add(name, number + 1):
+                if holder is not None and not holder.released:
+                    _log.warning("the lock %s was taken over from %s, which is dead", name, holder)
+                return None
+            time.sleep(AGAIN)
+
+    def _add(self, name: str, number: int) -> bool:
+        """Add a holding of ours, and whether it is the newest one then; if so, older ones are removed."""
+        mine = replace(self.me, since=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()))
+        if not self.folder.create(_place(name, number), canonical(asdict(mine))):
+            return False
+        numbers = self._numbers(name)
+        if numbers[-1] > number:
+            # While we were slow, others held it, released it, and removed the holdings that we looked at.
+            self.folder.discard(_place(name, number))
+            return False
+        for old in numbers[:-1]:
+            self.folder.discard(_place(name, old))
+        with self._guard:
+            self._held[name] = number
+        return True
+
+    def first(self, name: str) -> bool:
+        """Whether a lock that is held was nobody's before: then nobody has worked on what it stands for."""
+        with self._guard:
+            return self._held[name] == 1
 
     def release(self, name: str) -> None:
         """Give a lock back. Where that can't be written, others take it over once this process is gone."""
@@ -205,27 +221,28 @@ class Locks:
         if self._thread is None:
             return
         self._thread.join(ENDING)
-        for name in list(self._held):
-            self.release(name)
+        with ThreadPoolExecutor(AT_ONCE, "release") as pool:
+            list(pool.map(self.release, list(self._held)))
         try:
             for end in ("json", "robbed"):
-                self.folder.remove(f"holders/{self.me.token}.{end}")
+                self.folder.discard(f"holders/{self.me.token}.{end}")
         except Exception as error:  # noqa: BLE001 - as in `release`
             _log.warning("the heartbeat of this process's locks can't be removed: %s", error)
 
     def _bury(self, holder: Holder) -> None:
         """Before a lock is taken from a dead holder: tell it, should it only have been suspended."""
         if holder.machine == _machine():
-            self.folder.remove(f"holders/{holder.token}.json")
+            self.folder.discard(f"holders/{holder.token}.json")
         else:
             self.folder.write(f"holders/{holder.token}.robbed", b"")
 
     def _begin(self) -> None:
         """Start the heartbeat; the first one is there before the first lock."""
-        if self._thread is None:
-            self._write_beat(0)
-            self._thread = threading.Thread(target=self._beat_on, name="locks", daemon=True)
-            self._thread.start()
+        with self._beginning:
+            if self._thread is None:
+                self._write_beat(0)
+                self._thread = threading.Thread(target=self._beat_on, name="locks", daemon=True)
+                self._thread.start()
 
     def _beat_on(self) -> None:
         number = 0

@@ -17,14 +17,18 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from dualprune.stages.artefacts import manifest, parts
-from dualprune.stages.files.folder import Folder
+from dualprune.stages.files.folder import AT_ONCE, Folder
 
 _log = logging.getLogger(__name__)
-LOOKS = 8
-"""Stages that are looked for in the store at once: an object store answers after a while, but many at a time."""
+
+LISTED = 3
+"""Of so many things in a store a plan asks for one at least, where one listing of all is less than one for each."""
 
 
 class Store:
@@ -49,11 +53,32 @@ class Store:
 
     def artefact(self, key: str) -> dict[str, Any] | None:
         """The manifest of a finished stage whose files are all there, or None, with a warning. Reads no other file."""
-        try:
-            return manifest.check(self.folder / key)
-        except manifest.Damaged as error:
-            _log.warning("%s; it counts as absent and its stage is run again", error)
-            return None
+        return _undamaged(lambda: manifest.check(self.folder / key))
+
+    def artefacts(self, keys: Collection[str]) -> dict[str, dict[str, Any]]:
+        """What `artefact` gives for those of many stages that are finished, by key, asked side by side."""
+        folders = {key: self.folder / key for key in keys}
+        with ThreadPoolExecutor(AT_ONCE, "look") as pool:
+            read = pool.map(lambda folder: _undamaged(lambda: manifest.read(folder)), folders.values())
+            found = {key: one for key, one in zip(folders, read, strict=True) if one is not None}
+            # Their files are looked at after their manifests, which come last.
+            if len(found) > AT_ONCE and LISTED * len(found) > len(self.folder.names()):
+                sizes: Mapping[str, Mapping[str, int] | None] = self._sizes()
+            else:
+                sizes = dict(zip(found, pool.map(lambda key: folders[key].sizes(), found), strict=True))
+        whole = {
+            key: _undamaged(partial(manifest.whole, folders[key], one, sizes.get(key, {})))
+            for key, one in found.items()
+        }
+        return {key: one for key, one in whole.items() if one is not None}
+
+    def _sizes(self) -> dict[str, dict[str, int]]:
+        """Bytes of the files directly in each folder, from one listing of all there is: some thousand for an answer."""
+        sizes: dict[str, dict[str, int]] = {}
+        for path, file in self.folder.files().items():
+            folder, _, name = path.rpartition("/")
+            sizes.setdefault(folder, {})[name] = file.bytes
+        return sizes
 
     def unfinished(self, key: str) -> tuple[int | None, bool]:
         """Of a stage that has no artefact: steps of its newest checkpoint, and whether one it had was found damaged."""
@@ -77,7 +102,7 @@ class Store:
     def note_failure(self, key: str, reason: str | None) -> None:
         """Leave, or with None take back, why a stage failed."""
         if reason is None:
-            self.folder.remove(f"{key}/failure.json")
+            self.folder.discard(f"{key}/failure.json")
         else:
             self.folder.write_json(f"{key}/failure.json", {"reason": reason})
 
@@ -92,3 +117,12 @@ class Store:
     def note_plan(self, run: str, material: dict[str, Any]) -> None:
         """Leave key material by stage."""
         self.folder.write_json(f"plans/{run}.json", material)
+
+
+def _undamaged(look: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
+    """What is found, or None, with a warning, if it is damaged."""
+    try:
+        return look()
+    except manifest.Damaged as error:
+        _log.warning("%s; it counts as absent and its stage is run again", error)
+        return None

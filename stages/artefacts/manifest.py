@@ -8,7 +8,7 @@ that is found damaged then is set aside, and counts as absent from there on.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dualprune.stages.files.folder import Folder, canonical, sha256
@@ -30,7 +30,7 @@ def own_hash(manifest: dict[str, Any]) -> str:
 def read(folder: Folder) -> dict[str, Any] | None:
     """The manifest, or None where there is none: the stage is not done. Raises Damaged if it was changed."""
     try:
-        data = folder.read(MANIFEST)
+        data = folder.read_small(MANIFEST)
     except FileNotFoundError:
         return None
     except IsADirectoryError:
@@ -53,15 +53,18 @@ def read(folder: Folder) -> dict[str, Any] | None:
 def check(folder: Folder) -> dict[str, Any] | None:
     """The manifest after the sizes of its files were looked at, or None where there is none. Raises Damaged."""
     manifest = read(folder)
-    if manifest is not None:
-        sizes = folder.sizes()
-        for name, entry in manifest["files"].items():
-            there = entry["bytes"] if sizes is None else sizes.get(name)
-            if there is None:
-                raise Damaged(f"{folder.url}/{name} is missing, though {MANIFEST} lists it")
-            if there != entry["bytes"]:
-                found = f"it has {there:,} bytes, not {entry['bytes']:,}"
-                raise Damaged(f"{folder.url}/{name} has changed since it was written: {found}")
+    return manifest and whole(folder, manifest, folder.sizes())
+
+
+def whole(folder: Folder, manifest: dict[str, Any], sizes: Mapping[str, int] | None) -> dict[str, Any]:
+    """The manifest, if its files are there by a listing's `sizes`; None where none could be had. Raises Damaged."""
+    for name, entry in manifest["files"].items():
+        there = entry["bytes"] if sizes is None else sizes.get(name)
+        if there is None:
+            raise Damaged(f"{folder.url}/{name} is missing, though {MANIFEST} lists it")
+        if there != entry["bytes"]:
+            found = f"it has {there:,} bytes, not {entry['bytes']:,}"
+            raise Damaged(f"{folder.url}/{name} has changed since it was written: {found}")
     return manifest
 
 

@@ -80,13 +80,16 @@ def emulates_bf16(device: torch.device) -> bool:
 def _configuration(settings: EngineSettings, stage: int, size: int, clip: float, precision: str) -> dict[str, Any]:
     """DeepSpeed's configuration, for a ZeRO stage and a network of so many weights."""
     offload = {"offload_optimizer": {"device": "cpu"}} if settings.offload else {}
+    lean = zero.lean(stage, clip, settings.offload)
     return {
         # Ranks may get batches of unequal size (losses are sums over samples); DeepSpeed needs some number.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": settings.accumulate,
-        "zero_optimization": {"stage": stage, "reduce_bucket_size": min(BUCKET, max(1, size))} | offload,
+        "zero_optimization": {"stage": stage, "reduce_bucket_size": min(BUCKET, max(1, size))} | offload | lean,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
+        # Gradients are divided before they are added up over ranks, as they are anyway where parts are picked out.
+        "prescale_gradients": not lean.get("reduce_scatter", True),
         "gradient_clipping": clip,
         # DeepSpeed's own bf16 mode casts weights and breaks batch norm on the CPU; autocast keeps them in fp32.
         # Gradients of the modules that it lists would be rounded to bf16 before they are added up over ranks.

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
@@ -31,7 +31,9 @@ USED = (
     ("deepspeed.runtime.engine", "DeepSpeedEngine.allreduce_gradients"),
     ("deepspeed.runtime.engine", "DeepSpeedEngine.destroy"),
     ("deepspeed.runtime.zero.stage_1_and_2", "DeepSpeedZeroOptimizer._lazy_init_hp_params_optimizer_state"),
+    ("deepspeed.runtime.zero.config", "DeepSpeedZeroConfig.model_fields"),
     ("deepspeed.runtime.zero.stage_1_and_2", "DeepSpeedZeroOptimizer._wait_for_offload_copies"),
+    ("deepspeed.runtime.zero.stage_1_and_2", "DeepSpeedZeroOptimizer.has_overflow"),
     ("deepspeed.runtime.zero.stage_1_and_2", "DeepSpeedZeroOptimizer.complete_grad_norm_calculation_for_cpu_offload"),
     ("deepspeed.runtime.zero.stage3", "DeepSpeedZeroOptimizer_Stage3"),
     *(
@@ -48,6 +50,10 @@ USED = (
     ),
 )
 """Names of DeepSpeed's that are used here: modules, and what is in them."""
+
+
+NORM = "compute_grad_norm"
+"""Whether ZeRO 1 and 2 find the norm of each group's gradients in each step: a setting of newer versions."""
 
 
 class Unsupported(RuntimeError):
@@ -89,6 +95,30 @@ def _check(version: str) -> None:
         )
 
 
+def lean(stage: int, clip: float, offload: bool) -> dict[str, Any]:
+    """Settings of ZeRO 1 and 2 by which they leave out what nothing here needs; bits are the same.
+
+    Norms of gradients that are not clipped, where this DeepSpeed can do without. Under ZeRO 1, whose gradients all wait
+    for the end of the backward pass, their copy into a buffer as they come; under ZeRO 2 the copy of that, out of which
+    each rank's part of the sum is copied back.
+    """
+    if stage not in (1, 2) or offload:
+        return {}
+    found: dict[str, Any] = {"contiguous_gradients": False} if stage == 1 else {"reduce_scatter": False}
+    deepspeed()
+    if not clip and NORM in import_module("deepspeed.runtime.zero.config").DeepSpeedZeroConfig.model_fields:
+        found[NORM] = False
+    return found
+
+
+def _overflown(sharded: Any, partition_gradients: bool = True) -> bool:
+    """Whether the averaged gradient is not finite: what DeepSpeed asks the norm, where it has one."""
+    own = [grad for grads in sharded.averaged_gradients.values() for grad in grads or () if grad is not None]
+    total = torch.stack(torch._foreach_norm(own)).sum()
+    dist.all_reduce(total)
+    return not bool(total.isfinite())
+
+
 def settle(engine: Any, optimizer: Any) -> None:
     """Make all state of a fresh engine's optimizer exist (`optimizer.prime()`), and link it to the parameters.
 
@@ -106,6 +136,8 @@ def settle(engine: Any, optimizer: Any) -> None:
             group["params"] = []
     elif stage:
         sharded._lazy_init_hp_params_optimizer_state()
+        if not getattr(sharded, NORM, True):
+            sharded.check_grad_overflow, sharded.has_overflow = True, partial(_overflown, sharded)
 
 
 Share = tuple[Tensor, list[Tensor]]

@@ -70,6 +70,9 @@ EXCLUSIVE = {"s3", "s3a", "gs", "gcs", "memory"}
 simultaneous writers is found by looking again."""
 SETTLING = 2.0
 """Seconds after which such writers look."""
+AT_ONCE = 64
+"""Calls that a service answers at the same time: each takes its while, however many there are."""
+S3 = ("s3:", "s3a:")
 
 T = TypeVar("T")
 
@@ -96,7 +99,7 @@ class Folder:
             # Other processes write here too: what a listing said a moment ago says nothing.
             self.fs, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False, **_options(self.url))
         except ImportError as error:
-            hint = "; pip install 'dualprune[s3]' does" if self.url.startswith(("s3:", "s3a:")) else ""
+            hint = "; pip install 'dualprune[s3]' does" if self.url.startswith(S3) else ""
             raise ImportError(f"{error}{hint}") from None
         except OSError as error:  # some connect at once
             raise told(error, self.url, local=False) from None
@@ -105,6 +108,8 @@ class Folder:
         self._marked: bool = store is not None and store._marked
         self._protocols = {self.fs.protocol} if isinstance(self.fs.protocol, str) else set(self.fs.protocol)
         self._exclusive = not EXCLUSIVE.isdisjoint(self._protocols)
+        self._refuses = False
+        """Whether it was seen to refuse to create a file that was there, as not all do that are said to."""
 
     @property
     def absolute(self) -> str:
@@ -140,6 +145,13 @@ class Folder:
         data: bytes = self._do(lambda: self.fs.cat_file(self.path(path), start=start, end=end))
         return data
 
+    def read_small(self, path: str) -> bytes:
+        """All of a small file, for one answer of the store: large ones are asked for their size first, and come in
+        parts. Raises FileNotFoundError."""
+        whole = {} if self._protocols.isdisjoint({"s3", "s3a"}) else {"max_concurrency": 1}
+        data: bytes = self._do(lambda: self.fs.cat_file(self.path(path), **whole))
+        return data
+
     def fetch(self, path: str, target: str) -> None:
         """Copy a file to a local one, piece by piece. Raises FileNotFoundError."""
         self._do(lambda: self.fs.get_file(self.path(path), target))
@@ -166,7 +178,7 @@ class Folder:
 
     def read_json(self, path: str) -> Any:
         """A JSON file's value. Raises FileNotFoundError, and ValueError for what is not JSON."""
-        return json.loads(self.read(path))
+        return json.loads(self.read_small(path))
 
     def write(self, path: str, data: bytes | bytearray) -> None:
         """Write all of a file, so that a reader sees the old one or the new one and never a part."""
@@ -182,21 +194,32 @@ class Folder:
         target = self.path(path)
         if self.local:
             return self._do(lambda: self._create(target, data))
-        if self.exists(path):
+        if not self._refuses and self.exists(path):
             return False
-        try:
-            # Somebody else's was there, and may be gone by now; or ours is, and only an answer was lost.
-            with suppress(FileExistsError):
-                self._do(lambda: self.fs.pipe_file(target, data, mode="create" if self._exclusive else "overwrite"))
-        except OSError:
-            if not self.exists(path):
-                raise
+        if self._put_new(target, data, path):
+            # Others' files are safe only where that was refused once: ours is put again to see.
+            self._refuses = self._refuses or not self._put_new(target, data, path)
+            if self._refuses:
+                return True
         if not self._exclusive:
             time.sleep(SETTLING)
         try:
-            return self.read(path) == data
+            return self.read_small(path) == data
         except FileNotFoundError:  # somebody else's was there, and is gone again
             return False
+
+    def _put_new(self, target: str, data: bytes, path: str) -> bool:
+        """Put a file that must not be there yet, where the filesystem can do that. False if there is one, whoever's:
+        somebody else's, which may be gone by now; or ours, of which an answer was lost."""
+        try:
+            self._do(lambda: self.fs.pipe_file(target, data, mode="create" if self._exclusive else "overwrite"))
+        except FileExistsError:
+            return False
+        except OSError:
+            if not self.exists(path):
+                raise
+            return False
+        return self._exclusive
 
     def exists(self, path: str = "") -> bool:
         """Whether there is such a file or folder."""
@@ -247,6 +270,11 @@ class Folder:
                     self._do(partial(self.fs.rm_file, file))
                 if not exactly and self.exists(path):
                     self._do(lambda: self.fs.rm(self.path(path), recursive=True))
+
+    def discard(self, path: str) -> None:
+        """Remove a file, for one answer of the store; nothing where there is none."""
+        with suppress(FileNotFoundError):
+            self._do(lambda: self.fs.rm_file(self.path(path)))
 
     def _do(self, call: Callable[[], T]) -> T:
         """The outcome of a call to the filesystem; errors in words that help."""
@@ -334,6 +362,9 @@ class Folder:
 
 def _options(url: str) -> dict[str, Any]:
     """What the filesystem of a URL is made with beside what all are."""
+    if url.startswith(S3):
+        usual = fsspec.config.conf.get(url.partition(":")[0], {}).get("config_kwargs", {})
+        return {"config_kwargs": {"max_pool_connections": AT_ONCE, **usual}}
     if not url.startswith(("http:", "https:")):
         return {}
     import aiohttp

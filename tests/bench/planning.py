@@ -4,6 +4,9 @@
 
 Artefacts have weights of 100 MB each (files with holes, which take no disk) and a manifest that lists 50 tensors. The
 processor's time and the peak of resident memory are the whole command's, with the interpreter and all that it imports.
+
+Then the same of a store in a bucket whose answers take 50 ms each (`tests/bucket.py`), within this process: loading the
+file and planning.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 from dualprune.pipeline.config.load import load
@@ -21,8 +25,12 @@ from dualprune.stages.artefacts.manifest import MANIFEST, own_hash
 from dualprune.stages.files.folder import Folder
 from tests.bench.common import Row, options, report
 from tests.bench.scale import configuration
+from tests.bucket import Bucket
 
 SIZES, QUICK = (500, 1_000, 2_000), (100, 500)
+IN_BUCKET, QUICK_IN_BUCKET = (1_000, 10_000), (300,)
+ANSWER = 0.05
+"""Seconds."""
 BYTES, TENSORS = 100 * 10**6, 50
 PLAN = """
 import sys, time
@@ -33,12 +41,15 @@ print(time.process_time(), next(line.split()[1] for line in open("/proc/self/sta
 """The command, and then what it took: processor seconds, and the most KB that were resident."""
 
 
-def finished(store: Path, node: Node) -> None:
-    """An artefact as far as a plan looks at it."""
+def finished(store: Folder, node: Node, size: int = BYTES) -> None:
+    """An artefact as far as a plan looks at it, with weights of so many bytes."""
     folder = store / node.key
-    folder.mkdir(exist_ok=True)
-    with (folder / "model.safetensors").open("wb") as file:
-        file.truncate(BYTES)
+    if folder.local:
+        Path(folder.root).mkdir(exist_ok=True)
+        with Path(folder.root, "model.safetensors").open("wb") as file:
+            file.truncate(size)
+    else:
+        folder.write("model.safetensors", bytes(size))
     tensors = {
         f"layer{n}.0.conv1.weight": {"shape": [64, 64, 3, 3], "size": 36864, "nonzeros": 4096, "sets": ["cardinality"]}
         for n in range(TENSORS)
@@ -55,12 +66,12 @@ def finished(store: Path, node: Node) -> None:
         "tensors": tensors,
         "residuals": dict.fromkeys(tensors, 0.01),
         "metrics": metrics,
-        "files": {"model.safetensors": {"sha256": "0" * 64, "bytes": BYTES}},
+        "files": {"model.safetensors": {"sha256": "0" * 64, "bytes": size}},
         "world": 1,
         "engine": {},
     }
     manifest["sha256"] = own_hash(manifest)
-    Folder(str(folder)).write_json(MANIFEST, manifest)
+    folder.write_json(MANIFEST, manifest)
 
 
 def measured(folder: Path, size: int) -> Row:
@@ -68,7 +79,7 @@ def measured(folder: Path, size: int) -> Row:
     config, problems = load(str(configuration(folder, size)))
     store, plan = planning.make(config, problems)
     for planned in plan:
-        finished(Path(store.folder.root), planned.node)
+        finished(store.folder, planned.node)
     began = time.perf_counter()
     command = [sys.executable, "-c", PLAN, "plan", str(folder / "scale.yaml")]
     shown = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -79,6 +90,22 @@ def measured(folder: Path, size: int) -> Row:
     return {"stages": len(plan), "seconds": seconds, "processor seconds": processor, "peak memory (MB)": peak / 1000}
 
 
+def in_bucket(folder: Path, size: int) -> Row:
+    """One plan of a store in a bucket where all is done."""
+    path = configuration(folder, size)
+    path.write_text(path.read_text().replace(f"store: {folder}/store", f"store: bucket://{uuid.uuid4().hex}/store"))
+    store, plan = planning.make(*load(str(path)))
+    for planned in plan:
+        finished(store.folder, planned.node, 1)
+    with Bucket.slow(ANSWER):
+        began, processor = time.perf_counter(), time.process_time()
+        _, plan = planning.make(*load(str(path)))
+        row: Row = {"stages": len(plan), "seconds": time.perf_counter() - began}
+        row |= {"processor seconds": time.process_time() - processor, "answers": Bucket.answers.total()}
+    assert {planned.state for planned in plan} == {"cached"}
+    return row | {"at a time, at most": Bucket.asking[1]}
+
+
 def main() -> None:
     """Measure all sizes and report them."""
     asked = options(__doc__.splitlines()[0])
@@ -87,6 +114,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="dualprune-planning-") as folder:
             found.append(measured(Path(folder), size))
     report("`dualprune plan` of stages that are done", found, asked)
+    found = []
+    for size in QUICK_IN_BUCKET if asked.quick else IN_BUCKET:
+        with tempfile.TemporaryDirectory(prefix="dualprune-planning-") as folder:
+            found.append(in_bucket(Path(folder), size))
+    report(f"The same, in a bucket that answers after {ANSWER * 1000:.0f} ms", found, asked)
 
 
 if __name__ == "__main__":

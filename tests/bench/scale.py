@@ -83,7 +83,7 @@ Clocks = tuple[Callable[[], float], Callable[[], float]]
 
 STORE = "{}: calls of the store"
 
-CALLS = ("read", "write", "create", "exists", "names", "remove")
+CALLS = ("read", "read_small", "write", "create", "exists", "names", "sizes", "files", "remove", "discard")
 """What a folder does that is a request, or a few, where it is on an object store."""
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.bench.weak_scaling [--quick] [--json PATH]
 
-Ours is `stages.training.loop.train`, the loop of every stage, on DeepSpeed: a dense
-epoch, and one under ADMM with its update and projection at the end. Beside it, in the same processes and in turns,
+Ours is `stages.training.loop.train`, the loop of every stage, on DeepSpeed: a dense epoch, and one under ADMM with its
+update and projection at the end, each without ZeRO and under ZeRO 1. Beside it, in the same processes and in turns,
 DistributedDataParallel trains the same network with the same optimizer on the same batches; that both end at the same
 weights is checked first. Workers have one thread each and talk over gloo.
 
@@ -76,11 +76,11 @@ def shards(folder: Path, samples: int) -> None:
 class Ours:
     """An engine that a stage's loop trains for an epoch at a time."""
 
-    def __init__(self, spec: TrainSpec | PruneSpec, folder: Path, world: int) -> None:
+    def __init__(self, spec: TrainSpec | PruneSpec, folder: Path, world: int, zero: int | None = None) -> None:
         torch.manual_seed(0)
         model = build_model(spec.model)
         self.spec, self.aims = spec, targets_of(spec, parameters(model))
-        self.engine = Engine(model, set(self.aims.names), set(), spec.optimizer, "fp32", EngineSettings())
+        self.engine = Engine(model, set(self.aims.names), set(), spec.optimizer, "fp32", EngineSettings(zero=zero))
         admm.start(self.engine, self.aims, {})
         splits, device = read_manifest(str(folder))["splits"], self.engine.engine.device
         self.splits = {
@@ -182,11 +182,13 @@ def measured(folder: Path, rounds: int) -> Times:
     world = dist.get_world_size()
     batch = BATCH * world
     ours = {name: Ours(spec, folder, world) for name, spec in specs(batch).items()}
+    ours |= {f"{name}, ZeRO 1": Ours(spec, folder, world, 1) for name, spec in specs(batch).items()}
     plain = Plain(ours["dense"].splits["train"], batch)
     variants: dict[str, Callable[[], None]] = {"ddp": plain.epoch} | {name: one.epoch for name, one in ours.items()}
     for call in variants.values():
         call()
-    check_same(ours["dense"].engine, plain)
+    for name in ("dense", "dense, ZeRO 1"):
+        check_same(ours[name].engine, plain)
     steps = len(plain.data) // batch
     times: Times = {name: [] for name in variants}
     names = list(variants)
@@ -243,7 +245,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="dualprune-weak-") as folder:
             shards(Path(folder), steps * BATCH * world)
             found[world] = on_ranks(world, measured, Path(folder), rounds)
-    rows = [summary(name, found) for name in ("ddp", "dense", "admm")]
+    rows = [summary(name, found) for name in found[1][0]]
     report(f"ms a step of {MODEL} on one and on two CPU workers, {BATCH} samples each: processor and wall", rows, asked)
 
 

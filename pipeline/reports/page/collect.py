@@ -20,7 +20,8 @@ from dualprune.pipeline.store.events import Event
 from dualprune.pipeline.store.history import History, histories
 from dualprune.pipeline.store.locks import Holder, lives, newest, run_lock, stage_lock
 from dualprune.pipeline.store.progress import Left, left
-from dualprune.pipeline.store.store import LOOKS, Store
+from dualprune.pipeline.store.store import Store
+from dualprune.stages.files.folder import AT_ONCE
 from dualprune.stages.files.public import public
 from dualprune.stages.objectives.measures import CLASSIFY, Measure, Measures
 
@@ -143,7 +144,7 @@ def _looked(store: Store, known: Mapping[str, Stage], now: _Now) -> dict[str, St
         return found if found.state == "done" else _standing(store, found, now)
 
     found: dict[str, Stage] = {}
-    with ThreadPoolExecutor(LOOKS) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         for stage in pool.map(look, known.values()):
             if stage.chosen is not None and stage.chosen not in known:
                 keys = {one.key: one.name for one in (*known.values(), *found.values())}

@@ -28,6 +28,7 @@ from dualprune.pipeline.plan import make as planning
 from dualprune.pipeline.plan.state import Planned
 from dualprune.pipeline.plan.why import record
 from dualprune.pipeline.store.store import Store
+from dualprune.stages.artefacts import manifest as manifests
 from dualprune.stages.data.format import SPLITS, read_manifest
 from dualprune.stages.data.make import builtin as sources
 from dualprune.stages.data.make.convert import Options, convert
@@ -298,23 +299,23 @@ def test_stages_are_looked_for_side_by_side(tmp_path: Path, monkeypatch: pytest.
     """A store that takes its time is asked for several at once; here none is answered before all four are asked for."""
     recorded(tmp_path, *ALL)
     all_asked = threading.Barrier(4, timeout=60)
-    answer = Store.artefact
+    answer = manifests.read
 
-    def artefact(store: Store, key: str) -> dict[str, Any] | None:
+    def read(folder: Folder) -> dict[str, Any] | None:
         all_asked.wait()
-        return answer(store, key)
+        return answer(folder)
 
-    monkeypatch.setattr(Store, "artefact", artefact)
+    monkeypatch.setattr(manifests, "read", read)
     assert {p.state for p in planned(tmp_path).values()} == {"cached"}
 
 
 def test_of_what_was_never_begun_the_store_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An object store takes a while for each answer, and one listing of it tells."""
     recorded(tmp_path, "dense")
-    asked, answer = [], Store.artefact
-    monkeypatch.setattr(Store, "artefact", lambda store, key: asked.append(key) or answer(store, key))
+    asked, answer = [], manifests.read
+    monkeypatch.setattr(manifests, "read", lambda folder: asked.append(folder.url) or answer(folder))
     plan = planned(tmp_path)
-    assert asked == [plan["dense"].node.key]
+    assert asked == [f"{tmp_path}/store/{plan['dense'].node.key}"]
     assert plan["dense"].state == "cached"
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from dualprune.pipeline.store import locks as lock
 from dualprune.pipeline.store.locks import Held, Holder, Locks, living
 from dualprune.stages.files.folder import Folder, canonical
 from tests.processes import PATH
-from tests.s3server import BUCKET
+from tests.s3server import BUCKET, S3Server
 
 HOLD = """
 import sys, time
@@ -171,6 +172,53 @@ def test_an_end_leaves_no_heartbeat_and_one_small_file_a_lock(store: Folder) -> 
     assert store.names("locks/names/a") == ["00000004.json"]
     assert store.names("locks/names/b") == ["00000003.json"]
     Locks(store, "digits").close()
+
+
+def test_a_lock_that_nobody_had_takes_two_answers_and_one_to_give_back(s3: S3Server) -> None:
+    """Of a real client of a bucket, once it has seen that this one refuses to put a file in another one's place."""
+    asked: list[str] = []
+
+    def count(method: str, path: str) -> bool:
+        asked.append(method)
+        return False
+
+    with Locks(Folder(f"s3://{BUCKET}/{uuid.uuid4().hex}"), "digits", beat=1e9) as locks:
+        locks.take("name")
+        s3.refuses = count
+        try:
+            locks.take("another")
+            assert asked == ["PUT", "GET"]  # the latter a listing
+            assert locks.first("another")
+            locks.release("another")
+            assert asked == ["PUT", "GET", "PUT"]
+        finally:
+            s3.refuses = lambda method, path: False
+        locks.take("another")
+        assert not locks.first("another")
+
+
+def test_a_lock_whose_first_holdings_are_gone_is_taken_as_ever(store: Folder) -> None:
+    """They are removed once there are newer ones: that the first can be made again does not make the lock free."""
+    with Locks(store, "digits") as one, Locks(store, "other") as two:
+        for _ in range(3):
+            one.take("name")
+            one.release("name")
+        one.take("name")
+        assert store.names("locks/names/name") == ["00000004.json"]
+        assert not one.first("name")
+        assert two.try_take("name") == Holder(**store.read_json("locks/names/name/00000004.json"))
+        assert store.names("locks/names/name") == ["00000004.json"]
+
+
+def test_threads_take_different_locks_side_by_side(store: Folder) -> None:
+    """And all are given back at the end."""
+    names = [f"lock-{number}" for number in range(40)]
+    with Locks(store, "digits") as locks:
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(locks.try_take, names)) == {None}
+        assert set(living(store)) == set(names)
+    assert living(store) == {}
+    assert store.names("locks/holders") == []
 
 
 def test_waiting_ends_when_the_holder_does(store: Folder) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dualprune.pipeline.store.store import Store
-from dualprune.stages.files.folder import MARK, Folder
+from dualprune.stages.files.folder import AT_ONCE, MARK, Folder
 from tests.pipeline.common import artefact, manifest
 
 
@@ -45,6 +45,21 @@ def test_an_artefact_is_its_manifest_when_all_files_are_right(store: Store) -> N
     assert store.artefact("key") == manifest()
     store.folder.write("key/model.safetensors", b"other, longer")
     assert store.artefact("key") is None
+
+
+def test_many_are_looked_at_as_each_is(place: Folder) -> None:
+    """By one listing of all; what is missing, of another size, or not done counts as absent there too."""
+    store = Store(place.url)
+    keys = [f"{number:016x}" for number in range(AT_ONCE + 9)]
+    for key in keys[1:]:
+        artefact(store.url, key)
+    store.folder.remove(f"{keys[1]}/model.safetensors")
+    store.folder.write(f"{keys[2]}/model.safetensors", b"other")
+    store.folder.write(f"{keys[3]}/manifest.json", b"{}")
+    some = [keys[0], *keys[2:5]]
+    assert list(store.artefacts(keys)) == keys[4:]
+    assert list(store.artefacts(some)) == keys[4:5]
+    assert store.artefacts(some)[keys[4]] == store.artefact(keys[4])
 
 
 def test_files_without_a_manifest_are_no_artefact(store: Store) -> None:

@@ -334,3 +334,43 @@ def test_gradients_are_added_up_in_fp32() -> None:
         for name, gradient in found[zero].items():
             torch.testing.assert_close(gradient, found[0][name], rtol=1e-4, atol=1e-6)
             assert not torch.equal(gradient, gradient.bfloat16().float())
+
+
+def refused() -> list[tuple[bool, bool]]:
+    """Under ZeRO 1 and 2, whether a step with one bad entry in its gradient is refused, and nothing has moved."""
+    join(threads=1)
+    found = []
+    for zero, entry in itertools.product((1, 2), (0, -1)):
+        engine = Engine(net(), set(NAMES), set(), optimizer("adamw"), "fp32", EngineSettings(zero=zero))
+        steps(engine, 0, 1)
+        before = {name: engine.get(name) for name in engine.parameters}
+
+        def spoil(gradient: Tensor, entry: int = entry) -> Tensor:
+            spoilt = gradient.clone()
+            spoilt.view(-1)[entry] = torch.inf
+            return spoilt
+
+        name = "0.weight" if entry == 0 else "4.bias"
+        hook = engine.parameters[name].register_hook(spoil)
+        engine.backward(engine.forward(torch.ones(2, 9)).sum())
+        taken = engine.step(0.1)
+        hook.remove()
+        still = all(torch.equal(engine.get(name), value) for name, value in before.items())
+        engine.close()
+        found.append((not taken, still))
+    return found
+
+
+@pytest.mark.slow
+def test_a_gradient_that_is_bad_in_one_ranks_share_is_refused_by_all() -> None:
+    """The first or the last entry of all: each is stepped by one rank alone."""
+    assert on_ranks(2, refused) == [[(True, True)] * 4] * 2
+
+
+@pytest.mark.parametrize(("zero", "clip"), list(itertools.product((1, 2), (0.0, 0.5))))
+def test_norms_are_found_where_gradients_are_clipped(make_engine: MakeEngine, zero: int, clip: float) -> None:
+    engine = make_engine(net(), set(NAMES), optimizer=optimizer("sgd", clip), zero=zero)
+    engine.backward(engine.forward(torch.ones(2, 9)).sum())
+    assert engine.step(0.1)
+    norm = engine.engine.get_global_grad_norm()
+    assert (norm is not None and norm > 0) if clip else norm is None

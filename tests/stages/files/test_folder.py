@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dualprune.stages.files.folder import Folder
+from tests.s3server import BUCKET, S3Server
 
 
 @pytest.mark.parametrize("name", ["run[1]", "run*", "run?", "**"])
@@ -37,3 +38,50 @@ def test_what_another_made_and_removed_meanwhile_is_not_ours(monkeypatch: pytest
     monkeypatch.setattr(folder.fs, "pipe_file", refuse)
     assert folder.create("lock", b"mine") is False
     assert not folder.exists("lock")
+
+
+def test_a_file_is_made_once(place: Folder) -> None:
+    """By whoever comes first."""
+    assert place.create("lock", b"mine")
+    assert not place.create("lock", b"another's")
+    assert not (place / "").create("lock", b"a third one's")
+    assert place.read("lock") == place.read_small("lock") == b"mine"
+    assert place.create("next", b"mine")
+
+
+def test_a_service_that_puts_over_what_is_there_is_looked_at_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some do, whatever they are asked: each time, so that what lies there for long is safe."""
+    folder = Folder(f"memory://{uuid.uuid4().hex}")
+    put = folder.fs.pipe_file
+    monkeypatch.setattr(folder.fs, "pipe_file", lambda path, data, mode: put(path, data))
+    assert folder.create("lock", b"mine")
+    assert not folder.create("lock", b"another's")
+    assert folder.read("lock") == b"mine"
+
+
+def test_a_discarded_file_is_gone_and_may_have_been_before(place: Folder) -> None:
+    place.write("a/b", b"x")
+    place.discard("a/b")
+    place.discard("a/b")
+    assert not place.exists("a/b")
+
+
+def test_small_files_take_one_answer(s3: S3Server) -> None:
+    """Where others are asked for their size first."""
+    folder = Folder(f"s3://{BUCKET}/{uuid.uuid4().hex}")
+    folder.write("small", b"12345")
+    folder.write("empty", b"")
+    asked: list[str] = []
+
+    def count(method: str, path: str) -> bool:
+        asked.append(method)
+        return False
+
+    s3.refuses = count
+    try:
+        assert folder.read_small("small") == b"12345"
+        assert folder.read_small("empty") == b""
+        folder.discard("small")
+    finally:
+        s3.refuses = lambda method, path: False
+    assert asked == ["GET", "GET", "DELETE"]
