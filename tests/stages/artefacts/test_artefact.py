@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +123,12 @@ def test_what_was_set_aside_is_made_anew(place: Folder) -> None:
 def test_each_file_is_read_once(place: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = committed(place)
     read: list[str] = []
-    before = Folder.read
 
-    def noted(folder: Folder, path: str) -> bytes:
-        read.append(path)
-        return before(folder, path)
+    def noted(before: Callable[[Folder, str], bytes]) -> Callable[[Folder, str], bytes]:
+        return lambda folder, path: read.append(path) or before(folder, path)
 
-    monkeypatch.setattr(Folder, "read", noted)
+    for name in ("read", "read_small"):
+        monkeypatch.setattr(Folder, name, noted(getattr(Folder, name)))
     artefact.load(folder)
     assert sorted(read) == ["duals.safetensors", "holds.safetensors", "manifest.json", "model.safetensors"]
 

@@ -89,14 +89,15 @@ def test_a_copy_takes_no_room_on_a_disk(tmp_path: Path) -> None:
 def test_a_look_reads_no_file_but_the_manifest(store: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """However large the others are: their sizes are in a listing."""
     read: list[str] = []
-    before = Folder.read
+    before = Folder.read_small
 
     def noted(folder: Folder, path: str) -> bytes:
         read.append(path)
         return before(folder, path)
 
-    monkeypatch.setattr(Folder, "read", noted)
-    monkeypatch.setattr(Folder, "hash", None)
+    monkeypatch.setattr(Folder, "read_small", noted)
+    for name in ("read", "hash"):
+        monkeypatch.setattr(Folder, name, None)
     assert check(store / "from") is not None
     assert read == [MANIFEST]
 

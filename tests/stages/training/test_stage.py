@@ -7,6 +7,7 @@ import math
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -180,15 +181,15 @@ def test_a_damaged_parent_is_found_by_who_reads_it(make_task: MakeTask) -> None:
 def test_a_parent_that_teaches_is_read_once(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of its files."""
     made(make_task(DENSE, "dense"))
-    read_before, found = Folder.read, []
+    found: list[str] = []
 
-    def noted(folder: Folder, path: str) -> bytes:
-        found.append(f"{folder.root}/{path}")
-        return read_before(folder, path)
+    def noted(before: Callable[[Folder, str], bytes]) -> Callable[[Folder, str], bytes]:
+        return lambda folder, path: found.append(f"{folder.root}/{path}") or before(folder, path)
 
     task = make_task(prune(distill={"weight": 0.5}), "pruned", parent="dense")
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "read", noted)
+        for name in ("read", "read_small"):
+            patch.setattr(Folder, name, noted(getattr(Folder, name)))
         run_stage(task, quiet)
     assert task.parent is not None
     key = task.parent.key
