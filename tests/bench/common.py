@@ -9,7 +9,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ class Options:
 
     quick: bool
     json: Path | None
+
+    def also(self, name: str) -> Options:
+        """The same for a second table, whose JSON goes beside the first's: `PATH-NAME.json`."""
+        return self if self.json is None else replace(self, json=self.json.with_stem(f"{self.json.stem}-{name}"))
 
 
 def options(about: str, arguments: Sequence[str] | None = None) -> Options:

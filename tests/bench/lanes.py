@@ -163,7 +163,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="dualprune-lanes-") as folder:
         row = many(Path(folder), QUICK if asked.quick else STAGES)
     report(f"{row['stages']} stages of {MOMENT} s on {AT_ONCE} lanes of one worker that trains nothing", [row], asked)
-    report("What one real lane of one worker holds", one(), asked)
+    report("What one real lane of one worker holds", one(), asked.also("lane"))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def main() -> None:
     for size in QUICK_IN_BUCKET if asked.quick else IN_BUCKET:
         with tempfile.TemporaryDirectory(prefix="dualprune-planning-") as folder:
             found.append(in_bucket(Path(folder), size))
-    report(f"The same, in a bucket that answers after {ANSWER * 1000:.0f} ms", found, asked)
+    report(f"The same, in a bucket that answers after {ANSWER * 1000:.0f} ms", found, asked.also("bucket"))
 
 
 if __name__ == "__main__":

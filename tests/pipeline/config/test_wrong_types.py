@@ -10,7 +10,7 @@ import datetime
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -87,7 +87,8 @@ stages:
     retrain: {epochs: 1, lr: 0.1}
     regrow: true
     duals: carry
-    distill: {weight: 0.5, temperature: 3}
+    distill: {weight: 0.5, temperature: 3, hidden: 0.1, maps: 1,
+              attention: {weight: 2, modules: ["*.attn"], layers: [A]}}
   - name: blocks
     kind: prune
     parent: dense
@@ -270,6 +271,11 @@ def told(raw: dict[str, Any], lines: dict[Place, int]) -> list[str]:
     return found
 
 
+OTHERS: Mapping[str | int, type] = {"weights": str, "tensors": str, "layers": str, "modules": str, "hidden": dict}
+"""What may stand in other places as well: a text for several, or for {file, skip}, and a mapping for its weight.
+Elsewhere it is a number, for a ladder's targets, {min, max} or {weight, ...}."""
+
+
 def sort(value: Any) -> type:
     """What YAML has a value for: a mapping, a list, a number, text, ..."""
     return float if type(value) is int else type(value)
@@ -288,9 +294,9 @@ def test_every_place_takes_or_refuses_everything(file: str) -> None:
             found = told(replaced(raw, at, other), lines)
             if before is None or other is None or sort(other) is sort(before):
                 continue  # such a value may be taken, and others may depend on it
-            if not found:  # a number for a ladder's targets, or {min, max}; a text for several, or {file, skip}
-                assert isinstance(before, list | dict), (at, kind)
-                assert sort(other) is (str if at[-1] in ("weights", "tensors") else float), (at, kind)
+            if not found:
+                assert isinstance(before, list | dict) or at[-1] in OTHERS, (at, kind)
+                assert sort(other) is OTHERS.get(at[-1], float), (at, kind)
             else:
                 assert any(problem.partition(": ")[2].startswith(heads) for problem in found), (at, kind, found[:3])
 
