@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from dualprune.stages.data.read.reading import Reader
-from dualprune.stages.networks.inside import places
+from dualprune.stages.networks.inside import THEIRS, places, unlike
 from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.objectives.fields import spread
 from dualprune.stages.settings.base import Problem, SpecError
@@ -47,10 +47,12 @@ SAMPLES = 3
 class Watch:
     """What is within a network when it is called. Its hooks do nothing but while somebody looks."""
 
-    def __init__(self, network: nn.Module, settings: Distill) -> None:
+    def __init__(self, network: nn.Module, settings: Distill, whose: str = "") -> None:
         self.seen: Seen | None = None
+        self.versions: dict[Place, list[int]] = {}
+        """How often each of what is seen had been changed in place by then."""
         self.inside, self.maps = settings.inside, settings.maps is not None
-        self.places = places(network, settings)
+        self.places = places(network, settings, whose)
         for name, at in self.places.items():
             for path in at.given:
                 hook = self._given((name, f"the input of {path}"))
@@ -68,11 +70,23 @@ class Watch:
         """Remember what there was, if anybody looks."""
         if self.seen is not None:
             self.seen.setdefault(place, []).append(value)
+            self.versions.setdefault(place, []).append(value._version)
+
+    def changed(self, seen: Seen) -> list[Problem]:
+        """What was changed in place after it was seen, by the setting that it is for."""
+        return [
+            (
+                ("distill", name),
+                f"what {path} gives is changed in place behind it; name the module that does so instead",
+            )
+            for (name, path), values in seen.items()
+            if [value._version for value in values] != self.versions[name, path]
+        ]
 
     @contextmanager
     def looking(self) -> Iterator[Seen]:
         """Have what is seen of calls within this."""
-        self.seen = seen = Seen()
+        self.seen, self.versions = (seen := Seen()), {}
         fast = torch.backends.mha.get_fastpath_enabled()
         with ExitStack() as stack:
             stack.callback(setattr, self, "seen", None)
@@ -129,23 +143,15 @@ class Teacher:
 
     def __init__(self, network: nn.Module, settings: Distill, objective: Objective, bf16: bool) -> None:
         self._network, self._settings, self._objective, self._bf16 = network, settings, objective, bf16
-        self._watch = Watch(network, settings)
+        self._watch = Watch(network, settings, THEIRS)
         self._student: tuple[nn.Module, Watch] | None = None
         self._seen: Seen = {}
 
     def teaches(self, student: nn.Module) -> None:
         """Say which network learns. Raises SpecError where it has not the modules that are compared."""
-        watch, problems = Watch(student, self._settings), list[Problem]()
+        watch = Watch(student, self._settings)
         self._student = student, watch
-        for name, ours in watch.places.items():
-            theirs = self._watch.places[name].gives
-            for path in ours.gives + theirs:
-                if (path in ours.gives) != (path in theirs):
-                    where = "here, and in the teacher" if path in ours.gives else "in the teacher, and here"
-                    text = f"{path} is {where} it is not, or of another type: networks as deep are needed"
-                    problems.append((("distill", name), text))
-                    break
-        if problems:
+        if problems := unlike(watch.places, self._watch.places):
             raise SpecError(problems)
 
     @contextmanager
@@ -184,7 +190,7 @@ class Teacher:
         _, theirs = self._answer(batch)
         self._student[0].train(training)
         ours, self._seen = self._seen, {}
-        problems: list[Problem] = []
+        problems = self._student[1].changed(ours)[:1]
         for name, text in _unlike(ours, theirs, len(next(iter(batch.values())))):
             problems.append((("distill", name), text))
         if self._watch.maps and not any(name == MAPS for name, _ in theirs):

@@ -110,6 +110,9 @@ NETWORKS = {
     "deep": lambda classes: Encoder(classes, 3),
     "wide": lambda classes: nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, classes)),
     "narrow": lambda classes: nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, classes)),
+    "overwritten": lambda classes: nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 8), nn.ReLU(inplace=True), nn.Linear(8, classes)
+    ),
     "hidden": Hidden,
     "turned": Turned,
 }
@@ -443,6 +446,12 @@ OTHERS = [
         {"hidden": 1},
         r"hidden: the input of layers\.0 is \[8, 3, 16\] for 3 samples; its first axis",
     ),
+    (
+        "overwritten",
+        "overwritten",
+        {"hidden": {"layers": "Linear"}},
+        r"hidden: what 1 gives is changed in place behind it; name the module that does so",
+    ),
     ("hidden", "hidden", {"maps": 1}, r"maps: the teacher calls no `scaled_dot_product_attention`"),
 ]
 
@@ -454,7 +463,11 @@ def test_a_teacher_that_does_not_match_is_refused(
     """With the name of the layer, before anything is trained."""
     made(stage(DENSE | {"train": {"epochs": 0, "lr": 0.01}}, "dense", model=model))
     made(stage(DENSE | {"train": {"epochs": 0, "lr": 0.01}}, "teacher", model=teacher))
-    held = {"set": "cardinality", "tensors": "1.weight" if model == "wide" else "head.weight", "rate": 2}
+    held = {
+        "set": "cardinality",
+        "tensors": "1.weight" if model in ("wide", "overwritten") else "head.weight",
+        "rate": 2,
+    }
     task = stage(spec(**inside) | {"constraints": [held]}, "after", "dense", model=model)
     task = task.model_copy(update={"teacher": Parent(name="teacher", key="teacher")})
     with pytest.raises(SpecError, match=f"^distill.{words}"):
