@@ -36,6 +36,8 @@ from dualprune.stages.settings.training import Distill
 
 MAPS = "maps"
 """What maps go by, beside `hidden` and `attention`; their place has no name."""
+NO_MAPS = "calls no `scaled_dot_product_attention` of torch, or hides it (MultiheadAttention does); use `attention`"
+"""Of what has none."""
 Place = tuple[str, str]
 """A setting of `distill`, and what is compared for it."""
 Seen = dict[Place, list[Tensor]]
@@ -94,21 +96,21 @@ class Watch:
                 stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
                 torch.backends.mha.set_fastpath_enabled(False)
             if self.maps:
-                stack.enter_context(_Attending(self))
+                stack.enter_context(Attending(lambda found: self.note((MAPS, ""), found)))
             yield seen
 
 
-class _Attending(TorchFunctionMode):
+class Attending(TorchFunctionMode):
     """Shows the probabilities of scaled dot product attention."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, show: Callable[[Tensor], None]) -> None:
         super().__init__()
-        self._watch = watch
+        self._show = show
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function is F.scaled_dot_product_attention:
-            self._watch.note((MAPS, ""), probabilities(*args, **kwargs))
+            self._show(probabilities(*args, **kwargs))
         return function(*args, **kwargs)
 
 
@@ -194,8 +196,7 @@ class Teacher:
         for name, text in _unlike(ours, theirs, len(next(iter(batch.values())))):
             problems.append((("distill", name), text))
         if self._watch.maps and not any(name == MAPS for name, _ in theirs):
-            text = "the teacher calls no `scaled_dot_product_attention` of torch, or hides it (MultiheadAttention does)"
-            problems.append((("distill", MAPS), f"{text}; use `attention`"))
+            problems.append((("distill", MAPS), f"the teacher {NO_MAPS}"))
         if problems:
             raise SpecError(problems)
 
