@@ -16,7 +16,7 @@ from dualprune.pipeline.config.problems import Problems
 from dualprune.pipeline.config.stage import Stage, ordered, place
 from dualprune.pipeline.config.yamlfile import Path
 from dualprune.pipeline.dag import trained
-from dualprune.stages.kinds.constrained import check
+from dualprune.stages.kinds.constrained import check, check_teacher
 from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.sets import Pattern
@@ -98,25 +98,40 @@ def problems_of(error: SpecError) -> list[tuple[Path, str]]:
 def _related(stages: Sequence[Stage], problems: Problems) -> None:
     """A stage starts from its parent's network, so it can't name another; a choice is among equals.
 
-    A teacher may be any network with as many outputs.
+    A teacher may be any network with as many outputs, and where `distill` looks into it, with such modules.
     """
     specs: dict[str, StageSpec] = {}
+    cut: set[str] = set()  # after a shrink, or beside one: of which modules are left nothing is known
     for stage in ordered(stages):
         of = {parent: specs[parent] for parent in stage.parents}
         spec = trained(stage.spec)
         specs[stage.name] = own = spec if spec is not None else of[stage.parents[0]]
+        if KINDS[own.kind].shrinks is not None or cut.intersection(stage.parents):
+            cut.add(stage.name)
         for parent, other in of.items():
             there = f"{other.model.name}, {other.model.classes} classes"
             if parent == stage.teacher and parent != stage.parents[0]:
                 if own.model.classes != other.model.classes:
                     text = f"{parent} has outputs that its own can't learn from: {there}, not {own.model.classes}"
                     problems.add(("stages", stage.number, "teacher"), text)
+                elif stage.name not in cut:
+                    for path, text in _unlike(own, other):
+                        problems.add(stage.place(*path), f"{text} ({parent})")
             elif own.model.network != other.model.network:
                 text = f"its parent {parent} has another: {there}"
                 problems.add(("stages", stage.number, "model"), text)
             elif spec is None and own.data.origin != other.data.origin:
                 text = f"{stage.parents[0]} and {parent} are measured on different data and can't be compared"
                 problems.add(("stages", stage.number, "parents"), text)
+
+
+def _unlike(own: StageSpec, other: StageSpec) -> list[tuple[Path, str]]:
+    """What `distill` compares within networks and a teacher of another sort has not, if nothing was taken out."""
+    try:
+        check_teacher(own, other.model)
+    except SpecError as error:
+        return problems_of(error)
+    return []
 
 
 def _shrinking(stages: Sequence[Stage], problems: Problems) -> None:

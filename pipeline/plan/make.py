@@ -118,14 +118,15 @@ def _probed(stages: Collection[Stage], data: Mapping[Origin, Shards], problems: 
     Stages that ask the same are tried once.
     """
     from dualprune.stages.training.cuts import cuts, fits
-    from dualprune.stages.training.probe import probe
+    from dualprune.stages.training.probe import attends, probe
 
     tried: dict[tuple[Any, ...], list[Problem]] = {}
     for stage in stages:
         spec = dag.trained(stage.spec)
         if spec is None or spec.data.origin not in data:
             continue
-        asked = (spec.model, spec.objective.model_dump_json(), spec.data.origin, spec.data.crop, spec.smoothing)
+        asks = (spec.model, spec.objective.model_dump_json(), spec.data.origin, spec.data.crop, spec.smoothing)
+        asked = (*asks, attends(spec))
         if asked not in tried:
             tried[asked] = []
             try:

@@ -34,7 +34,7 @@ def refusal(layer: nn.Module) -> str | None:
     """Why a layer's weights don't each belong to one input of it, in a few words; None where they do."""
     if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear):
         return "a part of MultiheadAttention, which uses its weight and never calls it"
-    return None if isinstance(layer, (nn.Linear, *CONVOLUTIONS)) else f"a {type(layer).__name__}"
+    return None if isinstance(layer, (nn.Linear, *CONVOLUTIONS)) else f"type {type(layer).__name__}"
 
 
 class Inputs:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.training import StageSpec
+from dualprune.stages.settings.training import Model, StageSpec
 
 if TYPE_CHECKING:
     from dualprune.stages.coupling.cut import Cut
@@ -67,3 +67,15 @@ def check(spec: StageSpec, cut: Callable[[], Cut] | None = None) -> Room:
     if kind.shrinks is not None and cut is not None:
         cut()  # that a network can't be followed is told here
     return room(found, parameters)
+
+
+def check_teacher(spec: StageSpec, teacher: Model) -> None:
+    """Whether what a stage compares within networks is in a teacher too, as both are built. Raises SpecError."""
+    from dualprune.stages.networks.build import sketch
+    from dualprune.stages.networks.inside import THEIRS, places, unlike
+
+    distill = getattr(spec, "distill", None)
+    if distill is None or spec.model.network == teacher.network:
+        return
+    if problems := unlike(places(sketch(spec.model), distill), places(sketch(teacher), distill, THEIRS)):
+        raise SpecError(problems)

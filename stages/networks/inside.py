@@ -16,6 +16,9 @@ LISTS = (nn.ModuleList, nn.Sequential)
 ATTENTION = ("attention", "attn")
 """In the name of a class of attention, in any case."""
 
+THEIRS = "in the teacher "
+"""What problems of its network begin with."""
+
 
 @dataclass(frozen=True)
 class Inside:
@@ -27,17 +30,32 @@ class Inside:
     """Modules whose output, or the first of several, counts."""
 
 
-def places(network: nn.Module, settings: Distill) -> dict[str, Inside]:
-    """Where to look into a network, by the setting that asks for it. Raises SpecError where there is nothing."""
+def places(network: nn.Module, settings: Distill, whose: str = "") -> dict[str, Inside]:
+    """Where to look into a network, by the setting that asks for it. Raises SpecError where there is nothing; `whose`
+    network that is not, problems begin with."""
     found, problems = dict[str, Inside](), list[Problem]()
     for name, compared, where in (("hidden", settings.hidden, hidden), ("attention", settings.attention, attention)):
         if compared is not None:
             try:
                 found[name] = where(network, compared)
             except ValueError as error:
-                problems.append((("distill", name), str(error)))
+                problems.append((("distill", name), f"{whose}{error}"))
     if problems:
         raise SpecError(problems)
+    return found
+
+
+def unlike(here: Mapping[str, Inside], there: Mapping[str, Inside]) -> list[Problem]:
+    """Modules that are looked at in a network and not in its teacher, or the other way round: a setting's first."""
+    found = list[Problem]()
+    for name, ours in here.items():
+        theirs = there[name].gives
+        for path in ours.gives + theirs:
+            if (path in ours.gives) != (path in theirs):
+                where = "here, and in the teacher" if path in ours.gives else "in the teacher, and here"
+                text = f"{path} is {where} it is not, or of another type: networks as deep are needed"
+                found.append((("distill", name), text))
+                break
     return found
 
 

@@ -273,6 +273,13 @@ class Compared(Settings):
     layers: Texts = None
     """Types of modules, by the names of their classes (`BertLayer`), derived ones included."""
 
+    @model_validator(mode="after")
+    def _some(self) -> Compared:
+        for name, given in (("modules", self.modules), ("layers", self.layers)):
+            if given == []:
+                raise ValueError(f"`{name}` is empty, which is not all of them; leave it out, or name some")
+        return self
+
     @property
     def default(self) -> bool:
         """Whether it is left to us which modules these are."""
@@ -285,6 +292,9 @@ def _compared(given: Any) -> Any:
         if not given > 0:
             raise ValueError(f"must be greater than 0, not {given}; leave it out for none")
         return Compared(weight=float(given))
+    if not isinstance(given, dict | Compared | None):
+        text = f"a number above 0 is needed, or {{weight, modules, layers}}, not {repr(given)[:80]}"
+        raise ValueError(f"{text}; put no number in quotes" if isinstance(given, str) else text)
     return given
 
 

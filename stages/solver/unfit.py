@@ -24,7 +24,7 @@ def by_squares(network: nn.Module, names: Iterable[str], parameters: Parameters)
 def _whole(layer: nn.Module) -> str | None:
     """Why a layer can't be pruned as one matrix that its inputs are multiplied by, or None if it can."""
     if isinstance(layer, nn.Conv1d | nn.Conv3d):
-        return f"a {type(layer).__name__}"
+        return f"type {type(layer).__name__}"
     if isinstance(layer, nn.Conv2d):
         if layer.groups != 1:
             return f"a convolution in {layer.groups} groups"

@@ -8,6 +8,7 @@ imports take two seconds), where nothing is computed, and what depends on values
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -41,12 +42,18 @@ def probe(spec: StageSpec, manifest: Mapping[str, Any]) -> None:
     _classes(spec, labels(manifest))
     batch = batch_of(manifest, spec)
     try:
-        _passed(spec.model, objective(spec), batch)
+        _passed(spec.model, objective(spec), batch, attends(spec))
     except SpecError:
         raise
     except Exception as error:
         if not (_device(spec.model) == "meta" and _of_values(error)):
             raise _refused(spec, batch, pictures(manifest, spec.data), error) from error
+
+
+def attends(spec: StageSpec) -> bool:
+    """Whether a stage compares attention's maps, which its network has to have then."""
+    distill = getattr(spec, "distill", None)
+    return distill is not None and distill.maps is not None
 
 
 def _classes(spec: StageSpec, there: int | None) -> None:
@@ -78,8 +85,12 @@ def _refused(spec: StageSpec, batch: Batch, shown: Collection[str], error: Excep
     return SpecError([(("model",), text)])
 
 
-def _passed(model: Model, wanted: Objective, batch: Batch) -> None:
-    """Run the network on a batch, and compute all that the objective adds up. Raises what they raise."""
+def _passed(model: Model, wanted: Objective, batch: Batch, maps: bool) -> None:
+    """Run the network on a batch, and compute all that the objective adds up. Raises what they raise, and SpecError
+    where attention's `maps` are wanted and there are none."""
+    from dualprune.stages.training.teacher import MAPS, NO_MAPS, Attending
+
+    shown: list[Tensor] = []
     device = _device(model)
     network = own_sketch(model).eval()
     with torch.no_grad(), torch.device(device):
@@ -89,7 +100,10 @@ def _passed(model: Model, wanted: Objective, batch: Batch) -> None:
         def call(*given: Any, **named: Any) -> Any:
             return functional_call(network, tensors, given, named)
 
-        outputs = wanted.call(call, here)
+        with Attending(shown.append) if maps else nullcontext():
+            outputs = wanted.call(call, here)
+        if maps and not shown:
+            raise SpecError([(("distill", MAPS), f"{model.name} {NO_MAPS}")])
         for one in sums(wanted, outputs, here):
             found = one.value
             if not isinstance(found, Tensor):

@@ -17,7 +17,7 @@ Differences are summed over modules (maps: calls), times their weights, and adde
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from dualprune.stages.data.read.reading import Reader
-from dualprune.stages.networks.inside import places
+from dualprune.stages.networks.inside import THEIRS, places, unlike
 from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.objectives.fields import spread
 from dualprune.stages.settings.base import Problem, SpecError
@@ -36,6 +36,8 @@ from dualprune.stages.settings.training import Distill
 
 MAPS = "maps"
 """What maps go by, beside `hidden` and `attention`; their place has no name."""
+NO_MAPS = "calls no `scaled_dot_product_attention` of torch, or hides it (MultiheadAttention does); use `attention`"
+"""Of what has none."""
 Place = tuple[str, str]
 """A setting of `distill`, and what is compared for it."""
 Seen = dict[Place, list[Tensor]]
@@ -47,10 +49,12 @@ SAMPLES = 3
 class Watch:
     """What is within a network when it is called. Its hooks do nothing but while somebody looks."""
 
-    def __init__(self, network: nn.Module, settings: Distill) -> None:
+    def __init__(self, network: nn.Module, settings: Distill, whose: str = "") -> None:
         self.seen: Seen | None = None
+        self.versions: dict[Place, list[int]] = {}
+        """How often each of what is seen had been changed in place by then."""
         self.inside, self.maps = settings.inside, settings.maps is not None
-        self.places = places(network, settings)
+        self.places = places(network, settings, whose)
         for name, at in self.places.items():
             for path in at.given:
                 hook = self._given((name, f"the input of {path}"))
@@ -59,20 +63,39 @@ class Watch:
                 network.get_submodule(path).register_forward_hook(self._gives((name, path)))
 
     def _given(self, place: Place) -> Callable[..., None]:
-        return lambda _, args, named: self.note(place, args[0] if args else next(iter(named.values())))
+        return lambda _, args, named: self.note(place, args or named)
 
     def _gives(self, place: Place) -> Callable[..., None]:
-        return lambda _, __, output: self.note(place, output if isinstance(output, Tensor) else output[0])
+        return lambda _, __, output: self.note(place, output)
 
-    def note(self, place: Place, value: Tensor) -> None:
-        """Remember what there was, if anybody looks."""
-        if self.seen is not None:
-            self.seen.setdefault(place, []).append(value)
+    def note(self, place: Place, found: Any) -> None:
+        """Remember a tensor, or the first of several, if anybody looks. Raises SpecError for anything else."""
+        if self.seen is None:
+            return
+        while isinstance(found, Mapping | tuple | list) and found:
+            found = next(iter(found.values() if isinstance(found, Mapping) else found))
+        if not isinstance(found, Tensor):
+            name, path = place
+            text = f"{path} is no tensor, nor several, but a {type(found).__name__}; leave it out by patterns"
+            raise SpecError([(("distill", name), text)])
+        self.seen.setdefault(place, []).append(found)
+        self.versions.setdefault(place, []).append(found._version)
+
+    def changed(self, seen: Seen) -> list[Problem]:
+        """What was changed in place after it was seen, by the setting that it is for."""
+        return [
+            (
+                ("distill", name),
+                f"what {path} gives is changed in place behind it; name the module that does so instead",
+            )
+            for (name, path), values in seen.items()
+            if [value._version for value in values] != self.versions[name, path]
+        ]
 
     @contextmanager
     def looking(self) -> Iterator[Seen]:
         """Have what is seen of calls within this."""
-        self.seen = seen = Seen()
+        self.seen, self.versions = (seen := Seen()), {}
         fast = torch.backends.mha.get_fastpath_enabled()
         with ExitStack() as stack:
             stack.callback(setattr, self, "seen", None)
@@ -80,21 +103,21 @@ class Watch:
                 stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
                 torch.backends.mha.set_fastpath_enabled(False)
             if self.maps:
-                stack.enter_context(_Attending(self))
+                stack.enter_context(Attending(lambda found: self.note((MAPS, ""), found)))
             yield seen
 
 
-class _Attending(TorchFunctionMode):
+class Attending(TorchFunctionMode):
     """Shows the probabilities of scaled dot product attention."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, show: Callable[[Tensor], None]) -> None:
         super().__init__()
-        self._watch = watch
+        self._show = show
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function is F.scaled_dot_product_attention:
-            self._watch.note((MAPS, ""), probabilities(*args, **kwargs))
+            self._show(probabilities(*args, **kwargs))
         return function(*args, **kwargs)
 
 
@@ -129,23 +152,15 @@ class Teacher:
 
     def __init__(self, network: nn.Module, settings: Distill, objective: Objective, bf16: bool) -> None:
         self._network, self._settings, self._objective, self._bf16 = network, settings, objective, bf16
-        self._watch = Watch(network, settings)
+        self._watch = Watch(network, settings, THEIRS)
         self._student: tuple[nn.Module, Watch] | None = None
         self._seen: Seen = {}
 
     def teaches(self, student: nn.Module) -> None:
         """Say which network learns. Raises SpecError where it has not the modules that are compared."""
-        watch, problems = Watch(student, self._settings), list[Problem]()
+        watch = Watch(student, self._settings)
         self._student = student, watch
-        for name, ours in watch.places.items():
-            theirs = self._watch.places[name].gives
-            for path in ours.gives + theirs:
-                if (path in ours.gives) != (path in theirs):
-                    where = "here, and in the teacher" if path in ours.gives else "in the teacher, and here"
-                    text = f"{path} is {where} it is not, or of another type: networks as deep are needed"
-                    problems.append((("distill", name), text))
-                    break
-        if problems:
+        if problems := unlike(watch.places, self._watch.places):
             raise SpecError(problems)
 
     @contextmanager
@@ -184,12 +199,11 @@ class Teacher:
         _, theirs = self._answer(batch)
         self._student[0].train(training)
         ours, self._seen = self._seen, {}
-        problems: list[Problem] = []
+        problems = self._student[1].changed(ours)[:1]
         for name, text in _unlike(ours, theirs, len(next(iter(batch.values())))):
             problems.append((("distill", name), text))
         if self._watch.maps and not any(name == MAPS for name, _ in theirs):
-            text = "the teacher calls no `scaled_dot_product_attention` of torch, or hides it (MultiheadAttention does)"
-            problems.append((("distill", MAPS), f"{text}; use `attention`"))
+            problems.append((("distill", MAPS), f"the teacher {NO_MAPS}"))
         if problems:
             raise SpecError(problems)
 

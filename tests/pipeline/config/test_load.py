@@ -233,6 +233,15 @@ GRAPH = {
     "name no file's": Bad("name: other", "name: a/b", "a/b", "stages[3].name", "not 'a/b'"),
     "run's name no file's": Bad("name: tiny", "name: ../tiny", "../tiny", "name", "not '../tiny'"),
     "no name": Bad("name: other", "seed: 1", "the fourth", "stages[3].name", "not None"),
+    "a teacher without such modules": Bad(
+        "  - name: half\n    kind: prune\n    parent: dense\n",
+        "  - name: big\n    kind: train\n    model: {name: resnet20}\n    train: {epochs: 1, lr: 1e-3}\n"
+        "  - name: half\n    kind: prune\n    parent: dense\n    distill: {weight: 0.5, hidden: {modules: '8'}}\n"
+        "    teacher: big\n",
+        "hidden: {modules",
+        "stages[2].distill.hidden",
+        "in the teacher no module is called '8'",
+    ),
     "a teacher of other classes": Bad(
         "  - name: half\n    kind: prune\n    parent: dense\n",
         "  - name: big\n    kind: train\n    model: {name: lenet5, classes: 7}\n    train: {epochs: 1, lr: 1e-3}\n"

@@ -89,8 +89,8 @@ def test_tensors_that_have_no_input_for_each_entry_are_refused_by_a_plan(monkeyp
     assert {place for place, _ in caught.value.problems} == {("admm", "weigh")}
     said = [text.partition(":")[0] for _, text in caught.value.problems]
     assert said == [
-        "embedding.weight is of a Embedding",
-        "attention.in_proj_weight is of a MultiheadAttention",
+        "embedding.weight is of type Embedding",
+        "attention.in_proj_weight is of type MultiheadAttention",
         "attention.out_proj.weight is of a part of MultiheadAttention, which uses its weight and never calls it",
     ]
     check(parse(spec | {"constraints": [constraint | {"tensors": "middle.weight"}]}))

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from dualprune.stages.settings.base import Settings
-from dualprune.stages.settings.training import Admm, Model, Optimizer, Training
+from dualprune.stages.settings.training import Admm, Distill, Model, Optimizer, Training
 
 
 @pytest.mark.parametrize("kind", [Training, Admm])
@@ -68,3 +68,17 @@ def test_one_setting_says_what_rho_is(given: dict[str, Any]) -> None:
 def test_radii_and_decays_that_say_nothing_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Training.model_validate({"epochs": 1, "lr": 0.1} | given)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (True, "hidden\n.*a number above 0 is needed, or {weight, modules, layers}, not True"),
+        ("1", "not '1'; put no number in quotes"),
+        ({"modules": []}, "`modules` is empty, which is not all of them"),
+        ({"layers": []}, "`layers` is empty, which is not all of them"),
+    ],
+)
+def test_what_is_no_place_in_a_network_is_refused(given: Any, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Distill.model_validate({"weight": 0.5, "hidden": given})

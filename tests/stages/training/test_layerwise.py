@@ -212,8 +212,8 @@ class Odd(nn.Module):
     ("tensors", "words"),
     [
         ("deep.weight", "constraints: deep.weight is of a convolution in 4 groups: only linear layers and convol"),
-        ("up.weight", "constraints: up.weight is of a ConvTranspose2d: only"),
-        ("attention.in_proj_weight", "constraints: attention.in_proj_weight is of a MultiheadAttention: only"),
+        ("up.weight", "constraints: up.weight is of type ConvTranspose2d: only"),
+        ("attention.in_proj_weight", "constraints: attention.in_proj_weight is of type MultiheadAttention: only"),
         ("attention.out_proj.weight", "constraints: .* a part of MultiheadAttention, which uses its weight and nev"),
         ("first.weight", "constraints: first.weight is of first.weight and again.weight together: only"),
     ],

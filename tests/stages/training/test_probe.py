@@ -274,3 +274,11 @@ def test_what_depends_on_values_is_let_pass_in_large_networks(stage: Stage, monk
 
     monkeypatch.setitem(MODELS, "large", lambda classes: Large())
     probe(stage("large", 1, "regress"), TABLE)
+
+
+def test_maps_of_what_has_no_attention_are_refused() -> None:
+    held = {"constraints": [{"set": "cardinality", "tensors": "*", "rate": 2}], "distill": {"weight": 0.5, "maps": 1}}
+    rest = {"kind": "prune", "admm": None, "retrain": {"epochs": 1, "lr": 0.1}}
+    spec = parse({"model": {"name": "digits_cnn"}, "data": {"shards": "x"}} | held | rest)
+    with pytest.raises(SpecError, match=r"^distill\.maps: digits_cnn calls no `scaled_dot_product_attention`"):
+        probe(spec, PICTURES)

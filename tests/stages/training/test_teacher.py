@@ -19,7 +19,7 @@ from dualprune.stages.kinds.table import parse
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.training import Distill
+from dualprune.stages.settings.training import Compared, Distill
 from dualprune.stages.training.stage import run_stage
 from dualprune.stages.training.teacher import Teacher, Watch, probabilities
 from tests.ranks import on_ranks
@@ -110,6 +110,9 @@ NETWORKS = {
     "deep": lambda classes: Encoder(classes, 3),
     "wide": lambda classes: nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, classes)),
     "narrow": lambda classes: nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, classes)),
+    "overwritten": lambda classes: nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 8), nn.ReLU(inplace=True), nn.Linear(8, classes)
+    ),
     "hidden": Hidden,
     "turned": Turned,
 }
@@ -281,6 +284,34 @@ def test_networks_of_libraries_are_looked_into(name: str) -> None:
         torch.testing.assert_close(ours.transpose(1, 2)[known], theirs.transpose(1, 2)[known])
 
 
+class Talks(nn.Module):
+    """Gives what it is made with, whatever it is called with."""
+
+    def __init__(self, given: object) -> None:
+        super().__init__()
+        self.given = given
+
+    def forward(self, x: Tensor) -> object:
+        return self.given
+
+
+@pytest.mark.parametrize("given", [{"a": (torch.ones(2, 3), None)}, [torch.ones(2, 3)]])
+def test_the_first_of_several_tensors_counts(given: object) -> None:
+    network = nn.ModuleDict({"talks": Talks(given)})
+    watch = Watch(network, Distill(weight=0.5, hidden=Compared(modules="talks")))
+    with watch.looking() as seen:
+        network["talks"](torch.ones(2, 3))
+    assert [one.shape for one in seen["hidden", "talks"]] == [(2, 3)]
+
+
+@pytest.mark.parametrize("given", [None, {}, (None, 1), "text"])
+def test_what_is_no_tensor_is_named(given: object) -> None:
+    network = nn.ModuleDict({"talks": Talks(given)})
+    watch = Watch(network, Distill(weight=0.5, hidden=Compared(modules="talks")))
+    with watch.looking(), pytest.raises(SpecError, match="talks is no tensor, nor several, but a"):
+        network["talks"](torch.ones(2, 3))
+
+
 def test_nothing_is_kept_of_other_calls() -> None:
     """Such as those of an evaluation; and what was looked at is forgotten."""
     batch = {"image": torch.randn(2, 1, 8, 8)}
@@ -443,6 +474,12 @@ OTHERS = [
         {"hidden": 1},
         r"hidden: the input of layers\.0 is \[8, 3, 16\] for 3 samples; its first axis",
     ),
+    (
+        "overwritten",
+        "overwritten",
+        {"hidden": {"layers": "Linear"}},
+        r"hidden: what 1 gives is changed in place behind it; name the module that does so",
+    ),
     ("hidden", "hidden", {"maps": 1}, r"maps: the teacher calls no `scaled_dot_product_attention`"),
 ]
 
@@ -454,7 +491,11 @@ def test_a_teacher_that_does_not_match_is_refused(
     """With the name of the layer, before anything is trained."""
     made(stage(DENSE | {"train": {"epochs": 0, "lr": 0.01}}, "dense", model=model))
     made(stage(DENSE | {"train": {"epochs": 0, "lr": 0.01}}, "teacher", model=teacher))
-    held = {"set": "cardinality", "tensors": "1.weight" if model == "wide" else "head.weight", "rate": 2}
+    held = {
+        "set": "cardinality",
+        "tensors": "1.weight" if model in ("wide", "overwritten") else "head.weight",
+        "rate": 2,
+    }
     task = stage(spec(**inside) | {"constraints": [held]}, "after", "dense", model=model)
     task = task.model_copy(update={"teacher": Parent(name="teacher", key="teacher")})
     with pytest.raises(SpecError, match=f"^distill.{words}"):
