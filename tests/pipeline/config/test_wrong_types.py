@@ -87,8 +87,8 @@ stages:
     retrain: {epochs: 1, lr: 0.1}
     regrow: true
     duals: carry
-    distill: {weight: 0.5, temperature: 3, hidden: 0.1, maps: 1,
-              attention: {weight: 2, modules: ["*.attn"], layers: [A]}}
+    distill: {weight: 0.5, temperature: 3, maps: 1, hidden: {weight: 2, modules: ["*"], layers: [Linear]},
+              attention: {layers: [Linear]}}
   - name: blocks
     kind: prune
     parent: dense
@@ -271,9 +271,9 @@ def told(raw: dict[str, Any], lines: dict[Place, int]) -> list[str]:
     return found
 
 
-OTHERS: Mapping[str | int, type] = {"weights": str, "tensors": str, "layers": str, "modules": str, "hidden": dict}
-"""What may stand in other places as well: a text for several, or for {file, skip}, and a mapping for its weight.
-Elsewhere it is a number, for a ladder's targets, {min, max} or {weight, ...}."""
+OTHERS: Mapping[str | int, type] = {"weights": str, "tensors": str, "layers": str, "modules": str}
+"""What may stand in other places as well: a text for several, or for {file, skip}. Elsewhere it is a number, for a
+ladder's targets, {min, max} or {weight, ...}."""
 
 
 def sort(value: Any) -> type:
@@ -295,7 +295,7 @@ def test_every_place_takes_or_refuses_everything(file: str) -> None:
             if before is None or other is None or sort(other) is sort(before):
                 continue  # such a value may be taken, and others may depend on it
             if not found:
-                assert isinstance(before, list | dict) or at[-1] in OTHERS, (at, kind)
+                assert isinstance(before, list | dict), (at, kind)
                 assert sort(other) is OTHERS.get(at[-1], float), (at, kind)
             else:
                 assert any(problem.partition(": ")[2].startswith(heads) for problem in found), (at, kind, found[:3])

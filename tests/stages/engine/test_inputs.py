@@ -94,7 +94,7 @@ def test_layers_that_have_no_input_for_each_weight() -> None:
     attention = nn.MultiheadAttention(4, 2)
     assert "never calls it" in str(refusal(attention.out_proj))
     for layer in (attention, nn.Embedding(3, 4), nn.ConvTranspose2d(3, 4, 3), nn.LSTM(3, 4), nn.Bilinear(2, 3, 4)):
-        assert refusal(layer) == f"a {type(layer).__name__}"
+        assert refusal(layer) == f"type {type(layer).__name__}"
 
 
 def test_a_layer_that_was_never_called_is_told(one_rank: None) -> None:

@@ -285,8 +285,8 @@ def test_what_is_wrong_has_its_place(
     stage: MakeTask, monkeypatch: pytest.MonkeyPatch, constraints: Any, place: str, words: str
 ) -> None:
     """In plans and in the stage."""
-    monkeypatch.setitem(MODELS, "odd", Odd)
-    task = stage(trp(constraints=constraints), model="odd")
+    monkeypatch.setitem(MODELS, "odd_ranks", Odd)
+    task = stage(trp(constraints=constraints), model="odd_ranks")
     with pytest.raises(SpecError) as caught:
         run(task)
     assert str(caught.value).startswith(f"{place}: {words}")

@@ -143,9 +143,9 @@ class Odd(nn.Module):
 
 
 def test_a_layer_that_no_sample_comes_to_is_told(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS, "odd", Odd)
-    made(make_task(DENSE, "dense", model="odd"))
-    task = make_task(prune(admm=ADMM | {"weigh": "activation"}), "pruned", "dense", model="odd")
+    monkeypatch.setitem(MODELS, "odd_inputs", Odd)
+    made(make_task(DENSE, "dense", model="odd_inputs"))
+    task = make_task(prune(admm=ADMM | {"weigh": "activation"}), "pruned", "dense", model="odd_inputs")
     with pytest.raises(NeverCalled, match=r"first.weight: its layer was never called in training"):
         run_stage(task, quiet)
 
