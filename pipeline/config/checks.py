@@ -19,8 +19,9 @@ from dualprune.pipeline.dag import trained
 from dualprune.stages.kinds.constrained import check, check_teacher
 from dualprune.stages.kinds.table import KINDS
 from dualprune.stages.settings.base import SpecError
+from dualprune.stages.settings.distill import COMPILED
 from dualprune.stages.settings.sets import Pattern
-from dualprune.stages.settings.training import COMPILED, Model, StageSpec
+from dualprune.stages.settings.training import Model, StageSpec
 
 if TYPE_CHECKING:
     from dualprune.stages.solver.bounds import Room

@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from dualprune.stages.settings.base import SpecError
+from dualprune.stages.settings.distill import Distill
 from dualprune.stages.settings.sets import Pattern
-from dualprune.stages.settings.training import Distill, Epochs, StageSpec
+from dualprune.stages.settings.training import Epochs, StageSpec
 
 
 class Budgeted(StageSpec):

@@ -13,8 +13,9 @@ from pydantic import Field, model_validator
 
 from dualprune.stages.kinds.base import Kind, Phase, State, Stopped, plain
 from dualprune.stages.settings.base import Problem
+from dualprune.stages.settings.distill import Distill
 from dualprune.stages.settings.sets import Cardinality, Grouped, LowRank, Support
-from dualprune.stages.settings.training import Distill, StageSpec, Training
+from dualprune.stages.settings.training import StageSpec, Training
 
 if TYPE_CHECKING:
     from dualprune.stages.networks.parameters import Parameters

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from dualprune.stages.kinds.base import Kind, Phase, Row, State, due, learning_rate
+from dualprune.stages.settings.distill import Distill
 from dualprune.stages.settings.sets import Pattern, every
-from dualprune.stages.settings.training import Distill, Epochs, StageSpec
+from dualprune.stages.settings.training import Epochs, StageSpec
 
 if TYPE_CHECKING:
     from dualprune.stages.solver.gating import Gates

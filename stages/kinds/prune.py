@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 
 from dualprune.stages.kinds import proximal, schedules
 from dualprune.stages.kinds.base import Kind, Phase, Row, plain
+from dualprune.stages.settings.distill import Distill
 from dualprune.stages.settings.sets import Support
-from dualprune.stages.settings.training import Admm, Distill, StageSpec, Training
+from dualprune.stages.settings.training import Admm, StageSpec, Training
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,8 +13,9 @@ from pydantic import Field, model_validator
 from dualprune.stages.kinds import proximal, schedules
 from dualprune.stages.kinds.base import Kind, Phase, Row, plain
 from dualprune.stages.settings.base import Problem, Settings
+from dualprune.stages.settings.distill import Distill
 from dualprune.stages.settings.sets import AnySet
-from dualprune.stages.settings.training import Admm, Distill, Epochs, Rate, StageSpec, Training
+from dualprune.stages.settings.training import Admm, Epochs, Rate, StageSpec, Training
 
 if TYPE_CHECKING:
     from dualprune.stages.networks.parameters import Parameters

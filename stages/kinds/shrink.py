@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 
 from dualprune.stages.kinds.base import Kind, Phase, plain
 from dualprune.stages.settings.base import Settings
+from dualprune.stages.settings.distill import Distill
 from dualprune.stages.settings.sets import Head, Structured
-from dualprune.stages.settings.training import Distill, StageSpec, Training
+from dualprune.stages.settings.training import StageSpec, Training
 
 if TYPE_CHECKING:
     from torch import nn

@@ -27,8 +27,9 @@ from pydantic import Field
 
 from dualprune.stages.kinds.base import Kind, Phase, Row, State
 from dualprune.stages.settings.base import SpecError
+from dualprune.stages.settings.distill import Distill
 from dualprune.stages.settings.sets import LowRank, Pattern
-from dualprune.stages.settings.training import Distill, Epochs, StageSpec
+from dualprune.stages.settings.training import Epochs, StageSpec
 
 if TYPE_CHECKING:
     from torch import nn

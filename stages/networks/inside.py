@@ -10,7 +10,8 @@ from torch import nn
 
 from dualprune.stages.networks.edits import Passed
 from dualprune.stages.settings.base import Problem, SpecError
-from dualprune.stages.settings.training import Compared, Distill
+from dualprune.stages.settings.distill import Compared, Distill
+from dualprune.stages.settings.patterns import excluded, included, listed
 
 LISTS = (nn.ModuleList, nn.Sequential)
 ATTENTION = ("attention", "attn")
@@ -83,15 +84,14 @@ def attention(network: nn.Module, settings: Compared) -> Inside:
 def _matching(network: nn.Module, settings: Compared) -> tuple[str, ...]:
     """Modules that settings name. Raises ValueError for a pattern or type that there is none of."""
     every = {path: module for path, module in network.named_modules() if path}
-    types, patterns = _listed(settings.layers), _listed(settings.modules) or ["*"]
+    types, patterns = listed(settings.layers), listed(settings.modules) or ["*"]
     for one in types:
         if not any(one in _types(module) for module in every.values()):
             raise ValueError(f"no module is a {one!r}; there are {', '.join(_kinds(every))}")
     for one in patterns:
         if not any(fnmatchcase(path, one.removeprefix("!")) for path in every):
             raise ValueError(f"no module is called {one!r}; there are {', '.join(_few(every))}")
-    wanted = [one for one in patterns if not one.startswith("!")]
-    without = [one[1:] for one in patterns if one.startswith("!")]
+    wanted, without = included(patterns), excluded(patterns)
     found = tuple(
         path
         for path, module in every.items()
@@ -102,10 +102,6 @@ def _matching(network: nn.Module, settings: Compared) -> tuple[str, ...]:
     if not found:
         raise ValueError("no module is of these names and types")
     return found
-
-
-def _listed(given: str | list[str] | None) -> list[str]:
-    return [given] if isinstance(given, str) else given or []
 
 
 def _types(module: nn.Module) -> set[str]:

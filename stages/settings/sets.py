@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from dualprune.stages.settings.base import Settings, Texts
+from dualprune.stages.settings.patterns import excluded, included, listed
 
 
 class Sized(Protocol):
@@ -71,24 +72,22 @@ class Pattern(Settings):
     @property
     def patterns(self) -> list[str]:
         """All of `tensors`, in their order."""
-        if isinstance(self.tensors, list):
-            return self.tensors
-        return ["*" if self.tensors is None else self.tensors]
+        return ["*"] if self.tensors is None else listed(self.tensors)
 
     @property
     def included(self) -> list[str]:
         """Patterns of what it is for."""
-        return [pattern for pattern in self.patterns if not pattern.startswith("!")]
+        return included(self.patterns)
 
     @property
     def excluded(self) -> list[str]:
         """Patterns of what is left out of that."""
-        return [pattern[1:] for pattern in self.patterns if pattern.startswith("!")]
+        return excluded(self.patterns)
 
     @property
     def types(self) -> list[str]:
         """The types of layers that it is for; none for all."""
-        return [self.layers] if isinstance(self.layers, str) else self.layers or []
+        return listed(self.layers)
 
 
 class Cardinality(Pattern, Amount):

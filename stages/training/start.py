@@ -33,7 +33,8 @@ from dualprune.stages.networks.structure import Structure, load
 from dualprune.stages.objectives.base import Objective
 from dualprune.stages.objectives.table import objective
 from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.training import COMPILED, StageSpec
+from dualprune.stages.settings.distill import COMPILED
+from dualprune.stages.settings.training import StageSpec
 from dualprune.stages.solver.targets import Targets, ranked
 from dualprune.stages.training.probe import batch_of
 from dualprune.stages.training.run import Log, Run, Stopping

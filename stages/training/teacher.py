@@ -32,7 +32,7 @@ from dualprune.stages.networks.inside import THEIRS, places, unlike
 from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.objectives.fields import spread
 from dualprune.stages.settings.base import Problem, SpecError
-from dualprune.stages.settings.training import Distill
+from dualprune.stages.settings.distill import Distill
 
 MAPS = "maps"
 """What maps go by, beside `hidden` and `attention`; their place has no name."""

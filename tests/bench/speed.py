@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision import models
 from transformers import BertConfig, BertForSequenceClassification
 
-from dualprune.stages.coupling.cut import cut, macs
+from dualprune.stages.coupling.cut import Cut, cut, macs
 from dualprune.stages.export.backends import BACKENDS
 from dualprune.stages.export.inputs import noise
 from dualprune.stages.export.reasons import lanes
@@ -42,7 +42,11 @@ def halved(network: nn.Module) -> nn.Module:
     """A network cut to half its MACs: the same share of all channels that can go, in widths that vectors take."""
     found = cut(network, [torch.zeros(2, *PICTURES)], {})
     wanted = Structured(set="filter", tensors="*", coupled=True, macs=0.5, multiple=lanes(torch.device("cpu")))
-    shares = coupled.shares(wanted, found, parameters(network))
+    return left(network, found, coupled.shares(wanted, found, parameters(network)))
+
+
+def left(network: nn.Module, found: Cut, shares: Sequence[coupled.Share]) -> nn.Module:
+    """What is left of a network when the weakest units of its spaces have gone."""
     units = coupled.stays(shares, lambda name: network.get_parameter(name))
     structure = Structure(edits=list(found.edits(units)))
     return load(network, structure, structure.carry(network.state_dict())).eval()
@@ -90,9 +94,7 @@ def encoder() -> list[Subject]:
         Structured(set="row", tensors="*intermediate*", coupled=True, keep=FIFTH, multiple=lanes(torch.device("cpu"))),
     )
     shares = [share for one in wanted for share in coupled.shares(one, found, parameters(fifth))]
-    units = coupled.stays(shares, lambda name: fifth.get_parameter(name))
-    structure = Structure(edits=list(found.edits(units)))
-    small = load(fifth, structure, structure.carry(fifth.state_dict())).eval()
+    small = left(fifth, found, shares)
     return [seeded(dense, (tokens,), "MiniLM", None), seeded(small, (tokens,), "MiniLM, a fifth", "MiniLM")]
 
 

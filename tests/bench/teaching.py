@@ -20,7 +20,7 @@ from dualprune.stages.engine.ranks import join
 from dualprune.stages.kinds.table import parse
 from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.objectives.tokens import tokens
-from dualprune.stages.settings.training import Distill
+from dualprune.stages.settings.distill import Distill
 from dualprune.stages.training.teacher import Teacher
 from tests.bench.common import Row, interleaved, options, ratios, report
 

@@ -13,7 +13,7 @@ from torch import nn
 from dualprune.stages.networks.edits import EDITS, Remove
 from dualprune.stages.networks.inside import Inside, attention, hidden, places
 from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.training import Compared, Distill
+from dualprune.stages.settings.distill import Compared, Distill
 
 FOUND = {
     "bert": ("bert.encoder.layer.{}", "attention"),

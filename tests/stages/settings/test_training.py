@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from dualprune.stages.settings.base import Settings
-from dualprune.stages.settings.training import Admm, Distill, Model, Optimizer, Training
+from dualprune.stages.settings.distill import Distill
+from dualprune.stages.settings.training import Admm, Model, Optimizer, Training
 
 
 @pytest.mark.parametrize("kind", [Training, Admm])

@@ -19,7 +19,7 @@ from dualprune.stages.kinds.table import parse
 from dualprune.stages.networks.builtin import MODELS
 from dualprune.stages.objectives.base import Batch, Objective
 from dualprune.stages.settings.base import SpecError
-from dualprune.stages.settings.training import Compared, Distill
+from dualprune.stages.settings.distill import Compared, Distill
 from dualprune.stages.training.stage import run_stage
 from dualprune.stages.training.teacher import Teacher, Watch, probabilities
 from tests.ranks import on_ranks
