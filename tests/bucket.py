@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import fsspec
@@ -83,6 +84,10 @@ class Bucket(fsspec.AbstractFileSystem):  # type: ignore[misc]
                 folder, path = posixpath.dirname(path), posixpath.basename(path)
                 self.folders.setdefault(folder, {})[path] = None
                 path = folder
+
+    def put_file(self, lpath: str, rpath: str, **_: Any) -> None:
+        """Put a local file."""
+        self.pipe_file(rpath, Path(lpath).read_bytes())
 
     def cp_file(self, path1: str, path2: str, **_: Any) -> None:
         """Copy a file."""

@@ -10,24 +10,25 @@ kept, so that there is always a whole one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from dualprune.stages.artefacts import parts
-from dualprune.stages.artefacts.packed import Packed, unpacked
+from dualprune.stages.artefacts.packed import Pieces, header, place, unpacked
 from dualprune.stages.engine import zero
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.files.folder import Folder
 from dualprune.stages.kinds.base import State
 
 KEPT = 2
-T = TypeVar("T")
+BESIDE = 48 << 20
+"""Bytes that may wait to be written, beside as many as the network has: 64 MB with what making a tensor takes."""
 FORMAT = 3
 """Of a checkpoint; those from before formats had numbers are of format 1. Up to format 2 all of ADMM's state was in
 fp32, and masks, which were called `hold`, had the numbers of clusters while values were tied."""
@@ -71,21 +72,27 @@ class Checkpoints:
         self._error: BaseException | None = None
 
     def save(self, engine: Engine, progress: Progress) -> None:
-        """Gather the state (on all ranks together), and write this rank's part of it in the background."""
+        """Gather the state (on all ranks together), and write this rank's part of it in the background.
+
+        Returns when no more of it waits to be written than the network is large, and BESIDE.
+        """
         self.finish()  # each rank's last part is written, so what is older may go
-        packed = Packed([*self._own(_entries(engine)), *((n, t.shape, t.dtype) for n, t in _buffers(engine))])
-        for name, value in self._own(_state(engine)):
-            packed.put(name, value)
-        for name, value in _buffers(engine):
-            packed.put(name, value)
+        entries = sorted(_entries(engine), key=lambda one: place(one.name, one.kind))
+        mine = {one.name for number, one in enumerate(entries) if one.own or number % self.world == self.rank}
+        top, length = header((one.name, one.shape, one.kind) for one in entries if one.name in mine)
+        pieces = Pieces(length, BESIDE + sum(4 * engine.shape(name).numel() for name in engine.parameters))
         facts = {"format": FORMAT, **asdict(progress), "inner_steps": engine.inner_steps()}
         facts["loss"] = float(progress.loss)
-        self._writer = threading.Thread(target=self._write, args=(packed.data, facts), name="checkpoint")
+        self._writer = threading.Thread(target=self._write, args=(pieces, facts), name="checkpoint")
         self._writer.start()
-
-    def _own(self, every: Iterable[T]) -> Iterator[T]:
-        """What is this rank's of all that is saved; all ranks take part in making all of it."""
-        return (one for number, one in enumerate(every) if number % self.world == self.rank)
+        try:
+            pieces.put(torch.frombuffer(bytearray(top), dtype=torch.uint8))
+            for one in entries:
+                value = one.value()
+                if one.name in mine:
+                    pieces.put(value)
+        finally:
+            pieces.end()
 
     def wait(self) -> None:
         """Return when the last checkpoint is written. Raises what its writing raised."""
@@ -134,7 +141,7 @@ class Checkpoints:
             engine.put(name, value)
         tied = bool(facts["state"].get("tied"))
         numbered = tied and found[0].get("format", 1) < FORMAT
-        missing = {name for name, *_ in _entries(engine)}
+        missing = {one.name for one in _entries(engine) if not one.own}
         # U is told by the target, which is to be there before it.
         for late in (False, True):
             for stem in stems:
@@ -170,17 +177,17 @@ class Checkpoints:
             raise OtherVersion(f"{self.folder.url}/{step} was written by another version of dualprune ({what}): {ways}")
         return facts
 
-    def _write(self, data: bytearray, facts: dict[str, Any]) -> None:
+    def _write(self, pieces: Pieces, facts: dict[str, Any]) -> None:
         try:
             step = f"step-{facts['steps']:08d}"
-            stem = parts.stem(step, self.rank, self.world)
-            self.folder.write(f"{stem}.safetensors", data)
-            self.folder.write_json(f"{stem}.json", {"sha256": parts.digest(data, facts), "progress": facts})
+            parts.write(self.folder, parts.stem(step, self.rank, self.world), pieces, facts)
             if self.rank == 0:
                 for old in [s for s in parts.steps(self.folder) if s < step][: -(KEPT - 1)]:
                     self.folder.remove(old)
         except BaseException as error:  # noqa: BLE001 - raised again by wait(), in the training thread
             self._error = error
+        finally:
+            pieces.drop()
 
 
 def _from_first(facts: dict[str, Any]) -> dict[str, Any]:
@@ -218,14 +225,31 @@ def _put(engine: Engine, name: str, value: Tensor, tied: bool) -> set[str]:
     return {name}
 
 
-def _entries(engine: Engine) -> Iterator[tuple[str, torch.Size, torch.dtype]]:
-    """Name, shape and type of all that is saved but what is a rank's own, in the order of `_state`."""
+class Entry(NamedTuple):
+    """A tensor that is saved."""
+
+    name: str
+    shape: torch.Size
+    kind: torch.dtype
+    value: Callable[[], Tensor]
+    """Makes all of it, on all ranks together, to be copied at once."""
+    own: bool = False
+    """Whether each rank has one of its own."""
+
+
+def _entries(engine: Engine) -> Iterator[Entry]:
+    """All that is saved."""
     for name in engine.parameters:
-        yield f"network/{name}", engine.shape(name), torch.float32
+        yield Entry(f"network/{name}", engine.shape(name), torch.float32, partial(engine.seen, name))
     for name, parameter in engine.untrained.items():
-        yield f"network/{name}", zero.shape(parameter), parameter.dtype
+        yield Entry(f"network/{name}", zero.shape(parameter), parameter.dtype, partial(zero.whole, parameter))
     for key, name in _states(engine):
-        yield f"{key}/{name}", engine.shape(name), torch.uint8 if key == "marks" else torch.float32
+        kind = torch.uint8 if key == "marks" else torch.float32
+        # What is not kept beside the target has to be made of it.
+        make = engine.get if key == "dual" else engine.seen
+        yield Entry(f"{key}/{name}", engine.shape(name), kind, partial(make, name, key))
+    for name, buffer in engine.own.items():
+        yield Entry(f"buffer/{name}", buffer.shape, buffer.dtype, buffer.detach, own=True)
 
 
 def _states(engine: Engine) -> Iterator[tuple[str, str]]:
@@ -237,22 +261,6 @@ def _states(engine: Engine) -> Iterator[tuple[str, str]]:
         if name in engine.masked:
             for key in engine.kept(name):
                 yield key, name
-
-
-def _state(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """All that is saved but what is a rank's own, one whole tensor at a time, to be copied at once. On all ranks."""
-    for name in engine.parameters:
-        yield f"network/{name}", engine.seen(name)
-    for name, value in engine.left_alone():
-        yield f"network/{name}", value
-    for key, name in _states(engine):
-        # What is not kept beside the target has to be made of it.
-        yield f"{key}/{name}", engine.get(name, key) if key == "dual" else engine.seen(name, key)
-
-
-def _buffers(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    for name, buffer in engine.own.items():
-        yield f"buffer/{name}", buffer
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

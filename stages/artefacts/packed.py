@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+from queue import Queue
 
 import torch
 from torch import Tensor
@@ -27,29 +29,87 @@ TYPES = {
 KNOWN = {name: kind for kind, name in TYPES.items()}
 PIECE = 32 << 20
 """Bytes that are read at a time, unless one tensor is longer: few answers of a bucket, and little memory."""
+WRITTEN = 8 << 20
+"""Bytes that are written at a time."""
+
+Entry = tuple[str, Iterable[int], torch.dtype]
+"""A tensor's name, shape and type."""
 
 
-class Packed:
-    """A file's bytes, in which each tensor has its place before it is there."""
+def place(name: str, kind: torch.dtype) -> tuple[int, str]:
+    """Where a tensor of a file comes among the others: safetensors has wide types first, for their alignment."""
+    return -kind.itemsize, name
 
-    def __init__(self, entries: Iterable[tuple[str, Iterable[int], torch.dtype]]) -> None:
-        """Of tensors by name, shape and type."""
-        header, end = {}, 0
-        for name, shape, kind in sorted(entries, key=lambda entry: (-entry[2].itemsize, entry[0])):
-            sizes = list(shape)
-            place = [end, end := end + torch.Size(sizes).numel() * kind.itemsize]
-            header[name] = {"dtype": TYPES[kind], "shape": sizes, "data_offsets": place}
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        self.data = bytearray(8 + len(text) + end)
-        self.data[:8], self.data[8 : 8 + len(text)] = len(text).to_bytes(8, "little"), text
-        self._places = {name: entry["data_offsets"] for name, entry in header.items()}
-        self._view = torch.frombuffer(self.data, dtype=torch.uint8)[8 + len(text) :]
 
-    def put(self, name: str, tensor: Tensor) -> None:
-        """Copy a tensor, of any device, to its place."""
-        first, last = self._places[name]
-        self._view[first:last] = tensor.detach().contiguous().flatten().view(torch.uint8)
+def header(entries: Iterable[Entry]) -> tuple[bytes, int]:
+    """A file's first bytes, before those of its tensors in the order of `place`, and how long it is in all."""
+    told, end = {}, 0
+    for name, shape, kind in sorted(entries, key=lambda entry: place(entry[0], entry[2])):
+        sizes = list(shape)
+        offsets = [end, end := end + torch.Size(sizes).numel() * kind.itemsize]
+        told[name] = {"dtype": TYPES[kind], "shape": sizes, "data_offsets": offsets}
+    text = json.dumps(told, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, 8 + len(text) + end
+
+
+class Broken(RuntimeError):
+    """Whoever brought a file's bytes did not bring all."""
+
+
+class Pieces:
+    """A file's bytes on their way from the thread that brings them to the one that writes them, in pieces.
+
+    `length` of them in all. At most `most` are copied and not yet written, or two pieces; who brings more waits.
+    """
+
+    def __init__(self, length: int, most: int) -> None:
+        self._length, self._left = length, length
+        self._queue: Queue[tuple[Tensor, int] | None] = Queue()
+        self._arriving = iter(self._queue.get, None)
+        self._idle: Queue[Tensor] = Queue()
+        self._more = max(2, most // WRITTEN)
+        """Pieces that may still be made."""
+        self._filled = 0
+
+    def put(self, values: Tensor) -> None:
+        """Copy what follows: a tensor of any type and device."""
+        flat, begin = values.detach().contiguous().flatten().view(torch.uint8), 0
+        while begin < len(flat):
+            if not self._filled:
+                self._piece = self._empty()
+            count = min(len(flat) - begin, len(self._piece) - self._filled)
+            self._piece[self._filled : self._filled + count] = flat[begin : begin + count]
+            self._filled, begin = self._filled + count, begin + count
+            if self._filled == min(len(self._piece), self._left):
+                self._queue.put((self._piece, self._filled))
+                self._left, self._filled = self._left - self._filled, 0
+
+    def _empty(self) -> Tensor:
+        if self._more and self._idle.empty():
+            self._more -= 1
+            # Of the system's own, which has it back at once: freed memory is kept (engine.allocator).
+            return torch.frombuffer(mmap(-1, WRITTEN, MAP_PRIVATE | MAP_ANONYMOUS), dtype=torch.uint8)
+        return self._idle.get()
+
+    def end(self) -> None:
+        """No more comes."""
+        self._queue.put(None)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """Each piece in turn, till the next is asked for. Raises Broken if the end comes too early."""
+        left = self._length
+        for piece, count in self._arriving:
+            left -= count
+            yield piece[:count].numpy().data
+            self._idle.put(piece)
+        if left:
+            raise Broken(f"{left} bytes of {self._length} were not brought")
+
+    def drop(self) -> None:
+        """Take what is still to come, so that who brings it does not wait for ever."""
+        for piece, _ in self._arriving:
+            self._idle.put(piece)
 
 
 def unpacked(folder: Folder, path: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:

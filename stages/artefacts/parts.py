@@ -8,11 +8,13 @@ without it was never finished, or is being removed, and is no damage.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dualprune.stages.files.folder import Folder, canonical, encoded, sha256
+from dualprune.stages.files.folder import Folder, canonical, encoded
 
 
 def steps(folder: Folder) -> list[str]:
@@ -30,9 +32,18 @@ def stem(step: str, part: int, parts: int) -> str:
     return f"{step}/part-{part}-of-{parts}"
 
 
-def digest(data: bytes | bytearray, facts: dict[str, Any]) -> str:
-    """The hash of a part: of its tensors and of where the stage stood."""
-    return sha256(data, canonical(facts))
+def write(folder: Folder, stem: str, pieces: Iterable[memoryview], facts: dict[str, Any]) -> None:
+    """A part: its tensors as they come, then where the stage stood, with the hash of both."""
+    found = hashlib.sha256()
+
+    def hashed() -> Iterator[memoryview]:
+        for piece in pieces:
+            found.update(piece)
+            yield piece
+
+    folder.write_pieces(f"{stem}.safetensors", hashed())
+    found.update(canonical(facts))
+    folder.write_json(f"{stem}.json", {"sha256": found.hexdigest(), "progress": facts})
 
 
 def facts(folder: Folder, stem: str) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import os
 import posixpath
 import random
 import shutil
+import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -183,7 +184,19 @@ class Folder:
     def write(self, path: str, data: bytes | bytearray) -> None:
         """Write all of a file, so that a reader sees the old one or the new one and never a part."""
         target = self.path(path)
-        self._do(lambda: self._replace(target, data) if self.local else self.fs.pipe_file(target, data))
+        self._do(lambda: self._replace(target, [data]) if self.local else self.fs.pipe_file(target, data))
+
+    def write_pieces(self, path: str, pieces: Iterable[bytes | memoryview]) -> None:
+        """The same, piece by piece. What goes to a service is a file here before: it may have to be sent again."""
+        target = self.path(path)
+        if self.local:
+            self._do(lambda: self._replace(target, pieces))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            aside = os.path.join(folder, "file")
+            with open(aside, "wb") as file:
+                file.writelines(pieces)
+            self._do(lambda: self.fs.put_file(aside, target))
 
     def write_json(self, path: str, value: Any) -> None:
         """Write a value as indented JSON."""
@@ -299,16 +312,17 @@ class Folder:
     def _vanished(self) -> bool:
         return self.local and self._marked and not os.path.exists(posixpath.join(self.store.root, MARK))
 
-    def _replace(self, target: str, data: bytes | bytearray) -> None:
+    def _replace(self, target: str, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
         self._make(os.path.dirname(target))
         aside = f"{target}.{uuid.uuid4().hex[:8]}.part"
         try:
             with open(aside, "wb") as file:
-                file.write(data)
+                for piece in pieces:
+                    file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(aside, target)
-        except OSError:
+        except BaseException:
             with suppress(OSError):  # what went wrong first is what is told
                 os.unlink(aside)
             raise

@@ -72,7 +72,7 @@ def service_faults(store: str, n: int, how: How) -> Iterator[Faults]:
     """The same for a store on a service."""
     one, fs = Faults(n, how), Folder(store).fs
     with ExitStack() as stack:
-        for name in ("pipe_file", "rm_file", "rm"):
+        for name in ("pipe_file", "put_file", "rm_file", "rm"):
             stack.enter_context(patch.object(fs, name, one.counted(getattr(fs, name), name)))
         yield one
 

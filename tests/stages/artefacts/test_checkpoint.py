@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from dualprune.stages.artefacts.checkpoint import FORMAT, Checkpoints, OtherVersion, Progress
-from dualprune.stages.artefacts.parts import digest, steps
 from dualprune.stages.artefacts.parts import stem as stem_of
+from dualprune.stages.artefacts.parts import steps
 from dualprune.stages.engine.engine import Engine
-from dualprune.stages.files.folder import Folder
+from dualprune.stages.files.folder import Folder, canonical, sha256
 from dualprune.stages.kinds.base import State
 from dualprune.stages.kinds.proximal import Solving
 from dualprune.stages.kinds.table import KINDS
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_the_second_format_is_gone_on_from(make_engine: MakeEngi
         old |= {f"target/{name}": target, f"dual/{name}": saved[f"dual/{name}"], f"hold/{name}": codes}
     data = safetensors.torch.save({name: value.contiguous() for name, value in old.items()})
     checkpoints.folder.write(f"{stem}.safetensors", data)
-    checkpoints.folder.write_json(f"{stem}.json", {"sha256": digest(data, facts), "progress": facts})
+    checkpoints.folder.write_json(f"{stem}.json", {"sha256": sha256(data, canonical(facts)), "progress": facts})
     second = make_engine(small_net(seed=9), optimizer=ADAM)
     checkpoints.load("step-00000040/1", second, KINDS["quantize"].state)
     loaded = everything(second)
@@ -271,7 +271,7 @@ def test_a_checkpoint_of_another_version_is_refused_in_words(make_engine: MakeEn
         ({"state": {"speed": 1}}, "with speed"),
     ):
         other = facts | change
-        checkpoints.folder.write_json(f"{stem}.json", {"sha256": digest(data, other), "progress": other})
+        checkpoints.folder.write_json(f"{stem}.json", {"sha256": sha256(data, canonical(other)), "progress": other})
         with pytest.raises(OtherVersion, match=f"written by another version of dualprune .*{words}.*delete"):
             checkpoints.load(newest, engine)
 
@@ -288,11 +288,11 @@ def test_a_checkpoint_of_the_first_format_is_gone_on_from(make_engine: MakeEngin
     )
     del facts["format"], facts["state"], facts["phase"]
     facts |= {"stretch": 3, "rho": 0.25, "residual": None, "values": {}, "sharing": 0, "budget": {"kept": {"a": 2}}}
-    checkpoints.folder.write_json(f"{stem}.json", {"sha256": digest(data, facts), "progress": facts})
+    checkpoints.folder.write_json(f"{stem}.json", {"sha256": sha256(data, canonical(facts)), "progress": facts})
     newest = checkpoints.newest()
     assert newest is not None
     found = checkpoints.load(newest, engine, Solving)
     assert (found.phase, found.state) == (3, Solving(rho=0.25, budget={"kept": {"a": 2}}))
     plain = facts | {"rho": 0.0, "budget": {}}
-    checkpoints.folder.write_json(f"{stem}.json", {"sha256": digest(data, plain), "progress": plain})
+    checkpoints.folder.write_json(f"{stem}.json", {"sha256": sha256(data, canonical(plain)), "progress": plain})
     assert checkpoints.load(newest, engine).state == State()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -57,6 +58,37 @@ def test_a_service_that_puts_over_what_is_there_is_looked_at_before(monkeypatch:
     assert folder.create("lock", b"mine")
     assert not folder.create("lock", b"another's")
     assert folder.read("lock") == b"mine"
+
+
+def test_a_file_comes_in_pieces(place: Folder) -> None:
+    """It replaces what was there; of one that does not come to its end nothing is left."""
+    place.write_pieces("a/b", [b"12", memoryview(b"345"), b""])
+    assert place.read("a/b") == b"12345"
+
+    def broken() -> Iterator[bytes]:
+        yield b"6"
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        place.write_pieces("a/b", broken())
+    assert place.read("a/b") == b"12345"
+    assert [*place.files()] == ["a/b"]
+
+
+def test_a_file_in_pieces_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it, to a service that did not take it."""
+    folder = Folder(f"memory://{uuid.uuid4().hex}")
+    put, errors = folder.fs.put_file, [ConnectionResetError(), TimeoutError()]
+
+    def put_file(*given: Any) -> None:
+        put(*given)
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(folder.fs, "put_file", put_file)
+    folder.write_pieces("x", iter([b"12", b"3"]))
+    assert folder.read("x") == b"123"
+    assert not errors
 
 
 def test_a_discarded_file_is_gone_and_may_have_been_before(place: Folder) -> None:
