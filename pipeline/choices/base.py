@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
@@ -34,14 +34,20 @@ VALIDATED = "val_"
 """What the names of an objective's metrics begin with on the split that is chosen on."""
 
 
-def _known(metric: str) -> str:
-    if metric not in SIZES and not re.fullmatch(f"{VALIDATED}.+", metric):
-        raise ValueError(f"must be {', '.join(SIZES)}, or `{VALIDATED}` and a metric of the objective, not {metric!r}")
+def _known(metric: str, sizes: Collection[str] = SIZES) -> str:
+    if metric not in sizes and not re.fullmatch(f"{VALIDATED}.+", metric):
+        raise ValueError(f"must be {', '.join(sizes)}, or `{VALIDATED}` and a metric of the objective, not {metric!r}")
     return metric
+
+
+def _kept(metric: str) -> str:
+    return _known(metric, [name for name in SIZES if name != TIMED])
 
 
 Metric = Annotated[str, AfterValidator(_known)]
 """What is chosen by."""
+Kept = Annotated[str, AfterValidator(_kept)]
+"""What is chosen by without timing anything."""
 
 
 def choosable(of: Measures) -> dict[str, bool]:

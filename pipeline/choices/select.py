@@ -17,6 +17,7 @@ from dualprune.pipeline.choices.base import (
     ChoiceError,
     ChoiceSettings,
     Decision,
+    Kept,
     Latency,
     Manifest,
     Metric,
@@ -60,7 +61,7 @@ class Replace(ChoiceSettings):
 
     kind: Literal["replace"]
     """The name of the kind."""
-    metric: Metric | None = None
+    metric: Kept | None = None
     """Left out, it is the best of the parents' objective."""
     candidate: int = Field(ge=0)
     """Which of the candidates came from this place."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dualprune.pipeline.choices.base import SIZES, choosable
+from dualprune.pipeline.choices.base import SIZES, TIMED, choosable
 from dualprune.pipeline.choices.search import Search
 from dualprune.pipeline.choices.select import Replace, Select
 from dualprune.pipeline.config.problems import Problems, brief
@@ -56,7 +56,7 @@ def _chosen(stage: Stage, above: Sequence[Measures], problems: Problems) -> None
     for path, metric in given.items():
         for name, of in zip(stage.parents, above, strict=True):
             if metric not in choosable(of):
-                *names, last = choosable(of)
+                *names, last = (one for one in choosable(of) if one != TIMED or "beam" not in stage.own)
                 there = "" if of == above[0] else f", as {name} is measured otherwise than {stage.parents[0]}"
                 text = f"must be {', '.join(map(repr, names))} or {last!r}, not {brief(repr(metric))}{there}"
                 problems.add(path, text)

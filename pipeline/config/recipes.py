@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from dualprune.pipeline.choices.base import Metric
+from dualprune.pipeline.choices.base import Kept
 from dualprune.pipeline.choices.table import searches
 from dualprune.pipeline.config.problems import Problems, brief, explained
 from dualprune.pipeline.config.yamlfile import Path
@@ -52,7 +52,7 @@ class Beam(Settings):
     """Rates of the partial prunes, each from the parent."""
     targets: list[Target] = Field(min_length=1)
     """Rates in order, each tried from every member of the pool."""
-    metric: Metric | None = None
+    metric: Kept | None = None
     """What the best candidate is best by; left out, the best of the objective, on `val`."""
 
 

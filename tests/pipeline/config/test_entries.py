@@ -268,7 +268,10 @@ BAD = {
         "val_accuracy: 90", "val_mse: 9", "val_mse", "stages[7].budget.val_mse", "must be 'val_accuracy', 'val_loss', "
     ),
     "a beam by a metric of another objective": Bad(
-        BEAM, BEAM[:-1] + ", metric: val_mse}", "beam: {", "stages[5].beam.metric", "'milliseconds', not 'val_mse'"
+        BEAM, BEAM[:-1] + ", metric: val_mse}", "beam: {", "stages[5].beam.metric", "or 'dense_bytes', not 'val_mse'"
+    ),
+    "a beam that nothing is timed for": Bad(
+        BEAM, BEAM[:-1] + ", metric: milliseconds}", "beam: {", "stages[5].beam.metric", "dense_bytes, or `val_` and"
     ),
     "a search that allows more than all": Bad(
         "tolerance: 0.5", "tolerance: 101", "search: {", "stages[6].search.tolerance", "at most 100, in points"
