@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from dualprune.stages.constraints.select import pieces, rising
+from dualprune.stages.constraints.select import CHUNK, pieces, rising
 from dualprune.stages.constraints.values import SharedValues
 
 Kind = Literal["equidistant", "power", "ternary", "binary"]
+BITS = 14
+"""Of a magnitude in fp32, after its sign, by which it is of a bucket: eight of the exponent, six of the rest."""
+LOW = 31 - BITS
+SLACK = 1e-9
+"""Relative: what sums in fp64 may be off."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +60,59 @@ class Levels(SharedValues):
         return torch.cat([-positive.flip(0), positive])
 
 
-def _mean_kept(ordered: Tensor) -> Tensor:
-    """The mean [1] of the best number of largest magnitudes to keep, of sorted ones: for the most of sum^2 / count."""
-    total, count, most = torch.zeros(1, dtype=torch.float64, device=ordered.device), 0, -1.0
-    mean = total
+def _mean_kept(x: Tensor) -> Tensor:
+    """The mean [1], in fp64, of the best number of largest magnitudes to keep: for the most of sum^2 / count."""
+    if x.device.type != "cpu" or x.dtype == torch.float64 or len(x) <= CHUNK:
+        return _best(rising(x.abs()), 0, 0.0)[1]
+    values = x.float().numpy()
+    counts, sums = _by_size(values)
+    kept, total = counts[::-1].cumsum()[::-1], sums[::-1].cumsum()[::-1]  # with a bucket and all above it
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = total / kept
+        best = int(np.nanargmax(total * means))
+        # What is kept is nearer to the mean than to zero. So where not all of a bucket is, half of the mean lies in it.
+        edges = np.arange(len(counts) + 1, dtype=np.uint32) << LOW
+        lowest, highest = (part.view(np.float32).astype(np.float64) for part in (edges[:-1], edges[1:]))
+        above = np.append(means[1:], np.inf)
+        inside = (counts > 1) & (means <= 2 * (1 + SLACK) * highest) & ~(above < 2 * (1 - SLACK) * lowest)
+    found = [(total[best] * means[best], torch.tensor([means[best]]))]
+    some = np.concatenate([m[inside[m.view(np.uint32) >> LOW]] for m in _magnitudes(values)])
+    some.sort()
+    ends = np.searchsorted(some, np.append(lowest[inside], np.inf))
+    for bucket, begin, end in zip(np.flatnonzero(inside), ends, ends[1:], strict=False):
+        members = torch.from_numpy(some[begin:end])
+        found.append(_best(members, int(kept[bucket] - counts[bucket]), float(total[bucket] - sums[bucket])))
+    return max(found, key=lambda one: one[0])[1]
+
+
+def _magnitudes(values: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """In parts, which fit the cache."""
+    return (np.abs(values[begin : begin + CHUNK]) for begin in range(0, len(values), CHUNK))
+
+
+def _by_size(values: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """How many magnitudes begin with the same BITS, and their sum, by these as a number: larger ones come later."""
+    counts, sums = np.zeros(1 << BITS, np.int64), np.zeros(1 << BITS)
+    for magnitude in _magnitudes(values):
+        buckets = (magnitude.view(np.uint32) >> LOW).astype(np.intp)
+        counts += np.bincount(buckets, minlength=len(counts))
+        sums += np.bincount(buckets, magnitude, len(sums))
+    return counts, sums
+
+
+def _best(ordered: Tensor, count: int, total: float) -> tuple[float, Tensor]:
+    """The most of sum^2 / count, and the mean [1] there, over how many of the largest of sorted magnitudes are kept,
+    beside `count` others of the sum `total`."""
+    most, mean = -1.0, torch.zeros(1, dtype=torch.float64, device=ordered.device)
+    last = torch.full((1,), total, dtype=torch.float64, device=ordered.device)
     for some in reversed(pieces(ordered)):
-        sums = torch.cat([total, some.flip(0)]).cumsum(0)[1:]
+        sums = torch.cat([last, some.flip(0)]).cumsum(0)[1:]
         gains = sums.square().div_(torch.arange(count + 1, count + len(some) + 1, device=ordered.device))
         best = int(gains.argmax())
         if float(gains[best]) > most:
             most, mean = float(gains[best]), (sums[best] / (count + best + 1)).view(1)
-        total, count = sums[-1:], count + len(some)
-    return mean
+        last, count = sums[-1:], count + len(some)
+    return most, mean
 
 
 def _interval(ordered: Tensor, codes: Tensor) -> Tensor:

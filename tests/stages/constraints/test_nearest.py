@@ -212,13 +212,26 @@ def test_ternary_is_nearest() -> None:
     holds()
 
 
-def test_ternary_of_many_is_as_in_one_go() -> None:
-    """The same bits as from one running sum over all magnitudes, though they are added up in pieces."""
-    x = torch.randn(2 * CHUNK + 7, generator=torch.Generator().manual_seed(0))
+MANY: dict[str, Callable[[Tensor], Tensor]] = {
+    "normal": lambda x: x,
+    "far apart": lambda x: (6 * x).exp(),
+    "few large ones": lambda x: torch.where(x.abs() > 2, 4 * x, x / 1000),
+    "all but the same": lambda x: 1 + x / 1e6,
+    "two sizes": lambda x: torch.where(x > 1, 1.0, 0.45) + x / 1e6,
+    "all the same": lambda x: torch.full_like(x, -0.3),
+    "few values": lambda x: (4 * x).round().clamp(min=1) / 4,
+    "one": lambda x: torch.where(x == x.max(), 1, x / 1e30),
+}
+
+
+@pytest.mark.parametrize("shape", MANY.values(), ids=MANY)
+def test_ternary_of_many_is_as_in_one_go(shape: Callable[[Tensor], Tensor]) -> None:
+    """As from one running sum over all magnitudes, sorted, though only few of them are."""
+    x = shape(torch.randn(2 * CHUNK + 7, generator=torch.Generator().manual_seed(0)))
     sums = x.abs().sort(descending=True).values.cumsum(0, dtype=torch.float64)
     count = int((sums.square() / torch.arange(1, len(x) + 1)).argmax()) + 1
     q = sums[count - 1] / count
-    assert torch.equal(Levels("ternary").fit(x), torch.stack([-q, torch.zeros_like(q), q]))
+    torch.testing.assert_close(Levels("ternary").fit(x), torch.stack([-q, torch.zeros_like(q), q]), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 5, 8])
