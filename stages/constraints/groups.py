@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dualprune.stages.constraints.select import largest, only
+from dualprune.stages.constraints.select import CHUNK, largest, only
 
+LONG = 64
+"""Entries beside each other in memory, all of a group, from which on torch's own norm is fast on a CPU."""
 Layout = tuple[tuple[int, ...], tuple[int, ...]]
 """How a tensor is seen: the shape it is reshaped to, and the axes of that shape that number the groups."""
 
@@ -89,7 +91,7 @@ class Groups:
         seen, within = self._view(w)
         # At least fp32, in which norms that differ by rounding alone count as they come out.
         kind = w.dtype if w.dtype in (torch.float32, torch.float64) else torch.float32
-        norms: Tensor = torch.linalg.vector_norm(seen, dim=within, dtype=kind)
+        norms = _norms(seen, within, kind)
         if kind == torch.float32 and not 1e-15 < float(norms.max()) < 1e18:  # squares under- or overflow
             norms = torch.linalg.vector_norm(seen, dim=within, dtype=torch.float64)
         return norms
@@ -99,3 +101,26 @@ class Groups:
         shape, axes = self.layout(tuple(w.shape))
         spread = [size if axis in axes else 1 for axis, size in enumerate(shape)]
         return largest(self._norms(w).flatten(), self.k).view(spread)
+
+
+def _norms(seen: Tensor, within: list[int], kind: torch.dtype) -> Tensor:
+    """Euclidean norms over the axes `within`."""
+    run = math.prod(seen.shape[axis] for axis in within if {*range(axis, seen.ndim)} <= {*within})
+    if seen.device.type != "cpu" or run >= LONG:
+        norms: Tensor = torch.linalg.vector_norm(seen, dim=within, dtype=kind)
+        return norms
+    # Else torch goes through memory in strides. Part by part, which stays in the cache, rows are added up first.
+    parts = seen.split(max(1, CHUNK // max(1, math.prod(seen.shape[1:]))))
+    if within[0] == 0:
+        total = seen.new_zeros(seen.shape[1:], dtype=torch.float64)
+        for part in parts:
+            total += part.to(kind).square().sum(0)
+        return _added(total.unsqueeze(0), within).sqrt().to(kind)
+    return torch.cat([_added(part.to(kind).square(), within) for part in parts]).sqrt()
+
+
+def _added(squares: Tensor, within: list[int]) -> Tensor:
+    """Sums over these axes, one after the other, which are left with a size of 1."""
+    for axis in within:
+        squares = squares.sum(axis, keepdim=True)
+    return squares

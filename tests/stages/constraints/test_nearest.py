@@ -17,7 +17,7 @@ from torch import Tensor
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.constraints.clusters import Clusters
 from dualprune.stages.constraints.combined import Combined
-from dualprune.stages.constraints.groups import Groups, blocks, channels, columns, filters
+from dualprune.stages.constraints.groups import Groups, blocks, channels, columns, filters, heads
 from dualprune.stages.constraints.levels import Levels
 from dualprune.stages.constraints.lowrank import LowRank
 from dualprune.stages.constraints.nm import NM
@@ -81,6 +81,24 @@ def test_groups_are_what_their_names_say(name: str) -> None:
         seen = w.flatten(1) if name == "row" else w
         constraint, _ = made(name, tuple(seen.shape), count=k, **more)
         assert torch.equal(constraint.project(seen).view(w.shape), w * sum(groups[:k]))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", [*LAYOUTS, "head"])
+def test_groups_of_large_tensors_are_those_of_largest_norm(name: str, kind: torch.dtype) -> None:
+    """Which norms are added up for in parts."""
+    layout = LAYOUTS.get(name, lambda shape: heads(shape, 16, 3))
+    w = torch.randn(384, 64, 3, 5, generator=torch.Generator().manual_seed(0)).to(kind)
+    shape, axes = layout(tuple(w.shape))
+    within = tuple(axis for axis in range(len(shape)) if axis not in axes)
+    norms = torch.linalg.vector_norm(w.double().view(shape), dim=within, keepdim=True)
+    k = norms.numel() // 3
+    # Those of nearly the same norm may be taken for each other.
+    least = norms.flatten().sort(descending=True).values[k - 1 : k + 1]
+    kept = Groups(k, layout).mask(w).view(shape).bool()
+    assert bool(kept[(norms > 1.00001 * least[0]).expand(shape)].all())
+    assert not bool(kept[(norms < 0.99999 * least[1]).expand(shape)].any())
+    assert int(kept.sum()) == k * w.numel() // norms.numel()
 
 
 @pytest.mark.parametrize("view", LAYOUTS)
