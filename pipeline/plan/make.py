@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import gc
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -98,6 +100,20 @@ class _Found(NamedTuple):
     there: Mapping[str, There]
 
 
+@contextmanager
+def _all_stays() -> Iterator[None]:
+    """Within it no garbage is looked for: among all that is read of thousands of stages, and stays, that takes longer
+    than to read it."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
+
+
+@_all_stays()
 def _found(config: Config, problems: Problems) -> _Found:
     store = inputs.store(config.top, problems)
     data = inputs.data(config, store, problems)

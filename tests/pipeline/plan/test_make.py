@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import logging
@@ -390,6 +391,17 @@ def test_what_is_not_done_is_looked_at(tmp_path: Path) -> None:
             planning.make(draft.sound(), draft.problems)
         (problem,) = caught.value.problems
         assert "'9.*' matches no tensor of digits_cnn" in problem
+
+
+def test_garbage_is_looked_for_again_after_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not while the store is read; after what is refused, too."""
+    recorded(tmp_path, "dense")
+    on, answer = [], manifests.read
+    monkeypatch.setattr(manifests, "read", lambda folder: on.append(gc.isenabled()) or answer(folder))
+    planned(tmp_path)
+    refused(tmp_path)
+    assert on == [False]
+    assert gc.isenabled()
 
 
 def refused(folder: Path, *changes: tuple[str, str]) -> list[str]:
