@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock
 
 from dualprune.stages.data.make import convert
+from dualprune.stages.files import answers
 from dualprune.stages.files.folder import Folder
 from tests.running import CONFIG, dualprune
 from tests.s3server import BUCKET, S3Server
@@ -25,6 +26,23 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def answers_kept(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a test finds out of networks no other test of its process knows: theirs may have the same names.
+
+    The folder of it, by which XDG_CACHE_HOME can tell another process; it is made when something is kept.
+    """
+    place = tmp_path_factory.getbasetemp() / f"answers-{uuid.uuid4().hex}"
+
+    def folder(*names: str) -> Path:
+        path = Path(place, "dualprune", *names)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    monkeypatch.setattr(answers, "cache_folder", folder)
+    return place
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import gc
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import TypeAdapter
 
 from dualprune.pipeline import dag
 from dualprune.pipeline.choices.base import Refuse, Stored, Time, Trials, Try
@@ -26,6 +30,7 @@ from dualprune.pipeline.plan.why import why
 from dualprune.pipeline.store import progress, speeds
 from dualprune.pipeline.store.store import Store
 from dualprune.stages.data.format import too_small
+from dualprune.stages.files.answers import answer
 from dualprune.stages.files.folder import AT_ONCE
 from dualprune.stages.kinds.constrained import check
 from dualprune.stages.kinds.shrink import ShrinkSpec
@@ -41,23 +46,22 @@ There = tuple[Mapping[str, Any] | None, int | None, bool]
 GONE = "was done, but its artefact is gone"
 ROUNDED = 1.02
 """Times a budget: what is left after a chain, step by step, may be less by rounding than all of it at once."""
+SIZES = TypeAdapter(dict[str, Size])
+"""As JSON, and back."""
 DAMAGED = "was done, but its artefact is damaged; `dualprune store verify` says how"
 
 
 def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     """The plan of a configuration. Writes shards of built-in data sets, and weights, that the store does not hold yet.
 
-    Networks are looked at only for stages that are not done, and for those before them. Raises ConfigError for a store
-    that can't be written, data that is missing or damaged, weights that don't fit, and networks that can't do what
-    stages say.
+    Networks are looked at only for stages that are not done, and for those before them, and only once: torch is
+    imported for it. Raises ConfigError for a store that can't be written, data that is missing or damaged, weights that
+    don't fit, and networks that can't do what stages say.
     """
     found = _found(config, problems)
     waiting = _waiting(found.nodes, found.there)
     left = [stage for stage in found.stages if stage.name in waiting]
-    if left:
-        checks.networks(left, problems)
-        _probed(left, found.data, problems)
-        problems.stop()
+    sizes = _sized(found, left, waiting, problems)
     made = {node.name for node in found.nodes if found.there[node.key][0] is not None}
     _timed_here([stage for stage in left if stage.name not in made], problems)
     problems.stop()
@@ -65,7 +69,6 @@ def make(config: Config, problems: Problems) -> tuple[Store, list[Planned]]:
     shards = {one.digest: one for one in found.data.values()}
     manifests = {digest: one.manifest for digest, one in shards.items()}
     behind = _behind(found.nodes)
-    sizes = _sizes(found.nodes, shards, waiting)
     return found.store, [
         replace(
             one,
@@ -97,6 +100,20 @@ class _Found(NamedTuple):
     there: Mapping[str, There]
 
 
+@contextmanager
+def _all_stays() -> Iterator[None]:
+    """Within it no garbage is looked for: among all that is read of thousands of stages, and stays, that takes longer
+    than to read it."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
+
+
+@_all_stays()
 def _found(config: Config, problems: Problems) -> _Found:
     store = inputs.store(config.top, problems)
     data = inputs.data(config, store, problems)
@@ -255,6 +272,26 @@ def _tried(
     if isinstance(found, Time):
         search = replace(search, why=f"{search.why}; {len(found.stages)} networks are timed next")
     return done, search
+
+
+def _sized(found: _Found, left: Sequence[Stage], waiting: Collection[str], problems: Problems) -> dict[str, Size]:
+    """How much work stages are, by name, where the networks of those that are `left` can do what they say.
+
+    What was found so before is known. Raises ConfigError.
+    """
+    shards = {one.digest: one for one in found.data.values()}
+    if not left:
+        return _sizes(found.nodes, shards, waiting)
+
+    def look() -> Any:
+        checks.networks(left, problems)
+        _probed(left, found.data, problems)
+        problems.stop()
+        return SIZES.dump_python(_sizes(found.nodes, shards, waiting), mode="json")
+
+    numbers = {one.url: number for number, one in enumerate(found.data.values())}
+    stages = [[one.name, one.key, one.teacher, one.name in waiting, numbers[one.shards]] for one in found.nodes]
+    return SIZES.validate_python(answer("sizes", [stages, [one.manifest for one in found.data.values()]], look))
 
 
 def _sizes(nodes: list[Node], data: Mapping[str, Shards], waiting: Collection[str]) -> dict[str, Size]:

@@ -262,7 +262,7 @@ class Folder:
     def files(self) -> dict[str, File]:
         """All files below this folder by path, from one listing."""
         found = self._do(lambda: self.fs.find(self.root, detail=True))
-        return {posixpath.relpath(name, self.root): _file(info) for name, info in found.items()}
+        return {name.removeprefix(self.root).lstrip("/"): _file(info) for name, info in found.items()}
 
     def info(self, path: str) -> File:
         """What the filesystem says of a file. Raises FileNotFoundError."""

@@ -2,27 +2,30 @@
 
 A plan reads them, so that what does not fit is refused before a machine is taken. Ranks take them from the
 store: they need not reach what the plan was made on, and a file that changes meanwhile changes nothing.
+
+A plan that read the same file before knows what came of it, and needs no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from torch import Tensor, nn
 
+from dualprune.stages.files.answers import answer
 from dualprune.stages.files.folder import Folder, sha256
 from dualprune.stages.files.home import NoHome, cache_folder
-from dualprune.stages.networks import structure
-from dualprune.stages.networks.build import sketch
-from dualprune.stages.networks.parameters import Parameters, parameters, weights
-from dualprune.stages.networks.statedict import Taken, Wanted, taken, wanted, zeros
 from dualprune.stages.networks.weightsfile import WeightsError, read, some
 from dualprune.stages.networks.weightsfolder import INDEX, gathered, placed
 from dualprune.stages.settings.training import Model
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dualprune.stages.networks.statedict import Taken, Wanted
 
 __all__ = ["WeightsError", "bring", "load"]
 
@@ -49,17 +52,19 @@ def bring(settings: Model, store: Folder, tell: Callable[[Note], None] = lambda 
     digest = sha256(data)
     if settings.sha256 not in (None, digest):
         raise WeightsError(f"the sha256 of {settings.origin} is {digest}, and not {settings.sha256} as asked for")
-    network = sketch(settings)
-    needs = wanted(network, settings.skip)
-    for note in _notes(_taken(data, settings, needs), needs, parameters(network), settings):
-        tell(note)
+    settings = settings.model_copy(update={"sha256": digest})
+    for note in answer("weights", settings.model_dump(mode="json"), lambda: list(_notes(data, settings))):
+        tell(Note(*note))
     if not store.exists(_place(digest)):
         store.write(_place(digest), data)
-    return settings.model_copy(update={"sha256": digest})
+    return settings
 
 
 def load(settings: Model, store: Folder, network: nn.Module) -> None:
     """Give a network the weights that `bring` has put into the store. Raises WeightsError."""
+    from dualprune.stages.networks import structure
+    from dualprune.stages.networks.statedict import wanted
+
     assert settings.sha256 is not None
     try:
         data = store.read(_place(settings.sha256))
@@ -74,6 +79,8 @@ def load(settings: Model, store: Folder, network: nn.Module) -> None:
 
 def _taken(data: bytes, settings: Model, needs: Wanted) -> Taken:
     """The network's tensors out of the bytes of a file. Raises WeightsError."""
+    from dualprune.stages.networks.statedict import taken
+
     name = settings.origin or ""
     of = f"{settings.name} of {settings.classes} classes"
     return taken(read(data, f"{name}{_kept(settings)}"), needs, name, of)
@@ -88,7 +95,15 @@ def _kept(settings: Model) -> str:
     return f" (as kept in {cache_folder('weights')})" if "://" in settings.file else ""
 
 
-def _notes(found: Taken, needs: Wanted, there: Parameters, settings: Model) -> Iterator[Note]:
+def _notes(data: bytes, settings: Model) -> Iterator[Note]:
+    """What is to be told of a file that the network takes its tensors from. Raises WeightsError."""
+    from dualprune.stages.networks.build import sketch
+    from dualprune.stages.networks.parameters import parameters, weights
+    from dualprune.stages.networks.statedict import wanted, zeros
+
+    network = sketch(settings)
+    needs = wanted(network, settings.skip)
+    found = _taken(data, settings, needs)
     if found.others:
         others = " and ".join(f"`{one or 'its top'}`" for one in found.others)
         yield Note(f"of {settings.origin} the weights under `{found.at or 'its top'}` are taken, not {others}")
@@ -99,7 +114,8 @@ def _notes(found: Taken, needs: Wanted, there: Parameters, settings: Model) -> I
         texts = [f"{name} {tuple(needs.tensors[name].shape)} ({_there(found.skipped.get(name))})" for name in left]
         verb = "is not taken, and stays" if len(left) == 1 else "are not taken, and stay"
         yield Note(f"of {settings.origin}, as `skip` says, {some(texts)} {verb} as initialised")
-    none, size, most = zeros({name: found.tensors[name] for name in weights(there) if name in found.tensors})
+    ours = weights(parameters(network))
+    none, size, most = zeros({name: found.tensors[name] for name in ours if name in found.tensors})
     if most >= SPARSE:
         text = (
             f"{none:,} of the {size:,} weights in {settings.origin} ({100 * none / size:.1f} %) are zero, and a "

@@ -1,4 +1,7 @@
-"""What is in a file of trained weights, read without running anything of it; what else it is, if it is no such file."""
+"""What is in a file of trained weights, read without running anything of it; what else it is, if it is no such file.
+
+Torch is imported by what reads tensors.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,6 @@ import warnings
 import zipfile
 from collections.abc import Sequence
 from typing import Any
-
-import safetensors.torch
-import torch
 
 
 class WeightsError(ValueError):
@@ -61,6 +61,9 @@ def read(data: bytes, name: str) -> Any:
     something that does nothing stands under its class's name. Raises WeightsError for what is something else, cut off,
     or changed on the way.
     """
+    import safetensors.torch
+    import torch
+
     trouble = _refusal(data)
     if trouble is None:
         try:
@@ -76,6 +79,8 @@ def read(data: bytes, name: str) -> Any:
 
 def _others(data: bytes) -> list[Any]:
     """What stands for the classes that a file names, beside torch's own."""
+    import torch
+
     if data.startswith(LEGACY):
         stream = io.BytesIO(data)  # of four pickles before the tensors' numbers
         told = [str(arg) for _ in range(4) for op, arg, _ in pickletools.genops(stream) if op.name == "GLOBAL"]

@@ -1,4 +1,7 @@
-"""Trained weights in a folder, and in several files with an index of which tensor is in which."""
+"""Trained weights in a folder, and in several files with an index of which tensor is in which.
+
+Torch is imported by what reads tensors.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,6 @@ import json
 from collections.abc import Callable
 
 import fsspec
-import safetensors.torch
-import torch
-from torch import Tensor
 
 from dualprune.stages.networks.weightsfile import WeightsError, read, some
 
@@ -48,6 +48,10 @@ def gathered(index: bytes, place: str, fetch: Callable[[str], bytes]) -> bytes:
 
     Raises WeightsError for an index, or a file beside it, that is not as it should be.
     """
+    import safetensors.torch
+    import torch
+    from torch import Tensor
+
     files: dict[str, list[str]] = {}
     for name, file in _listed(index, place).items():
         files.setdefault(file, []).append(name)

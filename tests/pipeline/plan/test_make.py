@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -319,18 +321,20 @@ def test_of_what_was_never_begun_the_store_is_not_asked(tmp_path: Path, monkeypa
     assert plan["dense"].state == "cached"
 
 
-def without_torch(verb: str, file: Path) -> None:
-    """A command ends well in a process that imports nothing heavy."""
-    show = f"import sys; from dualprune.pipeline.cli.main import main; code = main(['{verb}', '{file}']); "
+def without_torch(*command: str, **environment: str) -> str:
+    """What a command says that ends well in a process that imports nothing heavy."""
+    show = f"import sys; from dualprune.pipeline.cli.main import main; code = main({list(command)}); "
     show += "print(code, *({'torch', 'ray', 'deepspeed'} & set(sys.modules)))"
-    said = subprocess.run([sys.executable, "-c", show], check=True, capture_output=True, text=True).stdout
+    call = [sys.executable, "-c", show]
+    said = subprocess.run(call, check=True, capture_output=True, text=True, env=os.environ | environment).stdout
     assert said.splitlines()[-1] == "0", said
+    return "".join(said.splitlines(keepends=True)[:-1])
 
 
 def test_what_is_done_needs_no_torch(tmp_path: Path) -> None:
     """Networks are not looked at, so that a plan of thousands of stages takes seconds, and little memory."""
     recorded(tmp_path, *ALL)
-    without_torch("plan", tmp_path / "file.yaml")
+    without_torch("plan", str(tmp_path / "file.yaml"))
 
 
 def test_how_stages_stand_needs_no_torch(tmp_path: Path) -> None:
@@ -339,17 +343,65 @@ def test_how_stages_stand_needs_no_torch(tmp_path: Path) -> None:
     file = config(tmp_path, (f"shards: {tmp_path / 'shards'}", "source: digits"))
     draft = read(str(file))
     planning.make(draft.sound(), draft.problems)
-    without_torch("status", file)
+    without_torch("status", str(file))
+
+
+def test_a_network_is_looked_at_once(tmp_path: Path, answers_kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And its weights are held to it once: a plan that was made before says the same, and needs no torch."""
+    file = str(config(tmp_path, ("name: digits_cnn", f"name: digits_cnn, weights: {pretrained(tmp_path, scale=0.0)}")))
+    assert cli.main(["plan", file, "--json"]) == output.DONE
+    said = capsys.readouterr().out
+    assert "are zero, and a `train` stage" in said
+    assert without_torch("plan", file, "--json", XDG_CACHE_HOME=str(answers_kept)) == said
+
+
+def test_a_network_of_ones_own_that_changed_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In what its module imports, too."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_network.py").write_text(OWN_NETWORK)
+    counted = []
+    for width in (4, 4, 6):
+        (tmp_path / "own_width.py").write_text(f"WIDTH = {width}")
+        for name in ("own_network", "own_width"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        draft = read(str(config(tmp_path, ("name: digits_cnn", "name: own_network:network"), ("8.*", "3.*"))))
+        half = planning.make(draft.sound(), draft.problems)[1][1]
+        assert half.size is not None
+        assert half.size.counts is not None
+        counted.append((half.size.counts.weights, "own_network" in sys.modules))
+    assert counted == [(4 * 64 + 10 * 4, True), (4 * 64 + 10 * 4, False), (6 * 64 + 10 * 6, True)]
+
+
+OWN_NETWORK = """
+from torch import nn
+from own_width import WIDTH
+def network():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 10))
+"""
 
 
 def test_what_is_not_done_is_looked_at(tmp_path: Path) -> None:
-    """Though the file was read without its networks."""
+    """Though the file was read without its networks, and what is wrong is said each time."""
+    planned(tmp_path)
     wrong = ('tensors: "8.*", rate: 2', 'tensors: "9.*", rate: 2')
-    draft = read(str(config(tmp_path, wrong)))
-    with pytest.raises(ConfigError) as caught:
-        planning.make(draft.sound(), draft.problems)
-    (problem,) = caught.value.problems
-    assert "'9.*' matches no tensor of digits_cnn" in problem
+    for _ in range(2):
+        draft = read(str(config(tmp_path, wrong)))
+        with pytest.raises(ConfigError) as caught:
+            planning.make(draft.sound(), draft.problems)
+        (problem,) = caught.value.problems
+        assert "'9.*' matches no tensor of digits_cnn" in problem
+
+
+def test_garbage_is_looked_for_again_after_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not while the store is read; after what is refused, too."""
+    recorded(tmp_path, "dense")
+    on, answer = [], manifests.read
+    monkeypatch.setattr(manifests, "read", lambda folder: on.append(gc.isenabled()) or answer(folder))
+    planned(tmp_path)
+    refused(tmp_path)
+    assert on == [False]
+    assert gc.isenabled()
 
 
 def refused(folder: Path, *changes: tuple[str, str]) -> list[str]:
@@ -406,8 +458,9 @@ def test_settings_that_do_nothing_to_the_pictures_are_refused(tmp_path: Path, se
 def test_a_network_that_can_not_take_the_pictures_is_refused(
     tmp_path: Path, shape: list[int], known: dict[str, Any], words: str
 ) -> None:
-    """When planning, at the model's line."""
+    """When planning, at the model's line; though with other data of these splits it could."""
     settings, problems = loaded(tmp_path)
+    planning.make(settings, problems)
     folder = Folder(str(tmp_path / "shards"))
     there = folder.read_json("manifest.json")
     there["splits"] = {split: entry | {"shape": shape} for split, entry in there["splits"].items()}
