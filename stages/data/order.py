@@ -6,6 +6,8 @@ of ranks and see the same batches; and there is no generator whose state would h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,10 +55,15 @@ def micro_batches(indices: Indices, parts: int) -> list[Indices]:
 
 def hashed(seed: int, epoch: int, indices: Indices, purpose: int) -> NDArray[np.uint64]:
     """Random 64 bits per sample from (seed, epoch, sample, purpose), by splitmix64's finalizer."""
+    return hashed_for(seed, epoch, indices, [purpose])[:, 0]
+
+
+def hashed_for(seed: int, epoch: int, indices: Indices, purposes: Sequence[int]) -> NDArray[np.uint64]:
+    """The same for several purposes at once, [samples, purposes]."""
     with np.errstate(over="ignore"):
-        x = indices.astype(np.uint64)
-        for word in (seed, epoch, purpose):
-            x = x + np.uint64((word * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64)
+        x = indices.astype(np.uint64)[:, None]
+        for words in ([seed], [epoch], purposes):
+            x = x + np.array([(word * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64 for word in words], np.uint64)
             x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             x = x ^ (x >> np.uint64(31))

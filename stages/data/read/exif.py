@@ -37,14 +37,14 @@ def turned(picture: Tensor, turn: int) -> Tensor:
 def _of_jpeg(data: bytes) -> bytes:
     """The EXIF block among the segments before a JPEG's pixels; empty if there is none."""
     at = 2
-    while data[at : at + 1] == b"\xff":
-        marker, size = data[at + 1 : at + 2], int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == b"\xff":  # filling
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, size = data[at + 1], data[at + 2] << 8 | data[at + 3]
+        if marker == 0xFF:  # filling
             at += 1
             continue
-        if marker == b"\xda" or size < 2:
+        if marker == 0xDA or size < 2:
             break
-        if marker == b"\xe1" and data[at + 4 : at + 10] == _NAME:
+        if marker == 0xE1 and data[at + 4 : at + 10] == _NAME:
             return data[at + 10 : at + 2 + size]
         at += 2 + size
     return b""

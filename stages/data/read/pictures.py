@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import math
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -23,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from dualprune.stages.data.order import Indices, hashed
+from dualprune.stages.data.order import Indices, hashed, hashed_for
 from dualprune.stages.data.read.decoding import BadPicture, Header, check, decode, look, short
 from dualprune.stages.settings.data import Data, RandAugment
 
@@ -40,6 +41,8 @@ QUALITY = 90
 """Of a JPEG that is encoded anew, where none is asked for."""
 
 
+_resize = torch.ops.aten._upsample_bilinear2d_aa.out
+"""F.interpolate's own operation: it alone puts what it makes into its place, and it looks at less before."""
 DOWN, ACROSS, MIRROR, OTHER = range(2 * ATTEMPTS, 2 * ATTEMPTS + 4)
 
 
@@ -48,8 +51,8 @@ def uniforms(seed: int, epoch: int, indices: Indices) -> NDArray[np.float64]:
 
     Two for each attempt at a crop, then the crop's place down and across, the mirror, and a seed for `augmented`.
     """
-    bits = [hashed(seed, epoch, indices, purpose) for purpose in range(16, 16 + 2 * ATTEMPTS + 4)]
-    numbers: NDArray[np.float64] = (np.stack(bits, axis=1) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    bits = hashed_for(seed, epoch, indices, range(16, 16 + 2 * ATTEMPTS + 4))
+    numbers: NDArray[np.float64] = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return numbers
 
 
@@ -59,12 +62,13 @@ def crop_box(height: int, width: int, scale: list[float], ratio: list[float], ra
     Inception's way (Szegedy et al. 2015, section 6): `scale` bounds the share, `ratio` width : height.
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
+    numbers = random.tolist()
     for attempt in range(ATTEMPTS):
-        area = height * width * (scale[0] + (scale[1] - scale[0]) * random[2 * attempt])
-        shape = math.exp(low + (high - low) * random[2 * attempt + 1])
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * numbers[2 * attempt])
+        shape = math.exp(low + (high - low) * numbers[2 * attempt + 1])
         w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
         if 0 < w <= width and 0 < h <= height:
-            return int(random[DOWN] * (height - h + 1)), int(random[ACROSS] * (width - w + 1)), h, w
+            return int(numbers[DOWN] * (height - h + 1)), int(numbers[ACROSS] * (width - w + 1)), h, w
     h = min(height, max(1, round(width / ratio[0])))
     w = min(width, max(1, round(height * ratio[1])))
     return (height - h) // 2, (width - w) // 2, h, w
@@ -87,16 +91,42 @@ def augmented(picture: Picture, settings: RandAugment, random: NDArray[np.float6
     return changed
 
 
-def seen(data: bytes, wanted: Data, random: NDArray[np.float64] | None) -> Picture:
-    """An encoded picture as a network sees it in training, or in evaluation (`random` None). Raises BadPicture."""
+class Planned(NamedTuple):
+    """An encoded picture that was looked at, and what a network is to see of it."""
+
+    data: bytes
+    crop: tuple[Header, Box] | None
+    """A random one; None for one from the centre."""
+    random: NDArray[np.float64] | None
+
+
+def plan(data: bytes, wanted: Data, random: NDArray[np.float64] | None) -> Planned:
+    """What of an encoded picture is to be seen in training, or in evaluation (`random` None). Raises BadPicture."""
+    crop = None
+    if random is not None and not wanted.shift:
+        crop = training_crop(data, wanted.scale, wanted.ratio, random, wanted.max_pixels)
+    return Planned(data, crop, random)
+
+
+def make(planned: Planned, wanted: Data, place: Tensor) -> None:
+    """Make a picture in its place (see `room`). Raises BadPicture."""
+    data, crop, random = planned
+    pixels = place.numpy()[0]
     if random is None:
-        return central_crop(data, wanted.resize, wanted.crop, wanted.max_pixels)
-    if wanted.shift:
+        pixels[:] = central_crop(data, wanted.resize, wanted.crop, wanted.max_pixels)
+        return
+    if crop is None:
         shape = (wanted.resize, wanted.crop, wanted.shift)
-        picture = shifted_crop(data, *shape, wanted.flip, random, wanted.max_pixels)
+        pixels[:] = shifted_crop(data, *shape, wanted.flip, random, wanted.max_pixels)
     else:
-        picture = random_crop(data, wanted.crop, wanted.scale, wanted.ratio, wanted.flip, random, wanted.max_pixels)
-    return picture if wanted.randaugment is None else augmented(picture, wanted.randaugment, random)
+        make_crop(data, *crop, wanted.flip and flipped(random), place)
+    if wanted.randaugment is not None:
+        pixels[:] = augmented(pixels, wanted.randaugment, random)
+
+
+def room(pictures: int, size: int) -> Tensor:
+    """Where pictures can be made, [pictures, 3, size, size]: their pixels are interleaved, and mean nothing yet."""
+    return torch.empty(pictures, size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
 
 
 def training_crop(
@@ -107,23 +137,22 @@ def training_crop(
     return header, crop_box(header.height, header.width, scale, ratio, random)
 
 
-def random_crop(
-    data: bytes, size: int, scale: list[float], ratio: list[float], flip: bool, random: NDArray[np.float64], most: int
-) -> Picture:
-    """A random crop of an encoded picture, resized to [3, size, size], and mirrored at random if `flip`.
+def make_crop(data: bytes, header: Header, box: Box, mirrored: bool, place: Tensor) -> None:
+    """Make a crop of an encoded picture in its place (see `room`), of whose size it will be. Raises BadPicture.
 
     Resized with antialiasing; a JPEG is decoded at half its scale or less where the crop keeps its pixels then.
-    `most` bounds the pixels that are decoded. Raises BadPicture.
     """
-    header, (top, left, h, w) = training_crop(data, scale, ratio, random, most)
+    (top, left, h, w), size = box, place.shape[-1]
     height, width = header.height, header.width
     least = (math.ceil(size * height / h), math.ceil(size * width / w)) if min(h, w) >= 2 * size else None
     whole = decode(data, header, least)
     down, across = whole.shape[0] / height, whole.shape[1] / width
-    box = int(top * down), int(left * across), int(h * down), int(w * across)
-    crop = resized(cut(torch.from_numpy(whole).permute(2, 0, 1), box), size)
-    mirrored: Picture = (crop.flip(-1) if flip and flipped(random) else crop).numpy()
-    return mirrored
+    top, left, h, w = int(top * down), int(left * across), int(h * down), int(w * across)
+    # torch's resize would copy a part of a picture itself, and not as fast.
+    crop = np.ascontiguousarray(whole[None, top : top + h, left : left + w])
+    _resize(torch.from_numpy(crop).permute(0, 3, 1, 2), (size, size), False, out=place)
+    if mirrored:
+        place.copy_(place.flip(-1))
 
 
 def cut(picture: Tensor, box: Box) -> Tensor:

@@ -20,7 +20,7 @@ from dualprune.stages.data.fields import PICTURES, BadValue, Value, collated, re
 from dualprune.stages.data.format import DataError, fits_memory, planned_manifest
 from dualprune.stages.data.order import Indices
 from dualprune.stages.data.read.decoding import BadPicture
-from dualprune.stages.data.read.pictures import moved, seen, uniforms
+from dualprune.stages.data.read.pictures import make, moved, plan, room, uniforms
 from dualprune.stages.data.read.reading import Job, Reading, Samples
 from dualprune.stages.files.folder import sha256
 from dualprune.stages.objectives.base import Batch, StandIn
@@ -123,10 +123,17 @@ class Records(Samples[Loaded]):
         for n, (name, entry) in enumerate(self.fields.items()):
             data = self.members.read(shard, *places[2 * n : 2 * n + 2])
             try:
-                found.append(read(entry, data) if "shape" in entry else seen(data, self.settings, random))
+                found.append(read(entry, data) if "shape" in entry else self._shown(data, random))
             except (BadValue, BadPicture) as error:
                 raise BadValue(f"{name}: {error}") from None
         return found
+
+    def _shown(self, data: bytes, random: NDArray[np.float64] | None) -> Value:
+        """A picture as the network sees it. Raises BadPicture."""
+        place = room(1, self.settings.crop)
+        make(plan(data, self.settings, random), self.settings, place)
+        pixels: Value = place.numpy()[0]
+        return pixels
 
     def _tensor(self, name: str, values: Value) -> Tensor:
         """Floating point as fp32 and whole numbers as int64; pictures and what is true or false as they are."""

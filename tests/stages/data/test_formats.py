@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from torch.nn import functional as F
 
 from dualprune.stages.data.read.decoding import BadPicture, check, decode, look
 from dualprune.stages.data.read.device import Decoder, Jpeg
 from dualprune.stages.data.read.device import packed as together
 from dualprune.stages.data.read.exif import orientation
-from dualprune.stages.data.read.pictures import central_crop, packed, random_crop, training_crop, uniforms
-from tests.stages.conftest import jpeg, pairs
-from tests.stages.data.test_pictures import MOST, RATIO
+from dualprune.stages.data.read.pictures import central_crop, crop_box, flipped, packed, training_crop, uniforms
+from dualprune.stages.data.read.reading import Job
+from tests.stages.conftest import jpeg, jpegs, pairs
+from tests.stages.data.test_pictures import MOST, RATIO, SCALE, random_crop
 from tests.stages.data.test_stream import CPU, opened, written
 
 WHOLE = [1.0, 1.0]
@@ -47,6 +52,26 @@ def tagged(turn: int, kind: str = "JPEG", height: int = 60, width: int = 84) -> 
 def upright(data: bytes) -> np.ndarray:
     """What PIL shows a user."""
     return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+
+
+def plainly(data: bytes, size: int, random: NDArray[np.float64]) -> torch.Tensor:
+    """A picture as it is seen in training, [size, size, 3], each step by itself and with memory of its own."""
+    picture = Image.open(io.BytesIO(data))
+    turn = picture.getexif().get(0x0112, 1)
+    pixels = upright(data)
+    height, width = pixels.shape[:2]
+    top, left, h, w = crop_box(height, width, SCALE, RATIO, random)
+    if picture.format == "JPEG" and picture.mode != "CMYK" and min(h, w) >= 2 * size:
+        least = math.ceil(size * height / h), math.ceil(size * width / w)
+        high, wide = least[::-1] if turn > 4 else least
+        stored = Image.fromarray(simplejpeg.decode_jpeg(data, min_height=high, min_width=wide, min_factor=2))
+        stored.getexif()[0x0112] = turn
+        pixels = np.asarray(ImageOps.exif_transpose(stored))
+    down, across = pixels.shape[0] / height, pixels.shape[1] / width
+    part = pixels[int(top * down) :, int(left * across) :][: int(h * down), : int(w * across)]
+    batch = torch.from_numpy(part.copy()).permute(2, 0, 1)[None].contiguous()
+    made = F.interpolate(batch, (size, size), mode="bilinear", antialias=True)[0]
+    return (made.flip(-1) if flipped(random) else made).permute(1, 2, 0)
 
 
 def far(one: np.ndarray, other: np.ndarray) -> float:
@@ -80,6 +105,24 @@ def test_a_picture_is_seen_upright(turn: int, kind: str) -> None:
     kept, made = packed(data, None, None, MOST)
     assert (made == data) == (kind in ("JPEG", "PNG"))
     assert far(decode(made, look(made, MOST)), seen) < 1
+
+
+def test_training_has_the_pixels_of_each_step_done_by_itself(tmp_path: Path) -> None:
+    """Of all kinds together, with bad ones among them: to the bit, wherever in a micro-batch a picture is."""
+    samples = [*jpegs(20), *((tagged(turn, height=300, width=420), 0) for turn in range(1, 9))]
+    samples += [(jpeg(90, 70, 5, "L"), 0), (jpeg(90, 70, 6, "CMYK"), 1), (jpeg(90, 71, 7, "RGBA", "PNG"), 2)]
+    samples += [(tagged(6, "PNG"), 0), (jpeg(300, 300, 8)[:-100], 0), (b"bad", 0)]
+    data = opened(written(tmp_path, samples), crop=40, resize=40, bad=0.1, mean=[0.5, 0.4, 0.3], std=[0.5, 0.25, 1.0])
+    for part in np.split(data.order(1), [20, 25]):
+        loaded, random = data.pictures.load(Job(part, 1)), uniforms(3, 1, part)
+        good = [n for n, sample in enumerate(part) if sample < len(samples) - 2]
+        assert len(loaded.bad) == len(part) - len(good)
+        for n, picture in enumerate(loaded.pictures):
+            seen = n if n in good else good[0]  # the first good one stands in for a bad one
+            assert torch.equal(picture, plainly(samples[part[seen]][0], 40, random[seen])), part[n]
+        ((x, _),) = pairs(data.epoch([part], 1))
+        expected = (loaded.pictures / 255 - torch.tensor([0.5, 0.4, 0.3])) / torch.tensor([0.5, 0.25, 1.0])
+        torch.testing.assert_close(x, expected.permute(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize("turn", [3, 5, 6, 8])

@@ -14,6 +14,7 @@ import simplejpeg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import functional as F
 from torchvision.transforms import v2
@@ -22,12 +23,15 @@ from dualprune.stages.data.read import decoding
 from dualprune.stages.data.read.decoding import BadPicture
 from dualprune.stages.data.read.pictures import (
     OTHER,
+    Picture,
     augmented,
     central_crop,
     crop_box,
     flipped,
+    make_crop,
     packed,
-    random_crop,
+    room,
+    training_crop,
     uniforms,
 )
 from dualprune.stages.settings.data import RandAugment
@@ -40,6 +44,15 @@ MOST = 1 << 20
 def pil(data: bytes) -> Image.Image:
     """A picture as PIL reads it."""
     return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def random_crop(
+    data: bytes, size: int, scale: list[float], ratio: list[float], flip: bool, random: NDArray[np.float64], most: int
+) -> Picture:
+    """A random crop as training has it, [3, size, size]."""
+    place = room(1, size)
+    make_crop(data, *training_crop(data, scale, ratio, random, most), flip and flipped(random), place)
+    return place.numpy()[0]
 
 
 def huge_png(side: int) -> bytes:
