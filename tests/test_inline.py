@@ -68,7 +68,7 @@ def test_killed_and_gone_on_with_on_ray(reference: tuple[dict[str, str], list[st
     assert goes_on(tmp_path, COMMAND) == reference[0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)])
 def test_interrupted(reference: tuple[dict[str, str], list[str]], tmp_path: Path, number: signal.Signals) -> None:
     """It saves where it is and leaves, and goes on from there."""
 

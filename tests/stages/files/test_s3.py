@@ -157,7 +157,9 @@ def test_a_service_that_stays_away(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["fails once", "fails from then on", "does it and fails"])
+@pytest.mark.parametrize(
+    "how", ["fails once", pytest.param("fails from then on", marks=pytest.mark.soak), "does it and fails"]
+)
 def test_a_failure_at_any_request_loses_nothing(remote: MakeRemote, local: StageJob, how: How) -> None:
     """Whether it was carried out or not."""
     counting = remote()
