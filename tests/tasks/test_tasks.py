@@ -134,8 +134,9 @@ KILLED = {
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", ["dna", pytest.param("faces", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("name", ["dna", "faces"])
 def test_a_task_that_is_killed_ends_with_the_same_bits(name: str, root: str, tmp_path: Path) -> None:
     """kill -9 of a worker in ADMM: the run goes on from a checkpoint of the networks, losses and data of one's own."""
     first, second, *shorter = KILLED[name]

@@ -281,7 +281,10 @@ def sort(value: Any) -> type:
     return float if type(value) is int else type(value)
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize(
+    "file",  # that with every setting says what recipes do
+    [pytest.param(file, marks=[pytest.mark.soak] * (file not in ("all", "digits"))) for file in FILES],
+)
 def test_every_place_takes_or_refuses_everything(file: str) -> None:
     """What is of another type than what stands there is refused, and blamed itself, whatever else is wrong then."""
     raw, lines = parse(FILES[file], "file.yaml")

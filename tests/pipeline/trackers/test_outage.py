@@ -126,7 +126,7 @@ def bits(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["hang", "reset", "500"])
+@pytest.mark.parametrize("how", ["hang", pytest.param("reset", marks=pytest.mark.soak), "500"])
 def test_a_run_ends_well_without_wandb(tmp_path: Path, how: str) -> None:
     """With the bits that it has when nothing is mirrored; it says once that it is offline, and how to send."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}

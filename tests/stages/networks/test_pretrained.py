@@ -228,7 +228,10 @@ def test_a_pruned_files_zeros_stay_as_a_plan_says(make_task: MakeTask, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("depth", "right"), [(20, 9173), (32, 9263), pytest.param(56, 9339, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    ("depth", "right"),
+    [(20, 9173), *(pytest.param(*more, marks=pytest.mark.soak) for more in ((32, 9263), (56, 9339)))],
+)
 def test_published_accuracies(depth: int, right: int, cifar10_shards: str, tmp_path: Path) -> None:
     """Of the checkpoints of the CIFAR-10 ResNets, to the picture: our networks, our shards, our evaluation."""
     (file,) = (Path(os.environ["DUALPRUNE_DATA"]) / "weights").glob(f"resnet{depth}-*.th")
