@@ -91,7 +91,7 @@ class Groups:
         seen, within = self._view(w)
         # At least fp32, in which norms that differ by rounding alone count as they come out.
         kind = w.dtype if w.dtype in (torch.float32, torch.float64) else torch.float32
-        norms = _norms(seen, within, kind)
+        norms = _euclidean(seen, within, kind)
         if kind == torch.float32 and not 1e-15 < float(norms.max()) < 1e18:  # squares under- or overflow
             norms = torch.linalg.vector_norm(seen, dim=within, dtype=torch.float64)
         return norms
@@ -103,7 +103,7 @@ class Groups:
         return largest(self._norms(w).flatten(), self.k).view(spread)
 
 
-def _norms(seen: Tensor, within: list[int], kind: torch.dtype) -> Tensor:
+def _euclidean(seen: Tensor, within: list[int], kind: torch.dtype) -> Tensor:
     """Euclidean norms over the axes `within`."""
     run = math.prod(seen.shape[axis] for axis in within if {*range(axis, seen.ndim)} <= {*within})
     if seen.device.type != "cpu" or run >= LONG:

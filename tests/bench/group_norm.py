@@ -145,7 +145,10 @@ def macs(network: nn.Module) -> float:
 def main() -> None:
     """Run it and report it."""
     asked = options(__doc__.splitlines()[0])
-    data = Path(os.environ["DUALPRUNE_DATA"])
+    root = os.environ.get("DUALPRUNE_DATA")
+    if root is None:
+        sys.exit("DUALPRUNE_DATA is not set: it names a folder that holds cifar10/ and weights/")
+    data = Path(root)
     splits, epochs = read(str(data / "cifar10")), (4, 28)
     if asked.quick:
         splits, epochs = {name: (x[:FEW], y[:FEW]) for name, (x, y) in splits.items()}, (1, 1)
