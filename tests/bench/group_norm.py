@@ -5,10 +5,14 @@ Four epochs with its regularisation of groups (Fang et al. 2023, section 3.3), f
 batches, rates and loss in a loop written by hand; in bf16 where the CPU has it. The residual streams stay whole:
 shortcuts padded with zeros are cut wrongly by it (`python -m tests.bench.coverage --shrink`). Needs $DUALPRUNE_DATA and
 `pip install torch-pruning`. `--quick` is an epoch each of few pictures: it shows that it runs, and no accuracy.
+With `--epochs` there are fewer. The recipe's in as many, here for `--epochs 1 3`:
+`dualprune run cifar10_resnet56_small --inline --only dense --only admm --only small
+--set stages.admm.admm.interval=88 stages.small.retrain.epochs=3`.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import math
 import os
@@ -25,7 +29,7 @@ from torch.nn import functional as F
 from dualprune.stages.data.make.builtin import SOURCES
 from dualprune.stages.engine.engine import emulates_bf16
 from dualprune.stages.networks.builtin import MODELS
-from tests.bench.common import Row, options, report
+from tests.bench.common import Options, Row, report
 
 MEAN, STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SHIFT, BATCH = 4, 128
@@ -144,18 +148,26 @@ def macs(network: nn.Module) -> float:
 
 def main() -> None:
     """Run it and report it."""
-    asked = options(__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, nargs=2, default=(4, 28), metavar=("REGULARISED", "RETRAINED"))
+    parser.add_argument("--quick", action="store_true", help="an epoch each of few pictures")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the rows and the machine's facts there too")
+    given = parser.parse_args()
+    asked, epochs = Options(given.quick, given.json), given.epochs
     root = os.environ.get("DUALPRUNE_DATA")
     if root is None:
         sys.exit("DUALPRUNE_DATA is not set: it names a folder that holds cifar10/ and weights/")
     data = Path(root)
-    splits, epochs = read(str(data / "cifar10")), (4, 28)
+    splits = read(str(data / "cifar10"))
     if asked.quick:
         splits, epochs = {name: (x[:FEW], y[:FEW]) for name, (x, y) in splits.items()}, (1, 1)
     state = torch.load(data / "weights" / "resnet56-4bfd9763.th", "cpu", weights_only=True)["state_dict"]
     network = MODELS["resnet56"](10)
     network.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
-    teacher, row = copy.deepcopy(network).eval(), Row(dense=accuracy(network, splits["test"]))
+    teacher, row = (
+        copy.deepcopy(network).eval(),
+        Row(epochs="{} + {}".format(*epochs), dense=accuracy(network, splits["test"])),
+    )
     whole = macs(network)
 
     pruner = pruner_of(network)
