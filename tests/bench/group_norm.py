@@ -164,10 +164,8 @@ def main() -> None:
     state = torch.load(data / "weights" / "resnet56-4bfd9763.th", "cpu", weights_only=True)["state_dict"]
     network = MODELS["resnet56"](10)
     network.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
-    teacher, row = (
-        copy.deepcopy(network).eval(),
-        Row(epochs="{} + {}".format(*epochs), dense=accuracy(network, splits["test"])),
-    )
+    teacher = copy.deepcopy(network).eval()
+    row = Row(epochs=f"{epochs[0]} + {epochs[1]}", dense=accuracy(network, splits["test"]))
     whole = macs(network)
 
     pruner = pruner_of(network)
