@@ -259,7 +259,7 @@ class Engine(Whole):
         """The parameters whose gradient, over all ranks and micro-batches, is not finite: before a step is closed."""
         return [name for name, value in zero.gradients(self.parameters) if not bool(value.isfinite().all())]
 
-    def read(self, name: str, state: str | None) -> Tensor:
+    def read(self, name: str, state: str | None = None) -> Tensor:
         """The whole parameter `name` in fp32, or its optimizer state as it is kept, as a new tensor on every rank.
 
         Of layers that are looked at (`weigh: activation`), `activation` is the mean square of each entry's input; that
@@ -267,7 +267,7 @@ class Engine(Whole):
         """
         if state in WAYS and name in self.inputs.layers:
             return self.inputs.squares(name, self.shape(name))
-        return self.seen(name, state).clone()
+        return super().read(name, state)
 
     def seen(self, name: str, state: str | None = None) -> Tensor:
         """The same to be looked at till the next step: it is no copy of what this rank has whole."""

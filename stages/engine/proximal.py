@@ -19,29 +19,29 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dualprune.stages.engine.averages import AVERAGE, Averages
-from dualprune.stages.engine.state import STATE, divide, masks
+from dualprune.stages.engine.state import PORTION, STATE, divide, masks, portions
 from dualprune.stages.engine.weighing import Weighing
 
 MODES = ("rho", "masking", "tied")
 """What the wrapper does, apart from what its state holds."""
 
-PORTION = 1 << 18
-"""Entries of a tensor that a CPU works on at a time: few enough to stay in its cache."""
-
 
 def _portions(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
-    """Lists of tensors of the same shapes, in portions: on a GPU all at once, on a CPU some rows of one tensor each.
-
-    A CPU waits for memory here; so it reads and writes each gradient once, whatever is done to it.
-    """
+    """Lists of tensors of the same shapes: on a GPU all at once, on a CPU so many at a time, or so much of a large one,
+    as stay in its cache: it reads and writes each gradient once then, whatever is done to it."""
     if lists[0][0].device.type != "cpu":
         yield lists
         return
+    few: list[tuple[Tensor, ...]] = []
+    room = PORTION
     for tensors in zip(*lists, strict=True):
-        first = tensors[0]
-        rows = max(1, PORTION * len(first) // max(1, first.numel()))
-        for portion in zip(*(tensor.split(rows) for tensor in tensors), strict=True):
-            yield tuple([part] for part in portion)
+        for portion in portions(*tensors):
+            room -= portion[0].numel()
+            if few and room < 0:
+                yield tuple(map(list, zip(*few, strict=True)))
+                few, room = [], PORTION - portion[0].numel()
+            few.append(portion)
+    yield tuple(map(list, zip(*few, strict=True)))
 
 
 def adjust(

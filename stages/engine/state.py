@@ -8,8 +8,7 @@ mask is another bit of the same byte. Sets that change values keep U beside them
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
-from itertools import zip_longest
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -24,8 +23,21 @@ for those in none).
 DUAL, MASK = 1, 2
 """Bits of a mark: U is -target and not 0; the entry is trained, and not frozen: at zero if it was pruned, on its level
 if it was quantised."""
-PORTION = 1 << 20
-"""Entries that are divided at a time."""
+PORTION = 1 << 18
+"""Entries that a CPU works on at a time: few enough to stay in its cache."""
+
+
+def portions(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of the same shape, on a CPU some rows of them at a time: what is made of a portion stays in its cache.
+
+    A GPU takes them whole.
+    """
+    first = tensors[0]
+    if first.device.type != "cpu" or first.numel() <= PORTION:
+        yield tensors
+        return
+    rows = max(1, PORTION * len(first) // first.numel())
+    yield from zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
 def masks(marks: Iterable[Tensor]) -> list[Tensor]:
@@ -36,14 +48,13 @@ def masks(marks: Iterable[Tensor]) -> list[Tensor]:
 @torch.no_grad()
 def divide(state: Mapping[str, Tensor], factor: float) -> None:
     """U / factor, in place, of what is kept of a tensor or of any part of it."""
-    rows = max(1, PORTION * len(state["target"]) // max(1, state["target"].numel()))
-    for target, marks, dual in zip_longest(*(state[key].split(rows) if key in state else [] for key in STATE)):
-        if dual is None:
-            torch.where((marks & DUAL).bool(), target / factor, target, out=target)
+    for target, marks, *dual in portions(*(state[key] for key in STATE if key in state)):
+        if dual:
+            z = target + dual[0]
+            dual[0].div_(factor)
+            torch.sub(z, dual[0], out=target)
         else:
-            z = target + dual
-            dual.div_(factor)
-            torch.sub(z, dual, out=target)
+            torch.where((marks & DUAL).bool(), target / factor, target, out=target)
 
 
 class Whole(ABC):
@@ -60,8 +71,13 @@ class Whole(ABC):
         the first update. They are few."""
 
     @abstractmethod
-    def read(self, name: str, state: str | None) -> Tensor:
-        """A whole parameter, or what is kept of its state, as a new tensor on every rank."""
+    def seen(self, name: str, state: str | None = None) -> Tensor:
+        """A whole parameter, or what is kept of its state, to be looked at until the next step or `write`: it may be no
+        copy."""
+
+    def read(self, name: str, state: str | None = None) -> Tensor:
+        """The same as a new tensor on every rank."""
+        return self.seen(name, state).clone()
 
     @abstractmethod
     def write(self, name: str, value: Tensor, state: str | None) -> None:
@@ -77,8 +93,9 @@ class Whole(ABC):
             return (self.read(name, "marks") >> 1).float()
         if state != "dual" or name in self.valued:
             return self.read(name, state)
-        target = self.read(name, "target")
-        u = torch.where((self.read(name, "marks") & DUAL).bool(), -target, torch.zeros_like(target))
+        u = torch.zeros_like(self.seen(name, "target"))
+        for own, target, marks in portions(u, self.seen(name, "target"), self.seen(name, "marks")):
+            torch.where((marks & DUAL).bool(), -target, own, out=own)
         if name in self._odd:
             places, values = self._odd[name]
             u.view(-1)[places] = values
@@ -88,20 +105,26 @@ class Whole(ABC):
         """Put a whole tensor in the place of what `get` gives. U is told by the target: set that before it."""
         if state == "mask":
             mask = (value != 0).to(torch.uint8) * MASK
-            self.write(name, mask | (self.read(name, "marks").to(mask.device) & DUAL), "marks")
+            self.write(name, mask | (self.seen(name, "marks").to(mask.device) & DUAL), "marks")
         elif state == "dual" and name not in self.valued:
             self._mark(name, value)
         else:
             self.write(name, value, state)
 
     def _mark(self, name: str, u: Tensor) -> None:
-        there, marks = u != 0, self.read(name, "marks").to(u.device)
-        self.write(name, (marks & MASK) | there.to(torch.uint8), "marks")
+        """Keep what U is beside the target, by a bit an entry; and aside, where that is not all."""
+        marks, target = self.read(name, "marks").to(u.device), self.seen(name, "target").to(u.device)
+        odd, begin = [], 0
+        for own, aim, dual in portions(marks, target, u):
+            there = dual != 0
+            own.bitwise_and_(MASK).bitwise_or_(there)
+            odd.append((there & (aim != -dual)).flatten().nonzero().squeeze(1) + begin)
+            begin += dual.numel()
+        self.write(name, marks, "marks")
         self._odd.pop(name, None)
-        if bool(there.any()):
-            places = (there & (self.read(name, "target").to(u.device) != -u)).flatten().nonzero().squeeze(1)
-            if len(places):
-                self._odd[name] = places, u.flatten()[places]
+        places = torch.cat(odd)
+        if len(places):
+            self._odd[name] = places, u.flatten()[places]
 
     def rescale(self, factor: float) -> None:
         """U / factor, where Z stays: of all penalised tensors. Each rank divides its own part; nothing is gathered."""

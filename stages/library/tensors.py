@@ -36,11 +36,11 @@ class ModuleTensors(Whole):
             for name, p in self.parameters.items()
         }
 
-    def read(self, name: str, state: str | None) -> Tensor:
-        """The whole parameter in fp32 or better, or its state as it is kept, as a new tensor on every rank."""
+    def seen(self, name: str, state: str | None = None) -> Tensor:
+        """The whole parameter in fp32 or better, or its state as it is kept, to be looked at until the next `write`."""
         value = self._own(name, state).detach()
         whole = value.full_tensor() if isinstance(value, DTensor) else value
-        return whole.to(whole.dtype if state == "marks" else _precise(whole), copy=True)
+        return whole.to(whole.dtype if state == "marks" else _precise(whole))
 
     @torch.no_grad()
     def write(self, name: str, value: Tensor, state: str | None) -> None:

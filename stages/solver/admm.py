@@ -12,7 +12,7 @@ Tensors are walked one at a time, so that no rank holds more than one of them wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -23,6 +23,7 @@ from torch import Tensor
 from dualprune.stages.constraints import Constraint
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.constraints.weighted import Weighted
+from dualprune.stages.engine.state import portions
 from dualprune.stages.engine.weighing import WAYS
 from dualprune.stages.settings.training import Penalty
 from dualprune.stages.solver import coupled
@@ -92,12 +93,13 @@ def update(tensors: Tensors, targets: Targets, watch: Watch = unseen) -> Update:
     sums: dict[str, tuple[float, float, float]] = {}
     for name, constraint in sets.items():
         w, u = tensors.get(name), tensors.get(name, "dual")
-        before = tensors.get(name, "target") + u
-        z = constraint.project(w + u)
-        u = u + w - z
+        before = tensors.get(name, "target").add_(u)
+        total = w + u
+        z = constraint.project(total)
+        u = total - z
         tensors.set(name, z - u, "target")
         tensors.set(name, u, "dual")
-        sums[name] = (_square(w - z), _square(w), _square(z - before))
+        sums[name] = (_apart(w, z), _square(w), _apart(z, before))
         watch(name, w, z, before)
     return Update(_residual(sums), kept, peak)
 
@@ -142,7 +144,7 @@ def project(tensors: Tensors, targets: Targets) -> Update:
         z = constraint.project(w)
         tensors.set(name, z)
         tensors.set(name, constraint.mask(z) * tensors.get(name, "mask"), "mask")
-        sums[name] = (_square(w - z), _square(w), 0.0)
+        sums[name] = (_apart(w, z), _square(w), 0.0)
     return Update(_residual(sums), kept, peak)
 
 
@@ -181,7 +183,20 @@ def _resolved(
 
 
 def _square(x: Tensor) -> float:
-    return float(x.double().square().sum())
+    return _summed(_dot(part.double()) for (part,) in portions(x))
+
+
+def _apart(x: Tensor, y: Tensor) -> float:
+    """|x - y|^2."""
+    return _summed(_dot((one - other).double()) for one, other in portions(x, y))
+
+
+def _dot(x: Tensor) -> Tensor:
+    return torch.dot(x.flatten(), x.flatten())
+
+
+def _summed(parts: Iterable[Tensor]) -> float:
+    return float(torch.stack(list(parts)).sum())
 
 
 def _residual(sums: Mapping[str, tuple[float, float, float]]) -> Residual:
