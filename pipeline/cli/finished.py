@@ -15,6 +15,7 @@ from dualprune.pipeline.store.store import Store
 from dualprune.stages.artefacts.manifest import MANIFEST, Damaged, check
 from dualprune.stages.files import urls
 from dualprune.stages.files.folder import Folder
+from dualprune.stages.files.source import importable
 
 if TYPE_CHECKING:
     from dualprune.stages.export.source import Origin
@@ -38,7 +39,12 @@ class Finished(NamedTuple):
 
 
 def finished(words: Sequence[str], url: str | None, verb: str) -> Finished:
-    """The stage that one or two words of a command line name, and `url` a store if it says one. Raises ConfigError."""
+    """The stage that one or two words of a command line name, and `url` a store if it says one. Raises ConfigError.
+
+    A user's own modules lie beside the configuration; where none is named, where the command is given.
+    """
+    if len(words) == 1:
+        importable(Path.cwd())
     try:
         if len(words) == 1 and Folder(words[0]).exists(MANIFEST):
             above, _, key = words[0].rstrip("/").rpartition("/")

@@ -50,3 +50,13 @@ def test_a_beginning_is_written_as_it_says(capsys: pytest.CaptureFixture[str]) -
     assert cli.main([*shlex.split(command[1]), "-o", "begun.yaml"]) == DONE
     assert cli.main(["plan", "begun.yaml"]) == DONE
     assert "prune-8x" in capsys.readouterr().out
+
+
+def test_a_finished_stage_needs_no_configuration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network's file is found where the command is given."""
+    elsewhere = [place for place in sys.path if place not in (str(folder), "")]
+    assert cli.main(["run", "mine.yaml", "--inline", "--only", "dense", "--set", "stages.dense.train.epochs=1"]) == DONE
+    monkeypatch.setattr(sys, "path", elsewhere)
+    sys.modules.pop("mynet")
+    assert cli.main(["export", "dense", "--format", "safetensors", "--out", "made"]) == DONE
+    assert (folder / "made" / "dense.safetensors").exists()
