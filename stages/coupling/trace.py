@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from dualprune.stages.coupling.atoms import Atoms, Dims, Labels
 from dualprune.stages.coupling.known import Call, Known, Unknown, shape_of
@@ -80,12 +81,21 @@ def traced(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 
 def _exported(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     logging.getLogger("torch.export").setLevel(logging.ERROR)
+    only = network.register_forward_hook(_tensors)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.export.export(network, tuple(args), dict(kwargs), strict=False)
     except Exception as error:
         raise Untraceable(f"torch.export can't follow it: {type(error).__name__}: {_reason(str(error))}") from error
+    finally:
+        only.remove()
+
+
+def _tensors(_network: nn.Module, _args: Any, outputs: Any) -> list[Tensor]:
+    """What a network gives, without what is no tensor: torch.export refuses objects that it doesn't know, such as
+    caches of decoders."""
+    return [one for one in pytree.tree_leaves(outputs) if isinstance(one, Tensor)]
 
 
 def _reason(text: str) -> str:

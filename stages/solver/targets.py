@@ -14,9 +14,9 @@ from dualprune.stages.constraints.combined import Combined
 from dualprune.stages.constraints.lowrank import LowRank
 from dualprune.stages.coupling.cut import Cut
 from dualprune.stages.engine.ranks import agreed
-from dualprune.stages.networks.parameters import Parameters
+from dualprune.stages.networks.parameters import Parameter, Parameters
 from dualprune.stages.settings.base import Problem
-from dualprune.stages.settings.sets import AnySet, Block, Cardinality, Clusters, Grouped, Head, Pattern, Structured
+from dualprune.stages.settings.sets import NM, AnySet, Block, Cardinality, Clusters, Grouped, Head, Pattern, Structured
 from dualprune.stages.solver import coupled as units
 from dualprune.stages.solver.budget import Budget
 from dualprune.stages.solver.coupled import Share, shares
@@ -81,6 +81,7 @@ def targets(
             kinds[name] = (*kinds.get(name, ()), settings.set)
             before = made.get(name, ())
             try:
+                _check_turned(one, settings)
                 if not _is_all(settings):
                     if any(name == place for share in coupled for place, _ in share.space.weights):
                         raise ValueError(ALONE)
@@ -202,6 +203,16 @@ def _check_clash(name: str, kinds: tuple[str, ...], budgets: Sequence[Budget], l
     reason = refusal(list(kinds))
     if reason is not None:
         raise ValueError(reason)
+
+
+def _check_turned(parameter: Parameter, settings: AnySet) -> None:
+    """Raise ValueError for a set that tells outputs from inputs, on a weight that has its inputs first."""
+    if "Conv1D" in parameter.types[0] and len(parameter.shape) == 2 and isinstance(settings, Grouped | NM):
+        coupled = "`coupled: true` finds what is what; " if isinstance(settings, Grouped) else ""
+        raise ValueError(
+            f"a Conv1D of transformers has weights of inputs x outputs, of which `{settings.set}` would take the one for"
+            f" the other: {coupled}a torch.nn.Linear in its place has them as usual"
+        )
 
 
 def _set(settings: AnySet, shape: tuple[int, ...], before: Sequence[Constraint]) -> Constraint:

@@ -35,8 +35,6 @@ def test_heads_by_class(name: str) -> None:
     given = {"input_ids": torch.randint(5, 99, (2, 7)), "attention_mask": torch.ones(2, 7, dtype=torch.long)}
     if name.startswith("ViT"):
         given = {"pixel_values": torch.randn(2, 3, 16, 16)}
-    if name.endswith("LM"):
-        given["use_cache"] = False  # type: ignore[assignment]
     found = exact(network, **given)
     heads = [space.size for space in found.spaces if space.heads]
     assert heads == HEADS.get(name, [4, 4])
@@ -48,7 +46,7 @@ def test_gpt2_keeps_its_heads_and_loses_hidden_units() -> None:
     """One layer makes its queries, keys and values, which its code divides by a width that it does not keep alone."""
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=100)
-    found = exact(transformers.GPT2LMHeadModel(config), input_ids=torch.randint(5, 99, (2, 7)), use_cache=False)
+    found = exact(transformers.GPT2LMHeadModel(config), input_ids=torch.randint(5, 99, (2, 7)))
     assert [space.size for space in found.spaces if not space.heads] == [128] * 2
     heads = [space.size for space in found.spaces if space.heads]
     assert heads == [4] * 2 or sum("c_attn" in name for name in found.refused) == 2

@@ -19,6 +19,7 @@ from dualprune.stages.networks.builtin import MODELS, CifarBlock
 from dualprune.stages.networks.parameters import Parameter, parameters, weights
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import Model
+from dualprune.stages.solver.targets import targets
 
 DATA = {"source": "digits"}
 LENET = {"0.weight": (20, 1, 5, 5), "2.weight": (50, 20, 5, 5), "5.weight": (500, 800), "7.weight": (10, 500)}
@@ -235,6 +236,17 @@ def test_what_does_not_fit_a_tensor_is_refused_with_its_name_and_shape(what: str
     ((at, text),) = problems(prune(settings))
     assert at == ("constraints", 0)
     assert text.startswith(words)
+
+
+@pytest.mark.parametrize("settings", [{"set": "nm", "n": 2, "m": 4}, {"set": "filter", "rate": 2}])
+def test_weights_that_lie_turned_are_refused_where_that_matters(settings: dict[str, Any]) -> None:
+    """As transformers' Conv1D has them, but not torch's layers of sequences, nor sets that know no outputs."""
+    turned = nn.Sequential(pytest.importorskip("transformers.pytorch_utils").Conv1D(8, 4), nn.Conv1d(8, 8, 3))
+    there = parameters(turned)
+    ((at, text),) = targets(prune(settings | {"tensors": "*"}).constraints, there, "turned")[1]
+    assert at == ("constraints", 0)
+    assert text.startswith("0.weight of shape (4, 8): a Conv1D of transformers has weights of inputs x outputs")
+    assert not targets(prune({"rate": 2, "tensors": "*"}).constraints, there, "turned")[1]
 
 
 def test_the_largest_that_fits_is_taken() -> None:
