@@ -207,10 +207,10 @@ def _check_clash(name: str, kinds: tuple[str, ...], budgets: Sequence[Budget], l
 
 def _check_turned(parameter: Parameter, settings: AnySet) -> None:
     """Raise ValueError for a set that tells outputs from inputs, on a weight that has its inputs first."""
-    if "Conv1D" in parameter.types[0] and len(parameter.shape) == 2 and isinstance(settings, Grouped | NM):
+    if parameter.of_types(["Conv1D"]) and len(parameter.shape) == 2 and isinstance(settings, Grouped | NM):
         coupled = "`coupled: true` finds what is what; " if isinstance(settings, Grouped) else ""
         raise ValueError(
-            f"a Conv1D of transformers has weights of inputs x outputs, of which `{settings.set}` would take the one for"
+            f"a Conv1D of transformers has weights of inputs x outputs, of which `{settings.set}` would take one for"
             f" the other: {coupled}a torch.nn.Linear in its place has them as usual"
         )
 
