@@ -126,6 +126,8 @@ def embedding(known: Known, call: Call) -> Sequence[Dims]:
 
 def batch_norm(known: Known, call: Call) -> Sequence[Dims]:
     x = call.args["input"]
+    if call.args.get("training"):  # by its own mean and deviation, as some code does it to weights
+        known.atoms.fix(x[0], *x[2:])
     for name in ("weight", "bias", "running_mean", "running_var"):
         if call.args.get(name) is not None:
             known.join(x[1], call.args[name][0])
@@ -143,8 +145,18 @@ def layer_norm(known: Known, call: Call) -> Sequence[Dims]:
 
 
 def group_norm(known: Known, call: Call) -> Sequence[Dims]:
-    x = call.args["input"]
-    known.atoms.fix(x[1], *(call.args[n][0] for n in ("weight", "bias") if call.args.get(n) is not None))
+    """Each group is normalised by itself, so that whole groups can go; one that lost a channel would be another."""
+    x, groups = call.args["input"], call.args["num_groups"]
+    affine = [call.args[name][0] for name in ("weight", "bias") if call.args.get(name) is not None]
+    for one in affine:
+        known.join(x[1], one)
+    if groups == 1:
+        known.atoms.fix(x[1])
+        return [x]
+    first, *others = x[1].reshape(groups, -1).T
+    for one in others:
+        known.join(first, one)
+    known.sizes += [(groups, first)]
     return [x]
 
 

@@ -42,7 +42,7 @@ _RULES: tuple[tuple[Rule, str], ...] = (
     (entries.along, "softmax log_softmax _softmax cumsum sort flip roll"),
     (views.permuted, "permute"),
     (views.transpose, "transpose t swapaxes swapdims"),
-    (views.seen, "view reshape flatten unflatten _unsafe_view"),
+    (views.seen, "view reshape reshape_as view_as flatten unflatten _unsafe_view"),
     (views.expanded, "expand expand_as broadcast_to"),
     (views.repeated, "repeat"),
     (views.each_repeated, "repeat_interleave"),

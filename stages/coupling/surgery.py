@@ -73,6 +73,9 @@ def _numbers(module: nn.Module, shapes: Mapping[str, list[int]]) -> dict[str, in
         return {"in_features": shapes["weight"][1], "out_features": shapes["weight"][0]}
     if isinstance(module, _NormBase):
         return {"num_features": next(iter(shapes.values()))[0]}
+    if isinstance(module, nn.GroupNorm):
+        channels = next(iter(shapes.values()))[0]
+        return {"num_channels": channels, "num_groups": channels * module.num_groups // module.num_channels}
     if isinstance(module, nn.Embedding):
         return {"embedding_dim": shapes["weight"][1]}
     if isinstance(module, nn.MultiheadAttention) and "in_proj_weight" in shapes:

@@ -20,7 +20,9 @@ PICTURES = {
     users.Squeezed: {"a.weight": 8, "less.weight": 3},
     users.PixelShuffled: {"a.weight": 3, "b.weight": 5},
     users.Reused: {"a.weight": 8},
-    users.Normed: {"b.weight": 6},
+    users.Normed: {"a.weight": 2, "b.weight": 6},
+    users.Together: {"b.weight": 6},
+    users.Standardised: {"b.weight": 6},
 }
 
 

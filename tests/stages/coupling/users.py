@@ -133,14 +133,34 @@ class Padded(Pictures):
 
 
 class Normed(Pictures):
-    """Group norms look at several channels, so theirs stay; those of `b` go."""
+    """Group norms look at all channels of a group, which go together."""
 
-    def __init__(self) -> None:
+    def __init__(self, groups: int = 2) -> None:
         super().__init__(8, 6)
-        self.norm, self.b = nn.GroupNorm(2, 8), conv(8, 6)
+        self.norm, self.b = nn.GroupNorm(groups, 8), conv(8, 6)
 
     def between(self, x: Tensor) -> Tensor:
         y: Tensor = self.b(self.norm(x))
+        return y
+
+
+class Together(Normed):
+    """One group of all channels, so that none can go; those of `b` do."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+
+class Standardised(Pictures):
+    """Weights over their own deviation, which each input has a part in; those that nothing after is divided by go."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 6)
+        self.b = conv(8, 6)
+
+    def between(self, x: Tensor) -> Tensor:
+        flat = self.b.weight.reshape(1, len(self.b.weight), -1)
+        y: Tensor = F.conv2d(x, F.batch_norm(flat, None, None, training=True).reshape_as(self.b.weight), self.b.bias)
         return y
 
 
