@@ -21,8 +21,15 @@ TYPES = {
     torch.int32: "I32",
     torch.int16: "I16",
     torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
     torch.uint8: "U8",
     torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
     torch.complex64: "C64",
 }
 """safetensors' names of types."""
@@ -74,7 +81,7 @@ class Pieces:
 
     def put(self, values: Tensor) -> None:
         """Copy what follows: a tensor of any type and device."""
-        flat, begin = values.detach().contiguous().flatten().view(torch.uint8), 0
+        flat, begin = values.detach().resolve_conj().contiguous().flatten().view(torch.uint8), 0
         while begin < len(flat):
             if not self._filled:
                 self._piece = self._empty()

@@ -300,7 +300,8 @@ class Engine(Whole):
             key
             for p, state in self.optimizer.state.items()
             for key, value in state.items()
-            if isinstance(value, Tensor) and value.shape == p.shape and key not in (*STATE, *WAYS)
+            # Its count of steps has the shape of a parameter that is a number alone.
+            if isinstance(value, Tensor) and value.shape == p.shape and key not in (*STATE, *WAYS, "step")
         }
         return sorted(names)
 

@@ -98,6 +98,7 @@ class Whole(ABC):
             torch.where((marks & DUAL).bool(), -target, own, out=own)
         if name in self._odd:
             places, values = self._odd[name]
+            u = u.contiguous()
             u.view(-1)[places] = values
         return u
 

@@ -27,6 +27,7 @@ USED = (
     ("deepspeed", "zero.GatheredParameters"),
     ("deepspeed.ops", "__compatible_ops__"),
     ("deepspeed.runtime.compiler", "compile"),
+    ("deepspeed.runtime.engine", "DeepSpeedEngine._broadcast_model"),
     ("deepspeed.runtime.engine", "DeepSpeedEngine.is_gradient_accumulation_boundary"),
     ("deepspeed.runtime.engine", "DeepSpeedEngine.allreduce_gradients"),
     ("deepspeed.runtime.engine", "DeepSpeedEngine.destroy"),
@@ -75,6 +76,7 @@ def deepspeed() -> Any:
     with patch.object(deepspeed.runtime.compiler, "compile", lambda: lambda function: function):
         import deepspeed.runtime.zero.muon.muon_optimizer
     _check(deepspeed.__version__)
+    deepspeed.runtime.engine.DeepSpeedEngine._broadcast_model = _alike
     if not torch.cuda.is_available():
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -93,6 +95,14 @@ def _check(version: str) -> None:
             f"DeepSpeed {version} lacks {', '.join(missing)}, which dualprune uses: install one of the versions that"
             " dualprune's pyproject.toml names"
         )
+
+
+def _alike(engine: Any) -> None:
+    """Give all ranks the first one's parameters, row by row in memory: DeepSpeed does, and fails where one is a number
+    alone, or lies otherwise, such as in channels_last order."""
+    for parameter in engine.module.parameters():
+        parameter.data = parameter.data.contiguous()
+        dist.broadcast(parameter.data.flatten().view(torch.uint8), 0)
 
 
 def lean(stage: int, clip: float, offload: bool) -> dict[str, Any]:

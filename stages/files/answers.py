@@ -64,8 +64,12 @@ def _read(file: Path) -> Any:
 def _write(file: Path, found: Any) -> None:
     data = canonical(found)
     part = file.with_name(f"{file.name}.{uuid.uuid4().hex}.part")
-    part.write_bytes(sha256(data).encode() + b"\n" + data)
-    os.replace(part, file)
+    try:
+        part.write_bytes(sha256(data).encode() + b"\n" + data)
+        os.replace(part, file)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
     there = sorted(file.parent.iterdir(), key=lambda one: one.stat().st_mtime)
     for old in there[:-MOST]:
         old.unlink(missing_ok=True)

@@ -18,6 +18,9 @@ from dualprune.stages.settings.training import Model
 SMALL = 0.01
 """What floating-point numbers of a network that is tried are: finite on the way, and no variance is zero."""
 
+UNSAVED = (torch.complex128, torch.complex32)
+"""Types that safetensors does not have."""
+
 
 def build_model(settings: Model, device: str = "cpu") -> nn.Module:
     """The network that the settings name. Raises SpecError for one that there is not, that can't be built, or whose
@@ -34,6 +37,12 @@ def build_model(settings: Model, device: str = "cpu") -> nn.Module:
         text = f"{settings.name} has complex parameters, which are not trained: {some(wrong)}; keep each as a real one "
         text += "of a last axis of 2, and take torch.view_as_complex of it in forward"
         raise SpecError([(("model",), text)])
+    wide = [name for name, one in network.state_dict().items() if isinstance(one, Tensor) and one.dtype in UNSAVED]
+    if wide:
+        text = (
+            f"{settings.name} has complex numbers of a type that can't be saved: {some(wide)}; keep them as complex64"
+        )
+        raise SpecError([(("model",), f"{text}, or register them with persistent=False and compute them anew")])
     return network
 
 

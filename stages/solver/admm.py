@@ -68,6 +68,8 @@ class Update:
     """Peak memory of allocating global budgets on this rank."""
 
 
+LONGEST = 1 << 30
+"""Numbers that are multiplied at a time: a GPU's `dot` takes less than 2^31."""
 Watch = Callable[[str, Tensor, Tensor, Tensor], None]
 """Looks at each tensor at an update: its name, W, Z, and Z before."""
 
@@ -192,7 +194,7 @@ def _apart(x: Tensor, y: Tensor) -> float:
 
 
 def _dot(x: Tensor) -> Tensor:
-    return torch.dot(x.flatten(), x.flatten())
+    return torch.stack([torch.dot(part, part) for part in x.flatten().split(LONGEST)]).sum()
 
 
 def _summed(parts: Iterable[Tensor]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dualprune.stages.engine.engine import Engine, emulates_bf16, parameter_groups
 from dualprune.stages.objectives.fields import channels_last
@@ -18,6 +18,35 @@ OPTIMIZERS = {
     "adam": Optimizer(name="adam", weight_decay=0.01),
     "adamw": Optimizer(name="adamw", weight_decay=0.01, clip=0.5),
 }
+
+
+class Odd(nn.Module):
+    """A network with a parameter that is a number alone, and with others that lie otherwise than row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.first = nn.Conv2d(1, 4, (2, 3)).to(memory_format=torch.channels_last)
+        self.last = nn.Linear(4, 3)
+        self.last.weight = nn.Parameter(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).t())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of [n, 6]."""
+        found: Tensor = self.scale * self.last(self.first(x.view(-1, 1, 2, 3)).flatten(1))
+        return found
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+def test_parameters_of_any_layout_and_of_no_dimension_are_trained(make_engine: MakeEngine, zero: int) -> None:
+    """And all of their state comes out by name."""
+    network = Odd()
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    engine = make_engine(network, {"first.weight", "last.weight"}, zero=zero, optimizer=OPTIMIZERS["adam"])
+    assert all(torch.equal(engine.get(name), value) for name, value in before.items())
+    step(engine, 0)
+    assert not any(torch.equal(engine.get(name), value) for name, value in before.items())
+    assert engine.inner_states() == ["exp_avg", "exp_avg_sq"]
+    assert all(engine.get(name, "exp_avg").shape == value.shape for name, value in before.items())
 
 
 def values(name: str, seed: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -83,6 +84,19 @@ def test_without_a_folder_they_are_found_each_time(kept: Path, where: str, monke
     assert [asked(found=7) for _ in range(2)] == [(7, 1)] * 2
     monkeypatch.setenv("XDG_CACHE_HOME", where)
     assert [asked(found=7) for _ in range(2)] == [(7, 1)] * 2
+
+
+def test_what_can_not_be_written_leaves_nothing(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk, where it would stay until there is room again."""
+
+    def cut(file: Path, data: bytes) -> int:
+        with open(file, "wb") as part:
+            part.write(data[:9])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", cut)
+    assert [asked(found=7) for _ in range(2)] == [(7, 1)] * 2
+    assert list(kept.iterdir()) == []
 
 
 def test_those_found_first_go(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "def small(width=4, **more):\n    return nn.Sequential(block(3, width), nn.ReLU(), block(width, 2))\n\n\n"
         "def turning():\n    net = nn.Linear(2, 2)\n    net.turn = nn.Parameter(net.weight.cfloat())\n"
         "    return net\n\n\n"
+        "def wide():\n    net = nn.Linear(2, 2)\n    net.register_buffer('turn', net.weight.detach().cdouble())\n"
+        "    return net\n\n\n"
         "def broken():\n    raise RuntimeError('no such width')\n\n\ndef text():\n    return 'net'\n"
     )
     monkeypatch.syspath_prepend(str(folder))
@@ -105,9 +107,13 @@ def test_a_network_of_ones_own_has_the_bits_of_a_built_in_one(own: Path, monkeyp
         ("torchvision:resnet51", "torchvision has no classification network 'resnet51'; did you mean resnet5"),
         ("torchvision:fcn_resnet50", "torchvision has no classification network 'fcn_resnet50'"),
         ("nets.of.nobody:net", "there is no module nets, neither beside the configuration nor where Python looks"),
-        ("zoo_net:smal", "has no smal; it has small, turning, broken, text"),
+        ("zoo_net:smal", "has no smal; it has small, turning, wide, broken, text"),
         ("zoo_net:text", "zoo_net:text returned str, and a torch.nn.Module is needed"),
         ("zoo_net:turning", "zoo_net:turning has complex parameters, which are not trained: turn; keep each as a real"),
+        (
+            "zoo_net:wide",
+            "zoo_net:wide has complex numbers of a type that can't be saved: turn; keep them as complex64",
+        ),
         ("zoo_net:", "is not of the form package.module:name"),
         ("zoonet", "there is no model 'zoonet'; there are alexnet, digits_cnn"),
     ],
@@ -129,7 +135,7 @@ def test_errors_of_a_users_code_have_its_line(own: Path) -> None:
     with pytest.raises(SpecError) as caught:
         build_model(Model(name="zoo_net:broken"))
     assert "RuntimeError: no such width" in str(caught.value)
-    assert (origin(caught.value) or "").startswith(f"{own}/zoo_net.py:16: raise RuntimeError")
+    assert (origin(caught.value) or "").startswith(f"{own}/zoo_net.py:22: raise RuntimeError")
     (own / "zoo_bad.py").write_text("import torch\n\n1 / 0\n")
     with pytest.raises(SpecError) as caught:
         build_model(Model(name="zoo_bad:net"))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dualprune.stages.constraints.cardinality import Cardinality
 from dualprune.stages.engine.engine import Engine
 from dualprune.stages.engine.weighing import DECAY, WAYS
+from dualprune.stages.library.tensors import ModuleTensors
 from dualprune.stages.settings.training import Optimizer
 from dualprune.stages.solver import admm
 from dualprune.stages.solver.budget import Budget
@@ -203,6 +204,24 @@ def test_residuals_are_per_tensor_and_over_all(make_engine: MakeEngine) -> None:
     residual = admm.project(engine, held_to({"0.weight": Cardinality(6), "3.weight": Cardinality(1)})).residual
     assert residual.tensors == {"0.weight": pytest.approx((24 / 48) ** 0.5), "3.weight": 0.0}
     assert residual.total == pytest.approx((24 / 48) ** 0.5)
+
+
+def test_tensors_longer_than_what_is_multiplied_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is less than a GPU's `dot` takes; also of one number, and of none."""
+    monkeypatch.setattr(admm, "LONGEST", 4)
+    for shape in ((3, 5), (), (0, 3)):
+        x, y = torch.randn(shape), torch.randn(shape)
+        assert admm._apart(x, y) == pytest.approx(float((x - y).double().square().sum()))
+    assert admm.LONGEST < 2**31
+
+
+def test_duals_are_carried_to_tensors_that_lie_otherwise() -> None:
+    """In channels_last order: U comes out as it was given, where neither it nor Z is 0, too."""
+    network = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
+    tensors = ModuleTensors(network, ["weight"], ["weight"], [])
+    u = torch.randn(4, 3, 2, 2)
+    admm.start(tensors, held_to({"weight": Cardinality(20)}), {"weight": u})
+    assert torch.equal(tensors.get("weight", "dual"), u)
 
 
 @pytest.mark.parametrize("way", ["fisher", "snip"])
