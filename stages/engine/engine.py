@@ -24,6 +24,8 @@ from dualprune.stages.engine.state import STATE, Whole
 from dualprune.stages.engine.weighing import WAYS
 from dualprune.stages.networks.layers import note_layer
 from dualprune.stages.networks.parameters import is_trained
+from dualprune.stages.networks.weightsfile import some
+from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer as OptimizerSettings
 from dualprune.stages.settings.training import Sam
@@ -103,12 +105,21 @@ def _configuration(settings: EngineSettings, stage: int, size: int, clip: float,
     }
 
 
+def _check_shapes(model: nn.Module, stage: int) -> None:
+    """Raise SpecError for parameters that DeepSpeed can't shard."""
+    alone = [name for name, parameter in model.named_parameters() if parameter.ndim == 0]
+    if stage == 3 and alone:
+        text = f"ZeRO 3 can't share out parameters that are a number alone: {some(alone)}; take `zero: 2`, or give them"
+        raise SpecError([(("engine", "zero"), f"{text} the shape [1]")])
+
+
 class Engine(Whole):
     """A model on its ranks, with its optimizer.
 
     `penalised` names the parameters under the ADMM penalty, `masked` those that masks may be on, and `valued` those
     of the first whose set changes values. `averaged` says whether averages of the weights are ever kept, `weighed` what
-    projections of the penalised ones are weighed by, one of `WAYS`, if they are.
+    projections of the penalised ones are weighed by, one of `WAYS`, if they are. Raises SpecError for parameters that
+    can't be sharded.
     """
 
     def __init__(
@@ -133,6 +144,7 @@ class Engine(Whole):
         self.world = dist.get_world_size()
         size = sum(parameter.numel() for parameter in model.parameters())
         self.zero = settings.stage(self.world, size, memory())
+        _check_shapes(model, self.zero)
         self.settings = settings
         self.accumulate = settings.accumulate
         self.engine, *_ = zero.deepspeed().initialize(

@@ -70,6 +70,7 @@ class Update:
 
 LONGEST = 1 << 30
 """Numbers that are multiplied at a time: a GPU's `dot` takes less than 2^31."""
+
 Watch = Callable[[str, Tensor, Tensor, Tensor], None]
 """Looks at each tensor at an update: its name, W, Z, and Z before."""
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dualprune.stages.engine.engine import Engine, emulates_bf16, parameter_groups
 from dualprune.stages.objectives.fields import channels_last
+from dualprune.stages.settings.base import SpecError
 from dualprune.stages.settings.training import Optimizer
 from tests.stages.conftest import PLACES, MakeEngine, small_net, step
 
@@ -47,6 +48,13 @@ def test_parameters_of_any_layout_and_of_no_dimension_are_trained(make_engine: M
     assert not any(torch.equal(engine.get(name), value) for name, value in before.items())
     assert engine.inner_states() == ["exp_avg", "exp_avg_sq"]
     assert all(engine.get(name, "exp_avg").shape == value.shape for name, value in before.items())
+
+
+def test_what_cannot_be_shared_out_is_told(make_engine: MakeEngine) -> None:
+    with pytest.raises(
+        SpecError, match=r"engine.zero: ZeRO 3 can't share out .* a number alone: scale; take `zero: 2`"
+    ):
+        make_engine(Odd(), {"first.weight"}, zero=3)
 
 
 def values(name: str, seed: int) -> Tensor:
