@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ NAMED = 48
 """Characters for names of tensors, of each type of layers."""
 TRAINED_ON = 1000
 """Classes of the weights that torchvision has."""
+BY_FIELDS = ("classify", "multilabel", "regress", "tokens")
+"""Objectives that are told which fields the network is called with."""
 ABOUT = ("mean", "std", "shift", "flip")
 """Settings of data that recipes know of pictures."""
 TEMPLATE = """\
@@ -82,7 +84,7 @@ class Wanted:
 def configuration(wanted: Wanted) -> str:
     """The text of a file, found to be sound. Raises ConfigError for what it can't be made of."""
     try:
-        data, classes, samples = _data(wanted.data)
+        data, classes, split = _data(wanted.data)
         given: dict[str, Any] = {"name": wanted.model, **({"args": wanted.args} if wanted.args else {})}
         classes = wanted.classes or classes
         given |= {} if classes is None else {"classes": classes}
@@ -99,24 +101,36 @@ def configuration(wanted: Wanted) -> str:
     given |= _weights(wanted.weights, given)
     problems: list[str] = []
     for rates, floor in FITTING:
-        text = _text(wanted, given, data, samples, parameters, rates, floor)
+        text = _text(wanted, given, data, split, parameters, rates, floor)
         problems = _problems(text)
         if not problems:
             return text
     raise ConfigError("init", problems)
 
 
-def _data(given: str) -> tuple[dict[str, Any], int | None, int | None]:
-    """Settings of data; how many classes and training samples there are, where that is known. Raises DataError."""
+def _data(given: str) -> tuple[dict[str, Any], int | None, Mapping[str, Any]]:
+    """Settings of data; how many classes there are, where that is known; of shards, what the training split is.
+    Raises DataError."""
     if given in BUILT_IN:
-        return {"source": given, **_known(given)}, 10, None
+        return {"source": given, **_known(given)}, 10, {}
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", given):
-        return {"source": given}, None, None
+        return {"source": given}, None, {}
     manifest = read_manifest(given)
     found = {"shards": given}
     encoded = [shape for shape in pictures(manifest, Data.model_validate(found)).values() if shape[0] == 3]
     known = _known(None) if encoded else {}
-    return {**found, **known}, labels(manifest), int(manifest["splits"]["train"]["samples"])
+    return {**found, **known}, labels(manifest), manifest["splits"]["train"]
+
+
+def _objective(given: str | None, fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What is trained for: where samples have fields and none is a picture, by those that there are."""
+    if "image" in fields or not fields or (given is not None and given not in BY_FIELDS):
+        return None if given is None else {"name": given}
+    words = [name for name in fields if f"{name}_mask" in fields]
+    name = given or ("tokens" if words else "classify" if "label" in fields else "regress")
+    numbers = [name for name, one in fields.items() if name not in ("label", "target") and one["kind"] == "npy"]
+    inputs = words[:1] if name == "tokens" else numbers
+    return {"name": name, "args": {"inputs": inputs}} if inputs else {"name": name}
 
 
 def _known(source: str | None) -> dict[str, Any]:
@@ -160,12 +174,13 @@ def _text(
     wanted: Wanted,
     model: dict[str, Any],
     data: dict[str, Any],
-    samples: int | None,
+    split: Mapping[str, Any],
     parameters: Parameters,
     rates: Sequence[float],
     floor: int,
 ) -> str:
     whole = isinstance(model.get("weights"), str)
+    objective = _objective(wanted.objective, split.get("fields", {}))
     return TEMPLATE.format(
         model=wanted.model,
         data=wanted.data,
@@ -174,8 +189,8 @@ def _text(
         name=_name(wanted),
         model_settings=inline(model),
         data_settings=inline(data),
-        objective="" if wanted.objective is None else f"objective: {wanted.objective}\n",
-        batch=min(64, samples or 64),
+        objective="" if objective is None else f"objective: {_shown(objective)}\n",
+        batch=min(64, int(split.get("samples", 64))),
         dense="{epochs: 0, lr: 0.001}          # the weights as they are" if whole else "{epochs: 20, lr: 0.001}",
         weights=sum(one.shape.numel() for one in weights(parameters).values()),
         layers="\n".join(_layers(parameters)),
@@ -183,6 +198,10 @@ def _text(
         least=f"{rates[0]:g}",
         floor=floor,
     )
+
+
+def _shown(objective: dict[str, Any]) -> str:
+    return inline(objective) if "args" in objective else str(objective["name"])
 
 
 def _layers(parameters: Parameters) -> Iterator[str]:

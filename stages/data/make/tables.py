@@ -69,9 +69,7 @@ class Table:
         if wanted.isdecimal() and 1 <= int(wanted) <= len(self.header):
             return int(wanted) - 1
         there = ", ".join(self.header[:20])
-        raise DataError(
-            f"{self.place} has no column {wanted}; it has {there} (a column may be given by its number, too)"
-        )
+        raise DataError(f"{self.place} has no column {wanted}; it has {there} (or its number, from 1 on)")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ from torch import nn
 def small(width=8):
     return nn.Sequential(nn.Linear(10, width), nn.ReLU(), nn.Linear(width, 1))
 
+def pair(outputs=2):
+    return nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, outputs))
+
 class Words(nn.Module):
     def __init__(self):
         super().__init__()
@@ -102,6 +105,22 @@ def test_what_recipes_know_of_data(folder: Path) -> None:
     """Their normalisation."""
     spec = made(folder, "--model", "lenet5", "--data", "mnist")
     assert (spec.data.mean, spec.data.std, spec.data.shift) == ([0.1307], [0.3081], 1)
+
+
+@pytest.mark.parametrize(
+    ("column", "objective"),
+    [(("--label", "kind"), "classify"), (("--target", "y"), "regress")],
+    ids=["label", "target"],
+)
+def test_a_table_says_what_is_trained_for(folder: Path, column: tuple[str, str], objective: str) -> None:
+    """Its columns of numbers are what the network is called with."""
+    rows = [f"{n % 7},{n % 5},{'ab'[n % 2]},{n}" for n in range(80)]
+    (folder / "table.csv").write_text("\n".join(["a,b,kind,y", *rows]))
+    assert cli.main(["shards", "table.csv", "made", *column, "--columns", "a,b", "--cut", "0.2,0.2"]) == DONE
+    network = ("--model", "startnet:pair", *(() if objective == "classify" else ("--args", "{outputs: 1}")))
+    spec = made(folder, *network, "--data", "made")
+    assert (spec.objective.name, spec.objective.args) == (objective, {"inputs": ["numbers"]})
+    assert cli.main(["plan", "mine.yaml"]) == DONE
 
 
 WRONG: dict[str, tuple[list[str], str]] = {

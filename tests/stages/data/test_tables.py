@@ -187,7 +187,7 @@ def test_tables_that_can_not_be_read_leave_nothing_in_the_way(tmp_path: Path) ->
     (tmp_path / "test.csv").write_text(CSV.replace("label", "class"))
     (tmp_path / "it.csv").write_text(CSV + "short\n")
     where = {"train": str(tmp_path / "it.csv"), "val": str(tmp_path / "it.csv"), "test": str(tmp_path / "test.csv")}
-    with pytest.raises(DataError, match=r"column label; it has text, class, x, y .a column may be given by its number"):
+    with pytest.raises(DataError, match=r"column label; it has text, class, x, y .or its number, from 1 on"):
         convert_tables(str(tmp_path / "out"), "it", where, Wanted(label="label", bad=0.5), None)
     with pytest.raises(DataError, match="1 of 21 rows are bad"):
         convert_tables(str(tmp_path / "out"), "it", where, Wanted(label="2", bad=0.0), None)
