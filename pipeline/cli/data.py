@@ -33,7 +33,7 @@ SHOWN = 5
 """Samples that were left out, and kinds of files that were passed over, that are told each."""
 PICTURES = ("resize", "quality", "max_pixels", "no_check", "label_field", "processes", "size", "held", "seed")
 """Options that mean nothing to a table."""
-TABLES = ("label", "target", "columns", "tokenizer", "length")
+TABLES = ("label", "target", "columns", "tokenizer", "length", "standardise")
 """Options that mean nothing to anything else."""
 ENCODED = ("split", "bad", "cut", *PICTURES, *TABLES)
 """Options that mean nothing to a data set of pictures of one shape."""
@@ -93,6 +93,8 @@ def _add_cut_and_tables(shards: argparse.ArgumentParser) -> None:
     shards.add_argument("--target", metavar="COLUMN", help="of a table: the column of numbers that are to be predicted")
     text = "of a table: the other columns to take; numbers become one array, text stays text (default: all)"
     shards.add_argument("--columns", metavar="COLUMN,...", type=_listed, help=text)
+    text = "of a table: take each column's mean in train from numbers, and divide them by its deviation there"
+    shards.add_argument("--standardise", action="store_const", const=True, help=text)
     text = "of a table: make text tokens, by a tokenizer.json or a BERT's vocab.txt (needs dualprune[text])"
     shards.add_argument("--tokenizer", metavar="FILE", type=_place, help=text)
     text = "of a table: tokens of a text at most (default: 128)"

@@ -44,6 +44,8 @@ class Wanted:
     """A tokenizer.json or vocab.txt; columns of text become tokens by it."""
     length: int = 128
     """Tokens of a text, at most."""
+    standardise: bool = False
+    """Whether the field `numbers` has each column less its mean in train, over its deviation there."""
     bad: float = 0.001
     """Share of a table's rows that may be left out because they can't be read."""
 
@@ -95,6 +97,8 @@ def convert_tables(url: str, name: str, where: Mapping[str, str], wanted: Wanted
     plan |= {**asdict(wanted), "columns": list(wanted.columns), "cut": cut.model_dump() if cut else None}
     plan |= {"tokenizer": tokenizer.sha256 if tokenizer else None}
     del plan["bad"]
+    if not wanted.standardise:  # shards that were made before there was this are still what is asked for
+        del plan["standardise"]
     folder = Folder(url)
     schema = _schema(tables, wanted)
     skipped: dict[str, dict[str, str]] = {}
@@ -107,7 +111,9 @@ def convert_tables(url: str, name: str, where: Mapping[str, str], wanted: Wanted
     if finished is not None:
         return finished
     padded = _text_fields(schema, tokenizer is not None)
-    manifest = records_manifest(url, name, splits if cut is None else cut_out(splits, cut), padded=padded)
+    parts = splits if cut is None else cut_out(splits, cut)
+    parts, said = _standardised(parts, schema) if wanted.standardise else (parts, {})
+    manifest = {**records_manifest(url, name, parts, padded=padded), **said}
     for split, bad in skipped.items():
         manifest["splits"][split]["skipped"] = {where[split]: bad} if bad else {}
     if tokenizer is not None:
@@ -211,6 +217,8 @@ def _schema(tables: Mapping[str, Table], wanted: Wanted) -> Schema:
         labels = [row[train.column(wanted.label)] for row in train.rows.values()]
         if sum(_whole(label) is None for label in labels) > allowed(wanted.bad, len(labels)):
             classes = sorted({str(label) for label in labels})
+    if wanted.standardise and not sorts["numbers"]:
+        raise DataError(f"{train.place} has no columns of numbers to standardise")
     if wanted.tokenizer is not None and not sorts["text"]:
         raise DataError(f"{train.place} has no column of text for the tokenizer")
     found = Schema(tuple(sorts["numbers"]), tuple(sorts["text"]), tuple(sorts["lists"]), classes)
@@ -248,6 +256,19 @@ def _samples(
             for sample, tokens in zip(samples, tokenizer([sample[field] for sample in samples]), strict=True):
                 sample[field] = tokens
     return samples, bad
+
+
+def _standardised(parts: Mapping[str, Part], schema: Schema) -> tuple[dict[str, Part], dict[str, Any]]:
+    """With numbers of mean 0 and deviation 1 in train; and what is said of that, by column."""
+    rows = np.array([sample["numbers"] for sample in parts["train"]], np.float64)
+    mean, deviation = rows.mean(0), rows.std(0)
+    deviation[deviation == 0] = 1
+    found = {}
+    for split, part in parts.items():
+        samples = [{**one, "numbers": ((one["numbers"] - mean) / deviation).astype(np.float32)} for one in part]
+        found[split] = Part(part.where, samples, np.arange(len(samples)))
+    by_column = dict(zip(schema.numbers, np.stack([mean, deviation], 1).tolist(), strict=True))
+    return found, {"standardised": by_column}
 
 
 def _text_fields(schema: Schema, tokens: bool) -> list[str]:

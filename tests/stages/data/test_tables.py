@@ -69,6 +69,25 @@ def test_a_target_is_a_number_and_columns_are_chosen(tmp_path: Path) -> None:
     assert torch.equal(found["target"], found["numbers"][:, 0] * 4)
 
 
+def test_numbers_are_standardised_by_train_alone(tmp_path: Path) -> None:
+    """Columns that are alike everywhere become 0; the manifest says by what all were divided."""
+    text = "y,x,n,same\n" + "".join(f"{n % 2},{n / 4},{n * n},3\n" for n in range(20))
+    plain = made(tmp_path, text, label="y")
+    before = {split: batch(tmp_path, split)["numbers"].double() for split in ("train", "test")}
+    assert "standardised" not in plain["made"]
+    scaled = tmp_path / "scaled"
+    scaled.mkdir()
+    manifest = made(scaled, text, label="y", standardise=True)
+    mean, deviation = before["train"].mean(0), before["train"].std(0, correction=0)
+    deviation[2] = 1
+    for split, numbers in before.items():
+        assert torch.allclose(batch(scaled, split)["numbers"].double(), (numbers - mean) / deviation, atol=1e-6)
+    assert list(manifest["standardised"]) == ["x", "n", "same"]
+    assert manifest["standardised"]["n"] == pytest.approx([float(mean[1]), float(deviation[1])])
+    with pytest.raises(DataError, match="has no columns of numbers to standardise"):
+        made(tmp_path / "scaled", "y,t\n0,a\n1,b\n" * 9, "words.csv", label="y", standardise=True)
+
+
 def test_names_of_classes_are_numbered_in_their_order(tmp_path: Path) -> None:
     text = "a\tb\n" + "".join(f"{n}\t{('zebra', 'ape')[n % 2]}\n" for n in range(10))
     manifest = made(tmp_path, text, "it.tsv", label="2")
