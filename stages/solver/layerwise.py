@@ -16,6 +16,7 @@ form: the nearest matrix of that rank to W H^1/2.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from dualprune.stages.constraints import Constraint
 from dualprune.stages.constraints.lowrank import LowRank
 from dualprune.stages.engine.ranks import of_rank
+from dualprune.stages.networks.layers import turned
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.solver.admm import Tensors
 from dualprune.stages.solver.calibration import Calibration
@@ -90,13 +92,46 @@ def prune(
             for name, owner in owners.items():
                 w, kept = tensors.get(name), tensors.get(name, "mask")
                 if calibration.rank == owner:
-                    own[name] = solve(w, moments, sets[name], kept, iterations, damping)
+                    of = solve_turned if turned(layers[name]) else solve
+                    own[name] = of(w, moments, sets[name], kept, iterations, damping)
             found = {name: _shared(own.get(name), tensors.get(name), owner) for name, owner in owners.items()}
             notes.write(number, found)
         for name, one in found.items():
             tensors.set(name, one.weights)
             tensors.set(name, one.mask, "mask")
             yield name, one
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A set of matrices, for what lies the other way round."""
+
+    of: Constraint
+
+    def project(self, w: Tensor) -> Tensor:
+        """As the set does."""
+        return self.of.project(w.T.contiguous()).T
+
+    def contains(self, z: Tensor) -> bool:
+        """As the set does."""
+        return self.of.contains(z.T.contiguous())
+
+    def mask(self, z: Tensor) -> Tensor:
+        """As the set does."""
+        return self.of.mask(z.T.contiguous()).T
+
+    def most(self, shape: tuple[int, ...]) -> int:
+        """As the set does."""
+        return self.of.most(shape[::-1])
+
+
+def solve_turned(
+    w: Tensor, moments: Tensor, constraint: Constraint, kept: Tensor, iterations: int = 300, damping: float = 0.03
+) -> Solved:
+    """`solve` of W [inputs, outputs]."""
+    own = constraint if isinstance(constraint, LowRank) else Turned(constraint)
+    found = solve(w.T.contiguous(), moments, own, kept.T.contiguous(), iterations, damping)
+    return replace(found, weights=found.weights.T.contiguous(), mask=found.mask.T.contiguous())
 
 
 def _shared(solved: Solved | None, like: Tensor, owner: int) -> Solved:

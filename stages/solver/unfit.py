@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from torch import nn
 
 from dualprune.stages.engine import inputs
+from dualprune.stages.networks.layers import turned
 from dualprune.stages.networks.parameters import Parameters
 
 
@@ -23,6 +24,8 @@ def by_squares(network: nn.Module, names: Iterable[str], parameters: Parameters)
 
 def _whole(layer: nn.Module) -> str | None:
     """Why a layer can't be pruned as one matrix that its inputs are multiplied by, or None if it can."""
+    if turned(layer):
+        return None
     if isinstance(layer, nn.Conv1d | nn.Conv3d):
         return f"type {type(layer).__name__}"
     if isinstance(layer, nn.Conv2d):

@@ -14,8 +14,10 @@ from dualprune.stages.constraints import NM, Cardinality, Constraint, groups
 from dualprune.stages.constraints.combined import Combined
 from dualprune.stages.constraints.lowrank import LowRank
 from dualprune.stages.files.folder import Folder
+from dualprune.stages.networks.parameters import parameters
 from dualprune.stages.solver import calibration, layerwise
 from dualprune.stages.solver.solved import Notes, Solved
+from dualprune.stages.solver.unfit import by_moments
 from tests.bench.oneshot import PATTERNS, Pattern, magnitude, sparsegpt, wanda
 
 
@@ -102,6 +104,20 @@ def test_low_rank_has_the_least_error_of_that_rank() -> None:
     root = torch.linalg.cholesky(h.double())
     energies = torch.linalg.svdvals(w.double() @ root).square()
     assert found.error == pytest.approx(float(energies[5:].sum() / energies.sum()), rel=1e-3)
+
+
+@pytest.mark.parametrize("constraint", [Cardinality(300), LowRank(3)], ids=["cardinality", "low rank"])
+def test_weights_that_lie_turned_become_the_same(constraint: Constraint) -> None:
+    """As transformers' Conv1D has them: and it is one that may be pruned so."""
+    w, h = problem(20, 30, seed=3)
+    found, turned = (solved(w, h, constraint), layerwise.solve_turned(w.T, h, constraint, torch.ones_like(w.T)))
+    assert torch.equal(turned.weights, found.weights.T)
+    assert torch.equal(turned.mask, found.mask.T)
+    assert turned.error == found.error
+    network = nn.Sequential(pytest.importorskip("transformers.pytorch_utils").Conv1D(8, 4), nn.Conv1d(8, 8, 1))
+    names = ("0.weight", "1.weight")
+    (said,) = by_moments(network, names, parameters(network))
+    assert said.startswith("1.weight is of type Conv1d")
 
 
 def test_what_is_masked_already_stays_zero() -> None:
