@@ -7,7 +7,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from dualprune.stages.constraints import SETS
 from dualprune.stages.export.card import File, card
 from dualprune.stages.export.check import apart
 from dualprune.stages.export.errors import NotExported
@@ -18,6 +17,7 @@ from dualprune.stages.kinds.table import parse
 from dualprune.stages.networks.parameters import parameters
 from dualprune.stages.settings.sets import NM
 from dualprune.stages.solver.patterns import matching
+from dualprune.stages.solver.targets import set_of
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,17 @@ def checked_pattern(source: Source) -> list[str]:
         names = list(matching(settings, there))
         for name in names:
             tensor = source.network.get_parameter(name).detach()
-            if not SETS["nm"].make(settings, tuple(tensor.shape)).contains(tensor):
+            if not set_of(settings, there[name]).contains(tensor):
                 text = f"{name} should have at most {settings.n} of every {settings.m} inputs, and has more somewhere"
                 raise NotExported(text)
-        notes.append(_pattern(settings, names, source))
+        linear = any(there[name].layer == "Linear" for name in names)
+        notes.append(_pattern(settings, names, linear))
     return notes
 
 
-def _pattern(settings: NM, names: list[str], source: Source) -> str:
+def _pattern(settings: NM, names: list[str], linear: bool) -> str:
     text = f"At most {settings.n} of every {settings.m} consecutive inputs are not zero, checked, in "
     text += ", ".join(f"`{name}`" for name in names)
-    linear = [name for name in names if source.network.get_parameter(name).ndim == 2]
     if (settings.n, settings.m) == (2, 4) and linear:
         text += "; in half precision on a GPU `torch.sparse.to_sparse_semi_structured` takes those of linear layers"
     return f"{text}."

@@ -97,7 +97,10 @@ def _start(run: Run[LayerwiseSpec]) -> None:
     layers = layerwise.layers(run.engine.module, run.targets)
     assert run.parent is not None
     notes = Notes(run.checkpoints.folder / "layers", run.parent.manifest["sha256"], run.rank)
-    found = layerwise.prune(run.engine, layers, run.targets.sets, calibration, notes, spec.iterations, spec.damping)
+    turned = {name for name in layers if run.targets.parameters[name].turned}
+    found = layerwise.prune(
+        run.engine, layers, run.targets.sets, turned, calibration, notes, spec.iterations, spec.damping
+    )
     for name, one in found:
         run.state.layers[name] = {"error": one.error, "iterations": one.iterations}
         if on_any(run.stopping()):

@@ -1,4 +1,4 @@
-"""Layers of a network: where an error was raised, and which have their inputs first."""
+"""Where in a network an error was raised."""
 
 from __future__ import annotations
 
@@ -16,9 +16,3 @@ def note_layer(error: BaseException, network: nn.Module) -> None:
         text = f"in layer {names[id(at_work[-1])]}, {' '.join(repr(at_work[-1]).split())}"
         # What add_note does, which Python 3.10 has not.
         error.__notes__ = [*getattr(error, "__notes__", []), text]  # type: ignore[attr-defined]
-
-
-def turned(layer: nn.Module) -> bool:
-    """Whether a layer is linear with weights [inputs, outputs]: transformers' Conv1D, of which GPT-2 is made."""
-    weight = getattr(layer, "weight", None)
-    return type(layer).__name__ == "Conv1D" and getattr(weight, "ndim", 0) == 2

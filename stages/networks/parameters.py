@@ -44,6 +44,11 @@ class Parameter:
         return not {name for one in self.types for name in one}.isdisjoint(names)
 
     @property
+    def turned(self) -> bool:
+        """Whether it is a linear weight of [inputs, outputs]: of transformers' Conv1D, of which GPT-2 is made."""
+        return len(self.shape) == 2 and any(one[0] == "Conv1D" for one in self.types)
+
+    @property
     def embedding(self) -> frozenset[str]:
         """Where it is an embedding's, or tied to one: the types of that layer."""
         return frozenset(name for one in self.types if not EMBEDDINGS.isdisjoint(one) for name in one)

@@ -15,8 +15,8 @@ form: the nearest matrix of that rank to W H^1/2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from dualprune.stages.constraints import Constraint
 from dualprune.stages.constraints.lowrank import LowRank
+from dualprune.stages.constraints.turned import Turned
 from dualprune.stages.engine.ranks import of_rank
-from dualprune.stages.networks.layers import turned
 from dualprune.stages.settings.base import SpecError
 from dualprune.stages.solver.admm import Tensors
 from dualprune.stages.solver.calibration import Calibration
@@ -73,6 +73,7 @@ def prune(
     tensors: Tensors,
     layers: Mapping[str, nn.Module],
     sets: Mapping[str, Constraint],
+    turned: Collection[str],
     calibration: Calibration,
     notes: Notes,
     iterations: int,
@@ -80,8 +81,9 @@ def prune(
 ) -> Iterator[tuple[str, Solved]]:
     """Prune layers in the order in which they are called, each by what those before it, pruned already, give it.
 
-    `layers` and `sets` are by the names of their weights. Those that are given the same tensor are solved on ranks of
-    their own. Yields each one's name, and what it became. On all ranks together; raises SpecError.
+    `layers` and `sets` are by the names of their weights, of which `turned` are [inputs, outputs]. Those that are given
+    the same tensor are solved on ranks of their own. Yields each one's name, and what it became. On all ranks together;
+    raises SpecError.
     """
     for number, names in enumerate(calibration.order(layers)):
         found = notes.read(number)
@@ -92,7 +94,7 @@ def prune(
             for name, owner in owners.items():
                 w, kept = tensors.get(name), tensors.get(name, "mask")
                 if calibration.rank == owner:
-                    of = solve_turned if turned(layers[name]) else solve
+                    of = solve_turned if name in turned else solve
                     own[name] = of(w, moments, sets[name], kept, iterations, damping)
             found = {name: _shared(own.get(name), tensors.get(name), owner) for name, owner in owners.items()}
             notes.write(number, found)
@@ -102,34 +104,14 @@ def prune(
             yield name, one
 
 
-@dataclass(frozen=True)
-class Turned:
-    """A set of matrices, for what lies the other way round."""
-
-    of: Constraint
-
-    def project(self, w: Tensor) -> Tensor:
-        """As the set does."""
-        return self.of.project(w.T.contiguous()).T
-
-    def contains(self, z: Tensor) -> bool:
-        """As the set does."""
-        return self.of.contains(z.T.contiguous())
-
-    def mask(self, z: Tensor) -> Tensor:
-        """As the set does."""
-        return self.of.mask(z.T.contiguous()).T
-
-    def most(self, shape: tuple[int, ...]) -> int:
-        """As the set does."""
-        return self.of.most(shape[::-1])
-
-
 def solve_turned(
     w: Tensor, moments: Tensor, constraint: Constraint, kept: Tensor, iterations: int = 300, damping: float = 0.03
 ) -> Solved:
     """`solve` of W [inputs, outputs]."""
-    own = constraint if isinstance(constraint, LowRank) else Turned(constraint)
+    if isinstance(constraint, Turned):
+        own = constraint.of
+    else:
+        own = constraint if isinstance(constraint, LowRank) else Turned(constraint)
     found = solve(w.T.contiguous(), moments, own, kept.T.contiguous(), iterations, damping)
     return replace(found, weights=found.weights.T.contiguous(), mask=found.mask.T.contiguous())
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from dualprune.stages.constraints import SETS, Constraint, refusal
 from dualprune.stages.constraints.combined import Combined
 from dualprune.stages.constraints.lowrank import LowRank
+from dualprune.stages.constraints.turned import Turned
 from dualprune.stages.coupling.cut import Cut
 from dualprune.stages.engine.ranks import agreed
 from dualprune.stages.networks.parameters import Parameter, Parameters
@@ -87,7 +88,7 @@ def targets(
                         raise ValueError(ALONE)
                     _check_clash(name, kinds[name], budgets, settings)
                 if not _is_global(settings):
-                    made[name] = (*before, _set(settings, tuple(one.shape), before))
+                    made[name] = (*before, set_of(settings, one, before))
             except ValueError as error:
                 problems.append((at, f"{name} of shape {tuple(one.shape)}: {error}"))
         if meant and _is_global(settings):
@@ -170,8 +171,7 @@ def held(constraints: Sequence[AnySet], parameters: Parameters, cut: Callable[[]
         elif _is_global(settings):
             found.append(Held(settings, meant, {}, _budget(settings, meant).total))
         else:
-            shapes = {name: tuple(one.shape) for name, one in meant.items()}
-            most = {name: _set(settings, shape, ()).most(shape) for name, shape in shapes.items()}
+            most = {name: set_of(settings, one).most(tuple(one.shape)) for name, one in meant.items()}
             found.append(Held(settings, meant, most, None))
     return found
 
@@ -215,9 +215,11 @@ def _check_turned(parameter: Parameter, settings: AnySet) -> None:
         )
 
 
-def _set(settings: AnySet, shape: tuple[int, ...], before: Sequence[Constraint]) -> Constraint:
-    """A set of tensors of a shape that are in the sets `before` already. Raises ValueError if it can't be."""
-    made = SETS[settings.set].make(settings, shape)
+def set_of(settings: AnySet, parameter: Parameter, before: Sequence[Constraint] = ()) -> Constraint:
+    """The set of a weight that is in the sets `before` already. Raises ValueError if it can't be."""
+    shape, make = tuple(parameter.shape), SETS[settings.set].make
+    tells = isinstance(settings, Grouped | NM)  # outputs from inputs
+    made = Turned(make(settings, shape[::-1])) if tells and parameter.turned else make(settings, shape)
     left = min((one.most(shape) for one in before), default=math.prod(shape))
     if isinstance(settings, Clusters) and settings.count > left:
         raise ValueError(f"asks for {settings.count} clusters of the {left} weights that are left")

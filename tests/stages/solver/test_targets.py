@@ -239,14 +239,22 @@ def test_what_does_not_fit_a_tensor_is_refused_with_its_name_and_shape(what: str
 
 
 @pytest.mark.parametrize("settings", [{"set": "nm", "n": 2, "m": 4}, {"set": "filter", "rate": 2}])
-def test_weights_that_lie_turned_are_refused_where_that_matters(settings: dict[str, Any]) -> None:
-    """As transformers' Conv1D has them, but not torch's layers of sequences, nor sets that know no outputs."""
-    turned = nn.Sequential(pytest.importorskip("transformers.pytorch_utils").Conv1D(8, 4), nn.Conv1d(8, 8, 3))
+def test_outputs_are_those_of_weights_that_lie_turned(settings: dict[str, Any]) -> None:
+    """As transformers' Conv1D has them, and not torch's layers of sequences."""
+    turned = nn.Sequential(pytest.importorskip("transformers.pytorch_utils").Conv1D(6, 8), nn.Linear(8, 6))
     there = parameters(turned)
-    ((at, text),) = targets(prune(settings | {"tensors": "*"}).constraints, there, "turned")[1]
-    assert at == ("constraints", 0)
-    assert text.startswith("0.weight of shape (4, 8): a Conv1D of transformers has weights of inputs x outputs")
-    assert not targets(prune({"rate": 2, "tensors": "*"}).constraints, there, "turned")[1]
+    assert [one.turned for one in there.values() if len(one.shape) > 1] == [True, False]
+    assert not parameters(nn.Conv1d(2, 2, 1))["weight"].turned
+    found, problems = targets(prune(settings | {"tensors": "*"}).constraints, there, "turned")
+    assert not problems
+    w = torch.randn(6, 8)
+    z, mask = (found.sets["1.weight"].project(w), found.sets["1.weight"].mask(w))
+    one = found.sets["0.weight"]
+    assert torch.equal(one.project(w.T), z.T)
+    assert torch.equal(one.mask(w.T), mask.T)
+    assert one.contains(z.T)
+    assert not one.contains(w.T)
+    assert one.most((8, 6)) == found.sets["1.weight"].most((6, 8))
 
 
 def test_the_largest_that_fits_is_taken() -> None:
