@@ -82,7 +82,6 @@ def targets(
             kinds[name] = (*kinds.get(name, ()), settings.set)
             before = made.get(name, ())
             try:
-                _check_turned(one, settings)
                 if not _is_all(settings):
                     if any(name == place for share in coupled for place, _ in share.space.weights):
                         raise ValueError(ALONE)
@@ -203,16 +202,6 @@ def _check_clash(name: str, kinds: tuple[str, ...], budgets: Sequence[Budget], l
     reason = refusal(list(kinds))
     if reason is not None:
         raise ValueError(reason)
-
-
-def _check_turned(parameter: Parameter, settings: AnySet) -> None:
-    """Raise ValueError for a set that tells outputs from inputs, on a weight that has its inputs first."""
-    if parameter.of_types(["Conv1D"]) and len(parameter.shape) == 2 and isinstance(settings, Grouped | NM):
-        coupled = "`coupled: true` finds what is what; " if isinstance(settings, Grouped) else ""
-        raise ValueError(
-            f"a Conv1D of transformers has weights of inputs x outputs, of which `{settings.set}` would take one for"
-            f" the other: {coupled}a torch.nn.Linear in its place has them as usual"
-        )
 
 
 def set_of(settings: AnySet, parameter: Parameter, before: Sequence[Constraint] = ()) -> Constraint:
