@@ -92,7 +92,8 @@ def _configuration(settings: EngineSettings, stage: int, size: int, clip: float,
         "zero_force_ds_cpu_optimizer": False,
         # Gradients are divided before they are added up over ranks, as they are anyway where parts are picked out.
         "prescale_gradients": not lean.get("reduce_scatter", True),
-        "gradient_clipping": clip,
+        # Without ZeRO, DeepSpeed can't clip what is a number alone: the engine does it.
+        "gradient_clipping": clip if stage else 0.0,
         # DeepSpeed's own bf16 mode casts weights and breaks batch norm on the CPU; autocast keeps them in fp32.
         # Gradients of the modules that it lists would be rounded to bf16 before they are added up over ranks.
         "torch_autocast": {
@@ -145,7 +146,7 @@ class Engine(Whole):
         size = sum(parameter.numel() for parameter in model.parameters())
         self.zero = settings.stage(self.world, size, memory())
         _check_shapes(model, self.zero)
-        self.settings = settings
+        self.settings, self.clip = settings, optimizer.clip
         self.accumulate = settings.accumulate
         self.engine, *_ = zero.deepspeed().initialize(
             model=model,
@@ -250,9 +251,12 @@ class Engine(Whole):
     def _closed(self, closing: bool) -> bool:
         if self.zero == 0 and closing:
             # Without ZeRO, DeepSpeed does not check. Gradients are averaged already: all ranks find the same.
-            norms = torch._foreach_norm([p.grad for p in self.parameters.values() if p.grad is not None])
-            if not bool(torch.isfinite(torch.stack(norms).sum())):
+            grads = [p.grad for p in self.parameters.values() if p.grad is not None]
+            norms = torch.stack(torch._foreach_norm(grads))
+            if not bool(torch.isfinite(norms.sum())):
                 return False
+            if self.clip:
+                torch._foreach_mul_(grads, (self.clip / (norms.pow(2).sum().sqrt() + 1e-6)).clamp(max=1.0))
         skipped = self.engine.skipped_steps
         self.engine.step()
         return bool(self.engine.skipped_steps == skipped)
@@ -364,7 +368,7 @@ class Engine(Whole):
         self.inputs.close()
         if self.reduction is not None:
             self.reduction.close()
-        self.engine.destroy()
+        zero.close(self.engine)
 
     def shape(self, name: str) -> torch.Size:
         """The whole parameter's shape, sharded or not."""

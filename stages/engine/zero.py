@@ -33,6 +33,7 @@ USED = (
     ("deepspeed.runtime.engine", "DeepSpeedEngine.destroy"),
     ("deepspeed.runtime.zero.stage_1_and_2", "DeepSpeedZeroOptimizer._lazy_init_hp_params_optimizer_state"),
     ("deepspeed.runtime.zero.config", "DeepSpeedZeroConfig.model_fields"),
+    ("deepspeed.runtime.zero.parameter_offload", "FWD_MODULE_STACK"),
     ("deepspeed.runtime.zero.stage_1_and_2", "DeepSpeedZeroOptimizer._wait_for_offload_copies"),
     ("deepspeed.runtime.zero.stage_1_and_2", "DeepSpeedZeroOptimizer.has_overflow"),
     ("deepspeed.runtime.zero.stage_1_and_2", "DeepSpeedZeroOptimizer.complete_grad_norm_calculation_for_cpu_offload"),
@@ -148,6 +149,18 @@ def settle(engine: Any, optimizer: Any) -> None:
         sharded._lazy_init_hp_params_optimizer_state()
         if not getattr(sharded, NORM, True):
             sharded.check_grad_overflow, sharded.has_overflow = True, partial(_overflown, sharded)
+
+
+def close(engine: Any) -> None:
+    """Remove an engine's hooks and free its memory, once: DeepSpeed does so again when Python collects the engine, at
+    any time, and what it asks of tensors then is found in a network that is just being traced. Under ZeRO 3 it would
+    keep the network, and all that hangs on it, till the process ends."""
+    engine.destroy()
+    engine.destroy = lambda: None
+    if engine.zero_optimization_stage() == 3:
+        stack = import_module("deepspeed.runtime.zero.parameter_offload").FWD_MODULE_STACK
+        own = set(engine.module.modules())
+        stack[:] = [module for module in stack if module not in own]
 
 
 Share = tuple[Tensor, list[Tensor]]

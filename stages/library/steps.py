@@ -93,8 +93,13 @@ class Steps:
         rho = self.rho if scale is None else self.rho * float(scale)
         parameters = self.tensors.parameters
         there = [name for name in names if parameters[name].grad is not None]
+        # An optimizer that goes where a number rises takes the penalty for one that is to fall.
+        groups = [group for group in optimizer.param_groups if group.get("maximize")]
+        rising = {id(p) for group in groups for p in group["params"]}
+        pulled = [name for name in there if name in self.penalised]
         for some, pull in (
-            ([name for name in there if name in self.penalised], rho),
+            ([name for name in pulled if id(parameters[name]) not in rising], rho),
+            ([name for name in pulled if id(parameters[name]) in rising], -rho),
             ([name for name in there if name not in self.penalised], 0.0),
         ):
             if some and (pull or self.masking):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dualprune.stages.engine.engine import Engine, emulates_bf16, parameter_groups
 from dualprune.stages.objectives.fields import channels_last
 from dualprune.stages.settings.base import SpecError
+from dualprune.stages.settings.engine import Engine as EngineSettings
 from dualprune.stages.settings.training import Optimizer
 from tests.stages.conftest import PLACES, MakeEngine, small_net, step
 
@@ -48,6 +54,41 @@ def test_parameters_of_any_layout_and_of_no_dimension_are_trained(make_engine: M
     assert not any(torch.equal(engine.get(name), value) for name, value in before.items())
     assert engine.inner_states() == ["exp_avg", "exp_avg_sq"]
     assert all(engine.get(name, "exp_avg").shape == value.shape for name, value in before.items())
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+def test_a_parameter_of_no_dimension_is_clipped_with_the_rest(make_engine: MakeEngine, zero: int) -> None:
+    moved = {}
+    for clip in (0.5, 0.25):
+        torch.manual_seed(0)
+        engine = make_engine(Odd(), set(), zero=zero, optimizer=Optimizer(name="sgd", momentum=0.0, clip=clip))
+        before = {name: engine.get(name) for name in engine.parameters}
+        step(engine, 0, lr=1.0)
+        moved[clip] = {name: engine.get(name) - value for name, value in before.items()}
+        norm = torch.stack([value.norm() for value in moved[clip].values()]).norm()
+        assert float(norm) == pytest.approx(clip, rel=1e-4)
+    for name, value in moved[0.5].items():
+        torch.testing.assert_close(value, 2 * moved[0.25][name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_an_engine_that_is_closed_does_nothing_more(one_rank: None, zero: int) -> None:
+    """However late Python collects it: DeepSpeed's would spoil a trace of the next stage's network."""
+    engine = Engine(small_net(), {"0.weight"}, set(), Optimizer(), "fp32", EngineSettings(zero=zero))
+    engine.close()
+    met: list[str] = []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            met.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    gone = weakref.ref(engine.engine)
+    del engine
+    with Watching():
+        gc.collect()
+    assert gone() is None
+    assert not met
 
 
 def test_what_cannot_be_shared_out_is_told(make_engine: MakeEngine) -> None:

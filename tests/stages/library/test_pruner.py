@@ -253,6 +253,30 @@ def test_a_step_with_a_closure_is_the_same_step() -> None:
         assert all(torch.equal(a, b) for a, b in zip(end, ends[0], strict=True))
 
 
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_the_penalty_falls_where_an_optimizer_goes_up(kind: Any) -> None:
+    """`maximize` of the loss with its sign changed is the same training; a group may have it alone."""
+    ends = []
+    for rising in (False, True):
+        model = network()
+        pruner = Pruner(model, GLOBAL, rho=0.1)
+        first, *others = model.parameters()
+        groups = [{"params": [first], "maximize": rising}, {"params": others}]
+        optimizer = pruner.wrap(kind(groups, lr=0.02))
+        for number in range(15):
+            optimizer.zero_grad()
+            x, y = batch(number)
+            nn.functional.cross_entropy(model(x), y).backward()
+            if rising:
+                assert first.grad is not None
+                first.grad.neg_()
+            optimizer.step()
+            if number == 4:
+                pruner.update()
+        ends.append([p.detach() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
 @pytest.mark.parametrize("inner", ["adam", "fused"])
 def test_scaled_gradients_get_the_penalty_once(inner: str) -> None:
     """A gradient scaler unscales before the step, or lets a fused optimizer do it within."""
