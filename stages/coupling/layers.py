@@ -24,6 +24,7 @@ def convolution(known: Known, call: Call) -> Sequence[Dims]:
     elif len(inputs) == 1:  # depthwise: so many outputs of each input
         known.atoms.fix(inputs)
         known.join(outputs, np.repeat(x[1], len(outputs) // groups))
+        known.sizes += [(groups, x[1])]
     else:  # the same of each group, so that they stay equally large
         _each(known, x[1], inputs, groups)
         _each(known, outputs, outputs[: len(outputs) // groups], groups)
@@ -121,6 +122,7 @@ def einsum(known: Known, call: Call) -> Sequence[Dims]:
 def embedding(known: Known, call: Call) -> Sequence[Dims]:
     weight, indices = call.args["weight"], call.args["indices"]
     known.atoms.fix(weight[0], *indices)
+    known.entries.append(weight[1])
     return [(*indices, weight[1])]
 
 

@@ -287,8 +287,8 @@ def _stays(
 def alive(network: nn.Module, space: Space) -> NDArray[np.bool_]:
     """The units of which something that makes them and something that reads them is not zero."""
     found = np.ones(space.size, np.bool_)
-    for ends in (space.makers, space.readers):
-        each = [_nonzero(network.get_parameter(name), dim)[space.places[name, dim]].any(1) for name, dim in ends]
+    for ends in ((*space.makers, *space.other_makers), (*space.readers, *space.other_readers)):
+        each = [_nonzero(_tensor(network, name), dim)[space.places[name, dim]].any(1) for name, dim in ends]
         found = found & np.any(each, 0)
     return found
 
@@ -299,6 +299,13 @@ def in_part(network: nn.Module, space: Space) -> int:
     for name, dim in space.weights:
         somewhere |= ~_nonzero(network.get_parameter(name), dim)[space.places[name, dim]].any(1)
     return int((somewhere & alive(network, space)).sum())
+
+
+def _tensor(network: nn.Module, name: str) -> Tensor:
+    """A parameter or a buffer."""
+    path, _, own = name.rpartition(".")
+    found: Tensor = getattr(network.get_submodule(path), own)
+    return found
 
 
 def _nonzero(tensor: Tensor, dim: int) -> NDArray[np.bool_]:

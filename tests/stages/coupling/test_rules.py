@@ -69,6 +69,11 @@ def test_torchs_encoder_layer() -> None:
     assert sorted((space.size, space.heads) for space in found.spaces) == [(4, True), (12, False)]
 
 
+def test_volumes() -> None:
+    found = exact(users.Volumes(), torch.zeros(2, 1, 6, 6, 6))
+    assert units(found) == {"a.weight": 6, "b.weight": 5}
+
+
 def test_recurrent_weights_stay_beside_convolutions_that_go() -> None:
     found = exact(users.Recurrent(), torch.zeros(2, 4, 7))
     assert units(found) == {"a.weight": 8}
