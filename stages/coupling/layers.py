@@ -85,6 +85,14 @@ def product(known: Known, call: Call) -> Sequence[Dims]:
     return [(*reversed(before), *known.fixed(call.shape[-2:]))]
 
 
+def added_product(known: Known, call: Call) -> Sequence[Dims]:
+    """What is added, such as a mask, and products of matrices."""
+    bias, x, y = call.args["self"], call.args["batch1"], call.args["batch2"]
+    ((before, *rest),) = product(known, Call(call.name, {"x": x, "y": y}, call.shapes))
+    known.atoms.fix(*bias[-2:])
+    return [(known.join(before, bias[0]) if len(bias) > 2 else before, *rest)]
+
+
 def attention(known: Known, call: Call) -> Sequence[Dims]:
     query, key, value = (call.args[name] for name in ("query", "key", "value"))
     if len({len(query), len(key), len(value)}) > 1 or len(query[-3]) != len(key[-3]):

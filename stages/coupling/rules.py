@@ -30,6 +30,7 @@ _RULES: tuple[tuple[Rule, str], ...] = (
     (layers.linear, "linear"),
     (layers.addmm, "addmm"),
     (layers.product, "matmul mm bmm"),
+    (layers.added_product, "baddbmm"),
     (layers.attention, "scaled_dot_product_attention"),
     (layers.einsum, "einsum"),
     (layers.embedding, "embedding"),

@@ -65,6 +65,7 @@ def traced(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     trace = Trace(known.atoms)
     values: dict[Any, Any] = {}
     names = _names(network, program.graph_signature)
+    program.graph.eliminate_dead_code()  # torch's attention makes means over heads that hardly any code reads
     for node in program.graph.nodes:
         if node.op == "placeholder":
             values[node] = _placed(node, names, known, trace)

@@ -3,6 +3,7 @@ units of one kind, such as all channels of a residual stream."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ class Space:
     def size(self) -> int:
         """Units."""
         return len(next(iter(self.places.values())))
+
+    @property
+    def width(self) -> int:
+        """How wide a unit is wherever weights make or read it: a head is as wide as its queries."""
+        return math.gcd(*(self.places[place].shape[1] for place in self.weights))
 
     @property
     def name(self) -> str:

@@ -269,7 +269,7 @@ def _stays(
     there = parameters(network)
     if not constraints:
         every = {number: alive(network, space) for number, space in enumerate(found.spaces)}
-        steps = {number: multiple // math.gcd(multiple, _width(found.spaces[number])) for number in every}
+        steps = {number: multiple // math.gcd(multiple, found.spaces[number].width) for number in every}
         rounded = {number: _rounded(units, steps[number]) for number, units in every.items()}
         return {number: units for number, units in rounded.items() if not units.all()}
     shares: list[coupled.Share] = []
@@ -310,11 +310,6 @@ def _tensor(network: nn.Module, name: str) -> Tensor:
 
 def _nonzero(tensor: Tensor, dim: int) -> NDArray[np.bool_]:
     return np.asarray((tensor != 0).movedim(dim, 0).flatten(1).any(1))
-
-
-def _width(space: Space) -> int:
-    """How wide a unit is wherever weights make or read it: a head is as wide as its queries."""
-    return math.gcd(*(space.places[place].shape[1] for place in space.weights))
 
 
 def _rounded(units: NDArray[np.bool_], multiple: int) -> NDArray[np.bool_]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from dualprune.stages.coupling.cut import cut
 from dualprune.stages.coupling.rules import RULES
 from tests.stages.coupling import users
 from tests.stages.coupling.check import exact, units
@@ -58,10 +59,17 @@ def test_heads_of_attention_by_hand() -> None:
     assert (space.size, space.places["q.weight", 0].shape) == (4, (4, 2))
 
 
-def test_heads_of_torchs_attention() -> None:
-    (space,) = exact(users.Torch(), torch.zeros(2, 5, 8)).spaces
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("need", [False, True])
+def test_heads_of_torchs_attention(need: bool, masked: bool, padded: bool) -> None:
+    (space,) = exact(users.Torch(need, masked, padded), torch.zeros(2, 5, 8)).spaces
     assert space.heads
     assert (space.name, space.size) == ("inner.in_proj_weight", 4)
+
+
+def test_heads_stay_where_a_mean_over_them_is_read() -> None:
+    assert not cut(users.Torch(need=True, read=True), (torch.zeros(2, 5, 8),), {}).spaces
 
 
 def test_torchs_encoder_layer() -> None:

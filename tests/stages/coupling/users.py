@@ -282,15 +282,20 @@ class Deep(Pictures):
 
 
 class Torch(nn.Module):
-    """torch's own attention."""
+    """torch's own attention, whose weights may be asked for; code that reads them adds them to what it gives."""
 
-    def __init__(self) -> None:
+    def __init__(self, need: bool = False, masked: bool = False, padded: bool = False, read: bool = False) -> None:
         super().__init__()
         self.inner, self.head = nn.MultiheadAttention(8, 4, batch_first=True), nn.Linear(8, 3)
+        self.need, self.read = need, read
+        self.mask = torch.ones(5, 5, dtype=torch.bool).triu(1) if masked else None
+        self.padded = padded
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.head(x + self.inner(x, x, x, need_weights=False)[0])
-        return y
+        padding = x[..., 0] > 9 if self.padded else None
+        found, weights = self.inner(x, x, x, padding, self.need, self.mask)
+        y: Tensor = self.head(x + found)
+        return y + weights.mean() if self.read else y
 
 
 class Recurrent(nn.Module):
