@@ -26,6 +26,8 @@ class Known:
     """Dimensions of weights that number outputs of their layer."""
     inputs: list[Labels] = field(default_factory=list)
     """The same of inputs."""
+    entries: list[Labels] = field(default_factory=list)
+    """Dimensions of tables along which their entries are: what is embedded by them."""
     heads: list[Labels] = field(default_factory=list)
     """Dimensions along which attention is apart."""
     sizes: list[tuple[int, Labels]] = field(default_factory=list)

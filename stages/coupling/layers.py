@@ -24,6 +24,7 @@ def convolution(known: Known, call: Call) -> Sequence[Dims]:
     elif len(inputs) == 1:  # depthwise: so many outputs of each input
         known.atoms.fix(inputs)
         known.join(outputs, np.repeat(x[1], len(outputs) // groups))
+        known.sizes += [(groups, x[1])]
     else:  # the same of each group, so that they stay equally large
         _each(known, x[1], inputs, groups)
         _each(known, outputs, outputs[: len(outputs) // groups], groups)
@@ -84,6 +85,14 @@ def product(known: Known, call: Call) -> Sequence[Dims]:
     return [(*reversed(before), *known.fixed(call.shape[-2:]))]
 
 
+def added_product(known: Known, call: Call) -> Sequence[Dims]:
+    """What is added, such as a mask, and products of matrices."""
+    bias, x, y = call.args["self"], call.args["batch1"], call.args["batch2"]
+    ((before, *rest),) = product(known, Call(call.name, {"x": x, "y": y}, call.shapes))
+    known.atoms.fix(*bias[-2:])
+    return [(known.join(before, bias[0]) if len(bias) > 2 else before, *rest)]
+
+
 def attention(known: Known, call: Call) -> Sequence[Dims]:
     query, key, value = (call.args[name] for name in ("query", "key", "value"))
     if len({len(query), len(key), len(value)}) > 1 or len(query[-3]) != len(key[-3]):
@@ -121,6 +130,7 @@ def einsum(known: Known, call: Call) -> Sequence[Dims]:
 def embedding(known: Known, call: Call) -> Sequence[Dims]:
     weight, indices = call.args["weight"], call.args["indices"]
     known.atoms.fix(weight[0], *indices)
+    known.entries.append(weight[1])
     return [(*indices, weight[1])]
 
 

@@ -117,15 +117,18 @@ class _Check:
     def __init__(self, network: nn.Module, args: Any, kwargs: Any, coupling: Coupling) -> None:
         self._left, self._attempts = COMPARISONS, ATTEMPTS
         self.coupling = coupling
+        self._modes: tuple[bool, ...] = (False,)
         self._precisely(network, args, kwargs, torch.float64)
         self._bare = bare(self._network), weightless(self._args), weightless(self._kwargs)
-        if self._end({}, coupling) is None:
-            return
-        for dtype in TOLERANCE:  # there is code that makes tensors on the CPU, or asks for numbers
-            self._precisely(network, args, kwargs, dtype)
-            self._bare = self._network, self._args, self._kwargs
-            if self._end({}, coupling) is None:
-                return
+        if self._end({}, coupling) is not None:
+            for dtype in TOLERANCE:  # there is code that makes tensors on the CPU, or asks for numbers
+                self._precisely(network, args, kwargs, dtype)
+                self._bare = self._network, self._args, self._kwargs
+                if self._end({}, coupling) is None:
+                    break
+        self._modes = (False, True)
+        if self._end({}, coupling) is not None:
+            self._modes = (False,)
 
     def _precisely(self, network: nn.Module, args: Any, kwargs: Any, dtype: torch.dtype) -> None:
         self._dtype, self._network = dtype, _stirred(network, dtype)
@@ -154,7 +157,11 @@ class _Check:
         return any(name.startswith(f"{path}." if path else "") for name, _ in self.coupling.spaces[number].places)
 
     def _end(self, stays: Stays, coupling: Coupling) -> _End | None:
-        """Where a network's code fails when units are cut; None where it does not. Nothing is computed."""
+        """Where a network's code fails when units are cut; None where it does not. Nothing is computed.
+
+        In evaluation mode, and in training mode, in which code may have more layers. A network that fails in this one
+        as it is, is tried in the first alone.
+        """
         if self._attempts == 0:
             return _End("", 0, f"its code fails without them in more ways than {ATTEMPTS} tries could tell apart")
         self._attempts -= 1
@@ -167,9 +174,10 @@ class _Check:
             with torch.no_grad():
                 for edit in narrowed(network, coupling, stays):
                     EDITS[edit.edit].apply(edit, compact)
-                compact(*args, **kwargs)
+                for training in self._modes:
+                    compact.train(training)(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - what code does that was written for other sizes, is anything
-            return _End(at[-1] if at else "", len(done), _failed(error))
+            return _End(at[-1] if at else "", len(done), _failed(error, " in training" * compact.training))
         return None
 
     def runs(self, numbers: list[int]) -> str | None:
@@ -180,8 +188,20 @@ class _Check:
         return None
 
     def exact(self, numbers: list[int]) -> str | None:
-        """None if a cut of these spaces is exact, or why not."""
-        return self._differs(self._drawn(numbers, 0))
+        """None if a cut of these spaces is exact, or why not.
+
+        There is code that runs with a number as it was, such as one of groups or heads, and gives something else. Where
+        a cut is exact with all such numbers changed, they have to follow.
+        """
+        stays, before = self._drawn(numbers, 0), self.coupling
+        if (reason := self._differs(stays)) is None:
+            return None
+        counted = frozenset(following(self._network, before, stays))
+        self.coupling = replace(before, numbers=before.numbers | counted)
+        if self.coupling != before and self.runs(numbers) is None and self._differs(stays) is None:
+            return None
+        self.coupling = before
+        return reason
 
     def compared(self, numbers: list[int]) -> str | None:
         """The same, of a bounded number of times."""
@@ -225,9 +245,9 @@ class _Check:
             return outputs(network(*self._args, **self._kwargs))
 
 
-def _failed(error: Exception) -> str:
+def _failed(error: Exception, when: str = "") -> str:
     reason = str(error).strip().partition("\n")[0]
-    return f"without them its code fails: {type(error).__name__}: {reason}"
+    return f"without them its code fails{when}: {type(error).__name__}: {reason}"
 
 
 def bare(network: nn.Module) -> nn.Module:

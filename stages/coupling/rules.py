@@ -18,6 +18,8 @@ _ENTRIES = """add sub mul div rsub pow neg abs exp log sqrt rsqrt reciprocal squ
     __and __or __xor bitwise_xor logical_xor fmod remainder sinh cosh tan atan expm1 log1p log2 isnan isinf xlogy"""
 _PLACES = """max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
+    adaptive_max_pool3d upsample_trilinear3d upsample_nearest3d reflection_pad1d reflection_pad3d replication_pad1d
+    replication_pad3d lp_pool1d lp_pool3d
     _adaptive_avg_pool2d upsample_bilinear2d upsample_nearest2d upsample_bicubic2d upsample_nearest1d
     _upsample_bilinear2d_aa _upsample_bicubic2d_aa upsample_linear1d reflection_pad2d replication_pad2d lp_pool2d"""
 _RULES: tuple[tuple[Rule, str], ...] = (
@@ -28,6 +30,7 @@ _RULES: tuple[tuple[Rule, str], ...] = (
     (layers.linear, "linear"),
     (layers.addmm, "addmm"),
     (layers.product, "matmul mm bmm"),
+    (layers.added_product, "baddbmm"),
     (layers.attention, "scaled_dot_product_attention"),
     (layers.einsum, "einsum"),
     (layers.embedding, "embedding"),

@@ -50,7 +50,7 @@ class Trace:
     tensors: dict[str, Dims] = field(default_factory=dict)
     """Of parameters and buffers that were used, by name."""
     ends: dict[tuple[str, int], str] = field(default_factory=dict)
-    """Of dimensions of weights: whether they number the `output`s or `input`s of their layers."""
+    """What dimensions of weights number: `output` or `input` of their layers, or of tables an `entry`."""
     heads: set[int] = field(default_factory=set)
     """Atoms along which attention is apart."""
     counted: list[Counted] = field(default_factory=list)
@@ -65,6 +65,7 @@ def traced(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     trace = Trace(known.atoms)
     values: dict[Any, Any] = {}
     names = _names(network, program.graph_signature)
+    program.graph.eliminate_dead_code()  # torch's attention makes means over heads that hardly any code reads
     for node in program.graph.nodes:
         if node.op == "placeholder":
             values[node] = _placed(node, names, known, trace)
@@ -163,7 +164,11 @@ def _called(node: Any, values: Mapping[Any, Any], known: Known, trace: Trace) ->
 
 def _ends(trace: Trace, known: Known) -> dict[tuple[str, int], str]:
     """What dimensions number: rules are given those of a weight as they are, or turned."""
-    ends = {id(labels): "output" for labels in known.outputs} | {id(labels): "input" for labels in known.inputs}
+    ends = {
+        id(labels): end
+        for end, found in (("entry", known.entries), ("output", known.outputs), ("input", known.inputs))
+        for labels in found
+    }
     return {
         (name, number): ends[id(labels)]
         for name, dims in trace.tensors.items()

@@ -3,6 +3,7 @@ units of one kind, such as all channels of a residual stream."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,11 +32,20 @@ class Space:
     """The same of inputs."""
     heads: bool
     """Whether units are heads of attention."""
+    other_makers: tuple[Place, ...] = ()
+    """The same of weights that no constraint is for, as they aren't trained, and of embeddings."""
+    other_readers: tuple[Place, ...] = ()
+    """The same of inputs."""
 
     @property
     def size(self) -> int:
         """Units."""
         return len(next(iter(self.places.values())))
+
+    @property
+    def width(self) -> int:
+        """How wide a unit is wherever weights make or read it: a head is as wide as its queries."""
+        return math.gcd(*(self.places[place].shape[1] for place in self.weights))
 
     @property
     def name(self) -> str:
@@ -110,20 +120,20 @@ def _space(trace: Trace, atoms: Mapping[int, Mapping[Place, list[int]]], able: I
     """Atoms of one kind; None for those that no weight makes or none reads: nothing would be won, or they can't go."""
     first = next(iter(atoms.values()))
     places = {place: np.array([one[place] for one in atoms.values()]) for place in first}
-    outputs, inputs = _roles(trace, places, able)
-    if not outputs or not inputs or len(atoms) < 2:
+    outputs, inputs = (_ends(trace, places, end) for end in ("output", "input"))
+    makers, readers = (tuple(place for place in ends if place[0] in able) for ends in (outputs, inputs))
+    if not makers or not readers or len(atoms) < 2:
         return None
-    return Space(places, outputs, inputs, not trace.heads.isdisjoint(atoms))
+    reading = {name for (name, _), end in trace.ends.items() if end == "input"}  # depthwise ones only pass on
+    other_makers = tuple(place for place in outputs if place not in makers and place[0] in reading)
+    other_readers = tuple(place for place in inputs if place not in readers)
+    entries = _ends(trace, places, "entry")
+    heads = not trace.heads.isdisjoint(atoms)
+    return Space(places, makers, readers, heads, (*other_makers, *entries), other_readers)
 
 
-def _roles(
-    trace: Trace, places: Mapping[Place, Any], able: Iterable[str]
-) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
-    ends = [(place, trace.ends.get(place)) for place in places if place[0] in able]
-    return (
-        tuple(place for place, end in ends if end == "output"),
-        tuple(place for place, end in ends if end == "input"),
-    )
+def _ends(trace: Trace, places: Iterable[Place], end: str) -> tuple[Place, ...]:
+    return tuple(place for place in places if trace.ends.get(place) == end)
 
 
 def gone(space: Space, stays: NDArray[np.bool_]) -> dict[Place, NDArray[np.int64]]:

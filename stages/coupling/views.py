@@ -68,7 +68,7 @@ def expanded(known: Known, call: Call) -> Sequence[Dims]:
     x = call.args.get("self", call.args.get("input"))
     padded = (*known.fixed((1,) * (len(call.shape) - len(x))), *x)
     dims = tuple(
-        labels if len(labels) == size else np.zeros(size, np.int64)
+        labels if len(labels) == size else known.atoms.new(size)
         for labels, size in zip(padded, call.shape, strict=True)
     )
     known.sizes += [(len(labels), labels) for labels in dims]

@@ -99,9 +99,9 @@ class FewerHeads(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As torch's own, of the same shapes. Raises ValueError where the weights of attention are asked for."""
-        if need_weights or self.bias_k is not None or self.add_zero_attn:
-            raise ValueError("attention with fewer heads gives no weights, and takes no biases of keys and values")
+        """As torch's own, of the same shapes. Raises ValueError for one with biases of keys and values."""
+        if self.bias_k is not None or self.add_zero_attn:
+            raise ValueError("attention with fewer heads takes no biases of keys and values")
         order = (lambda x: x) if self.batch_first else (lambda x: x.transpose(0, 1))
         weights = self.in_proj_weight.chunk(3)
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
@@ -111,15 +111,23 @@ class FewerHeads(nn.MultiheadAttention):
         )
         mask = _mask(attn_mask, key_padding_mask, q)
         dropout = self.dropout if self.training else 0.0
-        causal = is_causal and mask is None
-        y = nn.functional.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal)
-        return order(self.out_proj(y.transpose(1, 2).flatten(2))), None
+        given = None
+        if need_weights:
+            scores = q @ k.transpose(-2, -1) * self.head_dim**-0.5
+            given = nn.functional.dropout((scores if mask is None else scores + mask).softmax(-1), dropout)
+            y = given @ v
+            given = given.mean(1) if average_attn_weights else given
+        else:
+            causal = is_causal and mask is None
+            y = nn.functional.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal)
+        return order(self.out_proj(y.transpose(1, 2).flatten(2))), given
 
 
 def _mask(attention: Tensor | None, padding: Tensor | None, like: Tensor) -> Tensor | None:
     """What is added to attention's scores, [samples, heads or 1, queries or 1, keys]; None where nothing is."""
 
     def added(mask: Tensor) -> Tensor:
+        mask = mask.to(like.device)
         if mask.dtype != torch.bool:
             return mask.to(like.dtype)
         return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, float("-inf"))

@@ -20,6 +20,11 @@ class Sized(Protocol):
         """How many there are."""
         ...
 
+    @property
+    def width(self) -> int:
+        """How many channels, or features, each of them is."""
+        ...
+
 
 class Amount(Settings):
     """How much stays. Exactly one of rate, keep and count says it."""
@@ -124,7 +129,8 @@ class Grouped(Pattern, Amount):
     """With `coupled`: about the same share of each kind stays, so that at most this share of the network's
     multiply-accumulates is left. In a shrink stage these are those of its parent's network, before blocks go."""
     multiple: int = Field(default=1, ge=1)
-    """With `coupled`: as many stay of each kind as is a multiple of this, or all."""
+    """With `coupled`: as many stay of each kind as make their width a multiple of this, or all. A head, and channels
+    that a group norm takes together, are several wide."""
 
     @model_validator(mode="after")
     def _of_coupled(self) -> Self:
@@ -134,11 +140,16 @@ class Grouped(Pattern, Amount):
 
     def units(self, share: float, space: Sized) -> int:
         """How many units of a space stay, if this share of them is to: one at least, and a multiple."""
-        return self.rounded(math.floor(space.size * share * (1 + 1e-12)), space.size)
+        return self.rounded(math.floor(space.size * share * (1 + 1e-12)), space)
 
-    def rounded(self, wanted: int, size: int) -> int:
-        """How many of so many units stay where so many are wanted: one at least, and a multiple, or all."""
-        return max(1, min(size, max(self.multiple, wanted // self.multiple * self.multiple)))
+    def rounded(self, wanted: int, space: Sized) -> int:
+        """How many units of a space stay where so many are wanted: one at least, and a multiple, or all."""
+        step = self.step(space)
+        return max(1, min(space.size, max(step, wanted // step * step)))
+
+    def step(self, space: Sized) -> int:
+        """The fewest units whose width is a multiple."""
+        return self.multiple // math.gcd(self.multiple, space.width)
 
 
 class Structured(Grouped):

@@ -63,7 +63,7 @@ def _within(settings: Grouped, cut: Cut, numbers: Sequence[int]) -> dict[int, in
     sizes = {n: cut.spaces[n].size for n in numbers}
     keeps = {n: settings.units(share, cut.spaces[n]) for n in numbers}
     for n in sorted(numbers, key=lambda n: keeps[n] / sizes[n]):
-        trial = keeps | {n: min(sizes[n], keeps[n] + settings.multiple)}
+        trial = keeps | {n: min(sizes[n], keeps[n] + settings.step(cut.spaces[n]))}
         if trial != keeps and cut.macs({one: first(sizes[one], keep) for one, keep in trial.items()}) <= most:
             keeps = trial
     return keeps
@@ -81,7 +81,7 @@ def _keep(settings: Grouped, space: Space) -> int:
     wanted = settings.entries(space.size)
     if wanted > space.size:
         raise ValueError(f"asks for {wanted} {settings.set}s, but there are {space.size} of {space.name}")
-    return settings.rounded(wanted, space.size)
+    return settings.rounded(wanted, space)
 
 
 def _none(settings: Grouped, cut: Cut) -> str:

@@ -269,7 +269,7 @@ def _stays(
     there = parameters(network)
     if not constraints:
         every = {number: alive(network, space) for number, space in enumerate(found.spaces)}
-        steps = {number: multiple // math.gcd(multiple, _width(found.spaces[number])) for number in every}
+        steps = {number: multiple // math.gcd(multiple, found.spaces[number].width) for number in every}
         rounded = {number: _rounded(units, steps[number]) for number, units in every.items()}
         return {number: units for number, units in rounded.items() if not units.all()}
     shares: list[coupled.Share] = []
@@ -287,8 +287,8 @@ def _stays(
 def alive(network: nn.Module, space: Space) -> NDArray[np.bool_]:
     """The units of which something that makes them and something that reads them is not zero."""
     found = np.ones(space.size, np.bool_)
-    for ends in (space.makers, space.readers):
-        each = [_nonzero(network.get_parameter(name), dim)[space.places[name, dim]].any(1) for name, dim in ends]
+    for ends in ((*space.makers, *space.other_makers), (*space.readers, *space.other_readers)):
+        each = [_nonzero(_tensor(network, name), dim)[space.places[name, dim]].any(1) for name, dim in ends]
         found = found & np.any(each, 0)
     return found
 
@@ -301,13 +301,15 @@ def in_part(network: nn.Module, space: Space) -> int:
     return int((somewhere & alive(network, space)).sum())
 
 
+def _tensor(network: nn.Module, name: str) -> Tensor:
+    """A parameter or a buffer."""
+    path, _, own = name.rpartition(".")
+    found: Tensor = getattr(network.get_submodule(path), own)
+    return found
+
+
 def _nonzero(tensor: Tensor, dim: int) -> NDArray[np.bool_]:
     return np.asarray((tensor != 0).movedim(dim, 0).flatten(1).any(1))
-
-
-def _width(space: Space) -> int:
-    """How wide a unit is wherever weights make or read it: a head is as wide as its queries."""
-    return math.gcd(*(space.places[place].shape[1] for place in space.weights))
 
 
 def _rounded(units: NDArray[np.bool_], multiple: int) -> NDArray[np.bool_]:

@@ -88,6 +88,30 @@ def test_code_that_counts_by_itself_is_told_of() -> None:
     assert "its code fails: RuntimeError: shape '[-1, 6]' is invalid" in found.refused["a.weight"]
 
 
+def test_numbers_that_code_does_not_fail_on_follow() -> None:
+    found = exact(users.Divided(), torch.zeros(2, 5, 8))
+    assert units(found) == {"q.weight": 6}
+    assert found.coupling.numbers == {("", "heads")}
+
+
+def test_groups_and_depth_that_code_counts_by_follow() -> None:
+    found = exact(users.Counted(), PICTURES)
+    assert units(found) == {"a.weight": 4, "b.weight": 6}
+    assert found.coupling.numbers >= {("", "groups"), ("", "width")}
+
+
+def test_what_training_alone_reads_stays() -> None:
+    found = exact(users.Deep(), PICTURES)
+    assert units(found) == {"b.weight": 6}
+    assert "its code fails in training: " in found.refused["a.weight"]
+
+
+def test_a_network_that_is_not_made_for_training_is_cut() -> None:
+    network = users.Deep()
+    network.early = nn.Linear(7, 4)
+    assert units(exact(network, PICTURES)) == {"a.weight": 8, "b.weight": 6}
+
+
 def test_a_network_that_cant_be_followed_is_refused_in_words() -> None:
     with pytest.raises(Untraceable, match=r"torch.export can't follow it: .*data-dependent.*users.py.*y.sum\(\) > 0"):
         cut(users.Branching(), (torch.zeros(2, 4),), {})

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from dualprune.stages.coupling.cut import cut
 from dualprune.stages.coupling.rules import RULES
 from tests.stages.coupling import users
 from tests.stages.coupling.check import exact, units
@@ -58,15 +59,27 @@ def test_heads_of_attention_by_hand() -> None:
     assert (space.size, space.places["q.weight", 0].shape) == (4, (4, 2))
 
 
-def test_heads_of_torchs_attention() -> None:
-    (space,) = exact(users.Torch(), torch.zeros(2, 5, 8)).spaces
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("need", [False, True])
+def test_heads_of_torchs_attention(need: bool, masked: bool, padded: bool) -> None:
+    (space,) = exact(users.Torch(need, masked, padded), torch.zeros(2, 5, 8)).spaces
     assert space.heads
     assert (space.name, space.size) == ("inner.in_proj_weight", 4)
+
+
+def test_heads_stay_where_a_mean_over_them_is_read() -> None:
+    assert not cut(users.Torch(need=True, read=True), (torch.zeros(2, 5, 8),), {}).spaces
 
 
 def test_torchs_encoder_layer() -> None:
     found = exact(nn.TransformerEncoderLayer(8, 4, 12, batch_first=True), torch.zeros(2, 5, 8))
     assert sorted((space.size, space.heads) for space in found.spaces) == [(4, True), (12, False)]
+
+
+def test_volumes() -> None:
+    found = exact(users.Volumes(), torch.zeros(2, 1, 6, 6, 6))
+    assert units(found) == {"a.weight": 6, "b.weight": 5}
 
 
 def test_recurrent_weights_stay_beside_convolutions_that_go() -> None:

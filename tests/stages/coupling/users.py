@@ -151,6 +151,32 @@ class Together(Normed):
         super().__init__(1)
 
 
+class Counted(Pictures):
+    """A group norm that has no weights of its own, and a filter of everyone's: both go by numbers that are kept."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 6)
+        self.b, self.groups, self.width = conv(8, 6), 4, 8
+        self.register_buffer("mean", torch.ones(8, 1, 3, 3) / 9)
+
+    def between(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(F.conv2d(F.group_norm(x, self.groups), self.get_buffer("mean"), groups=self.width))
+        return y
+
+
+class Volumes(nn.Module):
+    """Between places of volumes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv3d(1, 6, 3), nn.ConvTranspose3d(6, 5, 2), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(F.adaptive_max_pool3d(self.a(x), 2), scale_factor=2, mode="trilinear")
+        y: Tensor = self.head(F.interpolate(self.b(x), scale_factor=2).mean((2, 3, 4)))
+        return y
+
+
 class Standardised(Pictures):
     """Weights over their own deviation, which each input has a part in; those that nothing after is divided by go."""
 
@@ -228,16 +254,48 @@ class Attention(nn.Module):
         return y
 
 
-class Torch(nn.Module):
-    """torch's own attention."""
+class Divided(nn.Module):
+    """Attention by hand that divides what there is by its heads: with one less it runs, and gives something else."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.inner, self.head = nn.MultiheadAttention(8, 4, batch_first=True), nn.Linear(8, 3)
+        self.q, self.k, self.v, self.out = nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(12, 3)
+        self.heads = 6
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.head(x + self.inner(x, x, x, need_weights=False)[0])
+        q, k, v = (f(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2) for f in (self.q, self.k, self.v))
+        y: Tensor = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return y
+
+
+class Deep(Pictures):
+    """A further head on the first layer, in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 6)
+        self.b, self.early = conv(8, 6), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        y: Tensor = self.head(self.b(x).mean((2, 3)))
+        return y + self.early(x.mean((2, 3))) if self.training else y
+
+
+class Torch(nn.Module):
+    """torch's own attention, whose weights may be asked for; code that reads them adds them to what it gives."""
+
+    def __init__(self, need: bool = False, masked: bool = False, padded: bool = False, read: bool = False) -> None:
+        super().__init__()
+        self.inner, self.head = nn.MultiheadAttention(8, 4, batch_first=True), nn.Linear(8, 3)
+        self.need, self.read = need, read
+        self.mask = torch.ones(5, 5, dtype=torch.bool).triu(1) if masked else None
+        self.padded = padded
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = x[..., 0] > 9 if self.padded else None
+        found, weights = self.inner(x, x, x, padding, self.need, self.mask)
+        y: Tensor = self.head(x + found)
+        return y + weights.mean() if self.read else y
 
 
 class Recurrent(nn.Module):

@@ -98,6 +98,9 @@ def test_attention_with_all_heads_is_torchs(masks: str, batch_first: bool) -> No
     given = _masks()[masks]
     wanted, _ = network(x, x, x, need_weights=False, **given)
     torch.testing.assert_close(found(x, x, x, need_weights=False, **given)[0], wanted)
+    for average in (True, False):
+        weights = {"average_attn_weights": average, **given}
+        torch.testing.assert_close(found(x, x, x, **weights), network(x, x, x, **weights))
 
 
 def _without_head(network: nn.MultiheadAttention, head: int) -> Narrow:
@@ -119,8 +122,7 @@ def test_attention_without_a_head_is_torchs_with_one_that_gives_nothing() -> Non
         network.out_proj.weight[:, 2:4] = 0
     x, y = torch.randn(2, 5, 8), torch.randn(2, 3, 8)
     torch.testing.assert_close(found(x, y, y, need_weights=False)[0], network(x, y, y, need_weights=False)[0])
-    with pytest.raises(ValueError, match="attention with fewer heads gives no weights"):
-        found(x, y, y)
+    torch.testing.assert_close(found(x, y, y)[0], network(x, y, y)[0])
 
 
 def test_an_encoder_layer_of_torch_takes_attention_with_fewer_heads() -> None:

@@ -20,6 +20,7 @@ from dualprune.stages.solver import coupled
 from dualprune.stages.solver.bounds import room
 from dualprune.stages.solver.coupled import Share, shares, slices, stays
 from dualprune.stages.solver.targets import held, targets
+from tests.stages.coupling import users
 
 INPUTS = {"digits_cnn": (2, 1, 8, 8), "resnet20": (2, 3, 32, 32), "encoder": (2, 5, 16)}
 
@@ -153,6 +154,14 @@ def test_rows_are_of_linear_layers_alone() -> None:
 )
 def test_how_many_stay(given: dict[str, Any], left: list[int]) -> None:
     assert [share.keep for share in of("digits_cnn", set="filter", **given)] == left
+
+
+def test_widths_are_multiples_where_a_unit_is_several_wide() -> None:
+    """As channels are that a group norm takes together."""
+    normed = users.Normed(groups=4)
+    there = cut(normed, (torch.zeros(2, 3, 8, 8),), {})
+    left = shares(settings(set="filter", keep=0.5, multiple=4), there, parameters(normed))
+    assert {share.space.name: share.keep * share.space.width for share in left} == {"a.weight": 4, "b.weight": 4}
 
 
 def test_a_count_above_a_space_is_refused() -> None:

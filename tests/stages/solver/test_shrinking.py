@@ -212,6 +212,35 @@ class Layers(nn.Module):
         return y
 
 
+class Beside(nn.Module):
+    """A stream that a frozen layer adds to, and what is embedded; a frozen layer reads another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.fixed, self.a = nn.Embedding(9, 6), nn.Linear(4, 6), nn.Linear(4, 6)
+        self.b, self.read, self.head = nn.Linear(6, 8, bias=False), nn.Linear(8, 3), nn.Linear(8, 3)
+        self.fixed.requires_grad_(False)
+        self.read.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.a(x) + self.fixed(x) + self.words((x[:, 0] > 0).long()))
+        y: Tensor = self.head(x) + self.read(x)
+        return y
+
+
+def test_what_is_not_trained_makes_and_reads_too() -> None:
+    network = Beside().eval()
+    (stream, inner) = cut(network, *given(2, 4)).spaces
+    with torch.no_grad():
+        network.a.weight[:5] = 0
+        network.fixed.weight[:4] = 0
+        network.words.weight[:, :3] = 0
+        network.head.weight[:, :5] = 0
+        network.read.weight[:, :4] = 0
+    assert alive(network, stream).tolist() == [False] * 3 + [True] * 3
+    assert alive(network, inner).tolist() == [False] * 4 + [True] * 4
+
+
 def test_layers_of_low_rank_become_two_and_what_can_t_stays() -> None:
     """A linear layer and a convolution; not embeddings, recurrent layers, sequences or groups."""
     network = Layers().eval()
