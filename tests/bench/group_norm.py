@@ -7,7 +7,7 @@ shortcuts padded with zeros are cut wrongly by it (`python -m tests.bench.covera
 `pip install torch-pruning`. `--quick` is an epoch each of few pictures: it shows that it runs, and no accuracy.
 With `--epochs` there are fewer. The recipe's in as many, here for `--epochs 1 3`:
 `dualprune run cifar10_resnet56_small --inline --only dense --only admm --only small
---set stages.admm.admm.interval=88 stages.small.retrain.epochs=3`.
+--set stages.admm.admm.updates=1 stages.admm.admm.rho=0.3 stages.small.retrain.epochs=3`.
 """
 
 from __future__ import annotations
