@@ -71,7 +71,7 @@ def test_the_flags_are_these() -> None:
     }
     places = ["-h --help", "source", "dest", "--split", "--held", "--bad", "--label-field", "--json"]
     made = ["--resize", "--quality", "--size", "--seed", "--max-pixels", "--no-check", "--processes", "--folder"]
-    tables = ["--cut", "--label", "--target", "--columns", "--tokenizer", "--length"]
+    tables = ["--cut", "--label", "--target", "--columns", "--standardise", "--tokenizer", "--length"]
     whole = {"index": [*places, "--fields"], "shards": [*places, *tables, *made]}
     of_shards = whole | {"verify": ["-h --help", "shards", "--json"]}
     made = ["--model", "--data", "--args", "--classes", "--weights", "--objective", "-o --output"]
