@@ -52,7 +52,7 @@ def passed(engine: Engine, given: Batch, close: Any) -> None:
     for x, y in zip(*(one[own].to(device).chunk(engine.accumulate) for one in given), strict=True):
         loss = nn.functional.cross_entropy(engine.forward(x).float(), y, reduction="sum")
         engine.backward(loss * (world * engine.accumulate / SAMPLES))
-        assert close()
+        assert close(), (engine.settings, engine.clip, engine.not_finite())
 
 
 def mask_of(shape: torch.Size) -> Tensor:
