@@ -177,7 +177,7 @@ class _Check:
                 for training in self._modes:
                     compact.train(training)(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - what code does that was written for other sizes, is anything
-            return _End(at[-1] if at else "", len(done), _failed(error, " in training" * compact.training))
+            return _End(at[-1] if at else "", len(done), _failed(error, " in training" if compact.training else ""))
         return None
 
     def runs(self, numbers: list[int]) -> str | None:

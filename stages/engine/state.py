@@ -93,9 +93,10 @@ class Whole(ABC):
             return (self.read(name, "marks") >> 1).float()
         if state != "dual" or name in self.valued:
             return self.read(name, state)
-        u = torch.zeros_like(self.seen(name, "target"))
-        for own, target, marks in portions(u, self.seen(name, "target"), self.seen(name, "marks")):
-            torch.where((marks & DUAL).bool(), -target, own, out=own)
+        target = self.seen(name, "target")  # once: it may have to be gathered
+        u = torch.zeros_like(target)
+        for own, aim, marks in portions(u, target, self.seen(name, "marks")):
+            torch.where((marks & DUAL).bool(), -aim, own, out=own)
         if name in self._odd:
             places, values = self._odd[name]
             u = u.contiguous()
